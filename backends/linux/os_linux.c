@@ -1,0 +1,186 @@
+// The Linux kernel behind os.h. Raw system calls: libc's wrappers write errno, which free() must
+// leave alone, and could be interposed by the program.
+#include "backends/os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <time.h>
+
+#ifndef MAP_FIXED_NOREPLACE
+#    define MAP_FIXED_NOREPLACE 0x100000
+#endif
+#ifndef MREMAP_DONTUNMAP
+#    define MREMAP_DONTUNMAP 4
+#endif
+
+static _Atomic uint64_t calls;
+
+static long sys6(long nr, long a, long b, long c, long d, long e, long f) {
+    long ret;
+    register long r10 __asm__("r10") = d;
+    register long r8 __asm__("r8") = e;
+    register long r9 __asm__("r9") = f;
+    atomic_fetch_add_explicit(&calls, 1, memory_order_relaxed);
+    __asm__ volatile("syscall"
+                     : "=a"(ret)
+                     : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+                     : "rcx", "r11", "memory");
+    return ret;
+}
+
+static long sys3(long nr, long a, long b, long c) {
+    return sys6(nr, a, b, c, 0, 0, 0);
+}
+
+static bool is_error(long ret) {
+    return (unsigned long)ret > -4096UL;
+}
+
+static enum os_result map(void *at, size_t size, int prot, void **got) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    if (at != NULL) {
+        flags |= MAP_FIXED_NOREPLACE;
+    }
+    long ret = sys6(SYS_mmap, (long)at, (long)size, prot, flags, -1, 0);
+    if (is_error(ret)) {
+        return ret == -EEXIST ? OS_TAKEN : OS_NO_MEMORY;
+    }
+    if (at != NULL && ret != (long)at) { // kernels before 4.17 take the address as a hint
+        sys3(SYS_munmap, ret, (long)size, 0);
+        return OS_TAKEN;
+    }
+    if (got != NULL) {
+        *got = (void *)ret;
+    }
+    return OS_OK;
+}
+
+static enum os_result remap_fixed(void *at, size_t size, int prot) {
+    long ret = sys6(SYS_mmap, (long)at, (long)size, prot,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    return is_error(ret) ? OS_NO_MEMORY : OS_OK;
+}
+
+enum os_result os_reserve(void *at, size_t size, void **got) {
+    return map(at, size, PROT_NONE, got);
+}
+
+enum os_result os_map(void *at, size_t size, void **got) {
+    return map(at, size, PROT_READ | PROT_WRITE, got);
+}
+
+enum os_result os_commit(void *at, size_t size) {
+    return is_error(sys3(SYS_mprotect, (long)at, (long)size, PROT_READ | PROT_WRITE)) ? OS_NO_MEMORY
+                                                                                      : OS_OK;
+}
+
+enum os_result os_decommit(void *at, size_t size) {
+    return remap_fixed(at, size, PROT_NONE);
+}
+
+enum os_result os_purge(void *at, size_t size) {
+    return is_error(sys3(SYS_madvise, (long)at, (long)size, MADV_DONTNEED)) ? OS_NO_MEMORY : OS_OK;
+}
+
+enum os_result os_refresh(void *at, size_t size) {
+    return remap_fixed(at, size, PROT_READ | PROT_WRITE);
+}
+
+enum os_result os_move(void *from, void *to, size_t size) {
+    long ret = sys6(SYS_mremap, (long)from, (long)size, (long)size,
+                    MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, (long)to, 0);
+    return is_error(ret) ? OS_NO_MEMORY : OS_OK;
+}
+
+void os_release(void *at, size_t size) {
+    sys3(SYS_munmap, (long)at, (long)size, 0);
+}
+
+void os_huge_pages(void *at, size_t size, bool on) {
+    sys3(SYS_madvise, (long)at, (long)size, on ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+}
+
+size_t os_address_limit(void) {
+    struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
+    long ret = sys6(SYS_prlimit64, 0, RLIMIT_AS, 0, (long)&limit, 0, 0);
+    return is_error(ret) || limit.rlim_cur == RLIM_INFINITY ? SIZE_MAX : (size_t)limit.rlim_cur;
+}
+
+size_t os_physical_memory(void) {
+    struct sysinfo info = {0};
+    if (is_error(sys3(SYS_sysinfo, (long)&info, 0, 0))) {
+        return 0;
+    }
+    return (size_t)info.totalram * info.mem_unit;
+}
+
+uint64_t os_random(void) {
+    const unsigned char *bytes = (const unsigned char *)getauxval(AT_RANDOM);
+    uint64_t value = 0;
+    if (bytes != NULL) {
+        // The second half: the first one seeds libc's stack protector.
+        for (int i = 8; i < 16; i++) {
+            value = value << 8 | bytes[i];
+        }
+    }
+    // Finalizer of splitmix64, so that what is placed with it does not disclose those bytes.
+    value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
+    value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
+    return value ^ (value >> 31);
+}
+
+uint64_t os_now_ms(void) {
+    struct timespec t = {0, 0};
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+uint64_t os_now_ns(void) {
+    struct timespec t = {0, 0};
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+size_t os_read_file(const char *path, char *buf, size_t size) {
+    long fd = sys3(SYS_open, (long)path, O_RDONLY | O_CLOEXEC, 0);
+    if (is_error(fd)) {
+        return 0;
+    }
+    size_t got = 0;
+    while (got < size) {
+        long ret = sys3(SYS_read, fd, (long)(buf + got), (long)(size - got));
+        if (ret == -EINTR) {
+            continue;
+        }
+        if (ret <= 0) {
+            break;
+        }
+        got += (size_t)ret;
+    }
+    sys3(SYS_close, fd, 0, 0);
+    return got;
+}
+
+void os_write_stderr(const char *text, size_t size) {
+    while (size > 0) {
+        long ret = sys3(SYS_write, 2, (long)text, (long)size);
+        if (ret == -EINTR) {
+            continue;
+        }
+        if (ret <= 0) {
+            return;
+        }
+        text += ret;
+        size -= (size_t)ret;
+    }
+}
+
+uint64_t os_calls(void) {
+    return atomic_load_explicit(&calls, memory_order_relaxed);
+}

@@ -1,0 +1,82 @@
+// os: everything the allocator asks of the kernel, as one seam. backends/linux makes the calls;
+// another backend may be linked in its place (one that fails on a script, for tests).
+//
+// Addresses and sizes are multiples of the page (4096 B) unless said otherwise. Every call is
+// thread-safe and async-signal-safe, never allocates, and leaves errno as it was.
+#ifndef HAKMEM_BACKENDS_OS_H
+#define HAKMEM_BACKENDS_OS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum os_result {
+    OS_OK = 0,
+    OS_NO_MEMORY, // the kernel refused: limit, overcommit, or too many mappings
+    OS_TAKEN,     // something else is mapped in that address range
+};
+
+// Reserves [at, at + size) without access rights and without commit charge. `at` NULL lets the
+// kernel choose; the address is then left in *got (which may be NULL otherwise).
+enum os_result os_reserve(void *at, size_t size, void **got);
+
+// As os_reserve, but readable and writable at once, zero-filled, charged only when touched where
+// the kernel's overcommit policy allows that.
+enum os_result os_map(void *at, size_t size, void **got);
+
+// Gives a reserved range read and write rights. Contents are zero if never written.
+enum os_result os_commit(void *at, size_t size);
+
+// Takes the rights and the commit charge away again; the contents are lost, the range is kept.
+enum os_result os_decommit(void *at, size_t size);
+
+// Gives the physical pages of a committed range back; they read as zero afterwards.
+// OS_NO_MEMORY if the kernel would not (the contents are then undefined but accessible).
+enum os_result os_purge(void *at, size_t size);
+
+// Replaces a committed range, whatever its mappings look like by now, by one fresh zero mapping.
+enum os_result os_refresh(void *at, size_t size);
+
+// Moves the physical pages of [from, from + size) to [to, to + size) without copying. Both must be
+// committed and must not overlap; `from` reads as zero afterwards. Fails on kernels before 5.7.
+enum os_result os_move(void *from, void *to, size_t size);
+
+// Returns a reserved or committed range to the kernel for good.
+void os_release(void *at, size_t size);
+
+// Advises huge pages for a range (true) or takes that back (false). Best effort.
+void os_huge_pages(void *at, size_t size, bool on);
+
+// The address-space limit (RLIMIT_AS) in bytes, SIZE_MAX where there is none.
+size_t os_address_limit(void);
+
+// Physical memory of the machine in bytes.
+size_t os_physical_memory(void);
+
+// 64 bits that differ from process start to process start. Not for secrets.
+uint64_t os_random(void);
+
+// Monotonic clock in milliseconds, a few ms coarse. No system call.
+uint64_t os_now_ms(void);
+
+// Monotonic clock in nanoseconds.
+uint64_t os_now_ns(void);
+
+// Reads at most `size` bytes of a (small, /proc or /sys) file; returns how many, 0 on any failure.
+size_t os_read_file(const char *path, char *buf, size_t size);
+
+// Writes to stderr, whole if it can be; failures are ignored.
+void os_write_stderr(const char *text, size_t size);
+
+// System calls made through this seam so far.
+uint64_t os_calls(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,74 @@
+// atomic_bitmap: sets of small numbers as bits of 64-bit words, claimed and returned without locks.
+//
+// A set bit means "free": whoever clears it owns what it stands for, and gives it back by setting
+// it. There are no nodes, so a set cannot run out, and no pointers, so there is no ABA. Every
+// operation is lock-free and sequentially consistent; after any single step the set is usable, so a
+// forked child or the neighbours of a killed thread go on with it.
+#ifndef HAKMEM_BOXES_ATOMIC_BITMAP_ATOMIC_BITMAP_H
+#define HAKMEM_BOXES_ATOMIC_BITMAP_ATOMIC_BITMAP_H
+
+#include "boxes/base/atomic.h"
+#include "boxes/base/base.h"
+
+HAK_C_BEGIN
+
+typedef _Atomic(uint64_t) atomic_bitmap_word;
+
+enum { ATOMIC_BITMAP_BITS = 64 };
+#define ATOMIC_BITMAP_NONE SIZE_MAX
+
+// A word with `count` (0..64) ones from bit `from` on; from + count <= 64.
+HAK_INLINE uint64_t atomic_bitmap_mask(unsigned from, unsigned count) {
+    return count == 0 ? 0 : (~UINT64_C(0) >> (64 - count)) << from;
+}
+
+// Claims up to `most` (>= 1) of the lowest set bits of one word; returns those it got, maybe none.
+HAK_INLINE uint64_t atomic_bitmap_take(atomic_bitmap_word *word, unsigned most) {
+    uint64_t seen = atomic_load_explicit(word, memory_order_relaxed);
+    if (seen == 0) {
+        return 0;
+    }
+    if ((unsigned)__builtin_popcountll(seen) <= most) {
+        // Bits set since the look are taken too only if they fit: claim just those seen.
+        return atomic_fetch_and(word, ~seen) & seen;
+    }
+    uint64_t rest = seen;
+    for (unsigned i = 0; i < most; i++) {
+        rest &= rest - 1;
+    }
+    uint64_t want = seen & ~rest;
+    return atomic_fetch_and(word, ~want) & want;
+}
+
+// Claims exactly one given bit; false if it was not set.
+HAK_INLINE bool atomic_bitmap_claim(atomic_bitmap_word *words, size_t bit) {
+    uint64_t mask = UINT64_C(1) << (bit & 63);
+    return (atomic_fetch_and(&words[bit >> 6], ~mask) & mask) != 0;
+}
+
+// Returns bits to one word; the value is the word as it was before.
+HAK_INLINE uint64_t atomic_bitmap_put(atomic_bitmap_word *word, uint64_t mask) {
+    return atomic_fetch_or(word, mask);
+}
+
+HAK_INLINE bool atomic_bitmap_test(atomic_bitmap_word *words, size_t bit) {
+    return (atomic_load_explicit(&words[bit >> 6], memory_order_relaxed) >> (bit & 63) & 1) != 0;
+}
+
+// Claims bits [from, from + count) all together or not at all.
+bool atomic_bitmap_claim_run(atomic_bitmap_word *words, size_t from, size_t count);
+
+// Sets bits [from, from + count).
+void atomic_bitmap_put_run(atomic_bitmap_word *words, size_t from, size_t count);
+
+// Clears bits [from, from + count).
+void atomic_bitmap_clear_run(atomic_bitmap_word *words, size_t from, size_t count);
+
+// Counts set bits of [from, from + count); exact only when nobody changes them meanwhile.
+size_t atomic_bitmap_count_run(atomic_bitmap_word *words, size_t from, size_t count);
+
+// Claims the lowest set bit of `bits` bits (a multiple of 64); ATOMIC_BITMAP_NONE if all are clear.
+size_t atomic_bitmap_claim_lowest(atomic_bitmap_word *words, size_t bits);
+HAK_C_END
+
+#endif

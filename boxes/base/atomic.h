@@ -1,0 +1,30 @@
+// base: C11 atomics under the same names in C and in C++ (whose own <stdatomic.h> is C++23), so
+// that a test or the C++ front can include a box's header. In headers the type is spelled
+// _Atomic(T).
+#ifndef HAKMEM_BOXES_BASE_ATOMIC_H
+#define HAKMEM_BOXES_BASE_ATOMIC_H
+
+#ifdef __cplusplus
+#    include <atomic>
+#    define _Atomic(T) std::atomic<T>
+using std::atomic_compare_exchange_strong;
+using std::atomic_compare_exchange_weak;
+using std::atomic_exchange;
+using std::atomic_fetch_add;
+using std::atomic_fetch_and;
+using std::atomic_fetch_or;
+using std::atomic_fetch_sub;
+using std::atomic_load;
+using std::atomic_load_explicit;
+using std::atomic_signal_fence;
+using std::atomic_store;
+using std::atomic_store_explicit;
+using std::memory_order_acquire;
+using std::memory_order_relaxed;
+using std::memory_order_release;
+using std::memory_order_seq_cst;
+#else
+#    include <stdatomic.h>
+#endif
+
+#endif

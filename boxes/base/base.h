@@ -1,0 +1,62 @@
+// base: the few words every box shares. Constants of the platform, branch hints, rounding.
+//
+// All sizes are in bytes unless a name says otherwise. Nothing here keeps state.
+#ifndef HAKMEM_BOXES_BASE_BASE_H
+#define HAKMEM_BOXES_BASE_BASE_H
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+// Around the declarations of every header that C++ may include.
+#ifdef __cplusplus
+#    define HAK_C_BEGIN extern "C" {
+#    define HAK_C_END   }
+#else
+#    define HAK_C_BEGIN
+#    define HAK_C_END
+#endif
+
+#define HAK_LIKELY(x)   __builtin_expect(!!(x), 1)
+#define HAK_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define HAK_COLD        __attribute__((noinline, cold))
+#define HAK_NOINLINE    __attribute__((noinline))
+#define HAK_NORETURN    __attribute__((noreturn))
+#define HAK_INLINE      static inline __attribute__((always_inline))
+
+#if defined(HAKMEM_DEBUG) && HAKMEM_DEBUG
+#    define HAK_DEBUG 1
+#else
+#    define HAK_DEBUG 0
+#endif
+
+enum {
+    HAK_PAGE_SHIFT = 12,
+    HAK_PAGE = 1 << HAK_PAGE_SHIFT, // x86-64 base page
+    HAK_CACHE_LINE = 64,
+    HAK_MIN_ALIGN = 16, // alignof(max_align_t), and what the psABI promises of malloc
+};
+
+// n rounded up to a multiple of `to`, a power of two. Wraps for n > SIZE_MAX - to + 1.
+HAK_INLINE size_t hak_round_up(size_t n, size_t to) {
+    return (n + to - 1) & ~(to - 1);
+}
+
+HAK_INLINE bool hak_is_pow2(size_t n) {
+    return n != 0 && (n & (n - 1)) == 0;
+}
+
+HAK_INLINE size_t hak_min(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+HAK_INLINE size_t hak_max(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+// Floor of log2(n), n > 0.
+HAK_INLINE unsigned hak_log2(uint64_t n) {
+    return 63u - (unsigned)__builtin_clzll(n);
+}
+
+#endif

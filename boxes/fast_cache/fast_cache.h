@@ -1,0 +1,64 @@
+// fast_cache: a thread's stacks of ready blocks, one a bin. This is the hit path.
+//
+// A stack is {top, limit} over an array whose slot 0 holds NULL: pop loads *top, and "empty" is
+// that the loaded pointer is NULL; push compares top with limit. The static empty cache, whose
+// stacks are empty and full at once (top = limit = a slot holding NULL), stands in for a thread
+// that has none, so neither path asks whether there is one. Blocks are never read or written.
+//
+// Not thread-safe: a cache belongs to one thread. Nothing here calls anything else.
+#ifndef HAKMEM_BOXES_FAST_CACHE_FAST_CACHE_H
+#define HAKMEM_BOXES_FAST_CACHE_FAST_CACHE_H
+
+#include "boxes/base/base.h"
+#include "boxes/size_class/size_class.h"
+
+HAK_C_BEGIN
+
+struct fast_bin {
+    void **top;   // the topmost block, or the NULL in slot 0
+    void **limit; // the last slot
+};
+
+static_assert(sizeof(struct fast_bin) == SIZE_CLASS_STEP, "bin n stands at byte n * 16");
+
+// Slots of all bins, each bin's NULL included.
+enum { FAST_CACHE_SLOTS = 6560 };
+
+// Pops a block; NULL if there is none.
+HAK_INLINE void *fast_cache_pop(struct fast_bin *bin) {
+    void **top = bin->top;
+    void *block = *top;
+    if (HAK_LIKELY(block != NULL)) {
+        bin->top = top - 1;
+    }
+    return block;
+}
+
+// Pushes a block; false if the stack is full.
+HAK_INLINE bool fast_cache_push(struct fast_bin *bin, void *block) {
+    void **top = bin->top;
+    if (HAK_UNLIKELY(top == bin->limit)) {
+        return false;
+    }
+    bin->top = top + 1;
+    top[1] = block;
+    return true;
+}
+
+// The stack of a request of `size` bytes, 0..SIZE_CLASS_LINEAR_MAX; 0 finds bin 0, always empty.
+HAK_INLINE struct fast_bin *fast_cache_linear(struct fast_bin *bins, size_t size) {
+    return (struct fast_bin *)((char *)bins + hak_round_up(size, SIZE_CLASS_STEP));
+}
+
+// Lays the stacks of all bins out over slots[FAST_CACHE_SLOTS]; all empty. bottoms[b] is then the
+// index of bin b's slot 0. Bin 0 has no slots: it is always empty and full.
+void fast_cache_init(struct fast_bin *bins, uint16_t *bottoms, void **slots);
+
+// Pushes `count` blocks (which fit) so that blocks[0] is popped first.
+void fast_cache_fill(struct fast_bin *bin, void *const *blocks, unsigned count);
+
+// Takes the `count` (at most what is there) oldest blocks out of the stack that starts at `bottom`.
+void fast_cache_drain(struct fast_bin *bin, void **bottom, void **blocks, unsigned count);
+HAK_C_END
+
+#endif

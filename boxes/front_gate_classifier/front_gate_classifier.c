@@ -1,0 +1,81 @@
+#include "boxes/front_gate_classifier/front_gate_classifier.h"
+
+#include "boxes/page_arena/page_arena.h"
+#include "boxes/shared_pool/shared_pool.h"
+#include "boxes/superslab/superslab.h"
+
+static struct classified classify_rest(const struct page_arena_window *window, size_t slab) {
+    // Not the first slab of anything: free, or inside a large block whose head is further down.
+    if (atomic_bitmap_test(window->groups[slab / ARENA_GROUP_SLABS].avail,
+                           slab % ARENA_GROUP_SLABS)) {
+        return (struct classified){.kind = CLASSIFIED_FREE_PAGES, .slab = slab};
+    }
+    for (size_t head = slab; head-- > 0 && superslab_known(window, head);) {
+        struct slab *meta = superslab_slab(window, head);
+        uint8_t kind = atomic_load_explicit(&meta->kind, memory_order_acquire);
+        if (kind == SLAB_NONE) {
+            continue;
+        }
+        if (kind == SLAB_LARGE &&
+            slab - head < atomic_load_explicit(&meta->run, memory_order_relaxed)) {
+            return (struct classified){.kind = CLASSIFIED_LARGE_INTERIOR, .slab = slab};
+        }
+        break;
+    }
+    return (struct classified){.kind = CLASSIFIED_FREE_PAGES, .slab = slab};
+}
+
+struct classified classify_ptr(const void *ptr) {
+    struct page_arena_window window = page_arena_get_window();
+    size_t slab = page_arena_slab_of(&window, ptr);
+    if (!superslab_known(&window, slab)) {
+        return (struct classified){.kind = CLASSIFIED_FOREIGN};
+    }
+    struct slab *meta = superslab_slab(&window, slab);
+    switch (atomic_load_explicit(&meta->kind, memory_order_acquire)) {
+    case SLAB_TINY: {
+        struct classified answer = {.kind = CLASSIFIED_TINY, .slab = slab};
+        answer.bin = atomic_load_explicit(&meta->bin, memory_order_relaxed);
+        if (shared_pool_block_start(answer.bin, ptr) != ptr) {
+            answer.kind = CLASSIFIED_TINY_INTERIOR;
+        } else if (shared_pool_is_free(answer.bin, ptr)) {
+            answer.kind = CLASSIFIED_TINY_FREE;
+        } else {
+            answer.usable = size_class_bins[answer.bin].size;
+        }
+        return answer;
+    }
+    case SLAB_LARGE: {
+        struct classified answer = {.kind = CLASSIFIED_LARGE, .slab = slab};
+        if (page_arena_address(&window, slab) != ptr) {
+            answer.kind = CLASSIFIED_LARGE_INTERIOR;
+        } else {
+            answer.usable = atomic_load_explicit(&meta->run, memory_order_relaxed)
+                            << ARENA_SLAB_SHIFT;
+        }
+        return answer;
+    }
+    case SLAB_HEAP:
+        return (struct classified){.kind = CLASSIFIED_INTERNAL, .slab = slab};
+    default:
+        return classify_rest(&window, slab);
+    }
+}
+
+const char *classified_fault(enum classified_kind kind) {
+    switch (kind) {
+    case CLASSIFIED_FOREIGN:
+        return "not a pointer of this heap";
+    case CLASSIFIED_TINY_FREE:
+        return "block freed twice";
+    case CLASSIFIED_TINY_INTERIOR:
+    case CLASSIFIED_LARGE_INTERIOR:
+        return "pointer into a block, not to its start";
+    case CLASSIFIED_FREE_PAGES:
+        return "no block there (freed twice, or never allocated)";
+    case CLASSIFIED_INTERNAL:
+        return "pointer into the allocator's own data";
+    default:
+        return "not expected here";
+    }
+}

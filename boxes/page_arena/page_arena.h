@@ -1,0 +1,119 @@
+// page_arena: where SuperSlabs and large blocks get their pages.
+//
+// One window of addresses, cut into slabs of 64 KiB and SuperSlabs of 2 MiB, is used from the
+// bottom up. The window is not mapped as a whole: it grows by chunks, at fixed addresses, and skips
+// what others have mapped there. A run is a number of adjacent slabs; runs are claimed first-fit,
+// lowest address first, runs that still hold pages ("dirty") before fresh ones, and are split and
+// joined for free because a free slab is just a bit. The first bytes of the window are the page
+// map: one byte a slab, so that the byte of a pointer is base[(ptr - base) >> 16].
+//
+// The life of a slab, as the arena sees it (avail, dirty and committed are bits):
+//
+//     unreserved --grow--> avail,clean --claim--> held --release(dirty)--> avail,dirty
+//                              ^                   ^ |                       |     |
+//                              |                   | +--release(clean)--+    |     |
+//                              |                   +----claim-----------+----+     |
+//                              +------------------- purge ------------------------+
+//
+// Thread-safe, lock-free; callable from anywhere. Nothing here allocates or touches errno.
+#ifndef HAKMEM_BOXES_PAGE_ARENA_PAGE_ARENA_H
+#define HAKMEM_BOXES_PAGE_ARENA_PAGE_ARENA_H
+
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
+#include "boxes/base/base.h"
+
+HAK_C_BEGIN
+
+enum {
+    ARENA_SLAB_SHIFT = 16,
+    ARENA_SLAB = 1 << ARENA_SLAB_SHIFT,
+    ARENA_SUPERSLAB_SHIFT = 21,
+    ARENA_SUPERSLAB = 1 << ARENA_SUPERSLAB_SHIFT,
+    ARENA_SUPERSLAB_SLABS = ARENA_SUPERSLAB / ARENA_SLAB,
+    ARENA_GROUP_SUPERSLABS = 64,
+    ARENA_GROUP_SLABS = ARENA_GROUP_SUPERSLABS * ARENA_SUPERSLAB_SLABS,
+    ARENA_GROUP_USER_WORDS = 88,         // words a group keeps for the box above
+    ARENA_SUPERSLAB_META = 5 * HAK_PAGE, // bytes of out-of-line metadata a SuperSlab gets
+};
+
+#define ARENA_NONE SIZE_MAX
+
+// Bookkeeping of 64 SuperSlabs (128 MiB), in one place so that a small heap touches few pages.
+struct page_arena_group {
+    atomic_bitmap_word avail[ARENA_GROUP_SLABS / 64]; // free to claim
+    atomic_bitmap_word dirty[ARENA_GROUP_SLABS / 64]; // may hold pages; written by a slab's holder
+    atomic_bitmap_word committed;                     // SuperSlabs with read and write rights
+    atomic_bitmap_word moved; // SuperSlabs in which os_move left mappings that cannot merge
+    _Atomic(uint32_t) freed_at[ARENA_GROUP_SUPERSLABS]; // ms clock of the last dirty release
+    atomic_bitmap_word user[ARENA_GROUP_USER_WORDS];    // the box above
+};
+
+// The window, once page_arena_init() has succeeded. Constant from then on.
+struct page_arena_window {
+    char *base;                      // address of slab 0 and of the page map; 2 MiB aligned
+    size_t slabs;                    // slabs in the window, a power of two
+    struct page_arena_group *groups; // slabs / ARENA_GROUP_SLABS of them
+    char *meta;                      // ARENA_SUPERSLAB_META bytes for each SuperSlab
+};
+
+// Finds the window's place. True if there is one, now or before; any thread may call at any time.
+bool page_arena_init(void);
+
+// The window; base is NULL and slabs is 0 before page_arena_init().
+struct page_arena_window page_arena_get_window(void);
+
+// Claims `slabs` (>= 1) adjacent slabs whose address is a multiple of `align` (a power of two; the
+// slab size is the least). They are readable and writable. *zero says that every byte is zero.
+// Returns the first slab's index, or ARENA_NONE if the kernel refuses memory.
+size_t page_arena_claim(size_t slabs, size_t align, bool *zero);
+
+// Claims the `slabs` slabs from index `from` on, if they are free; *zero as above.
+bool page_arena_claim_at(size_t from, size_t slabs, bool *zero);
+
+// Gives slabs back. dirty: they may hold something else than zero bytes.
+void page_arena_release(size_t from, size_t slabs, bool dirty);
+
+// Moves the pages of `slabs` held slabs to others, held too, without copying; the source is clean
+// afterwards. False, and nothing happened, where the kernel cannot.
+bool page_arena_move(size_t from, size_t to, size_t slabs);
+
+// Gives the pages of held slabs back to the kernel; they read as zero afterwards. False if the
+// kernel would not.
+bool page_arena_clean(size_t from, size_t slabs);
+
+// Gives the pages of free dirty slabs back to the kernel: those freed `age_ms` or longer ago, at
+// most `budget` slabs. Returns how many slabs it gave back.
+size_t page_arena_purge(uint32_t age_ms, size_t budget);
+
+// Looks at the clock, and if it is time does one step of the decay (HAKMEM_DECAY_MS): gives back at
+// most 4 MiB of what has been free for that long. For the miss path; cheap when nothing is due.
+void page_arena_tick(void);
+
+// One past the highest slab index that was ever available; a bound for walks over the heap.
+size_t page_arena_high(void);
+
+struct page_arena_stats {
+    size_t reserved_bytes;  // address range of the heap
+    size_t committed_bytes; // of it, with read and write rights
+    size_t held_slabs;      // claimed by someone
+    size_t dirty_slabs;     // free, with pages
+    uint64_t purged_slabs;  // given back so far
+    uint64_t purge_calls;   // walks that gave something back
+    uint64_t purge_ns;      // time they took
+    uint64_t moved_slabs;   // moved by page_arena_move
+};
+
+// A snapshot; exact when no other thread uses the arena.
+void page_arena_get_stats(struct page_arena_stats *stats);
+
+HAK_INLINE void *page_arena_address(const struct page_arena_window *window, size_t slab) {
+    return window->base + (slab << ARENA_SLAB_SHIFT);
+}
+
+// The slab index of an address; >= window->slabs for every address outside of the window.
+HAK_INLINE size_t page_arena_slab_of(const struct page_arena_window *window, const void *ptr) {
+    return ((uintptr_t)ptr - (uintptr_t)window->base) >> ARENA_SLAB_SHIFT;
+}
+HAK_C_END
+
+#endif

@@ -1,0 +1,45 @@
+// settings: the HAKMEM_* environment variables, read once.
+//
+// Each setting is one row of the table in settings.c with its name, unit, range, default and what
+// it does. Before settings_load() every setting has its default. A value that is not a number of
+// the range gets one warning line on stderr and the default. Set-user-ID programs ignore them all.
+#ifndef HAKMEM_BOXES_SETTINGS_SETTINGS_H
+#define HAKMEM_BOXES_SETTINGS_SETTINGS_H
+
+#include "boxes/base/base.h"
+
+HAK_C_BEGIN
+
+enum setting {
+    SETTING_STATS,      // print the table of statistics at exit
+    SETTING_DECAY_MS,   // age at which free dirty pages go back
+    SETTING_C23_REFILL, // blocks per refill of the C2/C3 front, 0: by size
+    SETTING_THP,        // huge pages
+    SETTING_COUNT,
+};
+
+struct setting_row {
+    const char *name;
+    const char *unit;
+    int64_t least, most, preset;
+    const char *what;
+};
+
+extern const struct setting_row settings_table[SETTING_COUNT];
+
+// Reads the environment (NULL-terminated, as environ). Not thread-safe; called once, from the
+// library's constructor.
+void settings_load(char *const *environment);
+
+// Parses one value into *out; false, and *out untouched, if it is not a decimal integer (with an
+// optional sign) within the row's range and nothing else.
+bool settings_parse(const struct setting_row *row, const char *text, int64_t *out);
+
+// The value in force. Thread-safe.
+HAK_INLINE int64_t settings_get(enum setting setting) {
+    extern int64_t settings_values[SETTING_COUNT];
+    return settings_values[setting];
+}
+HAK_C_END
+
+#endif

@@ -1,0 +1,46 @@
+// shared_pool: process-wide owner of the slabs that hold tiny blocks; hands out batches of free
+// blocks and takes them back.
+//
+// A slab's life (every arrow is one atomic step; every state is one that others can go on from):
+//
+//        page_arena_claim                       all blocks taken, bit `listed` cleared
+//     free ------------> owned --format--> listed <----------------------------> unlisted (full)
+//      ^                                     |       a block comes back: listed
+//      |  page_arena_release                 | every bit set: someone takes them all
+//      +-------------- owned <---------------+
+//
+// No thread owns a slab while it is in use: taking bits out of its bitmap is all there is to it, so
+// nothing is lost when a thread dies, and a forked child finds nothing half done. A taker that was
+// too slow may take bits of a slab that serves another bin by now; it sees that after the taking,
+// when the bits it holds keep the slab from changing again, and puts them back.
+//
+// Threads: all functions are lock-free and may be called by any thread at any time.
+#ifndef HAKMEM_BOXES_SHARED_POOL_SHARED_POOL_H
+#define HAKMEM_BOXES_SHARED_POOL_SHARED_POOL_H
+
+#include "boxes/base/base.h"
+
+HAK_C_BEGIN
+
+enum { SHARED_POOL_BATCH_MOST = 256 };
+
+// Where a caller found blocks last: looked at first the next time. ARENA_NONE at the start.
+typedef size_t shared_pool_hint;
+
+// Takes up to `want` (1..SHARED_POOL_BATCH_MOST) free blocks of `bin` into blocks[], lowest address
+// first within a slab. Returns how many; 0 only if the kernel refuses memory.
+unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_pool_hint *hint);
+
+// Gives `count` blocks of `bin` back. Aborts with a line on stderr on a block that is already free
+// and on a pointer that is not the start of a block of that bin.
+void shared_pool_put(unsigned bin, void *const *blocks, unsigned count);
+
+// The start of the block that `ptr`, an address within a slab in use for `bin`, belongs to; NULL if
+// it lies behind the last block.
+void *shared_pool_block_start(unsigned bin, const void *ptr);
+
+// True if the block at `ptr` is marked free in its slab's bitmap (not: in some thread's cache).
+bool shared_pool_is_free(unsigned bin, const void *ptr);
+HAK_C_END
+
+#endif

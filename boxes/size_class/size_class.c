@@ -1,0 +1,46 @@
+#include "boxes/size_class/size_class.h"
+
+// A cache holds up to 128 blocks and about 64 KiB of a bin, but never fewer than 4 blocks.
+#define SLOTS(size) \
+    ((size) <= 512 ? 128 : 65536 / (size) >= 64 ? 64 : 65536 / (size) >= 4 ? 65536 / (size) : 4)
+
+#define BIN(bytes)                                                                           \
+    {                                                                                        \
+        .size = (bytes), .reciprocal = (uint32_t)((0x100000000u + (bytes)-1) / (bytes)),     \
+        .blocks = SIZE_CLASS_SLAB / (bytes), .words = (SIZE_CLASS_SLAB / (bytes) + 63) / 64, \
+        .slots = SLOTS(bytes), .batch = SLOTS(bytes) / 2                                     \
+    }
+
+#define BIN4(from, step)                                                      \
+    BIN((from) + (step)), BIN((from) + 2 * (step)), BIN((from) + 3 * (step)), \
+        BIN((from) + 4 * (step))
+#define BIN16(from) \
+    BIN4(from, 16), BIN4((from) + 64, 16), BIN4((from) + 128, 16), BIN4((from) + 192, 16)
+
+const struct size_class_bin size_class_bins[SIZE_CLASS_BINS] = {
+    {0},
+    BIN16(0),
+    BIN16(256),
+    BIN16(512),
+    BIN16(768),
+    BIN4(1024, 256),
+    BIN4(2048, 512),
+    BIN4(4096, 1024),
+    BIN4(8192, 2048),
+    BIN4(16384, 4096),
+};
+
+unsigned size_class_aligned_bin(size_t size, size_t align) {
+    if (size > SIZE_CLASS_TINY_MAX || align > SIZE_CLASS_TINY_MAX) {
+        return 0;
+    }
+    size_t want = hak_round_up(size == 0 ? 1 : size, align);
+    if (want > SIZE_CLASS_TINY_MAX) {
+        return 0;
+    }
+    unsigned bin = size_class_bin_of(want);
+    while (bin < SIZE_CLASS_BINS && size_class_bins[bin].size % align != 0) {
+        bin++;
+    }
+    return bin < SIZE_CLASS_BINS ? bin : 0;
+}

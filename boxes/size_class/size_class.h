@@ -1,0 +1,68 @@
+// size_class: request size <-> bin <-> class.
+//
+// A bin holds blocks of one size. Bins 1..64 are 16 B apart up to 1024 B, so that the rounded size
+// is the bin's index times 16; above that there are 4 bins a doubling up to 32 KiB. Bin 0 is no
+// bin: it stands for "not a tiny block". The classes C0..C7 group bins by powers of two; C2 is
+// 65..128 B, C3 is 129..256 B, and C7, the last tiny class, takes all from 2049 B to 32 KiB.
+//
+// Pure functions and constant tables; thread-safe.
+#ifndef HAKMEM_BOXES_SIZE_CLASS_SIZE_CLASS_H
+#define HAKMEM_BOXES_SIZE_CLASS_SIZE_CLASS_H
+
+#include "boxes/base/base.h"
+
+HAK_C_BEGIN
+
+enum {
+    SIZE_CLASS_STEP = 16,
+    SIZE_CLASS_LINEAR_MAX = 1024, // largest size whose bin is ceil(size / 16)
+    SIZE_CLASS_LINEAR_BINS = SIZE_CLASS_LINEAR_MAX / SIZE_CLASS_STEP,
+    SIZE_CLASS_TINY_MAX = 32768, // largest tiny block
+    SIZE_CLASS_BINS = 85,        // bins 0..84
+    SIZE_CLASS_CLASSES = 8,      // C0..C7
+    SIZE_CLASS_SLAB = 65536,     // bytes of a slab, which holds blocks of one bin
+    SIZE_CLASS_MAX_BLOCKS = SIZE_CLASS_SLAB / SIZE_CLASS_STEP,
+};
+
+struct size_class_bin {
+    uint32_t size;       // block size in bytes, a multiple of 16
+    uint32_t reciprocal; // ceil(2^32 / size): (offset * reciprocal) >> 32 is exact below 64 KiB
+    uint16_t blocks;     // blocks in a slab
+    uint16_t words;      // 64-bit words of a slab's bitmap
+    uint16_t slots;      // blocks that a thread's cache may hold
+    uint16_t batch;      // most blocks that move between a cache and the pool at once
+};
+
+extern const struct size_class_bin size_class_bins[SIZE_CLASS_BINS];
+
+// The bin of a request, 1..84. size in 0..SIZE_CLASS_TINY_MAX; 0 counts as 1.
+HAK_INLINE unsigned size_class_bin_of(size_t size) {
+    if (size <= SIZE_CLASS_LINEAR_MAX) {
+        return size == 0 ? 1 : (unsigned)((size + SIZE_CLASS_STEP - 1) / SIZE_CLASS_STEP);
+    }
+    unsigned log = hak_log2(size - 1);
+    return (unsigned)SIZE_CLASS_LINEAR_BINS + 1 + (log - 10) * 4 +
+           (unsigned)((size - 1) >> (log - 2)) - 4;
+}
+
+// The smallest bin whose blocks all start at multiples of `align` and hold `size` bytes, or 0 if
+// there is none. align is a power of two.
+unsigned size_class_aligned_bin(size_t size, size_t align);
+
+// The class (0..7) that a bin (1..84) belongs to.
+HAK_INLINE unsigned size_class_of_bin(unsigned bin) {
+    uint32_t size = size_class_bins[bin].size;
+    if (size <= 32) {
+        return 0;
+    }
+    unsigned group = hak_log2(size - 1) - 4;
+    return group < SIZE_CLASS_CLASSES - 1 ? group : SIZE_CLASS_CLASSES - 1;
+}
+
+// Block number of a byte offset (0..65535) in a slab of `bin`.
+HAK_INLINE uint32_t size_class_block_at(unsigned bin, uint32_t offset) {
+    return (uint32_t)(((uint64_t)offset * size_class_bins[bin].reciprocal) >> 32);
+}
+HAK_C_END
+
+#endif

@@ -1,0 +1,40 @@
+#include "boxes/superslab/superslab.h"
+
+void superslab_get_stats(struct superslab_stats *stats) {
+    *stats = (struct superslab_stats){0};
+    struct page_arena_window window = page_arena_get_window();
+    size_t high = page_arena_high();
+    for (size_t first = 0; first < high; first += ARENA_SUPERSLAB_SLABS) {
+        if (!superslab_known(&window, first)) {
+            continue;
+        }
+        bool used = false;
+        for (size_t i = first; i < first + ARENA_SUPERSLAB_SLABS; i++) {
+            struct slab *slab = superslab_slab(&window, i);
+            // A slab inside a large run has no kind of its own; what is not available is in use.
+            used |= !atomic_bitmap_test(window.groups[i / ARENA_GROUP_SLABS].avail,
+                                        i % ARENA_GROUP_SLABS);
+            switch (atomic_load_explicit(&slab->kind, memory_order_acquire)) {
+            case SLAB_TINY: {
+                unsigned bin = atomic_load_explicit(&slab->bin, memory_order_relaxed);
+                stats->tiny_slabs++;
+                stats->bin_slabs[bin]++;
+                stats->bin_free[bin] += atomic_bitmap_count_run(superslab_bits(&window, i, bin), 0,
+                                                                size_class_bins[bin].blocks);
+                break;
+            }
+            case SLAB_LARGE:
+                stats->large_blocks++;
+                stats->large_slabs += atomic_load_explicit(&slab->run, memory_order_relaxed);
+                stats->large_bytes += atomic_load_explicit(&slab->size, memory_order_relaxed);
+                break;
+            case SLAB_HEAP:
+                stats->heap_slabs++;
+                break;
+            default:
+                break;
+            }
+        }
+        stats->superslabs += used;
+    }
+}

@@ -1,0 +1,97 @@
+// superslab: 2 MiB of 32 slabs of 64 KiB, and the metadata of each slab, kept out of line.
+//
+// Any mix of bins shares a SuperSlab; a slab's bin is chosen when it is put to use. A slab's free
+// blocks are the set bits of an atomic bitmap. Blocks themselves are never read or written.
+// The fields are atomics, and who may change them is said beside each.
+#ifndef HAKMEM_BOXES_SUPERSLAB_SUPERSLAB_H
+#define HAKMEM_BOXES_SUPERSLAB_SUPERSLAB_H
+
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
+#include "boxes/page_arena/page_arena.h"
+#include "boxes/size_class/size_class.h"
+
+HAK_C_BEGIN
+
+enum slab_kind {
+    SLAB_NONE = 0,  // free, or not the first slab of a run
+    SLAB_TINY = 1,  // blocks of slab->bin
+    SLAB_LARGE = 2, // first slab of a large block
+    SLAB_HEAP = 3,  // a thread heap
+};
+
+enum { SLAB_INLINE_WORDS = 4 }; // bitmaps of blocks of 256 B and more live beside the other fields
+
+struct slab {
+    _Atomic(uint8_t) kind; // enum slab_kind; written by the slab's holder
+    _Atomic(uint8_t) bin;  // SLAB_TINY: 1..84; written by the slab's holder
+    uint8_t unused_[6];
+    _Atomic(uint64_t) run;  // SLAB_LARGE: slabs in the run
+    _Atomic(uint64_t) size; // SLAB_LARGE: bytes asked for
+    uint64_t unused2_;
+    atomic_bitmap_word bits[SLAB_INLINE_WORDS]; // free blocks; anyone sets, takers clear
+};
+
+struct superslab {
+    // One bit a slab and bin: the slab may have free blocks of that bin. A hint that errs on the
+    // side of a set bit: whoever makes blocks free sets it, whoever finds none clears it.
+    _Atomic(uint32_t) listed[ARENA_GROUP_USER_WORDS];
+    char pad_[32];
+    struct slab slabs[ARENA_SUPERSLAB_SLABS];
+    char pad2_[HAK_PAGE - ARENA_GROUP_USER_WORDS * 4 - 32 - ARENA_SUPERSLAB_SLABS * 64];
+    // Bitmaps of slabs whose blocks are smaller than 256 B. On pages of their own: a SuperSlab of
+    // larger blocks never touches them.
+    atomic_bitmap_word bits[ARENA_SUPERSLAB_SLABS][SIZE_CLASS_MAX_BLOCKS / 64];
+};
+
+static_assert(sizeof(struct slab) == HAK_CACHE_LINE, "a slab's metadata is one cache line");
+static_assert(offsetof(struct superslab, slabs) % HAK_CACHE_LINE == 0, "and starts at one");
+static_assert(offsetof(struct superslab, bits) == HAK_PAGE, "bitmaps start at the second page");
+static_assert(sizeof(struct superslab) == ARENA_SUPERSLAB_META, "what the arena sets aside");
+static_assert((int)SIZE_CLASS_SLAB == (int)ARENA_SLAB, "a slab of blocks is a slab of the arena");
+static_assert((int)ARENA_GROUP_USER_WORDS >= (int)SIZE_CLASS_BINS, "a word a bin");
+
+HAK_INLINE struct superslab *superslab_at(const struct page_arena_window *window, size_t slab) {
+    return (struct superslab *)(window->meta + slab / ARENA_SUPERSLAB_SLABS * ARENA_SUPERSLAB_META);
+}
+
+HAK_INLINE struct slab *superslab_slab(const struct page_arena_window *window, size_t slab) {
+    return &superslab_at(window, slab)->slabs[slab % ARENA_SUPERSLAB_SLABS];
+}
+
+// The bitmap of a slab that holds (or is to hold) blocks of `bin`.
+HAK_INLINE atomic_bitmap_word *superslab_bits(const struct page_arena_window *window, size_t slab,
+                                              unsigned bin) {
+    struct superslab *superslab = superslab_at(window, slab);
+    return size_class_bins[bin].words <= SLAB_INLINE_WORDS
+               ? superslab->slabs[slab % ARENA_SUPERSLAB_SLABS].bits
+               : superslab->bits[slab % ARENA_SUPERSLAB_SLABS];
+}
+
+// The value that word `word` of a slab's bitmap has when all its blocks are free.
+HAK_INLINE uint64_t superslab_full_word(unsigned bin, unsigned word) {
+    unsigned left = size_class_bins[bin].blocks - word * 64;
+    return left >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << left) - 1;
+}
+
+// True if the metadata of `slab` may be read: it was reserved with its address range.
+HAK_INLINE bool superslab_known(const struct page_arena_window *window, size_t slab) {
+    return slab < window->slabs && slab < page_arena_high() &&
+           atomic_bitmap_test(&window->groups[slab / ARENA_GROUP_SLABS].committed,
+                              slab / ARENA_SUPERSLAB_SLABS % ARENA_GROUP_SUPERSLABS);
+}
+
+// Counts of slabs by use, over the whole heap.
+struct superslab_stats {
+    size_t superslabs; // SuperSlabs with at least one slab in use
+    size_t tiny_slabs, large_slabs, heap_slabs;
+    size_t bin_slabs[SIZE_CLASS_BINS]; // slabs of each bin
+    size_t bin_free[SIZE_CLASS_BINS];  // free blocks in them (those in caches not counted)
+    size_t large_blocks;
+    size_t large_bytes; // as asked for
+};
+
+// A walk over all metadata; exact when no other thread uses the heap.
+void superslab_get_stats(struct superslab_stats *stats);
+HAK_C_END
+
+#endif

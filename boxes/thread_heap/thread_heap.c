@@ -1,0 +1,176 @@
+#include "boxes/thread_heap/thread_heap.h"
+
+#include "boxes/diagnostics/diagnostics.h"
+#include "boxes/superslab/superslab.h"
+
+#include <errno.h>
+#include <pthread.h>
+
+enum { HEAPS_MOST = 65536 };
+
+static void *const null_slot = NULL;
+
+#define EMPTY_BINS                                                                \
+    {                                                                             \
+        [0 ... SIZE_CLASS_BINS - 1] = {(void **)&null_slot, (void **)&null_slot } \
+    }
+
+// Never written: their stacks are empty to pop and full to push.
+static const struct thread_heap empty_heap = {.bins = EMPTY_BINS};
+static const struct thread_heap gone_heap = {.bins = EMPTY_BINS};
+
+__thread struct thread_heap *thread_heap_tls __attribute__((tls_model("initial-exec"))) =
+    (struct thread_heap *)&empty_heap;
+
+static struct {
+    _Atomic uint32_t made;                           // heaps in the directory
+    _Atomic(struct thread_heap *) heaps[HEAPS_MOST]; // written once each
+    atomic_bitmap_word free[HEAPS_MOST / 64];        // heaps without a thread
+    _Atomic uint64_t key;                            // pthread key + 1, 0: none yet
+} directory;
+
+static void on_thread_exit(void *arg);
+
+static void register_exit(struct thread_heap *heap) {
+    uint64_t key = atomic_load(&directory.key);
+    if (key == 0) {
+        pthread_key_t fresh;
+        if (pthread_key_create(&fresh, on_thread_exit) != 0) {
+            return; // the heap is not given back at exit; all else works
+        }
+        if (atomic_compare_exchange_strong(&directory.key, &key, (uint64_t)fresh + 1)) {
+            key = (uint64_t)fresh + 1;
+        } else {
+            pthread_key_delete(fresh);
+        }
+    }
+    // May call calloc for a high key: the heap is in place by now.
+    pthread_setspecific((pthread_key_t)(key - 1), heap);
+}
+
+static struct thread_heap *make(void) {
+    uint32_t id = atomic_fetch_add(&directory.made, 1);
+    if (id >= HEAPS_MOST) {
+        atomic_fetch_sub(&directory.made, 1);
+        return NULL;
+    }
+    bool zero;
+    size_t slab = page_arena_claim(1, ARENA_SLAB, &zero);
+    if (slab == ARENA_NONE) {
+        // The place in the directory stays empty; the number is small next to HEAPS_MOST.
+        uint32_t last = id + 1;
+        atomic_compare_exchange_strong(&directory.made, &last, id);
+        return NULL;
+    }
+    struct page_arena_window window = page_arena_get_window();
+    struct thread_heap *heap = page_arena_address(&window, slab);
+    if (!zero) {
+        *heap = (struct thread_heap){.busy = 0};
+    }
+    atomic_store(&superslab_slab(&window, slab)->kind, SLAB_HEAP);
+    fast_cache_init(heap->bins, heap->bottoms, heap->slots);
+    heap->gate = front_gate_of(&window);
+    heap->id = id;
+    for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
+        heap->hints[bin] = ARENA_NONE;
+    }
+    atomic_store(&directory.heaps[id], heap);
+    return heap;
+}
+
+static struct thread_heap *adopt(void) {
+    uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
+    size_t id = atomic_bitmap_claim_lowest(directory.free, hak_round_up(made, 64));
+    return id == ATOMIC_BITMAP_NONE ? NULL : atomic_load(&directory.heaps[id]);
+}
+
+struct thread_heap *thread_heap_get(void) {
+    struct thread_heap *heap = thread_heap_tls;
+    if (HAK_LIKELY(heap != &empty_heap && heap != &gone_heap)) {
+        return heap;
+    }
+    if (heap == &gone_heap || !page_arena_init()) {
+        return NULL;
+    }
+    heap = adopt();
+    if (heap == NULL) {
+        heap = make();
+    }
+    if (heap == NULL) {
+        return NULL;
+    }
+    thread_heap_tls = heap;
+    int saved = errno;
+    register_exit(heap);
+    errno = saved;
+    return heap;
+}
+
+static void flush(struct thread_heap *heap) {
+    void *blocks[SHARED_POOL_BATCH_MOST];
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        void **bottom = heap->slots + heap->bottoms[bin];
+        unsigned held = (unsigned)(heap->bins[bin].top - bottom);
+        if (held > 0) {
+            thread_heap_enter(heap);
+            fast_cache_drain(&heap->bins[bin], bottom, blocks, held);
+            shared_pool_put(bin, blocks, held);
+            thread_heap_leave(heap);
+            heap->counts.spills++;
+            heap->counts.spilled += held;
+        }
+        heap->want[bin] = 0;
+        heap->hints[bin] = ARENA_NONE;
+    }
+}
+
+void thread_heap_flush(void) {
+    struct thread_heap *heap = thread_heap_tls;
+    if (heap != &empty_heap && heap != &gone_heap) {
+        flush(heap);
+    }
+}
+
+static void on_thread_exit(void *arg) {
+    struct thread_heap *heap = arg;
+    if (thread_heap_tls != heap) {
+        return; // another thread's, by now
+    }
+    flush(heap);
+    thread_heap_tls = (struct thread_heap *)&gone_heap;
+    atomic_bitmap_put(&directory.free[heap->id / 64], UINT64_C(1) << heap->id % 64);
+}
+
+void thread_heap_after_fork(void) {
+    // The other threads are gone, and with them whatever they were doing. x86-64 makes stores
+    // visible in program order, so a heap that is not busy is whole; a busy one is left alone.
+    struct thread_heap *mine = thread_heap_tls;
+    uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
+    for (uint32_t id = 0; id < made; id++) {
+        struct thread_heap *heap = atomic_load(&directory.heaps[id]);
+        if (heap != NULL && heap != mine && atomic_load(&heap->busy) == 0) {
+            atomic_bitmap_put(&directory.free[id / 64], UINT64_C(1) << id % 64);
+        }
+    }
+}
+
+void thread_heap_get_stats(struct thread_heap_stats *stats) {
+    *stats = (struct thread_heap_stats){0};
+    uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
+    for (uint32_t id = 0; id < made; id++) {
+        struct thread_heap *heap = atomic_load(&directory.heaps[id]);
+        if (heap == NULL) {
+            continue;
+        }
+        stats->heaps++;
+        stats->free_heaps += atomic_bitmap_test(directory.free, id);
+        stats->counts.refills += heap->counts.refills;
+        stats->counts.refilled += heap->counts.refilled;
+        stats->counts.spills += heap->counts.spills;
+        stats->counts.spilled += heap->counts.spilled;
+        for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+            stats->bin_cached[bin] +=
+                (size_t)(heap->bins[bin].top - (heap->slots + heap->bottoms[bin]));
+        }
+    }
+}

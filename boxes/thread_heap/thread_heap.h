@@ -1,0 +1,82 @@
+// thread_heap: a thread's state. Birth, exit, adoption by a later thread, fork.
+//
+// The current thread's heap is found through one initial-exec TLS pointer. It points at a static
+// empty heap until the thread's first miss, and at another one, "gone", after the thread's
+// destructors have given its heap back: such a thread is served from the pool, block by block.
+// A heap lives in one slab. A free heap is a set bit, and may still have blocks in its caches: who
+// takes the heap takes them too. In a forked child all heaps but the current one become free.
+#ifndef HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_H
+#define HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_H
+
+#include "boxes/base/base.h"
+#include "boxes/fast_cache/fast_cache.h"
+#include "boxes/front_gate_classifier/front_gate.h"
+#include "boxes/page_arena/page_arena.h"
+#include "boxes/shared_pool/shared_pool.h"
+#include "boxes/size_class/size_class.h"
+
+HAK_C_BEGIN
+
+// What a heap has done, counted on misses only.
+struct thread_heap_counts {
+    uint64_t refills, refilled; // times and blocks
+    uint64_t spills, spilled;
+};
+
+struct thread_heap {
+    struct fast_bin
+        bins[SIZE_CLASS_BINS]; // hit path; at the start, so that bin n is at byte n * 16
+    struct front_gate gate;    // hit path of free; a copy of the window's
+    // From here on: misses only.
+    _Atomic(uint8_t) busy;         // its thread is between two steps that belong together
+    uint32_t id;                   // index in the directory of heaps
+    uint32_t ticks;                // misses until the clock is looked at
+    uint8_t want[SIZE_CLASS_BINS]; // blocks the next refill of a bin asks for
+    uint16_t bottoms[SIZE_CLASS_BINS];
+    shared_pool_hint hints[SIZE_CLASS_BINS];
+    struct thread_heap_counts counts;
+    void *slots[]; // FAST_CACHE_SLOTS
+};
+
+static_assert(sizeof(struct thread_heap) + FAST_CACHE_SLOTS * sizeof(void *) <= ARENA_SLAB,
+              "a heap fits in a slab");
+
+extern __thread struct thread_heap *thread_heap_tls __attribute__((tls_model("initial-exec")));
+
+// The current thread's heap, or one of the two static empty ones. Never NULL.
+HAK_INLINE struct thread_heap *thread_heap_current(void) {
+    return thread_heap_tls;
+}
+
+// The current thread's own heap, made or adopted if it has none. NULL if the thread is past its
+// destructors, or if there is no memory for one.
+struct thread_heap *thread_heap_get(void);
+
+// Moves every cached block of the current thread to the pool (checking each).
+void thread_heap_flush(void);
+
+// For pthread_atfork, in the child.
+void thread_heap_after_fork(void);
+
+// Brackets what must be whole for another thread (in a forked child) to adopt the heap.
+HAK_INLINE void thread_heap_enter(struct thread_heap *heap) {
+    atomic_store_explicit(&heap->busy, 1, memory_order_relaxed);
+    atomic_signal_fence(memory_order_seq_cst);
+}
+HAK_INLINE void thread_heap_leave(struct thread_heap *heap) {
+    atomic_signal_fence(memory_order_seq_cst);
+    atomic_store_explicit(&heap->busy, 0, memory_order_relaxed);
+}
+
+struct thread_heap_stats {
+    size_t heaps;      // made so far
+    size_t free_heaps; // of them, without a thread
+    struct thread_heap_counts counts;
+    size_t bin_cached[SIZE_CLASS_BINS]; // blocks in caches
+};
+
+// Sums over all heaps; exact when no other thread uses the allocator.
+void thread_heap_get_stats(struct thread_heap_stats *stats);
+HAK_C_END
+
+#endif

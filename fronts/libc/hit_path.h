@@ -1,0 +1,50 @@
+// The way of one allocation and one free, up to the first miss: what the C and the C++ front share.
+//
+// A size becomes the place of a stack (size rounded up to 16 is the byte offset of its bin), a
+// pointer becomes one through the page map. Whatever is not a hit ends in one of the slow calls
+// below, as a tail call, so that the hit path saves no register.
+#ifndef HAKMEM_FRONTS_LIBC_HIT_PATH_H
+#define HAKMEM_FRONTS_LIBC_HIT_PATH_H
+
+#include "boxes/base/base.h"
+#include "boxes/fast_cache/fast_cache.h"
+#include "boxes/front_gate_classifier/front_gate.h"
+#include "boxes/thread_heap/thread_heap.h"
+
+HAK_C_BEGIN
+
+// Everything but a hit. NULL and ENOMEM if there is no memory.
+HAK_NOINLINE void *slow_alloc(size_t size);
+// Aligned to `align`, a power of two. NULL and ENOMEM likewise.
+HAK_NOINLINE void *slow_aligned_alloc(size_t align, size_t size);
+// Everything but a hit; ptr may be NULL or garbage. Keeps errno.
+HAK_NOINLINE void slow_free(void *ptr);
+
+// A block from the thread's cache, or NULL: then slow_alloc() is next.
+HAK_INLINE void *hit_alloc(size_t size) {
+    if (HAK_UNLIKELY(size > SIZE_CLASS_LINEAR_MAX)) {
+        return NULL;
+    }
+    return fast_cache_pop(fast_cache_linear(thread_heap_current()->bins, size));
+}
+
+// True if the block went into the thread's cache; otherwise slow_free() is next.
+HAK_INLINE bool hit_free(void *ptr) {
+    struct thread_heap *heap = thread_heap_current();
+    size_t twice_bin = front_gate_lookup(&heap->gate, ptr);
+    struct fast_bin *bin =
+        (struct fast_bin *)((char *)heap->bins + twice_bin * (SIZE_CLASS_STEP / 2));
+    return fast_cache_push(bin, ptr);
+}
+
+// As hit_free(), for a block of `size` bytes that came from hit_alloc() or slow_alloc(): its bin
+// follows from the size, and a size that is wrong is found when the cache spills.
+HAK_INLINE bool hit_free_sized(void *ptr, size_t size) {
+    if (HAK_UNLIKELY(size > SIZE_CLASS_LINEAR_MAX || ptr == NULL)) {
+        return false;
+    }
+    return fast_cache_push(fast_cache_linear(thread_heap_current()->bins, size), ptr);
+}
+HAK_C_END
+
+#endif

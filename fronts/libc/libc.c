@@ -1,0 +1,256 @@
+// The C allocation interface: malloc, free and kin, as ISO C, POSIX and glibc describe them.
+#include "fronts/libc/libc.h"
+#include "fronts/libc/hit_path.h"
+
+#include "backends/os.h"
+#include "boxes/diagnostics/diagnostics.h"
+#include "boxes/front_gate_classifier/front_gate_classifier.h"
+#include "boxes/large_block/large_block.h"
+#include "boxes/page_arena/page_arena.h"
+#include "boxes/settings/settings.h"
+#include "boxes/statistics/statistics.h"
+
+#include <errno.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+EXPORT void *malloc(size_t size) {
+    void *block = hit_alloc(size);
+    return HAK_LIKELY(block != NULL) ? block : slow_alloc(size);
+}
+
+EXPORT void free(void *ptr) {
+    if (HAK_UNLIKELY(!hit_free(ptr))) {
+        slow_free(ptr);
+    }
+}
+
+EXPORT void cfree(void *ptr) {
+    free(ptr);
+}
+
+EXPORT void free_sized(void *ptr, size_t size) {
+    (void)size; // a block that realloc() shrank at its place has a larger bin than its size says
+    free(ptr);
+}
+
+EXPORT void free_aligned_sized(void *ptr, size_t align, size_t size) {
+    (void)align;
+    (void)size;
+    free(ptr);
+}
+
+static bool product(size_t count, size_t size, size_t *total) {
+    if (HAK_UNLIKELY(__builtin_mul_overflow(count, size, total))) {
+        errno = ENOMEM;
+        return false;
+    }
+    return true;
+}
+
+EXPORT void *calloc(size_t count, size_t size) {
+    size_t total;
+    if (!product(count, size, &total)) {
+        return NULL;
+    }
+    if (total > SIZE_CLASS_TINY_MAX) {
+        return slow_zero_alloc(total);
+    }
+    void *block = hit_alloc(total);
+    if (HAK_UNLIKELY(block == NULL)) {
+        block = slow_alloc(total);
+        if (block == NULL) {
+            return NULL;
+        }
+    }
+    return memset(block, 0, total);
+}
+
+// The block's kind; does not return for a pointer that starts no live block.
+static struct classified classify_live(const char *call, const void *ptr) {
+    struct classified what = classify_ptr(ptr);
+    if (HAK_UNLIKELY(what.kind != CLASSIFIED_TINY && what.kind != CLASSIFIED_LARGE)) {
+        diag_misuse(call, ptr, classified_fault(what.kind));
+    }
+    return what;
+}
+
+static void *resize(const char *call, void *ptr, size_t size) {
+    if (ptr == NULL) {
+        return malloc(size);
+    }
+    struct classified old = classify_live(call, ptr);
+    if (size == 0) {
+        free(ptr);
+        return NULL;
+    }
+    if (old.kind == CLASSIFIED_TINY) {
+        // Shrinking stays in place as long as at least half of the block remains in use.
+        if (size <= old.usable && (size > old.usable / 2 || size_class_bin_of(size) == old.bin)) {
+            return ptr;
+        }
+    } else if (size > SIZE_CLASS_TINY_MAX) {
+        void *same = large_block_resize(ptr, old.slab, size);
+        if (same != NULL) {
+            return same;
+        }
+    }
+    void *fresh = malloc(size);
+    if (fresh == NULL) {
+        return NULL;
+    }
+    memcpy(fresh, ptr, hak_min(size, old.usable));
+    free(ptr);
+    return fresh;
+}
+
+EXPORT void *realloc(void *ptr, size_t size) {
+    return resize("realloc", ptr, size);
+}
+
+EXPORT void *reallocarray(void *ptr, size_t count, size_t size) {
+    size_t total;
+    return product(count, size, &total) ? resize("reallocarray", ptr, total) : NULL;
+}
+
+static void *aligned(size_t align, size_t size) {
+    if (align <= HAK_MIN_ALIGN) {
+        return malloc(size);
+    }
+    return slow_aligned_alloc(align, size);
+}
+
+EXPORT void *aligned_alloc(size_t align, size_t size) {
+    if (!hak_is_pow2(align)) {
+        errno = EINVAL;
+        return NULL;
+    }
+    return aligned(align, size);
+}
+
+EXPORT void *memalign(size_t align, size_t size) {
+    return aligned_alloc(align, size);
+}
+
+EXPORT int posix_memalign(void **out, size_t align, size_t size) {
+    if (!hak_is_pow2(align) || align % sizeof(void *) != 0) {
+        return EINVAL;
+    }
+    int saved = errno;
+    void *block = aligned(align, size);
+    errno = saved;
+    if (block == NULL) {
+        return ENOMEM;
+    }
+    *out = block;
+    return 0;
+}
+
+EXPORT void *valloc(size_t size) {
+    return aligned(HAK_PAGE, size);
+}
+
+EXPORT void *pvalloc(size_t size) {
+    if (size > SIZE_MAX - HAK_PAGE) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return aligned(HAK_PAGE, hak_round_up(hak_max(size, 1), HAK_PAGE));
+}
+
+EXPORT size_t malloc_usable_size(void *ptr) {
+    return ptr == NULL ? 0 : classify_live("malloc_usable_size", ptr).usable;
+}
+
+EXPORT int malloc_trim(size_t pad) {
+    (void)pad;
+    thread_heap_flush();
+    return page_arena_purge(0, SIZE_MAX) > 0;
+}
+
+EXPORT struct mallinfo2 mallinfo2(void) {
+    struct hak_stats s;
+    hak_stats(&s);
+    size_t live = s.tiny_live + s.large_live;
+    size_t idle = s.tiny_cached + s.tiny_free + s.dirty;
+    return (struct mallinfo2){
+        .arena = live + idle,
+        .ordblks = s.tiny_slabs,
+        .hblks = s.large_blocks,
+        .hblkhd = s.large_slabs * (size_t)ARENA_SLAB,
+        .uordblks = live,
+        .fordblks = idle,
+        .keepcost = s.dirty,
+    };
+}
+
+EXPORT struct mallinfo mallinfo(void) {
+    struct mallinfo2 m = mallinfo2();
+    return (struct mallinfo){
+        .arena = (int)m.arena,
+        .ordblks = (int)m.ordblks,
+        .hblks = (int)m.hblks,
+        .hblkhd = (int)m.hblkhd,
+        .uordblks = (int)m.uordblks,
+        .fordblks = (int)m.fordblks,
+        .keepcost = (int)m.keepcost,
+    };
+}
+
+EXPORT int malloc_info(int options, FILE *stream) {
+    if (options != 0) {
+        return EINVAL;
+    }
+    char buf[16384];
+    struct statistics_text text = {buf, sizeof buf, 0};
+    statistics_xml(&text);
+    fputs(buf, stream);
+    return 0;
+}
+
+static void print_table(void) {
+    char buf[16384];
+    struct statistics_text text = {buf, sizeof buf, 0};
+    statistics_table(&text);
+    os_write_stderr(buf, text.length);
+}
+
+EXPORT void malloc_stats(void) {
+    print_table();
+}
+
+EXPORT int mallopt(int param, int value) {
+    (void)value;
+    // glibc's tunables have no counterpart here; those that are only hints are taken and ignored.
+    switch (param) {
+    case M_MXFAST:
+    case M_TRIM_THRESHOLD:
+    case M_TOP_PAD:
+    case M_MMAP_THRESHOLD:
+    case M_MMAP_MAX:
+    case M_ARENA_TEST:
+    case M_ARENA_MAX:
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+static __attribute__((constructor(101))) void start(void) {
+    settings_load(environ);
+    pthread_atfork(NULL, NULL, thread_heap_after_fork);
+}
+
+static __attribute__((destructor(101))) void finish(void) {
+    // Blocks still cached are checked as they go back: the last chance to report one freed twice.
+    thread_heap_flush();
+    if (settings_get(SETTING_STATS) != 0) {
+        print_table();
+    }
+}

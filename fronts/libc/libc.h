@@ -1,0 +1,22 @@
+// What the C front adds to the system's own headers.
+#ifndef HAKMEM_FRONTS_LIBC_LIBC_H
+#define HAKMEM_FRONTS_LIBC_LIBC_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// C23; not in every libc's headers. As free(); the size is not needed.
+void free_sized(void *ptr, size_t size);
+void free_aligned_sized(void *ptr, size_t align, size_t size);
+
+// A zeroed block above SIZE_CLASS_TINY_MAX; NULL and ENOMEM if there is no memory.
+void *slow_zero_alloc(size_t size);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

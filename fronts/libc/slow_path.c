@@ -1,0 +1,98 @@
+// Misses, large blocks, and pointers that are not what they should be.
+#include "fronts/libc/hit_path.h"
+
+#include "boxes/diagnostics/diagnostics.h"
+#include "boxes/front_gate_classifier/front_gate_classifier.h"
+#include "boxes/large_block/large_block.h"
+#include "boxes/page_arena/page_arena.h"
+#include "boxes/shared_pool/shared_pool.h"
+#include "fronts/tiny_front/tiny_front.h"
+
+#include <errno.h>
+
+enum { TICK_MISSES = 32 }; // misses between two looks at the clock
+
+static void tick(struct thread_heap *heap) {
+    if (heap != NULL && ++heap->ticks >= TICK_MISSES) {
+        heap->ticks = 0;
+        page_arena_tick();
+    }
+}
+
+static HAK_NOINLINE void *miss(unsigned bin) {
+    struct thread_heap *heap = thread_heap_get();
+    void *block = NULL;
+    if (HAK_UNLIKELY(heap == NULL)) {
+        // A thread past its destructors, or no memory for a heap: one block, without a cache.
+        shared_pool_hint hint = ARENA_NONE;
+        if (shared_pool_take(bin, &block, 1, &hint) == 0) {
+            errno = ENOMEM;
+        }
+        return block;
+    }
+    // An adopted heap brings its cached blocks.
+    block = fast_cache_pop(&heap->bins[bin]);
+    if (block != NULL) {
+        return block;
+    }
+    tick(heap);
+    if (tiny_front_of(bin)->refill(heap, bin) == 0) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return fast_cache_pop(&heap->bins[bin]);
+}
+
+static HAK_NOINLINE void *large(size_t size, size_t align, bool zero) {
+    tick(thread_heap_get());
+    void *block = large_block_alloc(size, align, zero);
+    if (block == NULL) {
+        errno = ENOMEM;
+    }
+    return block;
+}
+
+void *slow_alloc(size_t size) {
+    if (HAK_UNLIKELY(size > SIZE_CLASS_TINY_MAX)) {
+        return large(size, 1, false);
+    }
+    unsigned bin = size_class_bin_of(size);
+    void *block = fast_cache_pop(&thread_heap_current()->bins[bin]);
+    return HAK_LIKELY(block != NULL) ? block : miss(bin);
+}
+
+void *slow_zero_alloc(size_t size) {
+    return large(size, 1, true);
+}
+
+void *slow_aligned_alloc(size_t align, size_t size) {
+    unsigned bin = size_class_aligned_bin(size, align);
+    if (bin == 0) {
+        return large(size == 0 ? 1 : size, align, false);
+    }
+    void *block = fast_cache_pop(&thread_heap_current()->bins[bin]);
+    return HAK_LIKELY(block != NULL) ? block : miss(bin);
+}
+
+void slow_free(void *ptr) {
+    if (ptr == NULL) {
+        return;
+    }
+    struct page_arena_window window = page_arena_get_window();
+    struct front_gate gate = front_gate_of(&window);
+    unsigned bin = front_gate_lookup(&gate, ptr) / 2;
+    struct thread_heap *heap = thread_heap_get();
+    tick(heap);
+    if (HAK_LIKELY(bin != 0)) {
+        if (HAK_UNLIKELY(heap == NULL)) {
+            shared_pool_put(bin, &ptr, 1);
+        } else if (!fast_cache_push(&heap->bins[bin], ptr)) {
+            tiny_front_of(bin)->spill(heap, bin);
+            fast_cache_push(&heap->bins[bin], ptr);
+        }
+        return;
+    }
+    if (HAK_UNLIKELY(!large_block_free(ptr, page_arena_slab_of(&window, ptr)))) {
+        diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(classify_ptr(ptr).kind));
+    }
+}

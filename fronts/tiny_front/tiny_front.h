@@ -1,0 +1,40 @@
+// tiny_front: what a front plug-in is, and which front serves which class in this flavour.
+//
+// A front owns the miss (refill) and the overflow (spill) of the classes it serves, never the hit:
+// every front shares fast_cache's hit path, so choosing one costs nothing there. The flavour's
+// table tiny_fronts[] is made from the flavour's entry in tools/build/flavours.bzl.
+#ifndef HAKMEM_FRONTS_TINY_FRONT_TINY_FRONT_H
+#define HAKMEM_FRONTS_TINY_FRONT_TINY_FRONT_H
+
+#include "boxes/size_class/size_class.h"
+#include "boxes/thread_heap/thread_heap.h"
+
+HAK_C_BEGIN
+
+struct tiny_front {
+    const char *name;
+    // Called when the stack of `bin` is empty: puts blocks into it. Returns how many, 0 only if
+    // there is no memory.
+    unsigned (*refill)(struct thread_heap *heap, unsigned bin);
+    // Called when the stack of `bin` is full: takes at least one block out of it.
+    void (*spill)(struct thread_heap *heap, unsigned bin);
+};
+
+// By class, C0..C7.
+extern const struct tiny_front *const tiny_fronts[SIZE_CLASS_CLASSES];
+
+HAK_INLINE const struct tiny_front *tiny_front_of(unsigned bin) {
+    return tiny_fronts[size_class_of_bin(bin)];
+}
+
+// FastCache <-> SharedPool in one step, with a batch of the caller's choice (1..slots of the bin):
+// what the fronts that have no layer in between share.
+unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsigned want);
+void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned count);
+
+// The size of the next refill of a bin by demand: a few blocks at first, twice as many each time,
+// up to the bin's batch. A thread that needs one block does not take sixty-four.
+unsigned tiny_front_next_batch(struct thread_heap *heap, unsigned bin);
+HAK_C_END
+
+#endif

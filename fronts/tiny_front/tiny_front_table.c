@@ -1,0 +1,24 @@
+// Compiled once a flavour: the build passes its name, and one macro a class with the name of the
+// class's front.
+#include "fronts/tiny_front/tiny_front.h"
+
+#define DECLARE(front) extern const struct tiny_front front;
+DECLARE(HAK_FRONT_C0)
+DECLARE(HAK_FRONT_C1)
+DECLARE(HAK_FRONT_C2)
+DECLARE(HAK_FRONT_C3)
+DECLARE(HAK_FRONT_C4)
+DECLARE(HAK_FRONT_C5)
+DECLARE(HAK_FRONT_C6)
+DECLARE(HAK_FRONT_C7)
+
+const struct tiny_front *const tiny_fronts[SIZE_CLASS_CLASSES] = {
+    &HAK_FRONT_C0, &HAK_FRONT_C1, &HAK_FRONT_C2, &HAK_FRONT_C3,
+    &HAK_FRONT_C4, &HAK_FRONT_C5, &HAK_FRONT_C6, &HAK_FRONT_C7,
+};
+
+// For a program that wants to know what serves it.
+const char *hak_flavour(void);
+__attribute__((visibility("default"))) const char *hak_flavour(void) {
+    return HAK_FLAVOUR;
+}

@@ -1,0 +1,16 @@
+#include "fronts/tiny_front_c23/tiny_front_c23.h"
+
+#include "boxes/settings/settings.h"
+
+static unsigned refill(struct thread_heap *heap, unsigned bin) {
+    unsigned want = (unsigned)settings_get(SETTING_C23_REFILL);
+    want = want == 0 ? tiny_front_next_batch(heap, bin)
+                     : (unsigned)hak_min(want, size_class_bins[bin].slots);
+    return tiny_front_refill_direct(heap, bin, want);
+}
+
+static void spill(struct thread_heap *heap, unsigned bin) {
+    tiny_front_spill_direct(heap, bin, size_class_bins[bin].batch);
+}
+
+const struct tiny_front tiny_front_c23 = {"c23", refill, spill};

@@ -1,0 +1,141 @@
+"""Macros: a box, its test, a flavour and its tests."""
+
+load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
+load("//tools/build:archive.bzl", "hak_archive")
+load("//tools/build:flavours.bzl", "FLAVOURS")
+load("//tools/build:variants.bzl", "COPTS", "VARIANTS", "WARNINGS")
+
+def variant_label(label, variant):
+    """The label of the same box, compiled as `variant` (a suffix)."""
+    if ":" in label:
+        return label + variant
+    return label + ":" + label.split("/")[-1] + variant
+
+def hak_box(name, srcs = [], hdrs = [], deps = [], visibility = None, **kwargs):
+    """A box: one cc_library a variant. `deps` are other boxes.
+
+    Args:
+      name: the box's name, which is its folder's.
+      srcs: C sources.
+      hdrs: its contract.
+      deps: other boxes, by their plain labels.
+      visibility: who may call it.
+      **kwargs: as of cc_library.
+    """
+    for variant, copts in VARIANTS.items():
+        cc_library(
+            name = name + variant,
+            srcs = srcs,
+            hdrs = hdrs,
+            copts = COPTS + copts,
+            linkstatic = True,
+            visibility = visibility,
+            deps = [variant_label(dep, variant) for dep in deps],
+            **kwargs
+        )
+
+def hak_test(name, srcs, deps, tags = [], linkopts = [], **kwargs):
+    """A GoogleTest of one box, in C++."""
+    cc_test(
+        name = name,
+        srcs = srcs,
+        copts = WARNINGS + ["-D_GNU_SOURCE"],
+        linkopts = ["-pthread"] + linkopts,
+        tags = tags,
+        deps = deps + ["@com_google_googletest//:gtest_main"],
+        **kwargs
+    )
+
+def _flavour(flavour):
+    name = flavour.name
+    variant = flavour.variant
+    fronts = {front: True for front in flavour.fronts}.keys()
+    copts = COPTS + VARIANTS[variant] + ["-DHAK_FLAVOUR='\"%s\"'" % name]
+
+    cc_library(
+        name = name + "_table",
+        srcs = ["//fronts/tiny_front:tiny_front_table.c"],
+        copts = copts + [
+            "-DHAK_FRONT_C%d=%s" % (i, flavour.fronts[i].split("/")[-1])
+            for i in range(len(flavour.fronts))
+        ],
+        linkstatic = True,
+        alwayslink = True,
+        deps = [variant_label(dep, variant) for dep in fronts + ["//fronts/tiny_front"]],
+    )
+
+    # All of the flavour, as libraries: what the picture of the allocator is drawn from.
+    cc_library(
+        name = name + "_boxes",
+        deps = [":" + name + "_table"] + [
+            variant_label(dep, variant)
+            for dep in ["//fronts/libc", "//fronts/cxx"]
+        ] + [variant_label(flavour.backend, variant)],
+        linkstatic = True,
+        alwayslink = True,
+    )
+
+    cc_binary(
+        name = "lib" + name + ".so",
+        linkshared = True,
+        linkopts = [
+            "-Wl,-z,now",
+            "-Wl,-z,relro",
+            "-Wl,-z,defs",
+            "-Wl,--as-needed",
+            "-Wl,-soname,lib" + name + ".so",
+        ],
+        deps = [":" + name + "_boxes"],
+        visibility = ["//visibility:public"],
+    )
+
+    hak_archive(
+        name = name + "_archive",
+        out = "lib" + name + ".a",
+        deps = [":" + name + "_boxes"],
+        visibility = ["//visibility:public"],
+    )
+
+    # `bazel build //:NAME` leaves the static and the shared library in bazel-bin, and
+    # `malloc = "//:NAME"` links the allocator into a program.
+    cc_library(
+        name = name,
+        data = [":" + name + "_archive", ":lib" + name + ".so"],
+        deps = [":" + name + "_boxes"],
+        linkstatic = True,
+        alwayslink = True,
+        visibility = ["//visibility:public"],
+    )
+
+def hak_flavours():
+    """The targets of every flavour, in the package that calls it."""
+    for flavour in FLAVOURS:
+        _flavour(flavour)
+
+def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwargs):
+    """One cc_test a flavour, with the flavour as its malloc: NAME_FLAVOUR.
+
+    Args:
+      name: prefix of the tests' names.
+      srcs: GoogleTest sources.
+      deps: libraries besides GoogleTest.
+      tags: more tags; a program with its own malloc cannot run under the sanitizers.
+      flavours: names, or None for all.
+      **kwargs: as of cc_test.
+    """
+    for flavour in FLAVOURS:
+        if flavours == None or flavour.name in flavours:
+            cc_test(
+                name = name + "_" + flavour.name,
+                srcs = srcs,
+                copts = WARNINGS + [
+                    "-D_GNU_SOURCE",
+                    "-fno-builtin",
+                    "-DHAK_FLAVOUR='\"%s\"'" % flavour.name,
+                ],
+                linkopts = ["-pthread"],
+                malloc = "//:" + flavour.name,
+                tags = tags + ["noasan", "notsan", "noubsan"],
+                deps = deps + ["@com_google_googletest//:gtest_main"],
+                **kwargs
+            )

@@ -1,0 +1,31 @@
+"""Build settings of the boxes, as data: each box is compiled once a variant that someone needs."""
+
+# Suffix of the targets -> what is different about them.
+VARIANTS = {
+    "": [],
+    "_debug": ["-DHAKMEM_DEBUG=1"],
+}
+
+WARNINGS = [
+    "-Wall",
+    "-Wextra",
+    "-Wshadow",
+    "-Wundef",
+    "-Wvla",
+    "-Werror",
+]
+
+COPTS = WARNINGS + [
+    "-D_GNU_SOURCE",
+    "-O2",
+    "-fomit-frame-pointer",
+    # Only what is marked as exported is seen from outside, and nothing inside goes through the PLT.
+    "-fvisibility=hidden",
+    "-fno-semantic-interposition",
+    "-fno-plt",
+    # An allocator's calloc() must not be "optimised" into a call of itself.
+    "-fno-builtin-malloc",
+    "-fno-builtin-calloc",
+    "-fno-builtin-realloc",
+    "-fno-builtin-free",
+]
