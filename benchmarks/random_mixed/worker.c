@@ -216,6 +216,8 @@ int main(int argc, char **argv) {
         ns = i == 0 || once < ns ? once : ns;
         floor_ns = i == 0 || once_floor < floor_ns ? once_floor : floor_ns;
     }
+    struct rusage usage_now; // before the walk below, which touches pages of its own
+    getrusage(RUSAGE_SELF, &usage_now);
     // Present in hakmem only; whoever else serves malloc has no SuperSlabs to report.
     void (*stats_of)(struct hak_stats *) =
         (void (*)(struct hak_stats *))dlsym(RTLD_DEFAULT, "hak_stats");
@@ -223,8 +225,6 @@ int main(int argc, char **argv) {
     if (stats_of != NULL) {
         stats_of(&stats);
     }
-    struct rusage usage_now;
-    getrusage(RUSAGE_SELF, &usage_now);
     printf(o.json
                ? "{\"ns\": %.4f, \"floor_ns\": %.4f, \"superslabs\": %ld, \"peak_rss_kib\": %ld, "
                  "\"faults\": %ld}\n"

@@ -2,12 +2,14 @@
 
 #include "boxes/diagnostics/diagnostics.h"
 
-void fast_cache_init(struct fast_bin *bins, uint16_t *bottoms, void **slots) {
+void fast_cache_init(struct fast_bin *bins, uint16_t *bottoms, void **slots, bool zeroed) {
     // Slot 0 of all is bin 0's: a NULL that is top and limit.
     unsigned next = 0;
     for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
         bottoms[bin] = (uint16_t)next;
-        slots[next] = NULL;
+        if (!zeroed) { // fresh pages already hold NULL: a touch would make them cost memory
+            slots[next] = NULL;
+        }
         bins[bin].top = &slots[next];
         bins[bin].limit = &slots[next + size_class_bins[bin].slots];
         next += size_class_bins[bin].slots + 1u;

@@ -51,8 +51,9 @@ HAK_INLINE struct fast_bin *fast_cache_linear(struct fast_bin *bins, size_t size
 }
 
 // Lays the stacks of all bins out over slots[FAST_CACHE_SLOTS]; all empty. bottoms[b] is then the
-// index of bin b's slot 0. Bin 0 has no slots: it is always empty and full.
-void fast_cache_init(struct fast_bin *bins, uint16_t *bottoms, void **slots);
+// index of bin b's slot 0. Bin 0 has no slots: it is always empty and full. zeroed: all slots are
+// known to hold NULL, and are not touched.
+void fast_cache_init(struct fast_bin *bins, uint16_t *bottoms, void **slots, bool zeroed);
 
 // Pushes `count` blocks (which fit) so that blocks[0] is popped first.
 void fast_cache_fill(struct fast_bin *bin, void *const *blocks, unsigned count);

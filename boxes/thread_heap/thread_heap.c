@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <pthread.h>
 
-enum { HEAPS_MOST = 65536 };
+enum { HEAPS_MOST = 32768 }; // as many threads as a default kernel.pid_max allows
 
 static void *const null_slot = NULL;
 
@@ -22,11 +22,12 @@ static const struct thread_heap gone_heap = {.bins = EMPTY_BINS};
 __thread struct thread_heap *thread_heap_tls __attribute__((tls_model("initial-exec"))) =
     (struct thread_heap *)&empty_heap;
 
+// In the order of use, so that a process with few threads touches few pages of it.
 static struct {
-    _Atomic uint32_t made;                           // heaps in the directory
-    _Atomic(struct thread_heap *) heaps[HEAPS_MOST]; // written once each
+    _Atomic(uint64_t) key;                           // pthread key + 1, 0: none yet
+    _Atomic(uint32_t) made;                          // heaps in the directory
     atomic_bitmap_word free[HEAPS_MOST / 64];        // heaps without a thread
-    _Atomic uint64_t key;                            // pthread key + 1, 0: none yet
+    _Atomic(struct thread_heap *) heaps[HEAPS_MOST]; // written once each
 } directory;
 
 static void on_thread_exit(void *arg);
@@ -68,7 +69,7 @@ static struct thread_heap *make(void) {
         *heap = (struct thread_heap){.busy = 0};
     }
     atomic_store(&superslab_slab(&window, slab)->kind, SLAB_HEAP);
-    fast_cache_init(heap->bins, heap->bottoms, heap->slots);
+    fast_cache_init(heap->bins, heap->bottoms, heap->slots, zero);
     heap->gate = front_gate_of(&window);
     heap->id = id;
     for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
