@@ -21,7 +21,7 @@ struct fast_bin {
 
 static_assert(sizeof(struct fast_bin) == SIZE_CLASS_STEP, "bin n stands at byte n * 16");
 
-// Slots of all bins, each bin's NULL included.
+// Room for the slots of all bins, each bin's NULL included.
 enum { FAST_CACHE_SLOTS = 6560 };
 
 // Pops a block; NULL if there is none.
@@ -45,9 +45,9 @@ HAK_INLINE bool fast_cache_push(struct fast_bin *bin, void *block) {
     return true;
 }
 
-// The stack of a request of `size` bytes, 0..SIZE_CLASS_LINEAR_MAX; 0 finds bin 0, always empty.
-HAK_INLINE struct fast_bin *fast_cache_linear(struct fast_bin *bins, size_t size) {
-    return (struct fast_bin *)((char *)bins + hak_round_up(size, SIZE_CLASS_STEP));
+// The stack of a request of `size` bytes, 0..SIZE_CLASS_HIT_MAX.
+HAK_INLINE struct fast_bin *fast_cache_of_size(struct fast_bin *bins, size_t size) {
+    return (struct fast_bin *)((char *)bins + size_class_hit_offset(size));
 }
 
 // Lays the stacks of all bins out over slots[FAST_CACHE_SLOTS]; all empty. bottoms[b] is then the

@@ -24,6 +24,7 @@ static struct {
     _Atomic size_t dirty;        // free dirty slabs
     _Atomic size_t purge_cursor; // word index where the next purge goes on
     _Atomic size_t reserved;     // bytes
+    _Atomic size_t readable_end; // see page_arena_readable(), a SuperSlab's index
     _Atomic uint32_t next_step;  // ms clock at which the decay goes on
     _Atomic uint64_t purged_slabs, purge_calls, purge_ns, moved_slabs;
 } state;
@@ -582,6 +583,26 @@ void page_arena_tick(void) {
 
 size_t page_arena_high(void) {
     return atomic_load_explicit(&state.high, memory_order_acquire);
+}
+
+char *page_arena_readable(size_t *length) {
+    struct page_arena_window window = page_arena_get_window();
+    uintptr_t word = atomic_load_explicit(&config, memory_order_relaxed);
+    *length = 0;
+    if (word == 0) {
+        return NULL;
+    }
+    size_t chunk = chunk_slabs(word);
+    size_t first = (control_size(window.slabs, chunk) >> ARENA_SLAB_SHIFT) / chunk * chunk + chunk;
+    size_t from = first / ARENA_SUPERSLAB_SLABS;
+    size_t end = hak_max(from, atomic_load_explicit(&state.readable_end, memory_order_relaxed));
+    size_t high = page_arena_high() / ARENA_SUPERSLAB_SLABS;
+    while (end < high && atomic_bitmap_test(&window.groups[end / 64].committed, end % 64)) {
+        end++;
+    }
+    load_max(&state.readable_end, end);
+    *length = (end - from) * ARENA_SUPERSLAB;
+    return page_arena_address(&window, first);
 }
 
 void page_arena_get_stats(struct page_arena_stats *stats) {

@@ -92,6 +92,10 @@ void page_arena_tick(void);
 // One past the highest slab index that was ever available; a bound for walks over the heap.
 size_t page_arena_high(void);
 
+// The start and the length in bytes of the part of the heap that can be read anywhere: from its
+// first slab up to the first SuperSlab that is not committed. It only ever grows.
+char *page_arena_readable(size_t *length);
+
 struct page_arena_stats {
     size_t reserved_bytes;  // address range of the heap
     size_t committed_bytes; // of it, with read and write rights

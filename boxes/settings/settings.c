@@ -11,6 +11,8 @@ const struct setting_row settings_table[SETTING_COUNT] = {
                             "print a table of statistics on stderr at exit"},
     [SETTING_DECAY_MS]   = {"HAKMEM_DECAY_MS", "ms", -1, 3600000, 500,
                             "give free dirty pages back after that long; 0: at once, -1: never"},
+    [SETTING_C23_SIMPLE] = {"HAKMEM_TINY_FRONT_C23_SIMPLE", "0|1", 0, 1, 1,
+                            "1: C2/C3 by the C23 front, 0: by the classic front (where linked)"},
     [SETTING_C23_REFILL] = {"HAKMEM_TINY_FRONT_C23_REFILL", "blocks", 0, 256, 0,
                             "blocks per refill of the C2/C3 front; 0: by demand"},
     [SETTING_THP]        = {"HAKMEM_THP", "0|1", 0, 1, 0,
@@ -20,6 +22,7 @@ const struct setting_row settings_table[SETTING_COUNT] = {
 int64_t settings_values[SETTING_COUNT] = {
     [SETTING_STATS] = 0,
     [SETTING_DECAY_MS] = 500,
+    [SETTING_C23_SIMPLE] = 1,
     [SETTING_C23_REFILL] = 0,
     [SETTING_THP] = 0,
 };

@@ -13,7 +13,8 @@ HAK_C_BEGIN
 enum setting {
     SETTING_STATS,      // print the table of statistics at exit
     SETTING_DECAY_MS,   // age at which free dirty pages go back
-    SETTING_C23_REFILL, // blocks per refill of the C2/C3 front, 0: by size
+    SETTING_C23_SIMPLE, // the front of C2/C3
+    SETTING_C23_REFILL, // blocks per refill of it, 0: by demand
     SETTING_THP,        // huge pages
     SETTING_COUNT,
 };

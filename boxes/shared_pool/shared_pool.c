@@ -243,9 +243,11 @@ static HAK_NORETURN HAK_COLD void not_of_bin(const struct page_arena_window *win
                                              const void *ptr) {
     const char *fault = "not a pointer of this heap";
     if (superslab_known(window, slab)) {
-        fault = atomic_load(&superslab_slab(window, slab)->kind) == SLAB_TINY
-                    ? "the size given does not fit the block"
-                    : "block freed twice (its slab is gone)";
+        fault =
+            atomic_load(&superslab_slab(window, slab)->kind) == SLAB_TINY
+                ? (HAK_HEADER ? "heap corruption: header byte overwritten, or a wrong size given"
+                              : "the size given does not fit the block")
+                : "block freed twice (its slab is gone)";
     }
     diag_misuse(DIAG_CALL_FREE, ptr, fault);
 }
@@ -280,5 +282,21 @@ void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
     }
     if (mask != 0) {
         put_bits(&window, slab, bin, word, mask);
+    }
+}
+
+void shared_pool_check(unsigned bin, void *const *blocks, unsigned count) {
+    struct page_arena_window window = page_arena_get_window();
+    for (unsigned i = 0; i < count; i++) {
+        size_t slab = page_arena_slab_of(&window, blocks[i]);
+        if (HAK_UNLIKELY(slab >= page_arena_high() || !is_tiny(&window, slab, bin))) {
+            not_of_bin(&window, slab, blocks[i]);
+        }
+        if (HAK_UNLIKELY(shared_pool_block_start(bin, blocks[i]) != blocks[i])) {
+            diag_misuse(DIAG_CALL_FREE, blocks[i], "pointer into a block, not to its start");
+        }
+        if (HAK_UNLIKELY(shared_pool_is_free(bin, blocks[i]))) {
+            diag_misuse(DIAG_CALL_FREE, blocks[i], "block freed twice");
+        }
     }
 }

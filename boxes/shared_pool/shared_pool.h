@@ -35,6 +35,9 @@ unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_poo
 // and on a pointer that is not the start of a block of that bin.
 void shared_pool_put(unsigned bin, void *const *blocks, unsigned count);
 
+// Aborts like shared_pool_put() on blocks that it would not take; changes nothing.
+void shared_pool_check(unsigned bin, void *const *blocks, unsigned count);
+
 // The start of the block that `ptr`, an address within a slab in use for `bin`, belongs to; NULL if
 // it lies behind the last block.
 void *shared_pool_block_start(unsigned bin, const void *ptr);

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <string.h>
 
 enum { HEAPS_MOST = 32768 }; // as many threads as a default kernel.pid_max allows
 
@@ -107,7 +108,30 @@ struct thread_heap *thread_heap_get(void) {
     return heap;
 }
 
+static void (*_Atomic flush_front)(struct thread_heap *, unsigned);
+
+void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin)) {
+    atomic_store(&flush_front, flush);
+}
+
+void *thread_heap_make_state(struct thread_heap *heap) {
+    (void)heap;
+    bool zero;
+    size_t slab = page_arena_claim(1, ARENA_SLAB, &zero);
+    if (slab == ARENA_NONE) {
+        return NULL;
+    }
+    struct page_arena_window window = page_arena_get_window();
+    void *state = page_arena_address(&window, slab);
+    if (!zero) {
+        memset(state, 0, ARENA_SLAB);
+    }
+    atomic_store(&superslab_slab(&window, slab)->kind, SLAB_HEAP);
+    return state;
+}
+
 static void flush(struct thread_heap *heap) {
+    void (*front)(struct thread_heap *, unsigned) = atomic_load(&flush_front);
     void *blocks[SHARED_POOL_BATCH_MOST];
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
         void **bottom = heap->slots + heap->bottoms[bin];
@@ -119,6 +143,9 @@ static void flush(struct thread_heap *heap) {
             thread_heap_leave(heap);
             heap->counts.spills++;
             heap->counts.spilled += held;
+        }
+        if (front != NULL) {
+            front(heap, bin);
         }
         heap->want[bin] = 0;
         heap->hints[bin] = ARENA_NONE;
@@ -171,7 +198,8 @@ void thread_heap_get_stats(struct thread_heap_stats *stats) {
         stats->counts.spilled += heap->counts.spilled;
         for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
             stats->bin_cached[bin] +=
-                (size_t)(heap->bins[bin].top - (heap->slots + heap->bottoms[bin]));
+                (size_t)(heap->bins[bin].top - (heap->slots + heap->bottoms[bin])) +
+                heap->behind[bin];
         }
     }
 }

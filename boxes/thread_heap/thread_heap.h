@@ -35,7 +35,9 @@ struct thread_heap {
     uint16_t bottoms[SIZE_CLASS_BINS];
     shared_pool_hint hints[SIZE_CLASS_BINS];
     struct thread_heap_counts counts;
-    void *slots[]; // FAST_CACHE_SLOTS
+    void *front_state;                // a front's own, made by thread_heap_make_state()
+    uint16_t behind[SIZE_CLASS_BINS]; // blocks that a front holds behind the cache
+    void *slots[];                    // FAST_CACHE_SLOTS
 };
 
 static_assert(sizeof(struct thread_heap) + FAST_CACHE_SLOTS * sizeof(void *) <= ARENA_SLAB,
@@ -54,6 +56,14 @@ struct thread_heap *thread_heap_get(void);
 
 // Moves every cached block of the current thread to the pool (checking each).
 void thread_heap_flush(void);
+
+// What empties a front's own layers of a bin into the pool; called for every bin of a heap that is
+// flushed. Set once, before the first thread ends.
+void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin));
+
+// One zeroed slab for a front's own state, which stays with the heap for good; NULL if there is no
+// memory.
+void *thread_heap_make_state(struct thread_heap *heap);
 
 // For pthread_atfork, in the child.
 void thread_heap_after_fork(void);

@@ -9,6 +9,7 @@
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/settings/settings.h"
 #include "boxes/statistics/statistics.h"
+#include "fronts/tiny_front/tiny_front.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -244,6 +245,7 @@ EXPORT int mallopt(int param, int value) {
 
 static __attribute__((constructor(101))) void start(void) {
     settings_load(environ);
+    tiny_front_start();
     pthread_atfork(NULL, NULL, thread_heap_after_fork);
 }
 

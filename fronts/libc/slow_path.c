@@ -25,7 +25,9 @@ static HAK_NOINLINE void *miss(unsigned bin) {
     if (HAK_UNLIKELY(heap == NULL)) {
         // A thread past its destructors, or no memory for a heap: one block, without a cache.
         shared_pool_hint hint = ARENA_NONE;
-        if (shared_pool_take(bin, &block, 1, &hint) == 0) {
+        unsigned got = shared_pool_take(bin, &block, 1, &hint);
+        front_gate_mark(bin, &block, got);
+        if (got == 0) {
             errno = ENOMEM;
         }
         return block;
@@ -74,19 +76,36 @@ void *slow_aligned_alloc(size_t align, size_t size) {
     return HAK_LIKELY(block != NULL) ? block : miss(bin);
 }
 
+// The header strategy comes here with every pointer whose header is not what the hit path expects.
+static void check_header(unsigned bin, const void *ptr) {
+    if (HAK_UNLIKELY(shared_pool_block_start(bin, ptr) != ptr)) {
+        diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(CLASSIFIED_TINY_INTERIOR));
+    }
+    if (HAK_UNLIKELY(!front_gate_intact(bin, ptr))) {
+        diag_misuse(DIAG_CALL_FREE, ptr,
+                    "heap corruption: header byte overwritten by the block before");
+    }
+}
+
 void slow_free(void *ptr) {
     if (ptr == NULL) {
         return;
     }
     struct page_arena_window window = page_arena_get_window();
     struct front_gate gate = front_gate_of(&window);
-    unsigned bin = front_gate_lookup(&gate, ptr) / 2;
+    unsigned bin = front_gate_registry(&gate, ptr) / 2;
     struct thread_heap *heap = thread_heap_get();
     tick(heap);
     if (HAK_LIKELY(bin != 0)) {
+        if (HAK_HEADER) {
+            check_header(bin, ptr);
+        }
         if (HAK_UNLIKELY(heap == NULL)) {
             shared_pool_put(bin, &ptr, 1);
-        } else if (!fast_cache_push(&heap->bins[bin], ptr)) {
+            return;
+        }
+        heap->gate = gate; // the part that can be read may have grown
+        if (!fast_cache_push(&heap->bins[bin], ptr)) {
             tiny_front_of(bin)->spill(heap, bin);
             fast_cache_push(&heap->bins[bin], ptr);
         }

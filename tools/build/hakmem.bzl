@@ -49,7 +49,8 @@ def hak_test(name, srcs, deps, tags = [], linkopts = [], **kwargs):
 def _flavour(flavour):
     name = flavour.name
     variant = flavour.variant
-    fronts = {front: True for front in flavour.fronts}.keys()
+    alternative = [flavour.alternative] if flavour.alternative else []
+    fronts = {front: True for front in flavour.fronts + alternative}.keys()
     copts = COPTS + VARIANTS[variant] + ["-DHAK_FLAVOUR='\"%s\"'" % name]
 
     cc_library(
@@ -58,6 +59,9 @@ def _flavour(flavour):
         copts = copts + [
             "-DHAK_FRONT_C%d=%s" % (i, flavour.fronts[i].split("/")[-1])
             for i in range(len(flavour.fronts))
+        ] + [
+            "-DHAK_FRONT_ALTERNATIVE=" + front.split("/")[-1]
+            for front in alternative
         ],
         linkstatic = True,
         alwayslink = True,
