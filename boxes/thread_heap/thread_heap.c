@@ -147,6 +147,7 @@ static void flush(struct thread_heap *heap) {
         if (front != NULL) {
             front(heap, bin);
         }
+        fast_cache_narrow(heap->bins, heap->bottoms, heap->slots, bin);
         heap->want[bin] = 0;
         heap->hints[bin] = ARENA_NONE;
     }
