@@ -21,6 +21,7 @@ void tiny_front_start(void) {
 unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, unsigned want) {
     unsigned got = shared_pool_take(bin, blocks, want, &heap->hints[bin]);
     front_gate_mark(bin, blocks, got);
+    heap->missed[bin] = 1;
     heap->counts.refills++;
     heap->counts.refilled += got;
     return got;
@@ -28,6 +29,7 @@ unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, 
 
 void tiny_front_give(struct thread_heap *heap, unsigned bin, void *const *blocks, unsigned count) {
     shared_pool_put(bin, blocks, count);
+    heap->missed[bin] = 1;
     heap->counts.spills++;
     heap->counts.spilled += count;
 }
