@@ -568,7 +568,9 @@ void page_arena_tick(void) {
     }
     uint32_t now = now_ms();
     uint32_t next = atomic_load_explicit(&state.next_step, memory_order_relaxed);
-    if ((int32_t)(now - next) < 0) {
+    // Due, unless it lies in the time ahead that a step can be put off for: the past is everything
+    // else, however long ago (`next` starts as 0, and the clock counts from the machine's start).
+    if (next - now - 1 < (uint32_t)(decay + 1)) {
         return;
     }
     // One thread does the step. While there is more to give back than a step may take, the next one
