@@ -51,7 +51,8 @@ enum os_result os_purge_ranges(const struct os_range *ranges, size_t count);
 enum os_result os_refresh(void *at, size_t size);
 
 // Moves the physical pages of [from, from + size) to [to, to + size) without copying. Both must be
-// committed and must not overlap; `from` reads as zero afterwards. Fails on kernels before 5.7.
+// committed and must not overlap; `from` reads as zero afterwards. Fails on kernels before 5.7;
+// then `from` is as it was, and `to` is committed with undefined contents.
 enum os_result os_move(void *from, void *to, size_t size);
 
 // Returns a reserved or committed range to the kernel for good.

@@ -123,7 +123,13 @@ enum os_result os_refresh(void *at, size_t size) {
 enum os_result os_move(void *from, void *to, size_t size) {
     long ret = sys6(SYS_mremap, (long)from, (long)size, (long)size,
                     MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, (long)to, 0);
-    return is_error(ret) ? OS_NO_MEMORY : OS_OK;
+    if (is_error(ret)) {
+        // The kernel may have unmapped `to` before it found out that it cannot: kernels before 6.17
+        // refuse a source of several mappings that late. OS_TAKEN then says that it has not.
+        map(to, size, PROT_READ | PROT_WRITE, NULL);
+        return OS_NO_MEMORY;
+    }
+    return OS_OK;
 }
 
 void os_release(void *at, size_t size) {

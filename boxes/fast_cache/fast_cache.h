@@ -9,6 +9,7 @@
 #ifndef HAKMEM_BOXES_FAST_CACHE_FAST_CACHE_H
 #define HAKMEM_BOXES_FAST_CACHE_FAST_CACHE_H
 
+#include "boxes/base/atomic.h"
 #include "boxes/base/base.h"
 #include "boxes/size_class/size_class.h"
 
@@ -44,8 +45,11 @@ HAK_INLINE bool fast_cache_push(struct fast_bin *bin, void *block) {
     if (HAK_UNLIKELY(top == bin->limit)) {
         return false;
     }
-    bin->top = top + 1;
+    // In this order: a fork between the two leaves the child a stack without the block, and not one
+    // with whatever the slot held before.
     top[1] = block;
+    atomic_signal_fence(memory_order_release);
+    bin->top = top + 1;
     return true;
 }
 

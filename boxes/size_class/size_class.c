@@ -36,7 +36,7 @@ const struct size_class_bin size_class_bins[SIZE_CLASS_BINS] = {
 };
 
 unsigned size_class_aligned_bin(size_t size, size_t align) {
-    if (size > SIZE_CLASS_TINY_MAX || align > SIZE_CLASS_TINY_MAX) {
+    if (size > SIZE_CLASS_TINY_MAX || align > SIZE_CLASS_TINY_MAX + SIZE_CLASS_HEADER) {
         return 0;
     }
     size_t want = hak_round_up(hak_max(size, 1) + SIZE_CLASS_HEADER, align) - SIZE_CLASS_HEADER;

@@ -34,17 +34,30 @@ def hak_box(name, srcs = [], hdrs = [], deps = [], visibility = None, **kwargs):
             **kwargs
         )
 
-def hak_test(name, srcs, deps, tags = [], linkopts = [], **kwargs):
-    """A GoogleTest of one box, in C++."""
-    cc_test(
-        name = name,
-        srcs = srcs,
-        copts = WARNINGS + ["-D_GNU_SOURCE"],
-        linkopts = ["-pthread"] + linkopts,
-        tags = tags,
-        deps = deps + ["@com_google_googletest//:gtest_main"],
-        **kwargs
-    )
+def hak_test(name, srcs, deps, variants = [""], tags = [], linkopts = [], **kwargs):
+    """A GoogleTest of one box, in C++: one cc_test a variant, NAME plus the variant's suffix.
+
+    Args:
+      name: the test's name.
+      srcs: GoogleTest sources.
+      deps: boxes, by their plain labels.
+      variants: which builds of the boxes are tested: keys of VARIANTS.
+      tags: as of cc_test.
+      linkopts: as of cc_test.
+      **kwargs: as of cc_test.
+    """
+    for variant in variants:
+        cc_test(
+            name = name + variant,
+            srcs = srcs,
+            copts = WARNINGS + ["-D_GNU_SOURCE"] + VARIANTS[variant],
+            linkopts = ["-pthread"] + linkopts,
+            tags = tags,
+            deps = [variant_label(dep, variant) for dep in deps] + [
+                "@com_google_googletest//:gtest_main",
+            ],
+            **kwargs
+        )
 
 def _flavour(flavour):
     name = flavour.name
