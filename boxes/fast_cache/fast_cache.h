@@ -9,6 +9,7 @@
 #ifndef HAKMEM_BOXES_FAST_CACHE_FAST_CACHE_H
 #define HAKMEM_BOXES_FAST_CACHE_FAST_CACHE_H
 
+#include "boxes/base/atomic.h"
 #include "boxes/base/base.h"
 #include "boxes/size_class/size_class.h"
 
@@ -40,8 +41,11 @@ HAK_INLINE bool fast_cache_push(struct fast_bin *bin, void *block) {
     if (HAK_UNLIKELY(top == bin->limit)) {
         return false;
     }
-    bin->top = top + 1;
+    // First the block, then the top: a fork in between must not find the slot's old content on the
+    // stack, which is a block that may be live.
     top[1] = block;
+    atomic_signal_fence(memory_order_release);
+    bin->top = top + 1;
     return true;
 }
 
