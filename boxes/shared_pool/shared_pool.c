@@ -420,7 +420,7 @@ void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
             slab = its_slab;
             word = its_word;
             mask = 0;
-            if (HAK_UNLIKELY(slab >= page_arena_high() || !is_tiny(&window, slab, bin))) {
+            if (HAK_UNLIKELY(!superslab_known(&window, slab) || !is_tiny(&window, slab, bin))) {
                 not_of_bin(&window, slab, ptr);
             }
         }
