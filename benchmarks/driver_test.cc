@@ -93,5 +93,40 @@ TEST(RandomMixed, RefusesFiguresOfAnotherAllocator) {
     EXPECT_THAT(outcome.out, Not(HasSubstr("ns/op")));
 }
 
+TEST(Larson, RefusesBadArguments) {
+    const std::vector<std::vector<std::string>> bad = {
+        {"1"},
+        {"--threads", "0"},
+        {"--min-size", "10", "--max-size", "9"},
+        {"--blocks", "x"},
+        {"--allocators", "nosuch"},
+    };
+    for (const auto &arguments : bad) {
+        expect_usage("larson", arguments);
+    }
+}
+
+TEST(Larson, PrintsALineAnAllocator) {
+    const std::vector<std::string> arguments = {
+        "--threads", "3", "--blocks", "100", "--rounds", "10", "--generations", "4", "--runs", "2"};
+    const Outcome outcome = drive("larson", arguments);
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    EXPECT_THAT(outcome.out,
+                StartsWith("larson: 3 threads, 100 blocks of 8-1000 B each, 10 rounds, "
+                           "4 generations; best of 2 interleaved runs\n"));
+    EXPECT_THAT(outcome.out, ContainsRegex("\\| hakmem_c23 \\| +[0-9.]+ \\| +[0-9.]+ \\| +[0-9]+ "
+                                           "% \\| +[0-9.]+ \\[[0-9.]+, [0-9.]+\\] \\|"));
+    EXPECT_THAT(outcome.out, HasSubstr("| system     |"));
+}
+
+TEST(Larson, CountsItsOperations) {
+    const std::vector<std::string> arguments = {
+        "--threads", "3",      "--blocks", "100",    "--rounds",     "10",    "--generations",
+        "4",         "--runs", "1",        "--json", "--allocators", "system"};
+    const Outcome outcome = drive("larson", arguments);
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    EXPECT_THAT(outcome.out, HasSubstr("\"operations\": 12000,"));
+}
+
 } // namespace
 } // namespace bench

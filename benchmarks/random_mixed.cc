@@ -12,16 +12,7 @@
 #include <cstdio>
 #include <iostream>
 
-namespace {
-
 using namespace bench;
-
-struct Figures {
-    Sample ns, floor_ns;
-    double superslabs = -1, live_blocks = 0, rss_kib = 0, faults = 0;
-};
-
-} // namespace
 
 int main(int argc, char **argv) {
     constexpr uint64_t kMostBytes = uint64_t{1} << 31;
@@ -82,29 +73,17 @@ int main(int argc, char **argv) {
         "--threads=" + std::to_string(threads),
         "--warmup=" + std::to_string(warmup),
     };
-    std::vector<Figures> figures(allocators.size());
+    std::vector<Series> series;
+    const std::string failure =
+        run_interleaved("random_mixed_worker", arguments, allocators, runs, &series);
+    if (!failure.empty()) {
+        std::fprintf(stderr, "random_mixed: %s\n", failure.c_str());
+        return 1;
+    }
     Sample floors;
-    for (uint64_t round = 0; round < runs; round++) {
-        for (size_t i = 0; i < allocators.size(); i++) {
-            // Each round begins with another one, so that none always follows the same.
-            const size_t at = (i + round) % allocators.size();
-            Report report;
-            const Outcome outcome =
-                run_worker("random_mixed_worker", arguments, allocators[at], &report);
-            if (!outcome.error.empty()) {
-                std::fprintf(stderr, "random_mixed: %s: %s\n", allocators[at].name.c_str(),
-                             outcome.error.c_str());
-                return 1;
-            }
-            Figures &of = figures[at];
-            of.ns.push_back(report_number(report, "ns"));
-            of.floor_ns.push_back(report_number(report, "floor_ns"));
-            floors.push_back(of.floor_ns.back());
-            of.superslabs = report_number(report, "superslabs");
-            of.live_blocks = report_number(report, "live_blocks");
-            of.rss_kib = std::max(of.rss_kib, static_cast<double>(outcome.rss_kib));
-            of.faults = std::max(of.faults, static_cast<double>(outcome.faults));
-        }
+    for (const Series &of : series) {
+        const Sample one = of.reported("floor_ns");
+        floors.insert(floors.end(), one.begin(), one.end());
     }
 
     // The loop of the floor is the same code for all, so all its runs are one sample.
@@ -113,26 +92,24 @@ int main(int argc, char **argv) {
     if (json) {
         std::vector<Json> lines;
         for (size_t i = 0; i < allocators.size(); i++) {
-            const Figures &of = figures[i];
+            const Series &of = series[i];
+            const Sample ns = of.reported("ns");
+            const double superslabs = of.reported("superslabs").back();
             lines.push_back(Json::object({
                 {"allocator", allocators[i].name},
                 {"preload", allocators[i].preload},
-                {"ops_per_second", per_second * 1e6 / minimum(of.ns)},
-                {"ns_per_op", minimum(of.ns)},
-                {"ns_per_op_median", median(of.ns)},
-                {"ns_above_floor", minimum(of.ns) - floor},
-                {"spread", spread(of.ns)},
-                {"superslabs", of.superslabs < 0 ? Json(NAN) : Json(of.superslabs)},
-                {"live_blocks", of.live_blocks},
-                {"peak_rss_kib", of.rss_kib},
-                {"page_faults", of.faults},
-                {"runs_ns_per_op", of.ns},
-                {"runs_floor_ns", of.floor_ns},
+                {"ops_per_second", per_second * 1e6 / minimum(ns)},
+                {"ns_per_op", minimum(ns)},
+                {"ns_per_op_median", median(ns)},
+                {"ns_above_floor", minimum(ns) - floor},
+                {"spread", spread(ns)},
+                {"superslabs", superslabs < 0 ? Json(NAN) : Json(superslabs)},
+                {"live_blocks", of.reported("live_blocks").back()},
+                {"peak_rss_kib", of.peak_rss_kib()},
+                {"page_faults", of.most_faults()},
+                {"runs_ns_per_op", ns},
+                {"runs_floor_ns", of.reported("floor_ns")},
             }));
-        }
-        std::vector<std::pair<std::string, Json>> machine;
-        for (const auto &[name, value] : describe_machine()) {
-            machine.emplace_back(name, value);
         }
         std::cout << Json::object({
                                       {"benchmark", "random_mixed"},
@@ -144,7 +121,7 @@ int main(int argc, char **argv) {
                                       {"warmup", static_cast<double>(warmup)},
                                       {"seed", numbers[2]},
                                       {"floor_ns", floor},
-                                      {"machine", Json::object(machine)},
+                                      {"machine", machine_json()},
                                       {"results", Json::array(lines)},
                                   })
                          .text()
@@ -154,12 +131,14 @@ int main(int argc, char **argv) {
     Table table({"allocator", "M ops/s", "ns/op", "above floor", "median", "spread", "SuperSlabs",
                  "peak RSS KiB", "page faults"});
     for (size_t i = 0; i < allocators.size(); i++) {
-        const Figures &of = figures[i];
-        table.row({allocators[i].name, format("%.1f", per_second / minimum(of.ns)),
-                   format("%.2f", minimum(of.ns)), format("%.2f", minimum(of.ns) - floor),
-                   format("%.2f", median(of.ns)), format("%.0f %%", 100 * spread(of.ns)),
-                   of.superslabs < 0 ? "-" : grouped(of.superslabs), grouped(of.rss_kib),
-                   grouped(of.faults)});
+        const Series &of = series[i];
+        const Sample ns = of.reported("ns");
+        const double superslabs = of.reported("superslabs").back();
+        table.row({allocators[i].name, format("%.1f", per_second / minimum(ns)),
+                   format("%.2f", minimum(ns)), format("%.2f", minimum(ns) - floor),
+                   format("%.2f", median(ns)), format("%.0f %%", 100 * spread(ns)),
+                   superslabs < 0 ? "-" : grouped(superslabs), grouped(of.peak_rss_kib()),
+                   grouped(of.most_faults())});
     }
     std::cout << "random_mixed: " << grouped(static_cast<double>(iterations)) << " iterations, "
               << min_size << "-" << max_size << " B, " << grouped(static_cast<double>(slots))

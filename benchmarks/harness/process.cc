@@ -291,6 +291,49 @@ Outcome run_worker(const std::string &worker, const std::vector<std::string> &ar
     return outcome;
 }
 
+Sample Series::reported(const std::string &key) const {
+    Sample sample;
+    for (const Report &report : reports) {
+        sample.push_back(report_number(report, key));
+    }
+    return sample;
+}
+
+double Series::peak_rss_kib() const {
+    double most = 0;
+    for (const Outcome &outcome : outcomes) {
+        most = std::max(most, static_cast<double>(outcome.rss_kib));
+    }
+    return most;
+}
+
+double Series::most_faults() const {
+    double most = 0;
+    for (const Outcome &outcome : outcomes) {
+        most = std::max(most, static_cast<double>(outcome.faults));
+    }
+    return most;
+}
+
+std::string run_interleaved(const std::string &worker, const std::vector<std::string> &arguments,
+                            const std::vector<Allocator> &allocators, uint64_t runs,
+                            std::vector<Series> *series) {
+    series->assign(allocators.size(), {});
+    for (uint64_t round = 0; round < runs; round++) {
+        for (size_t i = 0; i < allocators.size(); i++) {
+            const size_t at = (i + round) % allocators.size();
+            Report report;
+            const Outcome outcome = run_worker(worker, arguments, allocators[at], &report);
+            if (!outcome.error.empty()) {
+                return allocators[at].name + ": " + outcome.error;
+            }
+            (*series)[at].outcomes.push_back(outcome);
+            (*series)[at].reports.push_back(report);
+        }
+    }
+    return "";
+}
+
 long count_syscalls(const Command &command, const Allocator &allocator, std::string *why) {
     const std::string strace = find_program("strace");
     if (strace.empty()) {

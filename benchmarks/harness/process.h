@@ -3,6 +3,7 @@
 #define HAKMEM_BENCHMARKS_HARNESS_PROCESS_H
 
 #include "benchmarks/harness/allocators.h"
+#include "benchmarks/harness/sample.h"
 
 #include <map>
 #include <string>
@@ -42,6 +43,23 @@ double report_number(const Report &report, const std::string &key);
 // not, the outcome says so in `error`.
 Outcome run_worker(const std::string &worker, const std::vector<std::string> &arguments,
                    const Allocator &allocator, Report *report);
+
+// What the runs of one worker on one allocator gave, in order.
+struct Series {
+    std::vector<Outcome> outcomes;
+    std::vector<Report> reports;
+
+    Sample reported(const std::string &key) const;
+    double peak_rss_kib() const; // the largest of all runs
+    double most_faults() const;
+};
+
+// Runs a worker `runs` times on every allocator, an allocator after the other in each round; each
+// round begins with another one, so that none always follows the same. The first failure ends it:
+// returns "ALLOCATOR: WHY", or an empty text.
+std::string run_interleaved(const std::string &worker, const std::vector<std::string> &arguments,
+                            const std::vector<Allocator> &allocators, uint64_t runs,
+                            std::vector<Series> *series);
 
 // As run_worker's check: empty, or why the report is not of this allocator.
 std::string check_allocator(const Report &report, const Allocator &allocator);

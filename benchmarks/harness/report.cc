@@ -170,6 +170,14 @@ std::vector<std::pair<std::string, std::string>> describe_machine() {
     return facts;
 }
 
+Json machine_json() {
+    std::vector<std::pair<std::string, Json>> members;
+    for (const auto &[name, value] : describe_machine()) {
+        members.emplace_back(name, value);
+    }
+    return Json::object(members);
+}
+
 std::string machine_text() {
     std::string text;
     for (const auto &[name, value] : describe_machine()) {

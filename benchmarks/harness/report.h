@@ -47,6 +47,8 @@ class Json {
 // load of the machine, and the commit if the source tree is at hand. Names and values.
 std::vector<std::pair<std::string, std::string>> describe_machine();
 
+Json machine_json();
+
 // The same as a Markdown list.
 std::string machine_text();
 
