@@ -38,6 +38,15 @@ enum os_result os_decommit(void *at, size_t size);
 // OS_NO_MEMORY if the kernel would not (the contents are then undefined but accessible).
 enum os_result os_purge(void *at, size_t size);
 
+// As os_purge for several ranges at once, at most OS_RANGES of them, in fewer system calls where
+// the kernel can.
+enum { OS_RANGES = 64 };
+struct os_range {
+    void *at;
+    size_t size;
+};
+enum os_result os_purge_ranges(const struct os_range *ranges, size_t count);
+
 // Replaces a committed range, whatever its mappings look like by now, by one fresh zero mapping.
 enum os_result os_refresh(void *at, size_t size);
 

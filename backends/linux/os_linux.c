@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
+#include <sys/uio.h>
 #include <time.h>
 
 #ifndef MAP_FIXED_NOREPLACE
@@ -86,6 +87,33 @@ enum os_result os_decommit(void *at, size_t size) {
 
 enum os_result os_purge(void *at, size_t size) {
     return is_error(sys3(SYS_madvise, (long)at, (long)size, MADV_DONTNEED)) ? OS_NO_MEMORY : OS_OK;
+}
+
+enum os_result os_purge_ranges(const struct os_range *ranges, size_t count) {
+    // A process may do this to itself since Linux 6.13; asked once.
+    static _Atomic(int) cannot;
+    enum { SELF = -10001, CALL = 440 };
+    _Static_assert(sizeof(struct os_range) == sizeof(struct iovec), "a range is an iovec");
+    if (count > 1 && !atomic_load_explicit(&cannot, memory_order_relaxed)) {
+        size_t bytes = 0;
+        for (size_t i = 0; i < count; i++) {
+            bytes += ranges[i].size;
+        }
+        long ret = sys6(CALL, SELF, (long)ranges, (long)count, MADV_DONTNEED, 0, 0);
+        if (!is_error(ret) && (size_t)ret == bytes) {
+            return OS_OK;
+        }
+        if (is_error(ret)) {
+            atomic_store_explicit(&cannot, 1, memory_order_relaxed);
+        }
+    }
+    enum os_result result = OS_OK;
+    for (size_t i = 0; i < count; i++) {
+        if (os_purge(ranges[i].at, ranges[i].size) != OS_OK) {
+            result = OS_NO_MEMORY;
+        }
+    }
+    return result;
 }
 
 enum os_result os_refresh(void *at, size_t size) {

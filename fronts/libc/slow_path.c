@@ -1,6 +1,8 @@
 // Misses, large blocks, and pointers that are not what they should be.
 #include "fronts/libc/hit_path.h"
 
+#include "backends/os.h"
+#include "boxes/decay/decay.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
 #include "boxes/large_block/large_block.h"
@@ -10,12 +12,12 @@
 
 #include <errno.h>
 
-enum { TICK_MISSES = 32 }; // misses between two looks at the clock
-
+// Every miss looks at the clock, and may have to do a share of what is due.
 static void tick(struct thread_heap *heap) {
-    if (heap != NULL && ++heap->ticks >= TICK_MISSES) {
-        heap->ticks = 0;
-        page_arena_tick();
+    uint64_t now = os_now_ms();
+    bool due = decay_tick(now);
+    if (HAK_LIKELY(heap != NULL)) {
+        thread_heap_tick(heap, now, decay_idle_ms(), due);
     }
 }
 

@@ -21,6 +21,7 @@ void tiny_front_start(void) {
 unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, unsigned want) {
     unsigned got = shared_pool_take(bin, blocks, want, &heap->hints[bin]);
     front_gate_mark(bin, blocks, got);
+    heap->missed[bin] = 1;
     heap->counts.refills++;
     heap->counts.refilled += got;
     return got;
@@ -28,6 +29,7 @@ unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, 
 
 void tiny_front_give(struct thread_heap *heap, unsigned bin, void *const *blocks, unsigned count) {
     shared_pool_put(bin, blocks, count);
+    heap->missed[bin] = 1;
     heap->counts.spills++;
     heap->counts.spilled += count;
 }
@@ -39,15 +41,27 @@ void tiny_front_check(unsigned bin, void *const *blocks, unsigned count) {
 unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsigned want) {
     void *blocks[SHARED_POOL_BATCH_MOST];
     tiny_front_begin(heap);
+    if (want > FAST_CACHE_NARROW / 2) {
+        tiny_front_widen(heap, bin);
+    }
+    want = (unsigned)hak_min(want, (size_t)(heap->bins[bin].limit - heap->bins[bin].top));
     unsigned got = tiny_front_take(heap, bin, blocks, want);
     fast_cache_fill(&heap->bins[bin], blocks, got);
     tiny_front_end(heap);
     return got;
 }
 
+bool tiny_front_widen(struct thread_heap *heap, unsigned bin) {
+    return fast_cache_widen(heap->bins, heap->bottoms, heap->slots, bin);
+}
+
 void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned count) {
     void *blocks[SHARED_POOL_BATCH_MOST];
     tiny_front_begin(heap);
+    if (tiny_front_widen(heap, bin)) {
+        tiny_front_end(heap);
+        return;
+    }
     fast_cache_drain(&heap->bins[bin], heap->slots + heap->bottoms[bin], blocks, count);
     tiny_front_give(heap, bin, blocks, count);
     tiny_front_end(heap);
@@ -57,7 +71,7 @@ unsigned tiny_front_next_batch(struct thread_heap *heap, unsigned bin) {
     const struct size_class_bin *info = &size_class_bins[bin];
     unsigned want = heap->want[bin];
     if (want == 0) {
-        want = (unsigned)hak_max(1, hak_min(8, 2048 / info->size));
+        want = 1;
     }
     want = (unsigned)hak_min(want, info->batch);
     heap->want[bin] = (uint8_t)hak_min(want * 2, info->batch);

@@ -54,13 +54,16 @@ void tiny_front_give(struct thread_heap *heap, unsigned bin, void *const *blocks
 // Aborts with a line on stderr if one of the blocks does not start a block of `bin`, or is free.
 void tiny_front_check(unsigned bin, void *const *blocks, unsigned count);
 
+// Makes a stack that is still narrow wide; false if it was wide. Between begin and end.
+bool tiny_front_widen(struct thread_heap *heap, unsigned bin);
+
 // FastCache <-> SharedPool in one step, with a batch of the caller's choice (1..slots of the bin):
 // what the fronts that have no layer in between share.
 unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsigned want);
 void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned count);
 
-// The size of the next refill of a bin by demand: a few blocks at first, twice as many each time,
-// up to the bin's batch. A thread that needs one block does not take sixty-four.
+// The size of the next refill of a bin by demand: one block at first, twice as many each time, up
+// to the bin's batch. A thread that needs one block does not take sixty-four.
 unsigned tiny_front_next_batch(struct thread_heap *heap, unsigned bin);
 HAK_C_END
 

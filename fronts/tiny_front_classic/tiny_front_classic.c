@@ -44,7 +44,12 @@ static unsigned refill(struct thread_heap *heap, unsigned bin) {
         }
         tls_sll_push(list, blocks, magazine_unload(magazine, blocks, batch));
     }
-    unsigned got = tls_sll_pop(list, blocks, (unsigned)hak_min(FILL, size_class_bins[bin].batch));
+    unsigned fill = (unsigned)hak_min(FILL, size_class_bins[bin].batch);
+    if (list->count > FAST_CACHE_NARROW / 2) {
+        tiny_front_widen(heap, bin);
+    }
+    fill = (unsigned)hak_min(fill, (size_t)(heap->bins[bin].limit - heap->bins[bin].top));
+    unsigned got = tls_sll_pop(list, blocks, fill);
     heap->behind[bin] -= (uint16_t)got;
     fast_cache_fill(&heap->bins[bin], blocks, got);
     tiny_front_end(heap);
@@ -74,6 +79,10 @@ static void spill(struct thread_heap *heap, unsigned bin) {
     }
     void *blocks[SHARED_POOL_BATCH_MOST];
     tiny_front_begin(heap);
+    if (tiny_front_widen(heap, bin)) {
+        tiny_front_end(heap);
+        return;
+    }
     fast_cache_drain(&heap->bins[bin], heap->slots + heap->bottoms[bin], blocks, count);
     // The list is threaded through the blocks: what is not the start of a block must not get there.
     tiny_front_check(bin, blocks, count);
