@@ -22,6 +22,10 @@ class FastCache : public testing::Test {
     // Anything but NULL serves as a block: blocks are neither read nor written.
     static void *block(uintptr_t n) { return reinterpret_cast<void *>(n * 16); }
     void **bottom(unsigned bin) { return &slots[bottoms[bin]]; }
+    static int narrow(unsigned bin) {
+        return std::min(int{size_class_bins[bin].slots}, int{FAST_CACHE_NARROW});
+    }
+    bool widen(unsigned bin) { return fast_cache_widen(bins, bottoms, slots.data(), bin); }
     size_t held(unsigned bin) { return static_cast<size_t>(bins[bin].top - bottom(bin)); }
 
     fast_bin bins[SIZE_CLASS_BINS];
@@ -29,11 +33,13 @@ class FastCache : public testing::Test {
     std::vector<void *> slots;
 };
 
-TEST_F(FastCache, StartsEmptyWithTheRoomOfEachBin) {
+TEST_F(FastCache, StartsEmptyAndNarrow) {
     for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
         EXPECT_EQ(fast_cache_pop(&bins[bin]), nullptr);
         EXPECT_EQ(held(bin), 0u);
-        EXPECT_EQ(bins[bin].limit - bins[bin].top, size_class_bins[bin].slots);
+        EXPECT_EQ(bins[bin].limit - bins[bin].top, narrow(bin));
+        EXPECT_LT(bins[bin].limit - slots.data(), SIZE_CLASS_BINS * (FAST_CACHE_NARROW + 1))
+            << "narrow stacks stand together";
     }
     EXPECT_FALSE(fast_cache_push(&bins[0], block(1))) << "bin 0 is always full";
     EXPECT_EQ(fast_cache_pop(&bins[0]), nullptr) << "and always empty";
@@ -48,12 +54,18 @@ TEST_F(FastCache, SlotsThatAreNotZeroBecomeEmptyStacks) {
 }
 
 TEST_F(FastCache, FullStacksOfAllBinsDoNotOverlap) {
-    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-        for (unsigned i = 0; i < size_class_bins[bin].slots; i++) {
-            ASSERT_TRUE(fast_cache_push(&bins[bin], block(bin * 1000 + i + 1)));
+    // All narrow ones full, then all wide ones, with the same blocks and more.
+    for (bool wide : {false, true}) {
+        for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+            int room = wide ? size_class_bins[bin].slots : narrow(bin);
+            EXPECT_EQ(wide && widen(bin), wide && size_class_bins[bin].slots > FAST_CACHE_NARROW);
+            EXPECT_FALSE(wide && widen(bin)) << "it is wide by now";
+            for (int i = static_cast<int>(held(bin)); i < room; i++) {
+                ASSERT_TRUE(fast_cache_push(&bins[bin], block(bin * 1000 + i + 1)));
+            }
+            ASSERT_FALSE(fast_cache_push(&bins[bin], block(1)));
+            ASSERT_LE(bins[bin].limit, &slots.back());
         }
-        ASSERT_FALSE(fast_cache_push(&bins[bin], block(1)));
-        ASSERT_LE(bins[bin].limit, &slots.back());
     }
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
         for (unsigned i = size_class_bins[bin].slots; i-- > 0;) {
@@ -61,7 +73,11 @@ TEST_F(FastCache, FullStacksOfAllBinsDoNotOverlap) {
         }
         ASSERT_EQ(fast_cache_pop(&bins[bin]), nullptr);
         ASSERT_EQ(fast_cache_pop(&bins[bin]), nullptr);
+        fast_cache_narrow(bins, bottoms, slots.data(), bin);
+        ASSERT_EQ(fast_cache_pop(&bins[bin]), nullptr);
+        ASSERT_EQ(bins[bin].limit - bins[bin].top, narrow(bin));
     }
+    EXPECT_FALSE(widen(0)) << "bin 0 has no slots, however wide";
 }
 
 TEST_F(FastCache, EverySizeOfTheHitPathFindsItsStack) {
@@ -74,6 +90,7 @@ TEST_F(FastCache, EverySizeOfTheHitPathFindsItsStack) {
 
 TEST_F(FastCache, FillKeepsTheOrderAndDrainTakesTheOldest) {
     fast_bin *bin = &bins[3];
+    ASSERT_TRUE(widen(3));
     std::vector<void *> blocks;
     for (uintptr_t i = 1; i <= 10; i++) {
         blocks.push_back(block(i));
@@ -101,6 +118,7 @@ TEST_F(FastCache, FillKeepsTheOrderAndDrainTakesTheOldest) {
 TEST_F(FastCache, FillToTheLimit) {
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
         std::vector<void *> blocks(size_class_bins[bin].slots, block(bin));
+        widen(bin);
         fast_cache_fill(&bins[bin], blocks.data(), size_class_bins[bin].slots);
         EXPECT_FALSE(fast_cache_push(&bins[bin], block(1)));
     }
@@ -109,8 +127,11 @@ TEST_F(FastCache, FillToTheLimit) {
 #if HAK_DEBUG
 TEST_F(FastCache, DebugFlavourChecksTheCounts) {
     std::vector<void *> blocks(200, block(1));
-    EXPECT_EXIT(fast_cache_fill(&bins[1], blocks.data(), size_class_bins[1].slots + 1u),
+    EXPECT_EXIT(fast_cache_fill(&bins[1], blocks.data(), FAST_CACHE_NARROW + 1u),
                 testing::KilledBySignal(SIGABRT), "broken invariant in fast_cache_fill");
+    fast_cache_push(&bins[2], block(1));
+    EXPECT_EXIT(fast_cache_narrow(bins, bottoms, slots.data(), 2),
+                testing::KilledBySignal(SIGABRT), "broken invariant in fast_cache_narrow");
     EXPECT_EXIT(fast_cache_drain(&bins[1], bottom(1), blocks.data(), 1),
                 testing::KilledBySignal(SIGABRT), "broken invariant in fast_cache_drain");
 }
