@@ -623,7 +623,7 @@ size_t page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget) {
     for (; word < words && done < budget; word++) {
         size_t got = purge_word(&window, word, now, age_ms, budget - done);
         done += got;
-        if (got == budget) {
+        if (done == budget) {
             break; // there may be more in this word
         }
         purge_meta(&window, word);

@@ -64,17 +64,23 @@ class PageArena : public testing::Test {
 
     void TearDown() override {
         refuse_commit = refuse_reserve = refuse_map = refuse_purge = refuse_move = false;
-        settings_values[SETTING_DECAY_MS] = settings_table[SETTING_DECAY_MS].preset;
+        settings_values[SETTING_LIMIT] = 0;
         EXPECT_EQ(stats().held_slabs, 0u) << "the test holds slabs at its end";
         EXPECT_EQ(stats().dirty_slabs, dirty_bits());
         purge_all();
         EXPECT_EQ(stats().dirty_slabs, 0u);
     }
 
-    static void purge_all() {
-        while (page_arena_purge(0, SIZE_MAX) > 0) {
-        }
+    // Steps until a round is through or `budget` is spent; returns how many slabs went back.
+    static size_t purge(uint32_t age_ms, size_t budget) {
+        size_t cursor = 0;
+        size_t sum = 0;
+        do {
+            sum += page_arena_purge(&cursor, age_ms, budget - sum);
+        } while (cursor != 0 && sum < budget);
+        return sum;
     }
+    static void purge_all() { purge(0, SIZE_MAX); }
 
     static page_arena_stats stats() {
         page_arena_stats s;
@@ -127,12 +133,13 @@ TEST(PageArenaDeathTest, BeforeInitThereIsNothing) {
     testing::FLAGS_gtest_death_test_style = "threadsafe";
     auto check = [] {
         bool zero;
+        size_t cursor = 0;
         page_arena_window window = page_arena_get_window();
         bool ok = window.base == nullptr && window.slabs == 0 && page_arena_high() == 0 &&
                   page_arena_slab_of(&window, &zero) >= window.slabs &&
                   page_arena_claim(1, 1, &zero) == ARENA_NONE && !page_arena_claim_at(0, 1, &zero) &&
-                  page_arena_purge(0, SIZE_MAX) == 0;
-        page_arena_tick();
+                  page_arena_purge(&cursor, 0, SIZE_MAX) == 0 && cursor == 0 &&
+                  page_arena_dirty() == 0;
         page_arena_stats stats;
         page_arena_get_stats(&stats);
         size_t length;
@@ -313,21 +320,21 @@ TEST_F(PageArena, PurgeGivesPagesBackAndCounts) {
     EXPECT_EQ(before.held_slabs, kSlabs);
     page_arena_release(run, kSlabs, true);
     EXPECT_EQ(stats().dirty_slabs, kSlabs);
+    EXPECT_EQ(page_arena_dirty(), kSlabs);
     EXPECT_EQ(resident_pages(run, kSlabs), kSlabs * ARENA_SLAB / HAK_PAGE);
     // In steps: each gives back what it may and goes on where the last one ended.
     size_t left = kSlabs;
     for (size_t budget : {size_t{1}, size_t{30}, size_t{64}}) {
-        EXPECT_EQ(page_arena_purge(0, budget), budget);
+        EXPECT_EQ(purge(0, budget), budget);
         left -= budget;
         EXPECT_EQ(stats().dirty_slabs, left);
         EXPECT_EQ(resident_pages(run, kSlabs), left * ARENA_SLAB / HAK_PAGE);
     }
-    EXPECT_EQ(page_arena_purge(0, SIZE_MAX), left);
-    EXPECT_EQ(page_arena_purge(0, SIZE_MAX), 0u);
+    EXPECT_EQ(purge(0, SIZE_MAX), left);
+    EXPECT_EQ(purge(0, SIZE_MAX), 0u);
     page_arena_stats after = stats();
     EXPECT_EQ(after.dirty_slabs, 0u);
     EXPECT_EQ(after.purged_slabs - before.purged_slabs, kSlabs);
-    EXPECT_EQ(after.purge_calls - before.purge_calls, 4u);
     EXPECT_EQ(resident_pages(run, kSlabs), 0u);
     ASSERT_EQ(claim(kSlabs), run);
     EXPECT_TRUE(zero);
@@ -340,7 +347,7 @@ TEST_F(PageArena, HeldSlabsAreNotPurged) {
     fill(run, 3, 5);
     page_arena_release(run, 1, true);
     page_arena_release(run + 2, 1, true);
-    EXPECT_EQ(page_arena_purge(0, SIZE_MAX), 2u);
+    EXPECT_EQ(purge(0, SIZE_MAX), 2u);
     EXPECT_TRUE(all(run + 1, 1, 5));
     page_arena_release(run + 1, 1, true);
 }
@@ -351,10 +358,10 @@ TEST_F(PageArena, WhatTheKernelDoesNotTakeBackStaysDirty) {
     refuse_purge = true;
     EXPECT_FALSE(page_arena_clean(run, 4));
     page_arena_release(run, 4, true);
-    EXPECT_EQ(page_arena_purge(0, SIZE_MAX), 0u);
+    EXPECT_EQ(purge(0, SIZE_MAX), 0u);
     EXPECT_EQ(stats().dirty_slabs, 4u);
     refuse_purge = false;
-    EXPECT_EQ(page_arena_purge(0, SIZE_MAX), 4u);
+    EXPECT_EQ(purge(0, SIZE_MAX), 4u);
 }
 
 TEST_F(PageArena, PurgeTakesOnlyWhatIsOldEnough) {
@@ -364,88 +371,19 @@ TEST_F(PageArena, PurgeTakesOnlyWhatIsOldEnough) {
     clock_ms += 100;
     page_arena_release(high, 6, true);
     clock_ms += 399;
-    EXPECT_EQ(page_arena_purge(500, SIZE_MAX), 0u);
+    EXPECT_EQ(purge(500, SIZE_MAX), 0u);
     clock_ms += 1;
-    EXPECT_EQ(page_arena_purge(500, SIZE_MAX), 5u);
+    EXPECT_EQ(purge(500, SIZE_MAX), 5u);
     clock_ms += 99;
-    EXPECT_EQ(page_arena_purge(500, SIZE_MAX), 0u);
+    EXPECT_EQ(purge(500, SIZE_MAX), 0u);
     // A SuperSlab counts from its last release.
     page_arena_release(high + 6, 1, true);
     clock_ms += 499;
-    EXPECT_EQ(page_arena_purge(500, SIZE_MAX), 0u);
+    EXPECT_EQ(purge(500, SIZE_MAX), 0u);
     clock_ms += 1;
-    EXPECT_EQ(page_arena_purge(500, SIZE_MAX), 7u);
+    EXPECT_EQ(purge(500, SIZE_MAX), 7u);
     page_arena_release(low + 5, ARENA_SUPERSLAB_SLABS - 5, false);
     page_arena_release(high + 7, ARENA_SUPERSLAB_SLABS - 7, false);
-}
-
-// Ticks every ms for `ms`; the time at which nothing dirty was left, or the end.
-uint64_t tick_until_clean(uint64_t ms) {
-    uint64_t end = clock_ms + ms;
-    page_arena_stats stats;
-    do {
-        clock_ms++;
-        page_arena_tick();
-        page_arena_get_stats(&stats);
-    } while (stats.dirty_slabs != 0 && clock_ms < end);
-    return clock_ms;
-}
-
-class PageArenaDecay : public PageArena, public testing::WithParamInterface<uint64_t> {};
-
-TEST_P(PageArenaDecay, TickGivesBackAfterTheSetTimeInSmallSteps) {
-    settings_values[SETTING_DECAY_MS] = 400;
-    clock_ms = GetParam();
-    constexpr size_t kSlabs = 500;
-    size_t run = claim(kSlabs);
-    page_arena_release(run, kSlabs, true);
-    uint64_t freed = clock_ms;
-    // Nothing before its time.
-    while (clock_ms < freed + 399) {
-        clock_ms++;
-        page_arena_tick();
-        ASSERT_EQ(stats().dirty_slabs, kSlabs);
-    }
-    // Then all within an eighth of the decay and one ms a step; no step above 4 MiB.
-    size_t left = kSlabs;
-    while (left > 0 && clock_ms < freed + 400 + 50 + kSlabs / 64 + 1) {
-        clock_ms++;
-        page_arena_tick();
-        size_t now = stats().dirty_slabs;
-        ASSERT_LE(left - now, 64u);
-        left = now;
-    }
-    EXPECT_EQ(left, 0u) << "not given back in time";
-}
-
-// The clock is a 32-bit count of ms since boot to the arena: up to 24.8 days, and on to 49.7.
-INSTANTIATE_TEST_SUITE_P(Uptimes, PageArenaDecay,
-                         testing::Values(10000, 0x7fffff00, 0x80001000, 0xf0000000, 0xffffff00,
-                                         0x1f0000000));
-
-TEST_F(PageArena, DecayGoesOnAfterALongRest) {
-    settings_values[SETTING_DECAY_MS] = 400;
-    size_t run = claim(1);
-    page_arena_release(run, 1, true);
-    ASSERT_LT(tick_until_clean(1000) - clock_ms, 1000u);
-    ASSERT_EQ(stats().dirty_slabs, 0u);
-    clock_ms += 0x90000000; // no miss for 28 days
-    run = claim(1);
-    page_arena_release(run, 1, true);
-    uint64_t freed = clock_ms;
-    EXPECT_LE(tick_until_clean(1000), freed + 460);
-}
-
-TEST_F(PageArena, DecayNeverOrAtOnce) {
-    size_t run = claim(10);
-    page_arena_release(run, 10, true);
-    settings_values[SETTING_DECAY_MS] = -1;
-    clock_ms += 1000000;
-    page_arena_tick();
-    EXPECT_EQ(stats().dirty_slabs, 10u);
-    settings_values[SETTING_DECAY_MS] = 0;
-    page_arena_tick();
-    EXPECT_EQ(stats().dirty_slabs, 0u);
 }
 
 TEST_F(PageArena, ClaimAt) {
@@ -492,7 +430,7 @@ TEST_F(PageArena, MoveTakesThePagesAlong) {
     EXPECT_EQ(stats().dirty_slabs, 0u);
     page_arena_release(to, 20, true);
     // Ranges whose mappings can no longer merge are purged, too.
-    EXPECT_EQ(page_arena_purge(0, SIZE_MAX), 20u);
+    EXPECT_EQ(purge(0, SIZE_MAX), 20u);
     EXPECT_EQ(claim(40), from);
     EXPECT_TRUE(zero);
     EXPECT_TRUE(all(from, 40, 0));
@@ -598,6 +536,63 @@ TEST_F(PageArena, WhatOthersHaveMappedIsSkipped) {
     page_arena_release(from, slabs, true);
 }
 
+TEST_F(PageArena, PurgeIsAWalkInSteps) {
+    // 5 words of 64 slabs, all dirty: the cursor stops in the word where the budget ends.
+    size_t run = claim(5 * 64, 64 * ARENA_SLAB);
+    page_arena_release(run, 5 * 64, true);
+    size_t cursor = 0;
+    size_t sum = 0;
+    size_t last = 0;
+    for (int step = 1; step <= 3; step++) {
+        sum += page_arena_purge(&cursor, 0, 100);
+        EXPECT_EQ(sum, step * 100u);
+        EXPECT_GE(cursor, last);
+        EXPECT_NE(cursor, 0u);
+        last = cursor;
+    }
+    EXPECT_EQ(page_arena_purge(&cursor, 0, 100), 20u);
+    EXPECT_EQ(cursor, 0u) << "the walk is through";
+}
+
+TEST_F(PageArena, MetadataOfSuperSlabsOutOfUseGoesBack) {
+    size_t run = claim(2 * ARENA_SUPERSLAB_SLABS, ARENA_SUPERSLAB);
+    char *meta = window.meta + run / ARENA_SUPERSLAB_SLABS * ARENA_SUPERSLAB_META;
+    memset(meta, 1, 2 * ARENA_SUPERSLAB_META);
+    page_arena_release(run, 2 * ARENA_SUPERSLAB_SLABS - 1, true);
+    purge_all();
+    EXPECT_EQ(std::count(meta, meta + ARENA_SUPERSLAB_META, 0), ARENA_SUPERSLAB_META);
+    EXPECT_EQ(std::count(meta + ARENA_SUPERSLAB_META, meta + 2 * ARENA_SUPERSLAB_META, 1),
+              ARENA_SUPERSLAB_META)
+        << "one of its slabs is in use";
+    unsigned char pages[ARENA_SUPERSLAB_META / HAK_PAGE];
+    ASSERT_EQ(mincore(meta + ARENA_SUPERSLAB_META, ARENA_SUPERSLAB_META, pages), 0);
+    EXPECT_EQ(pages[0] & 1, 1);
+    page_arena_release(run + 2 * ARENA_SUPERSLAB_SLABS - 1, 1, false);
+    purge_all();
+    ASSERT_EQ(mincore(meta + ARENA_SUPERSLAB_META, ARENA_SUPERSLAB_META, pages), 0);
+    EXPECT_EQ(pages[0] & 1, 0);
+}
+
+TEST_F(PageArena, LimitCountsWhatIsHeldAndDirty) {
+    settings_values[SETTING_LIMIT] = 100 * int64_t{ARENA_SLAB} + 17;
+    EXPECT_EQ(page_arena_claim(101, 1, &zero), ARENA_NONE);
+    EXPECT_EQ(page_arena_claim(SIZE_MAX, 1, &zero), ARENA_NONE);
+    size_t run = claim(100);
+    EXPECT_EQ(page_arena_claim(1, 1, &zero), ARENA_NONE);
+    EXPECT_FALSE(page_arena_claim_at(run + 100, 1, &zero));
+    page_arena_release(run + 50, 50, true);
+    // Dirty slabs make room for held ones where they do not serve the claim themselves.
+    size_t high = claim(40, 64 * ARENA_SLAB);
+    page_arena_stats now = stats();
+    EXPECT_EQ(now.held_slabs, 90u);
+    EXPECT_LE(now.held_slabs + now.dirty_slabs, 100u);
+    size_t more = claim(10);
+    EXPECT_EQ(page_arena_claim(1, 1, &zero), ARENA_NONE);
+    page_arena_release(more, 10, true);
+    page_arena_release(high, 40, true);
+    page_arena_release(run, 50, true);
+}
+
 // The arena against the plainest model of it: two flags a slab.
 TEST_F(PageArena, FirstFitAgainstAModel) {
     std::mt19937_64 random(3);
@@ -669,7 +664,7 @@ TEST_F(PageArena, FirstFitAgainstAModel) {
             }
         } else if (what == 15) {
             size_t budget = random() % 100;
-            ASSERT_LE(page_arena_purge(0, budget), budget);
+            ASSERT_LE(purge(0, budget), budget);
             synchronise();
         }
         size_t count = 0;
@@ -751,10 +746,10 @@ TEST_F(PageArena, Storm) {
                     page_arena_release(to, run.slabs, true);
                 }
             } else if (what == 10) {
-                page_arena_purge(0, random() % 200);
+                purge(0, random() % 200);
             } else if (what == 11) {
                 clock_ms++;
-                page_arena_tick();
+                purge(2, SIZE_MAX);
             } else {
                 size_t keep = random() % 8;
                 while (held.size() > keep) {

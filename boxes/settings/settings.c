@@ -112,10 +112,10 @@ bool settings_parse(const struct setting_row *row, const char *text, int64_t *ou
     }
     int64_t value = 0;
     for (; *text >= '0' && *text <= '9'; text++) {
-        if (value > (INT64_MAX - 9) / 10) {
+        if (__builtin_mul_overflow(value, 10, &value) ||
+            __builtin_add_overflow(value, *text - '0', &value)) {
             return false;
         }
-        value = value * 10 + (*text - '0');
     }
     bool bytes = strchr(row->unit, '%') != NULL;
     if (*text != '\0' && !(bytes && scale(text, &value))) {

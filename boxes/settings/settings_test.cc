@@ -89,7 +89,7 @@ TEST_F(Settings, ParsesAnIntegerOfTheRangeAndNothingElse) {
         {-5, 5, "1e0", kNo},
         {-5, 5, "1.0", kNo},
         {-5, 5, "true", kNo},
-        {0, INT64_MAX, "1000000000000000000", 1000000000000000000},
+        {0, INT64_MAX, "9223372036854775807", INT64_MAX},
         {0, INT64_MAX, "9223372036854775808", kNo},
         {0, INT64_MAX, "18446744073709551617", kNo},
         {INT64_MIN + 1, 0, "-18446744073709551617", kNo},
@@ -101,6 +101,46 @@ TEST_F(Settings, ParsesAnIntegerOfTheRangeAndNothingElse) {
         bool expected = row.expected != kNo;
         EXPECT_EQ(settings_parse(&setting, row.text, &out), expected) << row.text;
         EXPECT_EQ(out, expected ? row.expected : kUntouched) << row.text;
+    }
+}
+
+TEST_F(Settings, BytesTakeAUnitOrAShareOfTheMemory) {
+    constexpr int64_t kNo = INT64_MIN;
+    auto memory = static_cast<int64_t>(settings_memory());
+    ASSERT_GT(memory, 0);
+    struct {
+        const char *text;
+        int64_t expected;
+    } rows[] = {
+        {"0", 0},
+        {"4095", 4095},
+        {"1K", 1024},
+        {"3M", int64_t{3} << 20},
+        {"5G", int64_t{5} << 30},
+        {"7T", int64_t{7} << 40},
+        {"8388607T", int64_t{8388607} << 40},
+        {"8388608T", kNo},
+        {"1%", memory / 100},
+        {"100%", memory / 100 * 100},
+        {"101%", kNo},
+        {"-1K", kNo},
+        {"K", kNo},
+        {"%", kNo},
+        {"1k", kNo},
+        {"1KB", kNo},
+        {"1K1", kNo},
+        {"1%%", kNo},
+        {"1 K", kNo},
+    };
+    setting_row bytes = {"HAKMEM_TEST", "bytes|%", 0, INT64_MAX, 0, ""};
+    setting_row count = {"HAKMEM_TEST", "blocks", 0, INT64_MAX, 0, ""};
+    for (const auto &row : rows) {
+        int64_t out = kUntouched;
+        EXPECT_EQ(settings_parse(&bytes, row.text, &out), row.expected != kNo) << row.text;
+        EXPECT_EQ(out, row.expected != kNo ? row.expected : kUntouched) << row.text;
+        std::string text = row.text;
+        bool plain = text.find_first_not_of("0123456789") == std::string::npos;
+        EXPECT_EQ(settings_parse(&count, row.text, &out), plain) << row.text;
     }
 }
 
@@ -116,8 +156,11 @@ TEST_F(Settings, LoadsItsNamesAndIgnoresOthers) {
 TEST_F(Settings, BadValueGetsOneWarningAndTheDefault) {
     for (int i = 0; i < SETTING_COUNT; i++) {
         const setting_row &row = settings_table[i];
-        for (const std::string &value : {std::to_string(row.most + 1),
-                                         std::to_string(row.least - 1), std::string("yes"), std::string()}) {
+        std::vector<std::string> bad = {std::to_string(row.least - 1), "yes", ""};
+        if (row.most < INT64_MAX) {
+            bad.push_back(std::to_string(row.most + 1));
+        }
+        for (const std::string &value : bad) {
             std::string entry = std::string(row.name) + "=" + value;
             EXPECT_EQ(load({entry}), "hakmem: warning: " + entry +
                                          ": not a number of the setting's range, default used\n");

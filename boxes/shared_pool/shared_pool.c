@@ -459,7 +459,7 @@ void shared_pool_check(unsigned bin, void *const *blocks, unsigned count) {
     struct page_arena_window window = page_arena_get_window();
     for (unsigned i = 0; i < count; i++) {
         size_t slab = page_arena_slab_of(&window, blocks[i]);
-        if (HAK_UNLIKELY(slab >= page_arena_high() || !is_tiny(&window, slab, bin))) {
+        if (HAK_UNLIKELY(!superslab_known(&window, slab) || !is_tiny(&window, slab, bin))) {
             not_of_bin(&window, slab, blocks[i]);
         }
         if (HAK_UNLIKELY(shared_pool_block_start(bin, blocks[i]) != blocks[i])) {
