@@ -41,7 +41,7 @@ struct classified classify_ptr(const void *ptr) {
         } else if (shared_pool_is_free(answer.bin, ptr)) {
             answer.kind = CLASSIFIED_TINY_FREE;
         } else {
-            answer.usable = size_class_bins[answer.bin].size;
+            answer.usable = size_class_usable(answer.bin);
         }
         return answer;
     }

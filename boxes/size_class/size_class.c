@@ -19,6 +19,10 @@
 
 const struct size_class_bin size_class_bins[SIZE_CLASS_BINS] = {
     {0},
+#if HAK_HEADER
+    BIN(16),   BIN(32),   BIN(64),   BIN(128),  BIN(256),   BIN(512),
+    BIN(1024), BIN(2048), BIN(4096), BIN(8192), BIN(16384), BIN(32768),
+#else
     BIN16(0),
     BIN16(256),
     BIN16(512),
@@ -28,13 +32,14 @@ const struct size_class_bin size_class_bins[SIZE_CLASS_BINS] = {
     BIN4(4096, 1024),
     BIN4(8192, 2048),
     BIN4(16384, 4096),
+#endif
 };
 
 unsigned size_class_aligned_bin(size_t size, size_t align) {
-    if (size > SIZE_CLASS_TINY_MAX || align > SIZE_CLASS_TINY_MAX) {
+    if (size > SIZE_CLASS_TINY_MAX || align > SIZE_CLASS_TINY_MAX + SIZE_CLASS_HEADER) {
         return 0;
     }
-    size_t want = hak_round_up(size == 0 ? 1 : size, align);
+    size_t want = hak_round_up(hak_max(size, 1) + SIZE_CLASS_HEADER, align) - SIZE_CLASS_HEADER;
     if (want > SIZE_CLASS_TINY_MAX) {
         return 0;
     }

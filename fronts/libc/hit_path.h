@@ -22,10 +22,10 @@ HAK_NOINLINE void slow_free(void *ptr);
 
 // A block from the thread's cache, or NULL: then slow_alloc() is next.
 HAK_INLINE void *hit_alloc(size_t size) {
-    if (HAK_UNLIKELY(size > SIZE_CLASS_LINEAR_MAX)) {
+    if (HAK_UNLIKELY(size > SIZE_CLASS_HIT_MAX)) {
         return NULL;
     }
-    return fast_cache_pop(fast_cache_linear(thread_heap_current()->bins, size));
+    return fast_cache_pop(fast_cache_of_size(thread_heap_current()->bins, size));
 }
 
 // True if the block went into the thread's cache; otherwise slow_free() is next.
@@ -40,10 +40,10 @@ HAK_INLINE bool hit_free(void *ptr) {
 // As hit_free(), for a block of `size` bytes that came from hit_alloc() or slow_alloc(): its bin
 // follows from the size, and a size that is wrong is found when the cache spills.
 HAK_INLINE bool hit_free_sized(void *ptr, size_t size) {
-    if (HAK_UNLIKELY(size > SIZE_CLASS_LINEAR_MAX || ptr == NULL)) {
+    if (HAK_UNLIKELY(size > SIZE_CLASS_HIT_MAX || ptr == NULL)) {
         return false;
     }
-    return fast_cache_push(fast_cache_linear(thread_heap_current()->bins, size), ptr);
+    return fast_cache_push(fast_cache_of_size(thread_heap_current()->bins, size), ptr);
 }
 HAK_C_END
 

@@ -3,12 +3,14 @@
 #include "fronts/libc/hit_path.h"
 
 #include "backends/os.h"
+#include "boxes/decay/decay.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
 #include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/settings/settings.h"
 #include "boxes/statistics/statistics.h"
+#include "fronts/tiny_front/tiny_front.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -171,7 +173,7 @@ EXPORT size_t malloc_usable_size(void *ptr) {
 EXPORT int malloc_trim(size_t pad) {
     (void)pad;
     thread_heap_flush();
-    return page_arena_purge(0, SIZE_MAX) > 0;
+    return decay_all() > 0;
 }
 
 EXPORT struct mallinfo2 mallinfo2(void) {
@@ -242,9 +244,16 @@ EXPORT int mallopt(int param, int value) {
     }
 }
 
+static void after_fork(void) {
+    thread_heap_after_fork();
+    decay_after_fork();
+}
+
 static __attribute__((constructor(101))) void start(void) {
     settings_load(environ);
-    pthread_atfork(NULL, NULL, thread_heap_after_fork);
+    tiny_front_start();
+    pthread_atfork(NULL, NULL, after_fork);
+    decay_start();
 }
 
 static __attribute__((destructor(101))) void finish(void) {

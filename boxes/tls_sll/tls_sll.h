@@ -1,0 +1,24 @@
+// tls_sll: a thread's singly linked list of free blocks of one bin, linked through the blocks.
+//
+// The traditional layer behind FastCache. The first 8 bytes of a listed block hold the next one.
+// Not thread-safe: a list belongs to one thread. All zero is an empty list.
+#ifndef HAKMEM_BOXES_TLS_SLL_TLS_SLL_H
+#define HAKMEM_BOXES_TLS_SLL_TLS_SLL_H
+
+#include "boxes/base/base.h"
+
+HAK_C_BEGIN
+
+struct tls_sll {
+    void *head;     // the block listed last, or NULL
+    uint32_t count; // blocks in the list
+};
+
+// Lists blocks[0..count); blocks[0] is taken out first.
+void tls_sll_push(struct tls_sll *list, void *const *blocks, unsigned count);
+
+// Takes up to `most` blocks out into blocks[]; returns how many.
+unsigned tls_sll_pop(struct tls_sll *list, void **blocks, unsigned most);
+HAK_C_END
+
+#endif
