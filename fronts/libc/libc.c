@@ -146,10 +146,10 @@ EXPORT int posix_memalign(void **out, size_t align, size_t size) {
     }
     int saved = errno;
     void *block = aligned(align, size);
-    errno = saved;
     if (block == NULL) {
-        return ENOMEM;
+        return ENOMEM; // and errno too, as in glibc: there are callers that look there
     }
+    errno = saved;
     *out = block;
     return 0;
 }
