@@ -665,6 +665,8 @@ TEST(Info, MalloptTakesHintsAndRefusesTheUnknown) {
     EXPECT_EQ(mallopt(M_MMAP_THRESHOLD, 1 << 20), 1);
     EXPECT_EQ(mallopt(M_TRIM_THRESHOLD, 1 << 20), 1);
     EXPECT_EQ(mallopt(M_ARENA_MAX, 1), 1);
+    EXPECT_EQ(mallopt(M_PERTURB, 0xa5), 1);
+    EXPECT_EQ(mallopt(M_CHECK_ACTION, 3), 1);
     EXPECT_EQ(mallopt(12345, 1), 0);
 }
 
