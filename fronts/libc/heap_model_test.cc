@@ -314,7 +314,9 @@ class Lockstep {
             worker->Start();
         }
         base_ = Statistics();
+        base_superslabs_ = test_util::Stats().superslabs;
     }
+    ~Lockstep() { StopAll(); }
 
     // "" if all is well, else what is wrong.
     std::string Run(uint64_t operations) {
@@ -599,16 +601,22 @@ class Lockstep {
         }
     }
 
-    // With all blocks freed and all threads gone nothing is cached and no page is kept.
-    void GiveBack() {
+    void StopAll() {
         for (Worker *worker : workers_) {
             worker->Stop();
         }
+        workers_.clear();
+    }
+
+    // With all blocks freed and all threads gone nothing is cached and no page is kept.
+    void GiveBack() {
+        StopAll();
         malloc_trim(0);
         struct hak_stats s = test_util::Stats();
-        if (s.dirty != 0 || s.tiny_cached != 0) {
+        if (s.dirty != 0 || s.tiny_cached != 0 || s.superslabs > base_superslabs_) {
             Fault("not given back: " + std::to_string(s.dirty) + " B of dirty slabs, " +
-                  std::to_string(s.tiny_cached) + " B in caches");
+                  std::to_string(s.tiny_cached) + " B in caches, " +
+                  std::to_string(s.superslabs - base_superslabs_) + " SuperSlabs");
         }
     }
 
@@ -626,6 +634,7 @@ class Lockstep {
     PlaceOf place_of_{Allocator<std::pair<const uintptr_t, size_t>>(&pool_)};
     std::vector<Worker *, Allocator<Worker *>> workers_;
     Total base_;
+    size_t base_superslabs_;
     uint64_t next_id_ = 1;
     size_t bytes_ = 0;
     size_t aim_ = 200;
