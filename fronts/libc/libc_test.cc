@@ -374,6 +374,19 @@ TEST(Realloc, NeighboursSurviveGrowthAndShrinkage) {
     }
 }
 
+TEST(Realloc, WhatAShrunkBlockLeavesIsUsedAgain) {
+    malloc_trim(0);
+    size_t superslabs = Stats().superslabs;
+    for (int round = 0; round < 200; round++) {
+        void *p = malloc(4 * kMiB);
+        p = realloc(p, 100000);
+        void *q = malloc(3 * kMiB); // behind it, where the block was
+        free(p);
+        free(q);
+    }
+    EXPECT_LE(Stats().superslabs, superslabs);
+}
+
 TEST(Realloc, FailureLeavesTheBlock) {
     for (size_t n : {size_t{10}, size_t{300}, size_t{20000}, 70 * size_t{1024}, 2 * kMiB}) {
         void *p = malloc(n);

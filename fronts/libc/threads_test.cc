@@ -199,6 +199,55 @@ TEST(HandOver, EightThreadsSwapOverSharedSlots) {
     EXPECT_LT(Live(), live + 8192);
 }
 
+// Eight threads empty the same slabs, word by word, and give everything back for the next round:
+// two refills meet in one word again and again.
+struct Claim {
+    uint64_t thread, round, index;
+};
+pthread_barrier_t round_begins;
+
+void *RefillAtOnce(void *arg) {
+    constexpr uint64_t kRounds = 3000;
+    constexpr size_t kBlocks = 150;
+    uint64_t me = reinterpret_cast<uintptr_t>(arg);
+    Claim *mine[kBlocks];
+    for (uint64_t round = 0; round < kRounds; round++) {
+        // The barrier gathers them now and then; in between they run as they like.
+        if (round % 16 == 0) {
+            pthread_barrier_wait(&round_begins);
+        }
+        size_t size = 32 + round / 16 % 16 * 16;
+        for (size_t i = 0; i < kBlocks; i++) {
+            mine[i] = static_cast<Claim *>(malloc(size));
+            *mine[i] = {me, round, i};
+        }
+        for (size_t i = 0; i < kBlocks; i++) {
+            if (mine[i]->thread != me || mine[i]->round != round || mine[i]->index != i) {
+                damaged++;
+            }
+            free(mine[i]);
+        }
+        malloc_trim(0);
+    }
+    return nullptr;
+}
+
+TEST(HandOver, EightThreadsRefillFromTheSameSlabs) {
+    size_t live = Live();
+    pthread_barrier_init(&round_begins, nullptr, 8);
+    pthread_t threads[8];
+    for (uintptr_t i = 0; i < 8; i++) {
+        ASSERT_EQ(pthread_create(&threads[i], nullptr, RefillAtOnce, reinterpret_cast<void *>(i)),
+                  0);
+    }
+    for (pthread_t t : threads) {
+        pthread_join(t, nullptr);
+    }
+    pthread_barrier_destroy(&round_begins);
+    EXPECT_EQ(damaged, 0u);
+    EXPECT_LT(Live(), live + 8192);
+}
+
 // --- Birth and death
 
 void *left_over;

@@ -96,6 +96,7 @@ def _flavour(flavour):
         name = "lib" + name + ".so",
         linkshared = True,
         linkopts = [
+            "-Wl,-z,nodelete",
             "-Wl,-z,now",
             "-Wl,-z,relro",
             "-Wl,-z,defs",
