@@ -5,6 +5,7 @@
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/settings/settings.h"
 #include "boxes/shared_pool/shared_pool.h"
+#include "boxes/thread_heap/thread_heap.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -16,6 +17,8 @@ static struct {
     _Atomic(int) busy;        // a thread is at it; never waited for
     _Atomic(int) background;  // the thread runs
     _Atomic(bool) pending;    // the last round gave something back, or left something to the next
+    _Atomic(bool) pressure;   // see under_pressure()
+    _Atomic(uint64_t) pressure_ms; // when that was looked at
     // Written by the busy thread only.
     uint64_t round_ms; // when this round began
     uint64_t last_ns;  // when the last step ended
@@ -105,25 +108,46 @@ uint64_t decay_idle_ms(void) {
     return decay < 0 ? UINT64_MAX : (uint64_t)decay / 2;
 }
 
-bool decay_tick(uint64_t now) {
+// Looked at once in a tick of the coarse clock.
+static bool under_pressure(uint64_t now) {
+    const int64_t least = 64 << 20;
+    uint64_t seen = atomic_load_explicit(&state.pressure_ms, memory_order_relaxed);
+    if (seen != now && atomic_compare_exchange_strong(&state.pressure_ms, &seen, now)) {
+        struct shared_pool_totals pool = shared_pool_get_totals();
+        int64_t out = thread_heap_bytes();
+        int64_t dirty = (int64_t)(page_arena_dirty() << ARENA_SLAB_SHIFT);
+        int64_t idle = (int64_t)(pool.slabs - pool.clean) - out + dirty;
+        int64_t held =
+            (int64_t)(page_arena_held() << ARENA_SLAB_SHIFT) + dirty - (int64_t)pool.clean;
+        atomic_store_explicit(&state.pressure, idle > least && idle > held / 2,
+                              memory_order_relaxed);
+    }
+    return atomic_load_explicit(&state.pressure, memory_order_relaxed);
+}
+
+static enum decay_need need(uint64_t now) {
+    if (under_pressure(now)) {
+        return DECAY_PRESSURE;
+    }
+    return atomic_load_explicit(&state.pending, memory_order_relaxed) ? DECAY_PENDING
+                                                                      : DECAY_NOTHING;
+}
+
+enum decay_need decay_tick(uint64_t now) {
     int64_t decay = settings_get(SETTING_DECAY_MS);
     if (decay < 0 || atomic_load_explicit(&state.background, memory_order_relaxed) != 0) {
-        return false;
-    }
-    bool pending = atomic_load_explicit(&state.pending, memory_order_relaxed);
-    if (now < atomic_load_explicit(&state.due_ms, memory_order_relaxed)) {
-        return pending;
+        return DECAY_NOTHING;
     }
     int idle = 0;
-    if (!atomic_compare_exchange_strong(&state.busy, &idle, 1)) {
-        return pending;
+    if (now >= atomic_load_explicit(&state.due_ms, memory_order_relaxed) &&
+        atomic_compare_exchange_strong(&state.busy, &idle, 1)) {
+        uint64_t most = (os_now_ns() - state.last_ns) / 3;
+        most = most < DECAY_STEP_LEAST_US * 1000u ? DECAY_STEP_LEAST_US * 1000u : most;
+        most = most > DECAY_STEP_MOST_US * 1000u ? DECAY_STEP_MOST_US * 1000u : most;
+        atomic_store(&state.due_ms, step(decay, now, most));
+        atomic_store(&state.busy, 0);
     }
-    uint64_t most = (os_now_ns() - state.last_ns) / 3;
-    most = most < DECAY_STEP_LEAST_US * 1000u ? DECAY_STEP_LEAST_US * 1000u : most;
-    most = most > DECAY_STEP_MOST_US * 1000u ? DECAY_STEP_MOST_US * 1000u : most;
-    atomic_store(&state.due_ms, step(decay, now, most));
-    atomic_store(&state.busy, 0);
-    return atomic_load_explicit(&state.pending, memory_order_relaxed);
+    return need(now);
 }
 
 size_t decay_all(void) {

@@ -19,9 +19,12 @@ enum {
     DECAY_STEP_MOST_US = 12000, // what one malloc or free may pay, however long it was
 };
 
-// For the miss path, with os_now_ms(): does a step if one is due. True if there is, or may soon be,
-// something to give back, so that a quiet thread had better come by again.
-bool decay_tick(uint64_t now);
+// What the caller's thread should know: there is, or may soon be, something to give back, so that a
+// quiet thread had better come by again; or there is more to give back than is in use.
+enum decay_need { DECAY_NOTHING, DECAY_PENDING, DECAY_PRESSURE };
+
+// For the miss path, with os_now_ms(): does a step if one is due.
+enum decay_need decay_tick(uint64_t now);
 
 // How long memory may be idle, in ms: what caches go by. UINT64_MAX: for ever.
 uint64_t decay_idle_ms(void);

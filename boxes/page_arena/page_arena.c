@@ -637,6 +637,10 @@ size_t page_arena_dirty(void) {
     return atomic_load_explicit(&state.dirty, memory_order_relaxed);
 }
 
+size_t page_arena_held(void) {
+    return atomic_load_explicit(&state.held, memory_order_relaxed);
+}
+
 size_t page_arena_high(void) {
     return atomic_load_explicit(&state.high, memory_order_acquire);
 }

@@ -88,8 +88,9 @@ bool page_arena_clean(size_t from, size_t slabs);
 // a SuperSlab without a slab in use is given back too: all of it is zero afterwards.
 size_t page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget);
 
-// Free slabs that hold pages.
+// Free slabs that hold pages, and slabs that are claimed.
 size_t page_arena_dirty(void);
+size_t page_arena_held(void);
 
 // One past the highest slab index that was ever available; a bound for walks over the heap.
 size_t page_arena_high(void);

@@ -6,6 +6,25 @@
 #include "boxes/size_class/size_class.h"
 #include "boxes/superslab/superslab.h"
 
+static struct {
+    _Atomic(size_t) slabs; // in use
+    _Atomic(size_t) clean; // pages of them without memory
+} totals;
+
+struct shared_pool_totals shared_pool_get_totals(void) {
+    return (struct shared_pool_totals){
+        atomic_load_explicit(&totals.slabs, memory_order_relaxed) << ARENA_SLAB_SHIFT,
+        atomic_load_explicit(&totals.clean, memory_order_relaxed) << HAK_PAGE_SHIFT,
+    };
+}
+
+static void count_clean(uint16_t gained, uint16_t lost) {
+    int change = __builtin_popcount(gained) - __builtin_popcount(lost);
+    if (change != 0) {
+        atomic_fetch_add_explicit(&totals.clean, (size_t)(ptrdiff_t)change, memory_order_relaxed);
+    }
+}
+
 // The summary of `listed`: in each group one word a bin, one bit a SuperSlab.
 static atomic_bitmap_word *summary(const struct page_arena_window *window, size_t slab,
                                    unsigned bin) {
@@ -134,6 +153,8 @@ static void reclaim(const struct page_arena_window *window, size_t slab, unsigne
     struct slab *meta = superslab_slab(window, slab);
     ((_Atomic uint8_t *)window->base)[slab] = 0;
     atomic_store(&meta->kind, SLAB_NONE);
+    count_clean(0, atomic_exchange(&meta->clean, 0));
+    atomic_fetch_sub_explicit(&totals.slabs, 1, memory_order_relaxed);
     unlist(window, slab, bin);
     page_arena_release(slab, 1, true);
 }
@@ -155,7 +176,7 @@ static void leave_clean(struct slab *meta, size_t size, unsigned word, uint64_t 
         size_t last = word * 64 + 63 - (size_t)__builtin_clzll(mask);
         uint16_t pages = pages_of(size, first, last);
         if ((clean & pages) != 0) {
-            atomic_fetch_and(&meta->clean, (uint16_t)~pages);
+            count_clean(0, pages & atomic_fetch_and(&meta->clean, (uint16_t)~pages));
         }
     }
 }
@@ -200,7 +221,10 @@ static unsigned take_from_fresh(const struct page_arena_window *window, unsigned
     struct slab *meta = superslab_slab(window, slab);
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
     unsigned got = (unsigned)hak_min(want, info->blocks);
-    atomic_store(&meta->clean, zero ? (uint16_t)~pages_of(info->size, 0, got - 1) : 0);
+    uint16_t untouched = zero ? (uint16_t)~pages_of(info->size, 0, got - 1) : 0;
+    atomic_store(&meta->clean, untouched);
+    count_clean(untouched, 0);
+    atomic_fetch_add_explicit(&totals.slabs, 1, memory_order_relaxed);
     atomic_store(&meta->active, 1);
     atomic_store(&meta->bin, (uint8_t)bin);
     atomic_store(&meta->kind, SLAB_TINY);
@@ -319,7 +343,7 @@ static size_t purge_slab(const struct page_arena_window *window, size_t slab, un
             count++;
         }
         if (os_purge_ranges(ranges, n) == OS_OK) {
-            atomic_fetch_or(&meta->clean, pages);
+            count_clean(pages & (uint16_t)~atomic_fetch_or(&meta->clean, pages), 0);
         } else {
             count = 0;
         }

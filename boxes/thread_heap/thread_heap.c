@@ -151,6 +151,7 @@ static void flush_bin(struct thread_heap *heap, unsigned bin) {
         shared_pool_put(bin, blocks, held);
         heap->counts.spills++;
         heap->counts.spilled += held;
+        heap->counts.bytes -= (int64_t)held * size_class_bins[bin].size;
     }
     fast_cache_narrow(heap->bins, heap->bottoms, heap->slots, bin);
     heap->want[bin] = 0;
@@ -185,16 +186,20 @@ static void trim(struct thread_heap *heap) {
     }
 }
 
-void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms, bool due) {
+void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms,
+                      enum thread_heap_due due) {
     enum { QUIET_MS = 10, QUICK_MOST = 64 };
     uint64_t gap = now - heap->seen_ms;
     heap->seen_ms = now;
     if (HAK_UNLIKELY(thread_heap_tls == &empty_heap)) { // parked
-        heap->quick = gap > 0 ? 0 : heap->quick + 1;
-        if (!due || heap->quick > QUICK_MOST) {
+        heap->quick = gap > 0 ? 0 : (uint8_t)hak_min(heap->quick + 1u, 255);
+        if (due == THREAD_HEAP_NOTHING_DUE ||
+            (due == THREAD_HEAP_DUE && heap->quick > QUICK_MOST)) {
             thread_heap_tls = heap;
         }
-    } else if (HAK_UNLIKELY(gap >= QUIET_MS && due && thread_heap_tls == heap)) {
+    } else if (HAK_UNLIKELY(
+                   (due == THREAD_HEAP_PRESSURE || (due == THREAD_HEAP_DUE && gap >= QUIET_MS)) &&
+                   thread_heap_tls == heap)) {
         uint64_t key = atomic_load_explicit(&directory.key, memory_order_relaxed);
         if (key != 0 && pthread_getspecific((pthread_key_t)(key - 1)) == heap) {
             heap->quick = 0;
@@ -230,6 +235,16 @@ void thread_heap_after_fork(void) {
             atomic_bitmap_put(&directory.free[id / 64], UINT64_C(1) << id % 64);
         }
     }
+}
+
+int64_t thread_heap_bytes(void) {
+    int64_t sum = 0;
+    uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
+    for (uint32_t id = 0; id < made; id++) {
+        struct thread_heap *heap = atomic_load(&directory.heaps[id]);
+        sum += heap == NULL ? 0 : heap->counts.bytes;
+    }
+    return sum;
 }
 
 void thread_heap_get_stats(struct thread_heap_stats *stats) {

@@ -23,6 +23,7 @@ HAK_C_BEGIN
 struct thread_heap_counts {
     uint64_t refills, refilled; // times and blocks
     uint64_t spills, spilled;
+    int64_t bytes; // taken from the pool and not given back by this heap; may be negative
 };
 
 struct thread_heap {
@@ -63,9 +64,15 @@ struct thread_heap *thread_heap_get(void);
 void thread_heap_flush(void);
 
 // For every miss, with the clock in ms: empties caches of bins without a miss for `idle_ms` or more
-// (UINT64_MAX: never), and parks the heap if the thread is quiet and `due` says that there is work
-// for it to do; a parked thread that has become busy is let go.
-void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms, bool due);
+// (UINT64_MAX: never), and parks the heap if the thread is quiet and there is work for it to do; a
+// parked thread that has become busy is let go. Under pressure it is parked however busy it is: it
+// may fall quiet at any time, and its caches would hide that for ever.
+enum thread_heap_due { THREAD_HEAP_NOTHING_DUE, THREAD_HEAP_DUE, THREAD_HEAP_PRESSURE };
+void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms,
+                      enum thread_heap_due due);
+
+// Bytes of tiny blocks that are out of the pool: live, or in caches.
+int64_t thread_heap_bytes(void);
 
 // What empties a front's own layers of a bin into the pool; called for every bin of a heap that is
 // flushed. Set once, before the first thread ends.

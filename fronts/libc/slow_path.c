@@ -15,7 +15,11 @@
 // Every miss looks at the clock, and may have to do a share of what is due.
 static void tick(struct thread_heap *heap) {
     uint64_t now = os_now_ms();
-    bool due = decay_tick(now);
+    static_assert((int)DECAY_NOTHING == THREAD_HEAP_NOTHING_DUE &&
+                      (int)DECAY_PENDING == THREAD_HEAP_DUE &&
+                      (int)DECAY_PRESSURE == THREAD_HEAP_PRESSURE,
+                  "the need is what is due");
+    enum thread_heap_due due = (enum thread_heap_due)decay_tick(now);
     if (HAK_LIKELY(heap != NULL)) {
         thread_heap_tick(heap, now, decay_idle_ms(), due);
     }

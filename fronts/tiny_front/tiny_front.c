@@ -24,6 +24,7 @@ unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, 
     heap->missed[bin] = 1;
     heap->counts.refills++;
     heap->counts.refilled += got;
+    heap->counts.bytes += (int64_t)got * size_class_bins[bin].size;
     return got;
 }
 
@@ -32,6 +33,7 @@ void tiny_front_give(struct thread_heap *heap, unsigned bin, void *const *blocks
     heap->missed[bin] = 1;
     heap->counts.spills++;
     heap->counts.spilled += count;
+    heap->counts.bytes -= (int64_t)count * size_class_bins[bin].size;
 }
 
 void tiny_front_check(unsigned bin, void *const *blocks, unsigned count) {

@@ -1,0 +1,132 @@
+// What the drivers print and refuse. Never how fast anything was.
+#include "benchmarks/harness/process.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace bench {
+namespace {
+
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+Outcome drive(const std::string &driver, const std::vector<std::string> &arguments) {
+    Command command;
+    command.argv = {built_file("benchmarks/" + driver)};
+    command.argv.insert(command.argv.end(), arguments.begin(), arguments.end());
+    return run(command, {});
+}
+
+void expect_usage(const std::string &driver, const std::vector<std::string> &arguments) {
+    const Outcome outcome = drive(driver, arguments);
+    EXPECT_THAT(outcome.error, StartsWith("exit status 2: usage: " + driver))
+        << testing::PrintToString(arguments);
+    EXPECT_EQ(outcome.out, "");
+}
+
+TEST(RandomMixed, RefusesBadArguments) {
+    const std::vector<std::vector<std::string>> bad = {
+        {},
+        {"100", "256"},
+        {"100", "256", "42", "1"},
+        {"0", "256", "42"},
+        {"-1", "256", "42"},
+        {"1e3", "256", "42"},
+        {"100", "0", "42"},
+        {"100", "2147483649", "42"},
+        {"100", "256", "x"},
+        {"100", "256", "42", "--slots", "0"},
+        {"100", "256", "42", "--threads", "257"},
+        {"100", "256", "42", "--min-size", "257"},
+        {"100", "256", "42", "--min-size", "20", "--max-size", "10"},
+        {"100", "256", "42", "--runs", "0"},
+        {"100", "256", "42", "--warmup"},
+        {"100", "256", "42", "--allocators", ""},
+        {"100", "256", "42", "--allocators", "nosuch"},
+        {"100", "256", "42", "--allocators", "system,system"},
+        {"100", "256", "42", "--allocators", "/no/such.so"},
+        {"100", "256", "42", "--nosuch"},
+    };
+    for (const auto &arguments : bad) {
+        expect_usage("random_mixed", arguments);
+    }
+}
+
+TEST(RandomMixed, PrintsALineAnAllocator) {
+    const Outcome outcome = drive("random_mixed", {"1000", "256", "42", "--runs", "2"});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    EXPECT_THAT(outcome.out,
+                StartsWith("random_mixed: 1 000 iterations, 129-256 B, 256 slots, 1 thread, "
+                           "seed 42; best of 2 interleaved runs\n"));
+    const std::string number = " +[0-9.-]+ \\|";
+    const std::string spread = " +[0-9]+ % \\|";
+    const std::string size = " +[0-9 ]+ \\|";
+    // M ops/s, ns/op, above floor, median; spread; SuperSlabs; RSS, faults
+    const std::string times = number + number + number + number + spread;
+    EXPECT_THAT(outcome.out,
+                ContainsRegex("\\| hakmem_c23 \\|" + times + " +[1-9][0-9]* \\|" + size + size));
+    EXPECT_THAT(outcome.out, ContainsRegex("\\| system     \\|" + times + " +- \\|" + size + size));
+}
+
+TEST(RandomMixed, TakesAllItsFlags) {
+    const Outcome outcome =
+        drive("random_mixed", {"1000", "256", "42", "--slots", "100", "--min-size", "16",
+                               "--max-size", "1040", "--threads", "2", "--warmup", "500", "--runs",
+                               "1", "--json", "--allocators", "system,hakmem_c23"});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    for (const char *member :
+         {"\"iterations\": 1000,", "\"slots\": 100,", "\"min_size\": 16,", "\"max_size\": 1040,",
+          "\"threads\": 2,", "\"warmup\": 500,", "\"seed\": \"42\",", "\"superslabs\": null",
+          "\"superslabs\": ", "\"allocator\": \"system\"", "\"allocator\": \"hakmem_c23\""}) {
+        EXPECT_THAT(outcome.out, HasSubstr(member));
+    }
+}
+
+TEST(RandomMixed, RefusesFiguresOfAnotherAllocator) {
+    // A library without a malloc: it is preloaded, and the C library serves all the same.
+    const Outcome outcome =
+        drive("random_mixed", {"1000", "256", "42", "--runs", "1", "--allocators",
+                               "/lib/x86_64-linux-gnu/libm.so.6"});
+    EXPECT_THAT(outcome.error, ContainsRegex("^exit status 1: .*libc.*and not by .*libm"));
+    EXPECT_THAT(outcome.out, Not(HasSubstr("ns/op")));
+}
+
+TEST(Larson, RefusesBadArguments) {
+    const std::vector<std::vector<std::string>> bad = {
+        {"1"},
+        {"--threads", "0"},
+        {"--min-size", "10", "--max-size", "9"},
+        {"--blocks", "x"},
+        {"--allocators", "nosuch"},
+    };
+    for (const auto &arguments : bad) {
+        expect_usage("larson", arguments);
+    }
+}
+
+TEST(Larson, PrintsALineAnAllocator) {
+    const std::vector<std::string> arguments = {
+        "--threads", "3", "--blocks", "100", "--rounds", "10", "--generations", "4", "--runs", "2"};
+    const Outcome outcome = drive("larson", arguments);
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    EXPECT_THAT(outcome.out,
+                StartsWith("larson: 3 threads, 100 blocks of 8-1000 B each, 10 rounds, "
+                           "4 generations; best of 2 interleaved runs\n"));
+    EXPECT_THAT(outcome.out, ContainsRegex("\\| hakmem_c23 \\| +[0-9.]+ \\| +[0-9.]+ \\| +[0-9]+ "
+                                           "% \\| +[0-9.]+ \\[[0-9.]+, [0-9.]+\\] \\|"));
+    EXPECT_THAT(outcome.out, HasSubstr("| system     |"));
+}
+
+TEST(Larson, CountsItsOperations) {
+    const std::vector<std::string> arguments = {
+        "--threads", "3",      "--blocks", "100",    "--rounds",     "10",    "--generations",
+        "4",         "--runs", "1",        "--json", "--allocators", "system"};
+    const Outcome outcome = drive("larson", arguments);
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    EXPECT_THAT(outcome.out, HasSubstr("\"operations\": 12000,"));
+}
+
+} // namespace
+} // namespace bench

@@ -1,0 +1,54 @@
+// flags: the command line of a driver, over getopt_long. Anything wrong ends the process with one
+// line that says why, a usage line, and status 2; --help prints every flag and ends it with 0.
+#ifndef HAKMEM_BENCHMARKS_HARNESS_FLAGS_H
+#define HAKMEM_BENCHMARKS_HARNESS_FLAGS_H
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace bench {
+
+// A decimal number, digits only, within the range.
+bool parse_number(const std::string &text, uint64_t least, uint64_t most, uint64_t *out);
+
+// The parts of a comma-separated list; none of an empty text.
+std::vector<std::string> split_list(const std::string &text);
+
+class Flags {
+  public:
+    // `positional` names what stands after the flags, as "ITERATIONS SIZE SEED".
+    Flags(std::string program, std::string about, std::vector<std::string> positional = {});
+
+    // The value holds the default until parse().
+    void number(const char *name, uint64_t least, uint64_t most, uint64_t *value, const char *what);
+    void text(const char *name, const char *placeholder, std::string *value, const char *what);
+    void toggle(const char *name, bool *value, const char *what);
+
+    // Returns the positional arguments: as many as were named.
+    std::vector<std::string> parse(int argc, char **argv);
+
+    // For what only the driver can find wrong.
+    [[noreturn]] void fail(const std::string &why) const;
+
+  private:
+    struct Flag {
+        const char *name;
+        std::string placeholder; // empty: takes no value
+        std::string what;
+        uint64_t least, most;
+        uint64_t *number;
+        std::string *text;
+        bool *toggle;
+    };
+
+    std::string usage() const;
+
+    std::string program_, about_;
+    std::vector<std::string> positional_;
+    std::vector<Flag> flags_;
+};
+
+} // namespace bench
+
+#endif

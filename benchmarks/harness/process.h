@@ -1,0 +1,90 @@
+// process: runs one program to its end and measures it.
+#ifndef HAKMEM_BENCHMARKS_HARNESS_PROCESS_H
+#define HAKMEM_BENCHMARKS_HARNESS_PROCESS_H
+
+#include "benchmarks/harness/allocators.h"
+#include "benchmarks/harness/sample.h"
+
+#include <map>
+#include <string>
+#include <vector>
+
+namespace bench {
+
+struct Command {
+    std::vector<std::string> argv;        // argv[0] is a path
+    std::vector<std::string> environment; // NAME=VALUE, over the driver's own
+    std::string input;                    // file for stdin; empty: /dev/null
+    std::string directory;                // to run in; empty: the driver's
+    uint64_t address_space = 0;           // RLIMIT_AS in bytes; 0: as it is
+    double timeout_s = 600;
+};
+
+struct Outcome {
+    std::string error; // empty: it ran and exited with 0
+    std::string out, err;
+    double wall_s = 0;
+    double cpu_s = 0; // user and system, of all its processes
+    long rss_kib = 0; // peak, of the largest of its processes
+    long faults = 0;  // of all its processes
+};
+
+// The program's LD_PRELOAD is the allocator's, whatever the driver's is.
+Outcome run(const Command &command, const Allocator &allocator);
+
+// What a worker printed: its lines "KEY VALUE".
+using Report = std::map<std::string, std::string>;
+Report parse_report(const std::string &out);
+
+// The number under `key`; 0 if there is none.
+double report_number(const Report &report, const std::string &key);
+
+// Runs a worker of this build and checks by its report that the allocator asked for served it; if
+// not, the outcome says so in `error`.
+Outcome run_worker(const std::string &worker, const std::vector<std::string> &arguments,
+                   const Allocator &allocator, Report *report);
+
+// What the runs of one worker on one allocator gave, in order.
+struct Series {
+    std::vector<Outcome> outcomes;
+    std::vector<Report> reports;
+
+    Sample reported(const std::string &key) const;
+    double peak_rss_kib() const; // the largest of all runs
+    double most_faults() const;
+};
+
+// Runs a worker `runs` times on every allocator, an allocator after the other in each round; each
+// round begins with another one, so that none always follows the same. The first failure ends it:
+// returns "ALLOCATOR: WHY", or an empty text.
+std::string run_interleaved(const std::string &worker, const std::vector<std::string> &arguments,
+                            const std::vector<Allocator> &allocators, uint64_t runs,
+                            std::vector<Series> *series);
+
+// As run_worker's check: empty, or why the report is not of this allocator.
+std::string check_allocator(const Report &report, const Allocator &allocator);
+
+// System calls of one more run of the command, with all its threads and children, by strace; -1,
+// with *why filled in, if that cannot be had.
+long count_syscalls(const Command &command, const Allocator &allocator, std::string *why);
+
+// The path of a program in PATH; those of /usr/bin and /bin come first, as wrappers elsewhere in
+// PATH would be measured along. Empty if there is none.
+std::string find_program(const std::string &name);
+
+// A new directory that is removed, with what it holds, at the end of the scope.
+class ScratchDirectory {
+  public:
+    ScratchDirectory();
+    ~ScratchDirectory();
+    ScratchDirectory(const ScratchDirectory &) = delete;
+    ScratchDirectory &operator=(const ScratchDirectory &) = delete;
+    const std::string &path() const { return path_; }
+
+  private:
+    std::string path_;
+};
+
+} // namespace bench
+
+#endif
