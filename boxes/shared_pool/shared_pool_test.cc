@@ -60,8 +60,11 @@ class SharedPool : public testing::Test {
     }
     size_t slab_of(const void *ptr) const { return page_arena_slab_of(&window, ptr); }
 
-    // Every slab with free blocks is listed, in both levels; and no slab in use is all free.
+    // Every slab with free blocks is listed, in both levels; no slab in use is all free; and the
+    // totals are what they should be.
     void expect_listed() {
+        size_t slabs = 0;
+        size_t clean = 0;
         for (size_t i = 0; i < page_arena_high(); i++) {
             if (!superslab_known(&window, i) || superslab_slab(&window, i)->kind != SLAB_TINY) {
                 continue;
@@ -69,6 +72,8 @@ class SharedPool : public testing::Test {
             unsigned bin = superslab_slab(&window, i)->bin;
             size_t free_blocks = atomic_bitmap_count_run(superslab_bits(&window, i, bin), 0,
                                                          size_class_bins[bin].blocks);
+            slabs++;
+            clean += static_cast<size_t>(__builtin_popcount(superslab_slab(&window, i)->clean));
             EXPECT_LT(free_blocks, size_class_bins[bin].blocks) << "an empty slab stays in use";
             EXPECT_EQ(reinterpret_cast<uint8_t *>(window.base)[i], bin * 2) << "page map";
             if (free_blocks > 0) {
@@ -77,6 +82,9 @@ class SharedPool : public testing::Test {
                 EXPECT_NE(window.groups[superslab / 64].user[bin] >> superslab % 64 & 1, 0u);
             }
         }
+        shared_pool_totals totals = shared_pool_get_totals();
+        EXPECT_EQ(totals.slabs, slabs * ARENA_SLAB);
+        EXPECT_EQ(totals.clean, clean * HAK_PAGE);
     }
 
     page_arena_window window;

@@ -128,6 +128,7 @@ TEST(ThreadHeap, FlushGivesAllBlocksBack) {
         std::vector<void *> blocks = refill(kBin, 8);
         std::vector<void *> others = refill(kBin + 1, 3);
         uint64_t spilled = stats().counts.spilled;
+        int64_t bytes = thread_heap_bytes();
         EXPECT_EQ(stats().bin_cached[kBin], 8u);
         EXPECT_EQ(stats().bin_cached[kBin + 1], 3u);
         EXPECT_FALSE(all_free(kBin, {blocks[0]}));
@@ -136,6 +137,8 @@ TEST(ThreadHeap, FlushGivesAllBlocksBack) {
         EXPECT_TRUE(all_free(kBin + 1, others));
         EXPECT_EQ(stats().bin_cached[kBin], 0u);
         EXPECT_EQ(stats().counts.spilled - spilled, 11u);
+        EXPECT_EQ(bytes - thread_heap_bytes(),
+                  8 * int64_t{size_class_bins[kBin].size} + 3 * int64_t{size_class_bins[kBin + 1].size});
         EXPECT_EQ(fast_cache_pop(&thread_heap_get()->bins[kBin]), nullptr);
     });
 }
@@ -231,8 +234,8 @@ uint64_t clock_ms = 1000;
 
 // Makes the current thread's heap a parked one.
 void park(thread_heap *heap) {
-    thread_heap_tick(heap, clock_ms += 1000, UINT64_MAX, false);
-    thread_heap_tick(heap, clock_ms += 1000, UINT64_MAX, true);
+    thread_heap_tick(heap, clock_ms += 1000, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
+    thread_heap_tick(heap, clock_ms += 1000, UINT64_MAX, THREAD_HEAP_DUE);
     EXPECT_NE(thread_heap_current(), heap);
     EXPECT_EQ(thread_heap_get(), heap);
 }
@@ -242,31 +245,46 @@ TEST(ThreadHeapTick, QuietThreadIsParkedWhileThereIsWork) {
         thread_heap *empty = thread_heap_current();
         thread_heap *heap = thread_heap_get();
         uint64_t now = clock_ms += 1000; // the heap is an adopted one, that has seen others
-        thread_heap_tick(heap, now, UINT64_MAX, false);
-        thread_heap_tick(heap, now += 9, UINT64_MAX, true);
+        thread_heap_tick(heap, now, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
+        thread_heap_tick(heap, now += 9, UINT64_MAX, THREAD_HEAP_DUE);
         EXPECT_EQ(thread_heap_current(), heap) << "not quiet";
-        thread_heap_tick(heap, now += 10, UINT64_MAX, false);
+        thread_heap_tick(heap, now += 10, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
         EXPECT_EQ(thread_heap_current(), heap) << "no work";
-        thread_heap_tick(heap, now += 10, UINT64_MAX, true);
+        thread_heap_tick(heap, now += 10, UINT64_MAX, THREAD_HEAP_DUE);
         EXPECT_EQ(thread_heap_current(), empty);
         EXPECT_EQ(thread_heap_get(), heap) << "it is still the thread's own";
         // Let go when there is no work any more.
-        thread_heap_tick(heap, now += 1, UINT64_MAX, true);
+        thread_heap_tick(heap, now += 1, UINT64_MAX, THREAD_HEAP_DUE);
         EXPECT_EQ(thread_heap_current(), empty);
-        thread_heap_tick(heap, now += 1, UINT64_MAX, false);
+        thread_heap_tick(heap, now += 1, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
         EXPECT_EQ(thread_heap_current(), heap);
         // Or when the thread has become busy.
-        thread_heap_tick(heap, now += 10, UINT64_MAX, true);
+        thread_heap_tick(heap, now += 10, UINT64_MAX, THREAD_HEAP_DUE);
         EXPECT_EQ(thread_heap_current(), empty);
         int ticks = 0;
         while (thread_heap_current() == empty && ticks < 1000) {
-            thread_heap_tick(heap, now, UINT64_MAX, true);
+            thread_heap_tick(heap, now, UINT64_MAX, THREAD_HEAP_DUE);
             ticks++;
         }
         EXPECT_GT(ticks, 10);
         EXPECT_LT(ticks, 100);
         EXPECT_EQ(thread_heap_current(), heap);
         clock_ms = now;
+    });
+}
+
+TEST(ThreadHeapTick, UnderPressureABusyThreadIsParkedToo) {
+    in_thread([] {
+        thread_heap *heap = thread_heap_get();
+        thread_heap_tick(heap, clock_ms, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
+        EXPECT_EQ(thread_heap_current(), heap);
+        for (int i = 0; i < 1000; i++) {
+            thread_heap_tick(heap, clock_ms, UINT64_MAX, THREAD_HEAP_PRESSURE);
+            ASSERT_NE(thread_heap_current(), heap);
+            ASSERT_EQ(thread_heap_get(), heap);
+        }
+        thread_heap_tick(heap, clock_ms, UINT64_MAX, THREAD_HEAP_DUE);
+        EXPECT_EQ(thread_heap_current(), heap) << "it has been busy all the time";
     });
 }
 
@@ -291,22 +309,22 @@ TEST(ThreadHeapTick, UnusedCachesAreEmptied) {
     in_thread([] {
         thread_heap *heap = thread_heap_get();
         uint64_t now = clock_ms += 1000;
-        thread_heap_tick(heap, now, 100, false); // sets the time of the next trim
+        thread_heap_tick(heap, now, 100, THREAD_HEAP_NOTHING_DUE); // sets the time of the next trim
         std::vector<void *> used = refill(kBin, 4);
         std::vector<void *> idle = refill(kBin + 1, 4);
         heap->missed[kBin] = 1;
         heap->missed[kBin + 1] = 0;
-        thread_heap_tick(heap, now + 99, 100, false);
+        thread_heap_tick(heap, now + 99, 100, THREAD_HEAP_NOTHING_DUE);
         EXPECT_FALSE(all_free(kBin + 1, idle));
-        thread_heap_tick(heap, now + 100, 100, false);
+        thread_heap_tick(heap, now + 100, 100, THREAD_HEAP_NOTHING_DUE);
         EXPECT_TRUE(all_free(kBin + 1, idle));
         EXPECT_FALSE(all_free(kBin, used));
         // A bin that has not missed since the last time goes, too.
-        thread_heap_tick(heap, now + 199, 100, false);
+        thread_heap_tick(heap, now + 199, 100, THREAD_HEAP_NOTHING_DUE);
         EXPECT_FALSE(all_free(kBin, used));
-        thread_heap_tick(heap, now + 100000, UINT64_MAX, false);
+        thread_heap_tick(heap, now + 100000, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
         EXPECT_FALSE(all_free(kBin, used)) << "never";
-        thread_heap_tick(heap, now + 100000, 100, false);
+        thread_heap_tick(heap, now + 100000, 100, THREAD_HEAP_NOTHING_DUE);
         EXPECT_TRUE(all_free(kBin, used));
         clock_ms = now + 100000;
     });
