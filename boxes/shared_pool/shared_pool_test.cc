@@ -16,6 +16,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <sys/mman.h>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -59,8 +60,11 @@ class SharedPool : public testing::Test {
     }
     size_t slab_of(const void *ptr) const { return page_arena_slab_of(&window, ptr); }
 
-    // Every slab with free blocks is listed, in both levels; and no slab in use is all free.
+    // Every slab with free blocks is listed, in both levels; no slab in use is all free; and the
+    // totals are what they should be.
     void expect_listed() {
+        size_t slabs = 0;
+        size_t clean = 0;
         for (size_t i = 0; i < page_arena_high(); i++) {
             if (!superslab_known(&window, i) || superslab_slab(&window, i)->kind != SLAB_TINY) {
                 continue;
@@ -68,6 +72,8 @@ class SharedPool : public testing::Test {
             unsigned bin = superslab_slab(&window, i)->bin;
             size_t free_blocks = atomic_bitmap_count_run(superslab_bits(&window, i, bin), 0,
                                                          size_class_bins[bin].blocks);
+            slabs++;
+            clean += static_cast<size_t>(__builtin_popcount(superslab_slab(&window, i)->clean));
             EXPECT_LT(free_blocks, size_class_bins[bin].blocks) << "an empty slab stays in use";
             EXPECT_EQ(reinterpret_cast<uint8_t *>(window.base)[i], bin * 2) << "page map";
             if (free_blocks > 0) {
@@ -76,6 +82,9 @@ class SharedPool : public testing::Test {
                 EXPECT_NE(window.groups[superslab / 64].user[bin] >> superslab % 64 & 1, 0u);
             }
         }
+        shared_pool_totals totals = shared_pool_get_totals();
+        EXPECT_EQ(totals.slabs, slabs * ARENA_SLAB);
+        EXPECT_EQ(totals.clean, clean * HAK_PAGE);
     }
 
     page_arena_window window;
@@ -196,6 +205,147 @@ TEST_F(SharedPool, EmptySlabGoesBackAndServesAnotherBin) {
     std::vector<void *> other = take(40 % kLastBin + 1, 1);
     EXPECT_EQ(slab_of(other[0]), slab) << "the dirty slab comes first";
     put(40 % kLastBin + 1, other);
+}
+
+class SharedPoolPurge : public SharedPool {
+  protected:
+    static constexpr unsigned kBin = HAK_HEADER ? 3 : 4; // 64 B: 64 blocks a page
+    static constexpr size_t kPerPage = 64;
+
+    static size_t purge(bool all, bool *left = nullptr) {
+        size_t cursor = 0;
+        size_t pages = 0;
+        do {
+            pages += shared_pool_purge(&cursor, 1, SIZE_MAX, all, left);
+        } while (cursor != 0);
+        return pages;
+    }
+    size_t resident_pages(size_t slab) {
+        unsigned char pages[ARENA_SLAB / HAK_PAGE];
+        EXPECT_EQ(mincore(page_arena_address(&window, slab), ARENA_SLAB, pages), 0);
+        return static_cast<size_t>(
+            std::count_if(pages, pages + 16, [](unsigned char page) { return (page & 1) != 0; }));
+    }
+};
+
+TEST_F(SharedPoolPurge, PagesWithoutALiveBlockGoBackAndOthersStay) {
+    std::vector<void *> blocks;
+    shared_pool_hint hint = ARENA_NONE;
+    while (blocks.size() < 16 * kPerPage) {
+        std::vector<void *> more = take(kBin, 256, hint);
+        blocks.insert(blocks.end(), more.begin(), more.end());
+    }
+    ASSERT_EQ(blocks.size(), 16 * kPerPage);
+    size_t slab = slab_of(blocks[0]);
+    for (void *block : blocks) {
+        memset(block, 0x5a, 63);
+    }
+    EXPECT_EQ(resident_pages(slab), 16u);
+    // Pages 1, 2, 3 and 9 become free of live blocks; page 5 but for its last block.
+    std::vector<void *> back;
+    std::set<void *> live(blocks.begin(), blocks.end());
+    for (size_t page : {1, 2, 3, 9, 5}) {
+        for (size_t i = 0; i < kPerPage - (page == 5); i++) {
+            back.push_back(blocks[page * kPerPage + i]);
+            live.erase(back.back());
+        }
+    }
+    put(kBin, back);
+    bool left = false;
+    EXPECT_EQ(purge(false, &left), 0u) << "just used: marked only";
+    EXPECT_TRUE(left);
+    EXPECT_EQ(resident_pages(slab), 16u);
+    left = false;
+    EXPECT_EQ(purge(false, &left), 4u);
+    EXPECT_FALSE(left);
+    EXPECT_EQ(resident_pages(slab), 12u);
+    EXPECT_EQ(purge(false, &left), 0u);
+    EXPECT_EQ(purge(true, &left), 0u);
+    for (void *block : live) {
+        EXPECT_EQ(*static_cast<char *>(block), 0x5a);
+    }
+    expect_listed();
+    // The same blocks come back, and their pages count as used again.
+    hint = slab;
+    std::vector<void *> again = take(kBin, 70, hint);
+    EXPECT_EQ(again, std::vector<void *>(back.begin(), back.begin() + 70));
+    for (void *block : again) {
+        memset(block, 0x5a, 63);
+    }
+    put(kBin, again);
+    EXPECT_EQ(purge(true), 2u);
+    EXPECT_EQ(resident_pages(slab), 12u);
+    put(kBin, {live.begin(), live.end()});
+}
+
+TEST_F(SharedPoolPurge, StepsStopAtTheirBounds) {
+    // One live block in each of four slabs; the other 15 pages of each can go.
+    std::vector<void *> kept;
+    std::vector<void *> back;
+    shared_pool_hint hint = ARENA_NONE;
+    for (int slab = 0; slab < 4; slab++) {
+        for (size_t i = 0; i < 16 * kPerPage;) {
+            std::vector<void *> more = take(kBin, 256, hint);
+            for (void *block : more) {
+                memset(block, 1, 63);
+                (i++ == 0 ? kept : back).push_back(block);
+            }
+        }
+    }
+    put(kBin, back);
+    size_t cursor = 0;
+    size_t pages = 0;
+    while (pages == 0) {
+        pages = shared_pool_purge(&cursor, SIZE_MAX, 1, true, nullptr);
+        ASSERT_NE(cursor, 0u) << "there are three more";
+    }
+    EXPECT_EQ(pages, 15u) << "one slab is the smallest step";
+    EXPECT_EQ(cursor, slab_of(kept[0]) + 1);
+    EXPECT_EQ(shared_pool_purge(&cursor, 2, SIZE_MAX, true, nullptr), 30u);
+    EXPECT_EQ(cursor, slab_of(kept[2]) + 1);
+    EXPECT_EQ(shared_pool_purge(&cursor, SIZE_MAX, SIZE_MAX, true, nullptr), 15u);
+    EXPECT_EQ(cursor, 0u);
+    put(kBin, kept);
+}
+
+TEST_F(SharedPoolPurge, OfEveryBinOnlyWholePagesGo) {
+    for (unsigned bin = 1; bin <= kLastBin; bin++) {
+        const size_class_bin &info = size_class_bins[bin];
+        std::vector<void *> blocks;
+        shared_pool_hint hint = ARENA_NONE;
+        while (blocks.size() < info.blocks) {
+            std::vector<void *> more =
+                take(bin, std::min(256u, info.blocks - static_cast<unsigned>(blocks.size())), hint);
+            blocks.insert(blocks.end(), more.begin(), more.end());
+        }
+        char *slab = static_cast<char *>(page_arena_address(&window, slab_of(blocks[0])));
+        for (void *block : blocks) {
+            memset(block, static_cast<int>(bin), info.size - HAK_HEADER);
+        }
+        // Every third block stays.
+        std::vector<void *> back;
+        std::vector<void *> kept;
+        for (size_t i = 0; i < blocks.size(); i++) {
+            (i % 3 == 1 ? kept : back).push_back(blocks[i]);
+        }
+        put(bin, back);
+        size_t expected = 0;
+        for (size_t page = 0; page < ARENA_SLAB; page += HAK_PAGE) {
+            bool live = page >= size_t{info.blocks} * info.size; // behind the last block
+            for (size_t i = 1; i < blocks.size(); i += 3) {
+                live |= i * info.size < page + HAK_PAGE && (i + 1) * info.size > page;
+            }
+            expected += !live;
+        }
+        EXPECT_EQ(purge(true), expected) << bin;
+        for (void *block : kept) {
+            char *bytes = static_cast<char *>(block);
+            EXPECT_EQ(std::count(bytes, bytes + info.size - HAK_HEADER, static_cast<char>(bin)),
+                      info.size - HAK_HEADER)
+                << bin << " " << (bytes - slab);
+        }
+        put(bin, kept);
+    }
 }
 
 using SharedPoolDeathTest = SharedPool;
@@ -342,6 +492,10 @@ TEST_P(SharedPoolStorm, NoBlockIsOwnedTwiceAndNoneIsLost) {
                 break;
             }
             default:
+                if (random() % 32 == 0) { // never the pages of what someone holds
+                    size_t cursor = 0;
+                    shared_pool_purge(&cursor, SIZE_MAX, SIZE_MAX, random() % 2 == 0, nullptr);
+                }
                 if (held.size() > kMostHeld || random() % 64 == 0) {
                     size_t keep = random() % 16;
                     while (held.size() > keep) {
