@@ -308,7 +308,17 @@ class Lockstep {
             worker = new (pool_.allocate(sizeof(Worker))) Worker;
             worker->Start();
         }
-        // Whatever libc allocates once, for its threads, is there by now.
+        // What stays for good is there before the run: each thread's heap, which it gets with its
+        // first block, and what libc allocates for the thread.
+        for (Worker *worker : workers_) {
+            Order order;
+            order.kind = Order::kMalloc;
+            order.size = 1;
+            worker->Do(&order);
+            order.kind = Order::kFree;
+            order.p = order.result;
+            worker->Do(&order);
+        }
         for (Worker *worker : workers_) {
             worker->Stop();
             worker->Start();
