@@ -23,10 +23,12 @@ struct fast_bin {
 static_assert(sizeof(struct fast_bin) == SIZE_CLASS_STEP, "bin n stands at byte n * 16");
 
 // A stack starts narrow, all narrow ones close together: a thread that uses a bin a little touches
-// no page for it. The first time it is too small it becomes as wide as the bin allows.
+// no page for it and keeps next to nothing. Once enough blocks have gone through it, it becomes as
+// wide as the bin allows.
 enum {
-    FAST_CACHE_NARROW = 8,   // blocks in a narrow stack
-    FAST_CACHE_SLOTS = 7400, // room for both stacks of all bins, each one's NULL included
+    FAST_CACHE_NARROW = 8,          // blocks in a narrow stack at most,
+    FAST_CACHE_NARROW_BYTES = 4096, // and bytes, but for one block
+    FAST_CACHE_SLOTS = 7400,        // room for both stacks of all bins, each one's NULL included
 };
 
 // Pops a block; NULL if there is none.
