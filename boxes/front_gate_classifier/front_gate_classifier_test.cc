@@ -230,7 +230,7 @@ TEST_F(FrontGateClassifier, FaultsAreInWords) {
                                  CLASSIFIED_FREE_PAGES, CLASSIFIED_INTERNAL}) {
         EXPECT_TRUE(texts.insert(classified_fault(kind)).second) << kind;
     }
-    EXPECT_STREQ(classified_fault(CLASSIFIED_TINY_FREE), "block freed twice");
+    EXPECT_STREQ(classified_fault(CLASSIFIED_TINY_FREE), "block was freed");
     EXPECT_STREQ(classified_fault(CLASSIFIED_LARGE_INTERIOR),
                  classified_fault(CLASSIFIED_TINY_INTERIOR));
     EXPECT_STRNE(classified_fault(CLASSIFIED_TINY), "");
