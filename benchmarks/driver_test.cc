@@ -234,17 +234,12 @@ TEST(PhaseB, RefusesBadArguments) {
     }
 }
 
-std::string read_file(const std::string &path) {
-    std::ifstream in(path);
-    return {std::istreambuf_iterator<char>(in), {}};
-}
-
 TEST(PhaseB, WritesWhatItPrints) {
     const ScratchDirectory scratch;
     const Outcome outcome =
         drive("phase_b", {"--quick", "--runs", "6", "--percent", "1", "--out", scratch.path()});
     ASSERT_EQ(outcome.error, "") << outcome.err;
-    EXPECT_EQ(outcome.out, read_file(scratch.path() + "/phase_b.md"));
+    EXPECT_EQ(outcome.out, contents(scratch.path() + "/phase_b.md"));
     const std::string figure = " +[0-9.]+ \\[[0-9.]+, [0-9.]+\\] \\|";
     EXPECT_THAT(outcome.out,
                 ContainsRegex("\\| C23 off +\\| +8.27 \\|" + figure + " +7.90 \\|" + figure));
@@ -254,7 +249,7 @@ TEST(PhaseB, WritesWhatItPrints) {
     EXPECT_THAT(outcome.out, HasSubstr("- processor: "));
     // The charts' figures are there whether or not there is a gnuplot to draw them.
     for (const char *name : {"/phase_b-128.gp", "/phase_b-256.gp"}) {
-        EXPECT_THAT(read_file(scratch.path() + name), HasSubstr("by demand"));
+        EXPECT_THAT(contents(scratch.path() + name), HasSubstr("by demand"));
     }
 }
 
