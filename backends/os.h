@@ -38,11 +38,21 @@ enum os_result os_decommit(void *at, size_t size);
 // OS_NO_MEMORY if the kernel would not (the contents are then undefined but accessible).
 enum os_result os_purge(void *at, size_t size);
 
+// As os_purge for several ranges at once, at most OS_RANGES of them, in fewer system calls where
+// the kernel can.
+enum { OS_RANGES = 64 };
+struct os_range {
+    void *at;
+    size_t size;
+};
+enum os_result os_purge_ranges(const struct os_range *ranges, size_t count);
+
 // Replaces a committed range, whatever its mappings look like by now, by one fresh zero mapping.
 enum os_result os_refresh(void *at, size_t size);
 
 // Moves the physical pages of [from, from + size) to [to, to + size) without copying. Both must be
-// committed and must not overlap; `from` reads as zero afterwards. Fails on kernels before 5.7.
+// committed and must not overlap; `from` reads as zero afterwards. Fails on kernels before 5.7;
+// then `from` is as it was, and `to` is committed with undefined contents.
 enum os_result os_move(void *from, void *to, size_t size);
 
 // Returns a reserved or committed range to the kernel for good.

@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
+#include <sys/uio.h>
 #include <time.h>
 
 #ifndef MAP_FIXED_NOREPLACE
@@ -88,6 +89,33 @@ enum os_result os_purge(void *at, size_t size) {
     return is_error(sys3(SYS_madvise, (long)at, (long)size, MADV_DONTNEED)) ? OS_NO_MEMORY : OS_OK;
 }
 
+enum os_result os_purge_ranges(const struct os_range *ranges, size_t count) {
+    // A process may do this to itself since Linux 6.13; asked once.
+    static _Atomic(int) cannot;
+    enum { SELF = -10001, CALL = 440 };
+    _Static_assert(sizeof(struct os_range) == sizeof(struct iovec), "a range is an iovec");
+    if (count > 1 && !atomic_load_explicit(&cannot, memory_order_relaxed)) {
+        size_t bytes = 0;
+        for (size_t i = 0; i < count; i++) {
+            bytes += ranges[i].size;
+        }
+        long ret = sys6(CALL, SELF, (long)ranges, (long)count, MADV_DONTNEED, 0, 0);
+        if (!is_error(ret) && (size_t)ret == bytes) {
+            return OS_OK;
+        }
+        if (is_error(ret)) {
+            atomic_store_explicit(&cannot, 1, memory_order_relaxed);
+        }
+    }
+    enum os_result result = OS_OK;
+    for (size_t i = 0; i < count; i++) {
+        if (os_purge(ranges[i].at, ranges[i].size) != OS_OK) {
+            result = OS_NO_MEMORY;
+        }
+    }
+    return result;
+}
+
 enum os_result os_refresh(void *at, size_t size) {
     return remap_fixed(at, size, PROT_READ | PROT_WRITE);
 }
@@ -95,7 +123,13 @@ enum os_result os_refresh(void *at, size_t size) {
 enum os_result os_move(void *from, void *to, size_t size) {
     long ret = sys6(SYS_mremap, (long)from, (long)size, (long)size,
                     MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, (long)to, 0);
-    return is_error(ret) ? OS_NO_MEMORY : OS_OK;
+    if (is_error(ret)) {
+        // The kernel may have unmapped `to` before it found out that it cannot: kernels before 6.17
+        // refuse a source of several mappings that late. OS_TAKEN then says that it has not.
+        map(to, size, PROT_READ | PROT_WRITE, NULL);
+        return OS_NO_MEMORY;
+    }
+    return OS_OK;
 }
 
 void os_release(void *at, size_t size) {

@@ -28,6 +28,29 @@ std::string heading(const std::string &title, const std::string &file, size_t wi
            "set key outside right top\nset grid y\n";
 }
 
+// The range of a logarithmic axis of ratios, and marks on it. Ratios within a factor of two get
+// marks that are not powers of two: there would be next to none.
+std::string ratio_axis(const RatioChart &chart) {
+    double low = 1;
+    double high = 1;
+    for (const auto &[name, values] : chart.series) {
+        for (const std::optional<Interval> &value : values) {
+            low = value.has_value() ? std::min(low, value->low) : low;
+            high = value.has_value() ? std::max(high, value->high) : high;
+        }
+    }
+    std::string axis = "set logscale y 2\n";
+    if (low <= 0 || high / low >= 2) {
+        return axis;
+    }
+    axis += format("set yrange [%.6g:%.6g]\nset ytics (", low * 0.98, high * 1.02);
+    const int step = high / low < 1.6 ? 5 : 10; // percent
+    for (int at = 50; at <= 200; at += step) {
+        axis += format(at == 50 ? "%.2f" : ", %.2f", at / 100.0);
+    }
+    return axis + ")\n";
+}
+
 std::string plot(const std::string &script, const std::string &path) {
     if (!write_file(path + ".gp", script)) {
         return "cannot write " + path + ".gp";
@@ -51,7 +74,7 @@ std::string draw(const RatioChart &chart, const std::string &path) {
     const size_t columns = chart.categories.size();
     const size_t width = std::max<size_t>(640, 260 + columns * (14 + 7 * chart.series.size()));
     std::string script = heading(chart.title, file, width);
-    script += "set ylabel " + quoted(chart.label) + "\nset logscale y 2\n";
+    script += "set ylabel " + quoted(chart.label) + "\n" + ratio_axis(chart);
     script += "set xtics rotate by -40 (";
     for (size_t i = 0; i < columns; i++) {
         script += (i == 0 ? "" : ", ") + quoted(chart.categories[i]) + format(" %zu", i);

@@ -31,6 +31,12 @@
 #    define HAK_DEBUG 0
 #endif
 
+#if defined(HAKMEM_HEADER) && HAKMEM_HEADER
+#    define HAK_HEADER 1
+#else
+#    define HAK_HEADER 0
+#endif
+
 enum {
     HAK_PAGE_SHIFT = 12,
     HAK_PAGE = 1 << HAK_PAGE_SHIFT, // x86-64 base page

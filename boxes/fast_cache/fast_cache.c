@@ -2,19 +2,68 @@
 
 #include "boxes/diagnostics/diagnostics.h"
 
-void fast_cache_init(struct fast_bin *bins, uint16_t *bottoms, void **slots) {
-    // Slot 0 of all is bin 0's: a NULL that is top and limit.
-    unsigned next = 0;
-    for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
-        bottoms[bin] = (uint16_t)next;
-        slots[next] = NULL;
-        bins[bin].top = &slots[next];
-        bins[bin].limit = &slots[next + size_class_bins[bin].slots];
-        next += size_class_bins[bin].slots + 1u;
+static unsigned narrow_slots(unsigned bin) {
+    if (bin == 0) {
+        return 0;
     }
-    if (next > FAST_CACHE_SLOTS) {
+    size_t fit = FAST_CACHE_NARROW_BYTES / size_class_bins[bin].size;
+    return (unsigned)hak_max(1, hak_min(fit, FAST_CACHE_NARROW));
+}
+
+// Slot 0 of the narrow stacks of bins below `bin`, and behind them of the wide ones.
+static unsigned narrow_bottom(unsigned bin) {
+    return bin * (FAST_CACHE_NARROW + 1);
+}
+
+static unsigned wide_bottom(unsigned bin) {
+    unsigned bottom = narrow_bottom(SIZE_CLASS_BINS);
+    for (unsigned b = 1; b < bin; b++) {
+        bottom += size_class_bins[b].slots + 1u;
+    }
+    return bottom;
+}
+
+static void place(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin,
+                  unsigned bottom, unsigned size) {
+    bottoms[bin] = (uint16_t)bottom;
+    bins[bin].top = &slots[bottom];
+    bins[bin].limit = &slots[bottom + size];
+}
+
+void fast_cache_init(struct fast_bin *bins, uint16_t *bottoms, void **slots, bool zeroed) {
+    static_assert(SIZE_CLASS_BINS * (FAST_CACHE_NARROW + 1) < FAST_CACHE_SLOTS, "room for all");
+    for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
+        place(bins, bottoms, slots, bin, narrow_bottom(bin), narrow_slots(bin));
+        if (!zeroed) { // fresh pages already hold NULL: a touch would make them cost memory
+            slots[bottoms[bin]] = NULL;
+        }
+    }
+    if (wide_bottom(SIZE_CLASS_BINS) > FAST_CACHE_SLOTS) {
         diag_broken(__func__, "more slots than FAST_CACHE_SLOTS");
     }
+}
+
+bool fast_cache_widen(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin) {
+    unsigned bottom = bottoms[bin];
+    unsigned wide = size_class_bins[bin].slots;
+    if (bottom != narrow_bottom(bin) || wide <= narrow_slots(bin)) {
+        return false;
+    }
+    unsigned held = (unsigned)(bins[bin].top - &slots[bottom]);
+    unsigned to = wide_bottom(bin);
+    slots[to] = NULL;
+    for (unsigned i = 1; i <= held; i++) {
+        slots[to + i] = slots[bottom + i];
+    }
+    place(bins, bottoms, slots, bin, to, wide);
+    bins[bin].top += held;
+    return true;
+}
+
+void fast_cache_narrow(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin) {
+    DIAG_ASSERT(bins[bin].top == &slots[bottoms[bin]]);
+    slots[narrow_bottom(bin)] = NULL;
+    place(bins, bottoms, slots, bin, narrow_bottom(bin), narrow_slots(bin));
 }
 
 void fast_cache_fill(struct fast_bin *bin, void *const *blocks, unsigned count) {

@@ -9,6 +9,7 @@
 #ifndef HAKMEM_BOXES_FAST_CACHE_FAST_CACHE_H
 #define HAKMEM_BOXES_FAST_CACHE_FAST_CACHE_H
 
+#include "boxes/base/atomic.h"
 #include "boxes/base/base.h"
 #include "boxes/size_class/size_class.h"
 
@@ -19,10 +20,16 @@ struct fast_bin {
     void **limit; // the last slot
 };
 
-static_assert(sizeof(struct fast_bin) == SIZE_CLASS_STEP, "bin n stands at byte n * 16");
+static_assert(sizeof(struct fast_bin) == SIZE_CLASS_STEP, "bin n is at byte n * 16");
 
-// Slots of all bins, each bin's NULL included.
-enum { FAST_CACHE_SLOTS = 6560 };
+// A stack starts narrow, all narrow ones close together: a thread that uses a bin a little touches
+// no page for it and keeps next to nothing. Once enough blocks have gone through it, it becomes as
+// wide as the bin allows.
+enum {
+    FAST_CACHE_NARROW = 8,          // blocks in a narrow stack at most,
+    FAST_CACHE_NARROW_BYTES = 4096, // and bytes, but for one block
+    FAST_CACHE_SLOTS = 7400,        // room for both stacks of all bins, each one's NULL included
+};
 
 // Pops a block; NULL if there is none.
 HAK_INLINE void *fast_cache_pop(struct fast_bin *bin) {
@@ -40,19 +47,30 @@ HAK_INLINE bool fast_cache_push(struct fast_bin *bin, void *block) {
     if (HAK_UNLIKELY(top == bin->limit)) {
         return false;
     }
-    bin->top = top + 1;
+    // In this order: a fork between the two leaves the child a stack without the block, and not one
+    // with whatever the slot held before.
     top[1] = block;
+    atomic_signal_fence(memory_order_release);
+    bin->top = top + 1;
     return true;
 }
 
-// The stack of a request of `size` bytes, 0..SIZE_CLASS_LINEAR_MAX; 0 finds bin 0, always empty.
-HAK_INLINE struct fast_bin *fast_cache_linear(struct fast_bin *bins, size_t size) {
-    return (struct fast_bin *)((char *)bins + hak_round_up(size, SIZE_CLASS_STEP));
+// The stack of a request of `size` bytes, 0..SIZE_CLASS_HIT_MAX, by the table of size_class.
+HAK_INLINE struct fast_bin *fast_cache_of_size(struct fast_bin *bins, const uint16_t *table,
+                                               size_t size) {
+    return (struct fast_bin *)((char *)bins + size_class_hit_offset(table, size));
 }
 
-// Lays the stacks of all bins out over slots[FAST_CACHE_SLOTS]; all empty. bottoms[b] is then the
-// index of bin b's slot 0. Bin 0 has no slots: it is always empty and full.
-void fast_cache_init(struct fast_bin *bins, uint16_t *bottoms, void **slots);
+// Lays narrow stacks of all bins out over slots[FAST_CACHE_SLOTS]; all empty. bottoms[b] is then
+// the index of bin b's slot 0. Bin 0 has no slots: it is always empty and full. zeroed: all slots
+// are known to hold NULL, and are not touched.
+void fast_cache_init(struct fast_bin *bins, uint16_t *bottoms, void **slots, bool zeroed);
+
+// Makes the stack of a bin wide, with the blocks it has. False if it was wide.
+bool fast_cache_widen(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin);
+
+// Makes the empty stack of a bin narrow again.
+void fast_cache_narrow(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin);
 
 // Pushes `count` blocks (which fit) so that blocks[0] is popped first.
 void fast_cache_fill(struct fast_bin *bin, void *const *blocks, unsigned count);

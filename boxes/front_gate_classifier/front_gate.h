@@ -1,13 +1,20 @@
-// front_gate_classifier, hit path: from a pointer to its bin, by the page map.
+// front_gate_classifier, hit path: from a pointer to its bin. Two strategies behind one interface.
 //
-// The page map is one byte a slab at the start of the window: twice the bin of a slab of tiny
-// blocks, 0 for everything else. One cache line of it covers 4 MiB; the block itself is not
-// touched.
+// pagemap (the default): the page map is one byte a slab at the start of the window: twice the bin
+// of a slab of tiny blocks, 0 for everything else. One cache line of it covers 4 MiB; the block
+// itself is not touched.
+//
+// header (HAKMEM_HEADER=1): the byte below a block, which is the last one of the block before it,
+// is 0xA0 | bin. It is written when a block leaves the pool and read when it is freed. It is only
+// read in the readable part of the heap, and never across a page boundary: a block that starts a
+// page asks the page map. A byte that is no header sends the pointer to the slow path, which knows
+// from the registry whether it should have been one.
 #ifndef HAKMEM_BOXES_FRONT_GATE_CLASSIFIER_FRONT_GATE_H
 #define HAKMEM_BOXES_FRONT_GATE_CLASSIFIER_FRONT_GATE_H
 
 #include "boxes/base/base.h"
 #include "boxes/page_arena/page_arena.h"
+#include "boxes/size_class/size_class.h"
 
 HAK_C_BEGIN
 
@@ -15,19 +22,72 @@ HAK_C_BEGIN
 struct front_gate {
     const uint8_t *map; // the page map, at the window's base
     size_t slabs;
+#if HAK_HEADER
+    uintptr_t readable; // start of the part of the heap that can be read
+    size_t length;      // its bytes
+#endif
 };
 
+enum { FRONT_GATE_MAGIC = 0xA0 };
+
 HAK_INLINE struct front_gate front_gate_of(const struct page_arena_window *window) {
+#if HAK_HEADER
+    size_t length;
+    char *readable = page_arena_readable(&length);
+    return (struct front_gate){(const uint8_t *)window->base, window->slabs, (uintptr_t)readable,
+                               length};
+#else
     return (struct front_gate){(const uint8_t *)window->base, window->slabs};
+#endif
 }
 
-// Twice the bin of the tiny slab that ptr points into; 0 for any other bit pattern.
-HAK_INLINE unsigned front_gate_lookup(const struct front_gate *gate, const void *ptr) {
+// Twice the bin of the tiny slab that ptr points into; 0 for any other bit pattern. By the map.
+HAK_INLINE unsigned front_gate_registry(const struct front_gate *gate, const void *ptr) {
     size_t slab = ((uintptr_t)ptr - (uintptr_t)gate->map) >> ARENA_SLAB_SHIFT;
     if (HAK_UNLIKELY(slab >= gate->slabs)) {
         return 0;
     }
     return gate->map[slab];
+}
+
+// The same, by the flavour's strategy.
+HAK_INLINE unsigned front_gate_lookup(const struct front_gate *gate, const void *ptr) {
+#if HAK_HEADER
+    if (HAK_UNLIKELY((uintptr_t)ptr - gate->readable >= gate->length)) {
+        return 0;
+    }
+    if (HAK_UNLIKELY((uintptr_t)ptr % HAK_PAGE == 0)) {
+        return front_gate_registry(gate, ptr);
+    }
+    unsigned bin = ((const uint8_t *)ptr)[-1] ^ (unsigned)FRONT_GATE_MAGIC;
+    return bin < SIZE_CLASS_BINS ? bin * 2 : 0;
+#else
+    return front_gate_registry(gate, ptr);
+#endif
+}
+
+// Makes blocks of `bin` that come from the pool known to front_gate_lookup().
+HAK_INLINE void front_gate_mark(unsigned bin, void *const *blocks, unsigned count) {
+#if HAK_HEADER
+    for (unsigned i = 0; i < count; i++) {
+        if ((uintptr_t)blocks[i] % HAK_PAGE != 0) {
+            ((uint8_t *)blocks[i])[-1] = (uint8_t)(FRONT_GATE_MAGIC | bin);
+        }
+    }
+#else
+    (void)bin, (void)blocks, (void)count;
+#endif
+}
+
+// False if the header byte of a block of `bin` (as the registry has it) is not what it should be.
+HAK_INLINE bool front_gate_intact(unsigned bin, const void *block) {
+#if HAK_HEADER
+    return (uintptr_t)block % HAK_PAGE == 0 ||
+           ((const uint8_t *)block)[-1] == (FRONT_GATE_MAGIC | bin);
+#else
+    (void)bin, (void)block;
+    return true;
+#endif
 }
 HAK_C_END
 

@@ -41,7 +41,7 @@ struct classified classify_ptr(const void *ptr) {
         } else if (shared_pool_is_free(answer.bin, ptr)) {
             answer.kind = CLASSIFIED_TINY_FREE;
         } else {
-            answer.usable = size_class_bins[answer.bin].size;
+            answer.usable = size_class_usable(answer.bin);
         }
         return answer;
     }
@@ -67,7 +67,7 @@ const char *classified_fault(enum classified_kind kind) {
     case CLASSIFIED_FOREIGN:
         return "not a pointer of this heap";
     case CLASSIFIED_TINY_FREE:
-        return "block freed twice";
+        return "block was freed";
     case CLASSIFIED_TINY_INTERIOR:
     case CLASSIFIED_LARGE_INTERIOR:
         return "pointer into a block, not to its start";

@@ -22,10 +22,10 @@ static struct {
     _Atomic size_t high;         // see page_arena_high()
     _Atomic size_t lowest;       // no slab below this word index is avail
     _Atomic size_t dirty;        // free dirty slabs
-    _Atomic size_t purge_cursor; // word index where the next purge goes on
+    _Atomic size_t held;         // claimed slabs
     _Atomic size_t reserved;     // bytes
-    _Atomic uint32_t next_step;  // ms clock at which the decay goes on
-    _Atomic uint64_t purged_slabs, purge_calls, purge_ns, moved_slabs;
+    _Atomic size_t readable_end; // see page_arena_readable(), a SuperSlab's index
+    _Atomic uint64_t purged_slabs, moved_slabs;
 } state;
 
 static size_t window_slabs(uintptr_t word) {
@@ -310,6 +310,12 @@ static bool finish_claim(const struct page_arena_window *window, size_t from, si
         put_avail(window, from, slabs);
         return false;
     }
+    size_t last = (from + slabs - 1) / ARENA_SUPERSLAB_SLABS;
+    for (size_t i = from / ARENA_SUPERSLAB_SLABS; i <= last; i++) {
+        if (!atomic_bitmap_test(&window->groups[i / 64].meta_used, i % 64)) {
+            atomic_bitmap_put(&window->groups[i / 64].meta_used, UINT64_C(1) << i % 64);
+        }
+    }
     size_t dirty = count_dirty(window, from, slabs);
     if (dirty > 0) {
         atomic_fetch_sub_explicit(&state.dirty, dirty, memory_order_relaxed);
@@ -388,7 +394,50 @@ static size_t find_run(const struct page_arena_window *window, size_t slabs, siz
     return ARENA_NONE;
 }
 
+static size_t limit_slabs(void) {
+    return (size_t)settings_get(SETTING_LIMIT) >> ARENA_SLAB_SHIFT;
+}
+
+static void give_quota(size_t slabs) {
+    atomic_fetch_sub(&state.held, slabs);
+}
+
+// Counts slabs that are about to be claimed. Under HAKMEM_LIMIT what is free but has pages makes
+// room for them; false if that is not enough.
+static bool take_quota(size_t slabs) {
+    size_t limit = limit_slabs();
+    size_t held = atomic_fetch_add(&state.held, slabs) + slabs;
+    if (HAK_LIKELY(limit == 0)) {
+        return true;
+    }
+    if (held > limit || slabs > limit) {
+        give_quota(slabs);
+        return false;
+    }
+    size_t cursor = 0;
+    while (held + page_arena_dirty() > limit) {
+        page_arena_purge(&cursor, 0, held + page_arena_dirty() - limit);
+        if (cursor == 0) {
+            break; // others are at it, or have taken them
+        }
+    }
+    return true;
+}
+
+static size_t claim(size_t slabs, size_t align, bool *zero);
+
 size_t page_arena_claim(size_t slabs, size_t align, bool *zero) {
+    if (!take_quota(slabs)) {
+        return ARENA_NONE;
+    }
+    size_t from = claim(slabs, align, zero);
+    if (from == ARENA_NONE) {
+        give_quota(slabs);
+    }
+    return from;
+}
+
+static size_t claim(size_t slabs, size_t align, bool *zero) {
     struct page_arena_window window = page_arena_get_window();
     align = hak_max(align, ARENA_SLAB);
     if (slabs > window.slabs || align > window.slabs << ARENA_SLAB_SHIFT) {
@@ -418,7 +467,14 @@ bool page_arena_claim_at(size_t from, size_t slabs, bool *zero) {
     if (from >= high || slabs > high - from) {
         return false;
     }
-    return claim_avail(&window, from, slabs) && finish_claim(&window, from, slabs, zero);
+    if (!take_quota(slabs)) {
+        return false;
+    }
+    if (claim_avail(&window, from, slabs) && finish_claim(&window, from, slabs, zero)) {
+        return true;
+    }
+    give_quota(slabs);
+    return false;
 }
 
 static uint32_t now_ms(void) {
@@ -445,6 +501,7 @@ void page_arena_release(size_t from, size_t slabs, bool dirty) {
         atomic_fetch_add_explicit(&state.dirty, added, memory_order_relaxed);
     }
     put_avail(&window, from, slabs);
+    give_quota(slabs);
 }
 
 static void mark_moved(const struct page_arena_window *window, size_t from, size_t slabs) {
@@ -532,75 +589,94 @@ static size_t purge_word(const struct page_arena_window *window, size_t word, ui
     return done;
 }
 
-size_t page_arena_purge(uint32_t age_ms, size_t budget) {
-    if (atomic_load_explicit(&state.dirty, memory_order_relaxed) == 0) {
-        return 0;
+// Gives back the metadata of SuperSlabs of a word none of whose slabs is in use.
+static void purge_meta(const struct page_arena_window *window, size_t word) {
+    struct page_arena_group *group = &window->groups[word / 32];
+    for (unsigned half = 0; half < 2; half++) {
+        size_t superslab = word % 32 * 2 + half; // within the group
+        uint64_t bit = UINT64_C(1) << superslab;
+        uint64_t slabs = UINT64_C(0xffffffff) << (half * 32);
+        uint64_t seen =
+            atomic_load_explicit(avail_word(window, word), memory_order_relaxed) & slabs;
+        uint64_t dirty =
+            atomic_load_explicit(dirty_word(window, word), memory_order_relaxed) & slabs;
+        if (seen != slabs || dirty != 0 || (atomic_load(&group->meta_used) & bit) == 0) {
+            continue;
+        }
+        size_t first = word * 64 + half * 32;
+        if (claim_avail(window, first, ARENA_SUPERSLAB_SLABS)) {
+            char *meta = window->meta + first / ARENA_SUPERSLAB_SLABS * ARENA_SUPERSLAB_META;
+            if (os_purge(meta, ARENA_SUPERSLAB_META) == OS_OK) {
+                atomic_fetch_and(&group->meta_used, ~bit);
+            }
+            put_avail(window, first, ARENA_SUPERSLAB_SLABS);
+        }
     }
+}
+
+size_t page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget) {
     struct page_arena_window window = page_arena_get_window();
     size_t words = page_arena_high() / 64;
-    size_t cursor = atomic_load_explicit(&state.purge_cursor, memory_order_relaxed);
-    uint64_t begin = os_now_ns();
     uint32_t now = now_ms();
     size_t done = 0;
-    size_t i = 0;
-    for (; i < words && done < budget; i++) {
-        done += purge_word(&window, (cursor + i) % words, now, age_ms, budget - done);
+    size_t word = *cursor;
+    for (; word < words && done < budget; word++) {
+        size_t got = purge_word(&window, word, now, age_ms, budget - done);
+        done += got;
+        if (done == budget) {
+            break; // there may be more in this word
+        }
+        purge_meta(&window, word);
     }
-    if (words > 0) {
-        // Where the budget ended is where the next walk begins, that same word first.
-        size_t next = i == words ? cursor : (cursor + i - (i > 0)) % words;
-        atomic_store_explicit(&state.purge_cursor, next, memory_order_relaxed);
-    }
-    if (done > 0) {
-        atomic_fetch_add_explicit(&state.purged_slabs, done, memory_order_relaxed);
-        atomic_fetch_add_explicit(&state.purge_calls, 1, memory_order_relaxed);
-        atomic_fetch_add_explicit(&state.purge_ns, os_now_ns() - begin, memory_order_relaxed);
-    }
+    *cursor = word < words ? word : 0;
+    atomic_fetch_add_explicit(&state.purged_slabs, done, memory_order_relaxed);
     return done;
 }
 
-void page_arena_tick(void) {
-    enum { STEPS = 8, STEP_SLABS = 64 };
-    int64_t decay = settings_get(SETTING_DECAY_MS);
-    if (decay < 0 || atomic_load_explicit(&state.dirty, memory_order_relaxed) == 0) {
-        return;
-    }
-    uint32_t now = now_ms();
-    uint32_t next = atomic_load_explicit(&state.next_step, memory_order_relaxed);
-    if ((int32_t)(now - next) < 0) {
-        return;
-    }
-    // One thread does the step. While there is more to give back than a step may take, the next one
-    // follows at once.
-    if (!atomic_compare_exchange_strong(&state.next_step, &next, now + 1)) {
-        return;
-    }
-    if (page_arena_purge((uint32_t)decay, STEP_SLABS) < STEP_SLABS) {
-        atomic_store(&state.next_step, now + (uint32_t)decay / STEPS);
-    }
+size_t page_arena_dirty(void) {
+    return atomic_load_explicit(&state.dirty, memory_order_relaxed);
+}
+
+size_t page_arena_held(void) {
+    return atomic_load_explicit(&state.held, memory_order_relaxed);
 }
 
 size_t page_arena_high(void) {
     return atomic_load_explicit(&state.high, memory_order_acquire);
 }
 
+char *page_arena_readable(size_t *length) {
+    struct page_arena_window window = page_arena_get_window();
+    uintptr_t word = atomic_load_explicit(&config, memory_order_relaxed);
+    *length = 0;
+    if (word == 0) {
+        return NULL;
+    }
+    size_t chunk = chunk_slabs(word);
+    size_t first = (control_size(window.slabs, chunk) >> ARENA_SLAB_SHIFT) / chunk * chunk + chunk;
+    size_t from = first / ARENA_SUPERSLAB_SLABS;
+    size_t end = hak_max(from, atomic_load_explicit(&state.readable_end, memory_order_relaxed));
+    size_t high = page_arena_high() / ARENA_SUPERSLAB_SLABS;
+    while (end < high && atomic_bitmap_test(&window.groups[end / 64].committed, end % 64)) {
+        end++;
+    }
+    load_max(&state.readable_end, end);
+    *length = (end - from) * ARENA_SUPERSLAB;
+    return page_arena_address(&window, first);
+}
+
 void page_arena_get_stats(struct page_arena_stats *stats) {
     struct page_arena_window window = page_arena_get_window();
     *stats = (struct page_arena_stats){
         .reserved_bytes = atomic_load(&state.reserved),
+        .held_slabs = atomic_load(&state.held),
         .dirty_slabs = atomic_load(&state.dirty),
         .purged_slabs = atomic_load(&state.purged_slabs),
-        .purge_calls = atomic_load(&state.purge_calls),
-        .purge_ns = atomic_load(&state.purge_ns),
         .moved_slabs = atomic_load(&state.moved_slabs),
     };
-    size_t free_slabs = 0;
     size_t groups = (page_arena_high() + ARENA_GROUP_SLABS - 1) / ARENA_GROUP_SLABS;
     for (size_t g = 0; g < groups; g++) {
-        free_slabs += atomic_bitmap_count_run(window.groups[g].avail, 0, ARENA_GROUP_SLABS);
         stats->committed_bytes +=
             atomic_bitmap_count_run(&window.groups[g].committed, 0, 64) * ARENA_SUPERSLAB;
     }
-    size_t all = stats->reserved_bytes >> ARENA_SLAB_SHIFT;
-    stats->held_slabs = all > free_slabs ? all - free_slabs : 0;
 }

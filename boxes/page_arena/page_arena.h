@@ -43,6 +43,7 @@ struct page_arena_group {
     atomic_bitmap_word avail[ARENA_GROUP_SLABS / 64]; // free to claim
     atomic_bitmap_word dirty[ARENA_GROUP_SLABS / 64]; // may hold pages; written by a slab's holder
     atomic_bitmap_word committed;                     // SuperSlabs with read and write rights
+    atomic_bitmap_word meta_used;                     // SuperSlabs whose metadata may hold pages
     atomic_bitmap_word moved; // SuperSlabs in which os_move left mappings that cannot merge
     _Atomic(uint32_t) freed_at[ARENA_GROUP_SUPERSLABS]; // ms clock of the last dirty release
     atomic_bitmap_word user[ARENA_GROUP_USER_WORDS];    // the box above
@@ -81,16 +82,22 @@ bool page_arena_move(size_t from, size_t to, size_t slabs);
 // kernel would not.
 bool page_arena_clean(size_t from, size_t slabs);
 
-// Gives the pages of free dirty slabs back to the kernel: those freed `age_ms` or longer ago, at
-// most `budget` slabs. Returns how many slabs it gave back.
-size_t page_arena_purge(uint32_t age_ms, size_t budget);
+// One step of giving the pages of free dirty slabs back to the kernel: those freed `age_ms` or
+// longer ago. Walks from *cursor on, and stops when it has given back about `budget` slabs or
+// reached the end, which leaves 0 in *cursor. Returns how many slabs it gave back. The metadata of
+// a SuperSlab without a slab in use is given back too: all of it is zero afterwards.
+size_t page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget);
 
-// Looks at the clock, and if it is time does one step of the decay (HAKMEM_DECAY_MS): gives back at
-// most 4 MiB of what has been free for that long. For the miss path; cheap when nothing is due.
-void page_arena_tick(void);
+// Free slabs that hold pages, and slabs that are claimed.
+size_t page_arena_dirty(void);
+size_t page_arena_held(void);
 
 // One past the highest slab index that was ever available; a bound for walks over the heap.
 size_t page_arena_high(void);
+
+// The start and the length in bytes of the part of the heap that can be read anywhere: from its
+// first slab up to the first SuperSlab that is not committed. It only ever grows.
+char *page_arena_readable(size_t *length);
 
 struct page_arena_stats {
     size_t reserved_bytes;  // address range of the heap
@@ -98,8 +105,6 @@ struct page_arena_stats {
     size_t held_slabs;      // claimed by someone
     size_t dirty_slabs;     // free, with pages
     uint64_t purged_slabs;  // given back so far
-    uint64_t purge_calls;   // walks that gave something back
-    uint64_t purge_ns;      // time they took
     uint64_t moved_slabs;   // moved by page_arena_move
 };
 

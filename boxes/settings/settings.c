@@ -1,5 +1,6 @@
 #include "boxes/settings/settings.h"
 
+#include "backends/os.h"
 #include "boxes/diagnostics/diagnostics.h"
 
 #include <string.h>
@@ -11,34 +12,114 @@ const struct setting_row settings_table[SETTING_COUNT] = {
                             "print a table of statistics on stderr at exit"},
     [SETTING_DECAY_MS]   = {"HAKMEM_DECAY_MS", "ms", -1, 3600000, 500,
                             "give free dirty pages back after that long; 0: at once, -1: never"},
+    [SETTING_C23_SIMPLE] = {"HAKMEM_TINY_FRONT_C23_SIMPLE", "0|1", 0, 1, 1,
+                            "1: C2/C3 by the C23 front, 0: by the classic front (where linked)"},
     [SETTING_C23_REFILL] = {"HAKMEM_TINY_FRONT_C23_REFILL", "blocks", 0, 256, 0,
                             "blocks per refill of the C2/C3 front; 0: by demand"},
     [SETTING_THP]        = {"HAKMEM_THP", "0|1", 0, 1, 0,
                             "advise huge pages for SuperSlabs"},
+    [SETTING_BACKGROUND] = {"HAKMEM_BACKGROUND", "0|1", 0, 1, 0,
+                            "give idle memory back from a thread instead of on cache misses"},
+    [SETTING_LIMIT]      = {"HAKMEM_LIMIT", "bytes|%", 0, INT64_MAX, 0,
+                            "most memory to hold (K, M, G, T or % of the cgroup's or the machine's "
+                            "memory); 0: no limit"},
 };
 
 int64_t settings_values[SETTING_COUNT] = {
     [SETTING_STATS] = 0,
     [SETTING_DECAY_MS] = 500,
+    [SETTING_C23_SIMPLE] = 1,
     [SETTING_C23_REFILL] = 0,
     [SETTING_THP] = 0,
+    [SETTING_BACKGROUND] = 0,
+    [SETTING_LIMIT] = 0,
 };
 // clang-format on
+
+// The number at the start of a small file, SIZE_MAX if there is none ("max", or no such file).
+static size_t number_in_file(const char *path) {
+    char text[32];
+    size_t length = os_read_file(path, text, sizeof text);
+    size_t value = 0;
+    size_t i = 0;
+    for (; i < length && text[i] >= '0' && text[i] <= '9' && value < SIZE_MAX / 10; i++) {
+        value = value * 10 + (size_t)(text[i] - '0');
+    }
+    return i == 0 ? SIZE_MAX : value;
+}
+
+// root + the path of the line of /proc/self/cgroup that `field` marks + file; the root's own file
+// where that one cannot be seen, as in a container.
+static size_t cgroup_number(const char *cgroups, const char *field, const char *root,
+                            const char *file) {
+    const char *at = strstr(cgroups, field);
+    at = at == NULL ? NULL : strchr(at + strlen(field) - 1, ':');
+    char path[512];
+    size_t most = SIZE_MAX;
+    if (at != NULL) {
+        size_t length = strcspn(at + 1, "\n");
+        if (strlen(root) + length + strlen(file) < sizeof path) {
+            strcpy(path, root);
+            strncat(path, at + 1, length);
+            strcat(path, file);
+            most = number_in_file(path);
+        }
+    }
+    strcpy(path, root);
+    strcat(path, file);
+    return hak_min(most, number_in_file(path));
+}
+
+size_t settings_memory(void) {
+    char cgroups[2048];
+    size_t length = os_read_file("/proc/self/cgroup", cgroups, sizeof cgroups - 1);
+    cgroups[length] = '\0';
+    size_t most = os_physical_memory();
+    most = hak_min(most, cgroup_number(cgroups, "0::", "/sys/fs/cgroup", "/memory.max"));
+    return hak_min(most, cgroup_number(cgroups, ":memory:", "/sys/fs/cgroup/memory",
+                                       "/memory.limit_in_bytes"));
+}
+
+// What may follow the digits of a number of bytes; false if `suffix` is something else.
+static bool scale(const char *suffix, int64_t *value) {
+    static const char units[] = "KMGT";
+    if (strcmp(suffix, "%") == 0) {
+        if (*value > 100) {
+            return false;
+        }
+        *value = (int64_t)(settings_memory() / 100) * *value;
+        return true;
+    }
+    const char *unit = *suffix == '\0' ? NULL : strchr(units, *suffix);
+    if (unit == NULL || suffix[1] != '\0') {
+        return false;
+    }
+    int shift = 10 * (int)(unit - units + 1);
+    if (*value > INT64_MAX >> shift) {
+        return false;
+    }
+    *value <<= shift;
+    return true;
+}
 
 bool settings_parse(const struct setting_row *row, const char *text, int64_t *out) {
     bool negative = *text == '-';
     if (*text == '-' || *text == '+') {
         text++;
     }
-    if (*text == '\0') {
+    if (*text < '0' || *text > '9') {
         return false;
     }
     int64_t value = 0;
-    for (; *text != '\0'; text++) {
-        if (*text < '0' || *text > '9' || value > (INT64_MAX - 9) / 10) {
+    for (; *text >= '0' && *text <= '9'; text++) {
+        if (__builtin_mul_overflow(value, 10, &value) ||
+            __builtin_add_overflow(value, *text - '0', &value)) {
             return false;
         }
-        value = value * 10 + (*text - '0');
+    }
+    bool bytes = strchr(row->unit, '%') != NULL;
+    if (*text != '\0' && !(bytes && scale(text, &value))) {
+        return false;
     }
     value = negative ? -value : value;
     if (value < row->least || value > row->most) {

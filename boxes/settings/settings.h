@@ -13,8 +13,11 @@ HAK_C_BEGIN
 enum setting {
     SETTING_STATS,      // print the table of statistics at exit
     SETTING_DECAY_MS,   // age at which free dirty pages go back
-    SETTING_C23_REFILL, // blocks per refill of the C2/C3 front, 0: by size
+    SETTING_C23_SIMPLE, // the front of C2/C3
+    SETTING_C23_REFILL, // blocks per refill of it, 0: by demand
     SETTING_THP,        // huge pages
+    SETTING_BACKGROUND, // a thread gives idle memory back
+    SETTING_LIMIT,      // most memory to hold, bytes
     SETTING_COUNT,
 };
 
@@ -32,8 +35,12 @@ extern const struct setting_row settings_table[SETTING_COUNT];
 void settings_load(char *const *environment);
 
 // Parses one value into *out; false, and *out untouched, if it is not a decimal integer (with an
-// optional sign) within the row's range and nothing else.
+// optional sign) within the row's range and nothing else. A setting in bytes takes K, M, G or T
+// behind the number, or % of settings_memory().
 bool settings_parse(const struct setting_row *row, const char *text, int64_t *out);
+
+// Bytes of memory this process may use: the machine's, or its cgroup's (v1 or v2) if less.
+size_t settings_memory(void);
 
 // The value in force. Thread-safe.
 HAK_INLINE int64_t settings_get(enum setting setting) {

@@ -1,9 +1,29 @@
 #include "boxes/shared_pool/shared_pool.h"
 
+#include "backends/os.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/size_class/size_class.h"
 #include "boxes/superslab/superslab.h"
+
+static struct {
+    _Atomic(size_t) slabs; // in use
+    _Atomic(size_t) clean; // pages of them without memory
+} totals;
+
+struct shared_pool_totals shared_pool_get_totals(void) {
+    return (struct shared_pool_totals){
+        atomic_load_explicit(&totals.slabs, memory_order_relaxed) << ARENA_SLAB_SHIFT,
+        atomic_load_explicit(&totals.clean, memory_order_relaxed) << HAK_PAGE_SHIFT,
+    };
+}
+
+static void count_clean(uint16_t gained, uint16_t lost) {
+    int change = __builtin_popcount(gained) - __builtin_popcount(lost);
+    if (change != 0) {
+        atomic_fetch_add_explicit(&totals.clean, (size_t)(ptrdiff_t)change, memory_order_relaxed);
+    }
+}
 
 // The summary of `listed`: in each group one word a bin, one bit a SuperSlab.
 static atomic_bitmap_word *summary(const struct page_arena_window *window, size_t slab,
@@ -31,6 +51,12 @@ static bool has_free(atomic_bitmap_word *bits, unsigned bin) {
         }
     }
     return false;
+}
+
+static void mark_active(struct slab *meta) {
+    if (atomic_load_explicit(&meta->active, memory_order_relaxed) == 0) {
+        atomic_store_explicit(&meta->active, 1, memory_order_relaxed);
+    }
 }
 
 static void list(const struct page_arena_window *window, size_t slab, unsigned bin) {
@@ -92,6 +118,7 @@ static void put_bits(const struct page_arena_window *window, size_t slab, unsign
                     (char *)page_arena_address(window, slab) + block * size_class_bins[bin].size,
                     "block freed twice");
     }
+    mark_active(superslab_slab(window, slab));
     list(window, slab, bin);
     if ((before | mask) == superslab_full_word(bin, word)) {
         for (unsigned w = 0; w < size_class_bins[bin].words; w++) {
@@ -126,8 +153,32 @@ static void reclaim(const struct page_arena_window *window, size_t slab, unsigne
     struct slab *meta = superslab_slab(window, slab);
     ((_Atomic uint8_t *)window->base)[slab] = 0;
     atomic_store(&meta->kind, SLAB_NONE);
+    count_clean(0, atomic_exchange(&meta->clean, 0));
+    atomic_fetch_sub_explicit(&totals.slabs, 1, memory_order_relaxed);
     unlist(window, slab, bin);
     page_arena_release(slab, 1, true);
+}
+
+// The pages of a slab that blocks [first, last] lie on, as bits.
+static uint16_t pages_of(size_t size, size_t first, size_t last) {
+    unsigned from = (unsigned)(first * size >> HAK_PAGE_SHIFT);
+    unsigned to = (unsigned)(((last + 1) * size - 1) >> HAK_PAGE_SHIFT);
+    return (uint16_t)((2u << to) - (1u << from));
+}
+
+// Blocks are about to be used: their pages have memory from now on. Only who holds every block of a
+// page sets its bit, so it cannot be set while one of them is out.
+static void leave_clean(struct slab *meta, size_t size, unsigned word, uint64_t mask) {
+    mark_active(meta);
+    uint16_t clean = atomic_load_explicit(&meta->clean, memory_order_relaxed);
+    if (HAK_UNLIKELY(clean != 0)) {
+        size_t first = word * 64 + (size_t)__builtin_ctzll(mask);
+        size_t last = word * 64 + 63 - (size_t)__builtin_clzll(mask);
+        uint16_t pages = pages_of(size, first, last);
+        if ((clean & pages) != 0) {
+            count_clean(0, pages & atomic_fetch_and(&meta->clean, (uint16_t)~pages));
+        }
+    }
 }
 
 static unsigned take_from(const struct page_arena_window *window, size_t slab, unsigned bin,
@@ -149,6 +200,7 @@ static unsigned take_from(const struct page_arena_window *window, size_t slab, u
             put_bits(window, slab, now, w, mask);
             return got;
         }
+        leave_clean(superslab_slab(window, slab), size, w, mask);
         for (; mask != 0; mask &= mask - 1) {
             size_t block = w * 64 + (size_t)__builtin_ctzll(mask);
             blocks[got++] = start + block * size;
@@ -169,6 +221,11 @@ static unsigned take_from_fresh(const struct page_arena_window *window, unsigned
     struct slab *meta = superslab_slab(window, slab);
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
     unsigned got = (unsigned)hak_min(want, info->blocks);
+    uint16_t untouched = zero ? (uint16_t)~pages_of(info->size, 0, got - 1) : 0;
+    atomic_store(&meta->clean, untouched);
+    count_clean(untouched, 0);
+    atomic_fetch_add_explicit(&totals.slabs, 1, memory_order_relaxed);
+    atomic_store(&meta->active, 1);
     atomic_store(&meta->bin, (uint8_t)bin);
     atomic_store(&meta->kind, SLAB_TINY);
     ((_Atomic uint8_t *)window->base)[slab] = (uint8_t)(bin * 2);
@@ -222,6 +279,119 @@ unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_poo
     return got;
 }
 
+// Takes the free blocks [first, last] of a slab out of its bitmap, but for those in held[], where
+// it adds them. All or none: false if one of them is in use.
+static bool hold_blocks(const struct page_arena_window *window, size_t slab, unsigned bin,
+                        size_t first, size_t last, uint64_t *held) {
+    atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
+    for (size_t pass = 0; pass < 2; pass++) { // a look first, which mostly says no
+        for (size_t at = first; at <= last;) {
+            size_t w = at / 64;
+            unsigned count = (unsigned)hak_min(last + 1 - at, 64 - at % 64);
+            uint64_t need = atomic_bitmap_mask((unsigned)(at % 64), count) & ~held[w];
+            if (pass == 0) {
+                if ((atomic_load_explicit(&bits[w], memory_order_relaxed) & need) != need) {
+                    return false;
+                }
+            } else {
+                uint64_t got = atomic_fetch_and(&bits[w], ~need) & need;
+                held[w] |= got;
+                if (got != need) {
+                    return false; // what was got goes back with the rest of held[]
+                }
+            }
+            at += count;
+        }
+    }
+    return true;
+}
+
+// Gives back the pages of one slab that have memory and no live block. The blocks of a page are
+// taken out of the bitmap while it is worked on, so that nobody can get one of them.
+static size_t purge_slab(const struct page_arena_window *window, size_t slab, unsigned bin) {
+    enum { PAGES = ARENA_SLAB / HAK_PAGE };
+    struct slab *meta = superslab_slab(window, slab);
+    const struct size_class_bin *info = &size_class_bins[bin];
+    uint64_t held[SIZE_CLASS_MAX_BLOCKS / 64] = {0};
+    uint16_t pages = 0;
+    uint16_t clean = atomic_load(&meta->clean);
+    for (unsigned page = 0; page < PAGES; page++) {
+        uint32_t start = (uint32_t)page << HAK_PAGE_SHIFT;
+        size_t first = size_class_block_at(bin, start);
+        size_t last = size_class_block_at(bin, start + HAK_PAGE - 1);
+        if ((clean >> page & 1) == 0 && first < info->blocks &&
+            hold_blocks(window, slab, bin, first, hak_min(last, info->blocks - 1u), held)) {
+            pages |= (uint16_t)(1u << page);
+        }
+    }
+    size_t count = 0;
+    // The slab may have changed hands before we held anything of it.
+    bool still = pages != 0 && is_tiny(window, slab, bin);
+    if (still) {
+        char *at = page_arena_address(window, slab);
+        struct os_range ranges[PAGES / 2 + 1];
+        size_t n = 0;
+        for (unsigned page = 0; page < PAGES; page++) {
+            if ((pages >> page & 1) == 0) {
+                continue;
+            }
+            if (page > 0 && (pages >> (page - 1) & 1) != 0) {
+                ranges[n - 1].size += HAK_PAGE;
+            } else {
+                ranges[n++] = (struct os_range){at + ((size_t)page << HAK_PAGE_SHIFT), HAK_PAGE};
+            }
+            count++;
+        }
+        if (os_purge_ranges(ranges, n) == OS_OK) {
+            count_clean(pages & (uint16_t)~atomic_fetch_or(&meta->clean, pages), 0);
+        } else {
+            count = 0;
+        }
+    }
+    unsigned now = still ? bin : atomic_load(&meta->bin);
+    for (unsigned w = 0; w < info->words; w++) {
+        if (held[w] != 0) {
+            put_bits(window, slab, now, w, held[w]);
+        }
+    }
+    return count;
+}
+
+size_t shared_pool_purge(size_t *cursor, size_t look, size_t budget, bool all, bool *left) {
+    struct page_arena_window window = page_arena_get_window();
+    size_t high = page_arena_high();
+    size_t pages = 0;
+    size_t slab = *cursor;
+    for (; slab < high && look > 0 && pages < budget; slab++, look--) {
+        if (slab % ARENA_SUPERSLAB_SLABS == 0 && !superslab_known(&window, slab)) {
+            slab += ARENA_SUPERSLAB_SLABS - 1;
+            continue;
+        }
+        struct slab *meta = superslab_slab(&window, slab);
+        if (atomic_load_explicit(&meta->kind, memory_order_relaxed) != SLAB_TINY) {
+            continue;
+        }
+        if (atomic_load_explicit(&meta->active, memory_order_relaxed) != 0) {
+            atomic_store_explicit(&meta->active, 0, memory_order_relaxed);
+            if (left != NULL) {
+                *left = true;
+            }
+            if (!all) {
+                continue;
+            }
+        } else if (!all && atomic_load_explicit(&meta->clean, memory_order_relaxed) == UINT16_MAX) {
+            continue;
+        }
+        unsigned bin = atomic_load_explicit(&meta->bin, memory_order_relaxed);
+        size_t got = purge_slab(&window, slab, bin);
+        // Taking the blocks out and putting them back was no use of the slab.
+        atomic_store_explicit(&meta->active, 0, memory_order_relaxed);
+        pages += got;
+    }
+    *cursor = slab < high ? slab : 0;
+    return pages;
+}
+
 void *shared_pool_block_start(unsigned bin, const void *ptr) {
     uint32_t offset = (uint32_t)((uintptr_t)ptr & (ARENA_SLAB - 1));
     uint32_t block = size_class_block_at(bin, offset);
@@ -243,11 +413,24 @@ static HAK_NORETURN HAK_COLD void not_of_bin(const struct page_arena_window *win
                                              const void *ptr) {
     const char *fault = "not a pointer of this heap";
     if (superslab_known(window, slab)) {
-        fault = atomic_load(&superslab_slab(window, slab)->kind) == SLAB_TINY
-                    ? "the size given does not fit the block"
-                    : "block freed twice (its slab is gone)";
+        fault =
+            atomic_load(&superslab_slab(window, slab)->kind) == SLAB_TINY
+                ? (HAK_HEADER ? "heap corruption: header byte overwritten, or a wrong size given"
+                              : "the size given does not fit the block")
+                : "block freed twice (its slab is gone)";
     }
     diag_misuse(DIAG_CALL_FREE, ptr, fault);
+}
+
+// A block came back whose address is none that a block of the bin can have. That its slab serves
+// another bin says more than that: then the bin is wrong, and not the address.
+static HAK_NORETURN HAK_COLD void not_a_start(const struct page_arena_window *window, unsigned bin,
+                                              const void *ptr) {
+    size_t slab = page_arena_slab_of(window, ptr);
+    if (!superslab_known(window, slab) || !is_tiny(window, slab, bin)) {
+        not_of_bin(window, slab, ptr);
+    }
+    diag_misuse(DIAG_CALL_FREE, ptr, "pointer into a block, not to its start");
 }
 
 void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
@@ -260,7 +443,7 @@ void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
         void *ptr = blocks[i];
         uint32_t block = size_class_block_at(bin, (uint32_t)((uintptr_t)ptr & (ARENA_SLAB - 1)));
         if (HAK_UNLIKELY(shared_pool_block_start(bin, ptr) != ptr)) {
-            diag_misuse(DIAG_CALL_FREE, ptr, "pointer into a block, not to its start");
+            not_a_start(&window, bin, ptr);
         }
         size_t its_slab = page_arena_slab_of(&window, ptr);
         unsigned its_word = block / 64;
@@ -272,7 +455,7 @@ void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
             slab = its_slab;
             word = its_word;
             mask = 0;
-            if (HAK_UNLIKELY(slab >= page_arena_high() || !is_tiny(&window, slab, bin))) {
+            if (HAK_UNLIKELY(!superslab_known(&window, slab) || !is_tiny(&window, slab, bin))) {
                 not_of_bin(&window, slab, ptr);
             }
         }
@@ -280,5 +463,21 @@ void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
     }
     if (mask != 0) {
         put_bits(&window, slab, bin, word, mask);
+    }
+}
+
+void shared_pool_check(unsigned bin, void *const *blocks, unsigned count) {
+    struct page_arena_window window = page_arena_get_window();
+    for (unsigned i = 0; i < count; i++) {
+        size_t slab = page_arena_slab_of(&window, blocks[i]);
+        if (HAK_UNLIKELY(!superslab_known(&window, slab) || !is_tiny(&window, slab, bin))) {
+            not_of_bin(&window, slab, blocks[i]);
+        }
+        if (HAK_UNLIKELY(shared_pool_block_start(bin, blocks[i]) != blocks[i])) {
+            diag_misuse(DIAG_CALL_FREE, blocks[i], "pointer into a block, not to its start");
+        }
+        if (HAK_UNLIKELY(shared_pool_is_free(bin, blocks[i]))) {
+            diag_misuse(DIAG_CALL_FREE, blocks[i], "block freed twice");
+        }
     }
 }

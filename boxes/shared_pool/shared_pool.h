@@ -35,6 +35,23 @@ unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_poo
 // and on a pointer that is not the start of a block of that bin.
 void shared_pool_put(unsigned bin, void *const *blocks, unsigned count);
 
+// One step of giving back the pages, of slabs in use, on which no block is live. Looks at slabs
+// from *cursor on, and stops when it has given back about `budget` pages, looked at `look` slabs,
+// or reached the end, which leaves 0 in *cursor. Slabs whose blocks moved since the last look are
+// only marked, unless `all`; *left (may be NULL) becomes true if there was one. Returns the number
+// of pages given back.
+size_t shared_pool_purge(size_t *cursor, size_t look, size_t budget, bool all, bool *left);
+
+// What the pool holds, in bytes: slabs in use, and of them the pages that have no memory.
+struct shared_pool_totals {
+    size_t slabs;
+    size_t clean;
+};
+struct shared_pool_totals shared_pool_get_totals(void);
+
+// Aborts like shared_pool_put() on blocks that it would not take; changes nothing.
+void shared_pool_check(unsigned bin, void *const *blocks, unsigned count);
+
 // The start of the block that `ptr`, an address within a slab in use for `bin`, belongs to; NULL if
 // it lies behind the last block.
 void *shared_pool_block_start(unsigned bin, const void *ptr);

@@ -1,6 +1,7 @@
 #include "boxes/statistics/statistics.h"
 
 #include "backends/os.h"
+#include "boxes/decay/decay.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/superslab/superslab.h"
 #include "boxes/thread_heap/thread_heap.h"
@@ -12,9 +13,11 @@ __attribute__((visibility("default"))) void hak_stats(struct hak_stats *stats) {
     struct page_arena_stats arena;
     struct superslab_stats slabs;
     struct thread_heap_stats heaps;
+    struct decay_stats decay;
     page_arena_get_stats(&arena);
     superslab_get_stats(&slabs);
     thread_heap_get_stats(&heaps);
+    decay_get_stats(&decay);
     *stats = (struct hak_stats){
         .superslabs = slabs.superslabs,
         .reserved = arena.reserved_bytes,
@@ -25,9 +28,10 @@ __attribute__((visibility("default"))) void hak_stats(struct hak_stats *stats) {
         .tiny_slabs = slabs.tiny_slabs,
         .large_slabs = slabs.large_slabs,
         .heap_slabs = slabs.heap_slabs,
-        .returned = arena.purged_slabs << ARENA_SLAB_SHIFT,
-        .purges = arena.purge_calls,
-        .purge_ns = arena.purge_ns,
+        .returned = (arena.purged_slabs << ARENA_SLAB_SHIFT) + (decay.pages << HAK_PAGE_SHIFT),
+        .purges = decay.steps,
+        .purge_ns = decay.ns,
+        .purge_longest_ns = decay.longest,
         .moved = arena.moved_slabs << ARENA_SLAB_SHIFT,
         .os_calls = os_calls(),
         .refills = heaps.counts.refills,
@@ -77,8 +81,9 @@ void statistics_table(struct statistics_text *text) {
         mib(s.large_live), s.large_blocks);
     add(text, "  cached / free blocks %10.1f / %.1f MiB\n", mib(s.tiny_cached), mib(s.tiny_free));
     add(text, "  free dirty slabs     %10.1f MiB\n", mib(s.dirty));
-    add(text, "  given back           %10.1f MiB in %llu purges, %.3f ms\n", mib(s.returned),
-        (unsigned long long)s.purges, (double)s.purge_ns / 1e6);
+    add(text, "  given back           %10.1f MiB in %llu steps, %.3f ms, longest %.3f ms\n",
+        mib(s.returned), (unsigned long long)s.purges, (double)s.purge_ns / 1e6,
+        (double)s.purge_longest_ns / 1e6);
     add(text, "  moved, not copied    %10.1f MiB\n", mib(s.moved));
     add(text, "  slabs: tiny / large / heaps %zu / %zu / %zu\n", s.tiny_slabs, s.large_slabs,
         s.heap_slabs);

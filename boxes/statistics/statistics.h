@@ -25,6 +25,7 @@ struct hak_stats {
     uint64_t returned;                          // given back to the kernel by purges, so far
     uint64_t purges;                            // (count)
     uint64_t purge_ns;                          // time spent in them
+    uint64_t purge_longest_ns;                  // the longest of them
     uint64_t moved;                             // moved by the page table instead of copied
     uint64_t os_calls;                          // system calls made for memory (count)
     uint64_t refills, refilled_blocks, spills, spilled_blocks; // (counts)

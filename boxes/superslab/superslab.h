@@ -22,12 +22,15 @@ enum slab_kind {
 enum { SLAB_INLINE_WORDS = 4 }; // bitmaps of blocks of 256 B and more live beside the other fields
 
 struct slab {
-    _Atomic(uint8_t) kind; // enum slab_kind; written by the slab's holder
-    _Atomic(uint8_t) bin;  // SLAB_TINY: 1..84; written by the slab's holder
-    uint8_t unused_[6];
+    _Atomic(uint8_t) kind;   // enum slab_kind; written by the slab's holder
+    _Atomic(uint8_t) bin;    // SLAB_TINY: 1..84; written by the slab's holder
+    _Atomic(uint8_t) active; // SLAB_TINY: blocks moved since the decay last looked; anyone
+    uint8_t unused_;
+    _Atomic(uint16_t) clean; // SLAB_TINY: a bit a page that has no memory; see shared_pool.c
+    uint16_t unused2_;
     _Atomic(uint64_t) run;  // SLAB_LARGE: slabs in the run
     _Atomic(uint64_t) size; // SLAB_LARGE: bytes asked for
-    uint64_t unused2_;
+    uint64_t unused3_;
     atomic_bitmap_word bits[SLAB_INLINE_WORDS]; // free blocks; anyone sets, takers clear
 };
 

@@ -5,8 +5,9 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <string.h>
 
-enum { HEAPS_MOST = 65536 };
+enum { HEAPS_MOST = 32768 }; // as many threads as a default kernel.pid_max allows
 
 static void *const null_slot = NULL;
 
@@ -22,11 +23,14 @@ static const struct thread_heap gone_heap = {.bins = EMPTY_BINS};
 __thread struct thread_heap *thread_heap_tls __attribute__((tls_model("initial-exec"))) =
     (struct thread_heap *)&empty_heap;
 
+// In the order of use, so that a process with few threads touches few pages of it.
 static struct {
-    _Atomic uint32_t made;                           // heaps in the directory
-    _Atomic(struct thread_heap *) heaps[HEAPS_MOST]; // written once each
+    _Atomic(uint64_t) key;                           // pthread key + 1, 0: none yet
+    _Atomic(uint32_t) made;                          // heaps in the directory
+    _Atomic(int32_t) idle;                           // heaps without a thread, about
     atomic_bitmap_word free[HEAPS_MOST / 64];        // heaps without a thread
-    _Atomic uint64_t key;                            // pthread key + 1, 0: none yet
+    atomic_bitmap_word cold[HEAPS_MOST / 64];        // of them, without pages; start as new
+    _Atomic(struct thread_heap *) heaps[HEAPS_MOST]; // written once each
 } directory;
 
 static void on_thread_exit(void *arg);
@@ -46,6 +50,42 @@ static void register_exit(struct thread_heap *heap) {
     }
     // May call calloc for a high key: the heap is in place by now.
     pthread_setspecific((pthread_key_t)(key - 1), heap);
+}
+
+// The current thread's heap, parked or not; NULL if it has none.
+static struct thread_heap *mine(void) {
+    struct thread_heap *heap = thread_heap_tls;
+    if (HAK_LIKELY(heap != &empty_heap)) {
+        return heap == &gone_heap ? NULL : heap;
+    }
+    uint64_t key = atomic_load_explicit(&directory.key, memory_order_relaxed);
+    return key == 0 ? NULL : pthread_getspecific((pthread_key_t)(key - 1));
+}
+
+// What the heaps that have lost their pages had counted.
+static struct {
+    _Atomic(uint64_t) refills, refilled, spills, spilled;
+    _Atomic(int64_t) bytes;
+} retired;
+
+static void retire_counts(const struct thread_heap_counts *counts) {
+    atomic_fetch_add(&retired.refills, counts->refills);
+    atomic_fetch_add(&retired.refilled, counts->refilled);
+    atomic_fetch_add(&retired.spills, counts->spills);
+    atomic_fetch_add(&retired.spilled, counts->spilled);
+    atomic_fetch_add(&retired.bytes, counts->bytes);
+}
+
+// A heap whose first part is zero, and whose slots are if `zeroed`.
+static void start(struct thread_heap *heap, uint32_t id, bool zeroed) {
+    struct page_arena_window window = page_arena_get_window();
+    fast_cache_init(heap->bins, heap->bottoms, heap->slots, zeroed);
+    heap->gate = front_gate_of(&window);
+    size_class_fill_table(heap->table);
+    heap->id = id;
+    for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
+        heap->hints[bin] = ARENA_NONE;
+    }
 }
 
 static struct thread_heap *make(void) {
@@ -68,12 +108,7 @@ static struct thread_heap *make(void) {
         *heap = (struct thread_heap){.busy = 0};
     }
     atomic_store(&superslab_slab(&window, slab)->kind, SLAB_HEAP);
-    fast_cache_init(heap->bins, heap->bottoms, heap->slots);
-    heap->gate = front_gate_of(&window);
-    heap->id = id;
-    for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
-        heap->hints[bin] = ARENA_NONE;
-    }
+    start(heap, id, zero);
     atomic_store(&directory.heaps[id], heap);
     return heap;
 }
@@ -81,15 +116,24 @@ static struct thread_heap *make(void) {
 static struct thread_heap *adopt(void) {
     uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
     size_t id = atomic_bitmap_claim_lowest(directory.free, hak_round_up(made, 64));
-    return id == ATOMIC_BITMAP_NONE ? NULL : atomic_load(&directory.heaps[id]);
+    if (id == ATOMIC_BITMAP_NONE) {
+        return NULL;
+    }
+    atomic_fetch_sub(&directory.idle, 1);
+    struct thread_heap *heap = atomic_load(&directory.heaps[id]);
+    if (atomic_bitmap_test(directory.cold, id)) {
+        start(heap, (uint32_t)id, true);
+        atomic_bitmap_claim(directory.cold, id);
+    }
+    return heap;
 }
 
 struct thread_heap *thread_heap_get(void) {
-    struct thread_heap *heap = thread_heap_tls;
-    if (HAK_LIKELY(heap != &empty_heap && heap != &gone_heap)) {
+    struct thread_heap *heap = mine();
+    if (HAK_LIKELY(heap != NULL)) {
         return heap;
     }
-    if (heap == &gone_heap || !page_arena_init()) {
+    if (thread_heap_tls == &gone_heap || !page_arena_init()) {
         return NULL;
     }
     heap = adopt();
@@ -106,56 +150,161 @@ struct thread_heap *thread_heap_get(void) {
     return heap;
 }
 
-static void flush(struct thread_heap *heap) {
+static void (*_Atomic flush_front)(struct thread_heap *, unsigned);
+
+void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin)) {
+    atomic_store(&flush_front, flush);
+}
+
+void *thread_heap_make_state(struct thread_heap *heap) {
+    (void)heap;
+    bool zero;
+    size_t slab = page_arena_claim(1, ARENA_SLAB, &zero);
+    if (slab == ARENA_NONE) {
+        return NULL;
+    }
+    struct page_arena_window window = page_arena_get_window();
+    void *state = page_arena_address(&window, slab);
+    if (!zero) {
+        memset(state, 0, ARENA_SLAB);
+    }
+    atomic_store(&superslab_slab(&window, slab)->kind, SLAB_HEAP);
+    return state;
+}
+
+static void flush_bin(struct thread_heap *heap, unsigned bin) {
     void *blocks[SHARED_POOL_BATCH_MOST];
+    void (*front)(struct thread_heap *, unsigned) = atomic_load(&flush_front);
+    void **bottom = heap->slots + heap->bottoms[bin];
+    unsigned held = (unsigned)(heap->bins[bin].top - bottom);
+    thread_heap_enter(heap);
+    if (held > 0) {
+        fast_cache_drain(&heap->bins[bin], bottom, blocks, held);
+        shared_pool_put(bin, blocks, held);
+        heap->counts.spills++;
+        heap->counts.spilled += held;
+        heap->counts.bytes -= (int64_t)held * size_class_bins[bin].size;
+    }
+    fast_cache_narrow(heap->bins, heap->bottoms, heap->slots, bin);
+    heap->moved[bin] = 0;
+    heap->want[bin] = 0;
+    heap->hints[bin] = ARENA_NONE;
+    thread_heap_leave(heap);
+    if (front != NULL) {
+        front(heap, bin);
+    }
+}
+
+static void flush(struct thread_heap *heap) {
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-        void **bottom = heap->slots + heap->bottoms[bin];
-        unsigned held = (unsigned)(heap->bins[bin].top - bottom);
-        if (held > 0) {
-            thread_heap_enter(heap);
-            fast_cache_drain(&heap->bins[bin], bottom, blocks, held);
-            shared_pool_put(bin, blocks, held);
-            thread_heap_leave(heap);
-            heap->counts.spills++;
-            heap->counts.spilled += held;
-        }
-        heap->want[bin] = 0;
-        heap->hints[bin] = ARENA_NONE;
+        flush_bin(heap, bin);
     }
 }
 
 void thread_heap_flush(void) {
-    struct thread_heap *heap = thread_heap_tls;
-    if (heap != &empty_heap && heap != &gone_heap) {
+    struct thread_heap *heap = mine();
+    if (heap != NULL) {
         flush(heap);
     }
 }
 
+static void trim(struct thread_heap *heap) {
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        if (heap->missed[bin]) {
+            heap->missed[bin] = 0;
+        } else if (heap->want[bin] != 0 ||
+                   heap->bins[bin].top != heap->slots + heap->bottoms[bin]) {
+            flush_bin(heap, bin);
+        }
+    }
+}
+
+void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms,
+                      enum thread_heap_due due) {
+    enum { QUIET_MS = 10, QUICK_MOST = 64 };
+    uint64_t gap = now - heap->seen_ms;
+    heap->seen_ms = now;
+    if (HAK_UNLIKELY(thread_heap_tls == &empty_heap)) { // parked
+        heap->quick = gap > 0 ? 0 : (uint8_t)hak_min(heap->quick + 1u, 255);
+        if (due == THREAD_HEAP_NOTHING_DUE ||
+            (due == THREAD_HEAP_DUE && heap->quick > QUICK_MOST)) {
+            thread_heap_tls = heap;
+        }
+    } else if (HAK_UNLIKELY(
+                   (due == THREAD_HEAP_PRESSURE || (due == THREAD_HEAP_DUE && gap >= QUIET_MS)) &&
+                   thread_heap_tls == heap)) {
+        uint64_t key = atomic_load_explicit(&directory.key, memory_order_relaxed);
+        if (key != 0 && pthread_getspecific((pthread_key_t)(key - 1)) == heap) {
+            heap->quick = 0;
+            thread_heap_tls = (struct thread_heap *)&empty_heap;
+        }
+    }
+    if (HAK_UNLIKELY(now >= heap->trim_ms && idle_ms != UINT64_MAX)) {
+        if (heap->trim_ms != 0) {
+            trim(heap);
+        }
+        heap->trim_ms = now + hak_max(idle_ms, 1);
+    }
+}
+
+// A heap without a thread waits for the next one. A few keep their pages; of a thousand that end
+// together the others do not.
+static void give(struct thread_heap *heap) {
+    enum { KEEP = 16 };
+    uint32_t id = heap->id;
+    if (atomic_fetch_add(&directory.idle, 1) >= KEEP && heap->front_state == NULL) {
+        struct page_arena_window window = page_arena_get_window();
+        retire_counts(&heap->counts);
+        heap->counts = (struct thread_heap_counts){0};
+        atomic_bitmap_put(&directory.cold[id / 64], UINT64_C(1) << id % 64);
+        if (!page_arena_clean(page_arena_slab_of(&window, heap), 1)) {
+            atomic_bitmap_claim(directory.cold, id);
+        }
+    }
+    atomic_bitmap_put(&directory.free[id / 64], UINT64_C(1) << id % 64);
+}
+
 static void on_thread_exit(void *arg) {
     struct thread_heap *heap = arg;
-    if (thread_heap_tls != heap) {
-        return; // another thread's, by now
+    if (thread_heap_tls != heap && thread_heap_tls != &empty_heap) {
+        return; // gone already
     }
     flush(heap);
     thread_heap_tls = (struct thread_heap *)&gone_heap;
-    atomic_bitmap_put(&directory.free[heap->id / 64], UINT64_C(1) << heap->id % 64);
+    give(heap);
 }
 
 void thread_heap_after_fork(void) {
     // The other threads are gone, and with them whatever they were doing. x86-64 makes stores
     // visible in program order, so a heap that is not busy is whole; a busy one is left alone.
-    struct thread_heap *mine = thread_heap_tls;
+    struct thread_heap *current = mine();
     uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
     for (uint32_t id = 0; id < made; id++) {
         struct thread_heap *heap = atomic_load(&directory.heaps[id]);
-        if (heap != NULL && heap != mine && atomic_load(&heap->busy) == 0) {
+        if (heap != NULL && heap != current && !atomic_bitmap_test(directory.free, id) &&
+            atomic_load(&heap->busy) == 0) {
+            atomic_fetch_add(&directory.idle, 1);
             atomic_bitmap_put(&directory.free[id / 64], UINT64_C(1) << id % 64);
         }
     }
 }
 
+int64_t thread_heap_bytes(void) {
+    int64_t sum = atomic_load(&retired.bytes);
+    uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
+    for (uint32_t id = 0; id < made; id++) {
+        struct thread_heap *heap = atomic_load(&directory.heaps[id]);
+        sum += heap == NULL ? 0 : heap->counts.bytes;
+    }
+    return sum;
+}
+
 void thread_heap_get_stats(struct thread_heap_stats *stats) {
-    *stats = (struct thread_heap_stats){0};
+    *stats = (struct thread_heap_stats){
+        .counts = {atomic_load(&retired.refills), atomic_load(&retired.refilled),
+                   atomic_load(&retired.spills), atomic_load(&retired.spilled),
+                   atomic_load(&retired.bytes)},
+    };
     uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
     for (uint32_t id = 0; id < made; id++) {
         struct thread_heap *heap = atomic_load(&directory.heaps[id]);
@@ -164,13 +313,17 @@ void thread_heap_get_stats(struct thread_heap_stats *stats) {
         }
         stats->heaps++;
         stats->free_heaps += atomic_bitmap_test(directory.free, id);
+        if (atomic_bitmap_test(directory.cold, id)) {
+            continue;
+        }
         stats->counts.refills += heap->counts.refills;
         stats->counts.refilled += heap->counts.refilled;
         stats->counts.spills += heap->counts.spills;
         stats->counts.spilled += heap->counts.spilled;
         for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
             stats->bin_cached[bin] +=
-                (size_t)(heap->bins[bin].top - (heap->slots + heap->bottoms[bin]));
+                (size_t)(heap->bins[bin].top - (heap->slots + heap->bottoms[bin])) +
+                heap->behind[bin];
         }
     }
 }

@@ -3,6 +3,8 @@
 // The current thread's heap is found through one initial-exec TLS pointer. It points at a static
 // empty heap until the thread's first miss, and at another one, "gone", after the thread's
 // destructors have given its heap back: such a thread is served from the pool, block by block.
+// A quiet thread's heap can be parked: the pointer goes back to the first empty heap, so that the
+// thread's next call is a miss, whatever its caches hold, and does its share of what is due.
 // A heap lives in one slab. A free heap is a set bit, and may still have blocks in its caches: who
 // takes the heap takes them too. In a forked child all heaps but the current one become free.
 #ifndef HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_H
@@ -21,21 +23,29 @@ HAK_C_BEGIN
 struct thread_heap_counts {
     uint64_t refills, refilled; // times and blocks
     uint64_t spills, spilled;
+    int64_t bytes; // taken from the pool and not given back by this heap; may be negative
 };
 
 struct thread_heap {
     struct fast_bin
-        bins[SIZE_CLASS_BINS]; // hit path; at the start, so that bin n is at byte n * 16
-    struct front_gate gate;    // hit path of free; a copy of the window's
+        bins[SIZE_CLASS_BINS];        // hit path; at the start, so that bin n is at byte n * 16
+    struct front_gate gate;           // hit path of free; a copy of the window's
+    uint16_t table[SIZE_CLASS_TABLE]; // hit path of malloc: from size to stack
     // From here on: misses only.
-    _Atomic(uint8_t) busy;         // its thread is between two steps that belong together
-    uint32_t id;                   // index in the directory of heaps
-    uint32_t ticks;                // misses until the clock is looked at
-    uint8_t want[SIZE_CLASS_BINS]; // blocks the next refill of a bin asks for
+    _Atomic(uint8_t) busy;           // its thread is between two steps that belong together
+    uint8_t quick;                   // calls in quick succession since it was parked
+    uint32_t id;                     // index in the directory of heaps
+    uint64_t seen_ms;                // clock of the thread's last miss
+    uint64_t trim_ms;                // clock at which unused caches are emptied next
+    uint8_t missed[SIZE_CLASS_BINS]; // the bin has been refilled or spilled since the last trim
+    uint8_t moved[SIZE_CLASS_BINS];  // blocks that have gone through a narrow stack, up to 255
+    uint8_t want[SIZE_CLASS_BINS];   // blocks the next refill of a bin asks for
     uint16_t bottoms[SIZE_CLASS_BINS];
     shared_pool_hint hints[SIZE_CLASS_BINS];
     struct thread_heap_counts counts;
-    void *slots[]; // FAST_CACHE_SLOTS
+    void *front_state;                // a front's own, made by thread_heap_make_state()
+    uint16_t behind[SIZE_CLASS_BINS]; // blocks that a front holds behind the cache
+    void *slots[];                    // FAST_CACHE_SLOTS
 };
 
 static_assert(sizeof(struct thread_heap) + FAST_CACHE_SLOTS * sizeof(void *) <= ARENA_SLAB,
@@ -54,6 +64,25 @@ struct thread_heap *thread_heap_get(void);
 
 // Moves every cached block of the current thread to the pool (checking each).
 void thread_heap_flush(void);
+
+// For every miss, with the clock in ms: empties caches of bins without a miss for `idle_ms` or more
+// (UINT64_MAX: never), and parks the heap if the thread is quiet and there is work for it to do; a
+// parked thread that has become busy is let go. Under pressure it is parked however busy it is: it
+// may fall quiet at any time, and its caches would hide that for ever.
+enum thread_heap_due { THREAD_HEAP_NOTHING_DUE, THREAD_HEAP_DUE, THREAD_HEAP_PRESSURE };
+void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms,
+                      enum thread_heap_due due);
+
+// Bytes of tiny blocks that are out of the pool: live, or in caches.
+int64_t thread_heap_bytes(void);
+
+// What empties a front's own layers of a bin into the pool; called for every bin of a heap that is
+// flushed. Set once, before the first thread ends.
+void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin));
+
+// One zeroed slab for a front's own state, which stays with the heap for good; NULL if there is no
+// memory.
+void *thread_heap_make_state(struct thread_heap *heap);
 
 // For pthread_atfork, in the child.
 void thread_heap_after_fork(void);

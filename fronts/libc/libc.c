@@ -3,12 +3,14 @@
 #include "fronts/libc/hit_path.h"
 
 #include "backends/os.h"
+#include "boxes/decay/decay.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
 #include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/settings/settings.h"
 #include "boxes/statistics/statistics.h"
+#include "fronts/tiny_front/tiny_front.h"
 
 #include <errno.h>
 #include <malloc.h>
@@ -144,10 +146,10 @@ EXPORT int posix_memalign(void **out, size_t align, size_t size) {
     }
     int saved = errno;
     void *block = aligned(align, size);
-    errno = saved;
     if (block == NULL) {
-        return ENOMEM;
+        return ENOMEM; // and errno too, as in glibc: there are callers that look there
     }
+    errno = saved;
     *out = block;
     return 0;
 }
@@ -171,7 +173,7 @@ EXPORT size_t malloc_usable_size(void *ptr) {
 EXPORT int malloc_trim(size_t pad) {
     (void)pad;
     thread_heap_flush();
-    return page_arena_purge(0, SIZE_MAX) > 0;
+    return decay_all() > 0;
 }
 
 EXPORT struct mallinfo2 mallinfo2(void) {
@@ -227,9 +229,12 @@ EXPORT void malloc_stats(void) {
 
 EXPORT int mallopt(int param, int value) {
     (void)value;
-    // glibc's tunables have no counterpart here; those that are only hints are taken and ignored.
+    // glibc's tunables have no counterpart here. None of them changes what a correct program sees,
+    // so they are taken and ignored.
     switch (param) {
     case M_MXFAST:
+    case M_PERTURB:
+    case M_CHECK_ACTION:
     case M_TRIM_THRESHOLD:
     case M_TOP_PAD:
     case M_MMAP_THRESHOLD:
@@ -242,9 +247,16 @@ EXPORT int mallopt(int param, int value) {
     }
 }
 
+static void after_fork(void) {
+    thread_heap_after_fork();
+    decay_after_fork();
+}
+
 static __attribute__((constructor(101))) void start(void) {
     settings_load(environ);
-    pthread_atfork(NULL, NULL, thread_heap_after_fork);
+    tiny_front_start();
+    pthread_atfork(NULL, NULL, after_fork);
+    decay_start();
 }
 
 static __attribute__((destructor(101))) void finish(void) {

@@ -1,6 +1,8 @@
 // Misses, large blocks, and pointers that are not what they should be.
 #include "fronts/libc/hit_path.h"
 
+#include "backends/os.h"
+#include "boxes/decay/decay.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
 #include "boxes/large_block/large_block.h"
@@ -10,12 +12,16 @@
 
 #include <errno.h>
 
-enum { TICK_MISSES = 32 }; // misses between two looks at the clock
-
+// Every miss looks at the clock, and may have to do a share of what is due.
 static void tick(struct thread_heap *heap) {
-    if (heap != NULL && ++heap->ticks >= TICK_MISSES) {
-        heap->ticks = 0;
-        page_arena_tick();
+    uint64_t now = os_now_ms();
+    static_assert((int)DECAY_NOTHING == THREAD_HEAP_NOTHING_DUE &&
+                      (int)DECAY_PENDING == THREAD_HEAP_DUE &&
+                      (int)DECAY_PRESSURE == THREAD_HEAP_PRESSURE,
+                  "the need is what is due");
+    enum thread_heap_due due = (enum thread_heap_due)decay_tick(now);
+    if (HAK_LIKELY(heap != NULL)) {
+        thread_heap_tick(heap, now, decay_idle_ms(), due);
     }
 }
 
@@ -25,7 +31,9 @@ static HAK_NOINLINE void *miss(unsigned bin) {
     if (HAK_UNLIKELY(heap == NULL)) {
         // A thread past its destructors, or no memory for a heap: one block, without a cache.
         shared_pool_hint hint = ARENA_NONE;
-        if (shared_pool_take(bin, &block, 1, &hint) == 0) {
+        unsigned got = shared_pool_take(bin, &block, 1, &hint);
+        front_gate_mark(bin, &block, got);
+        if (got == 0) {
             errno = ENOMEM;
         }
         return block;
@@ -74,19 +82,36 @@ void *slow_aligned_alloc(size_t align, size_t size) {
     return HAK_LIKELY(block != NULL) ? block : miss(bin);
 }
 
+// The header strategy comes here with every pointer whose header is not what the hit path expects.
+static void check_header(unsigned bin, const void *ptr) {
+    if (HAK_UNLIKELY(shared_pool_block_start(bin, ptr) != ptr)) {
+        diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(CLASSIFIED_TINY_INTERIOR));
+    }
+    if (HAK_UNLIKELY(!front_gate_intact(bin, ptr))) {
+        diag_misuse(DIAG_CALL_FREE, ptr,
+                    "heap corruption: header byte overwritten by the block before");
+    }
+}
+
 void slow_free(void *ptr) {
     if (ptr == NULL) {
         return;
     }
     struct page_arena_window window = page_arena_get_window();
     struct front_gate gate = front_gate_of(&window);
-    unsigned bin = front_gate_lookup(&gate, ptr) / 2;
+    unsigned bin = front_gate_registry(&gate, ptr) / 2;
     struct thread_heap *heap = thread_heap_get();
     tick(heap);
     if (HAK_LIKELY(bin != 0)) {
+        if (HAK_HEADER) {
+            check_header(bin, ptr);
+        }
         if (HAK_UNLIKELY(heap == NULL)) {
             shared_pool_put(bin, &ptr, 1);
-        } else if (!fast_cache_push(&heap->bins[bin], ptr)) {
+            return;
+        }
+        heap->gate = gate; // the part that can be read may have grown
+        if (!fast_cache_push(&heap->bins[bin], ptr)) {
             tiny_front_of(bin)->spill(heap, bin);
             fast_cache_push(&heap->bins[bin], ptr);
         }

@@ -1,31 +1,90 @@
 #include "fronts/tiny_front/tiny_front.h"
 
-unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsigned want) {
-    void *blocks[SHARED_POOL_BATCH_MOST];
-    thread_heap_enter(heap);
+#include "boxes/front_gate_classifier/front_gate.h"
+#include "boxes/settings/settings.h"
+
+static void flush(struct thread_heap *heap, unsigned bin) {
+    if (tiny_front_of(bin)->flush != NULL) {
+        tiny_front_of(bin)->flush(heap, bin);
+    }
+}
+
+void tiny_front_start(void) {
+    enum { C2 = 2, C3 = 3 };
+    if (tiny_front_alternative != NULL && settings_get(SETTING_C23_SIMPLE) == 0) {
+        tiny_fronts[C2] = tiny_front_alternative;
+        tiny_fronts[C3] = tiny_front_alternative;
+    }
+    thread_heap_set_flush(flush);
+}
+
+static void count_moved(struct thread_heap *heap, unsigned bin, unsigned count) {
+    heap->missed[bin] = 1;
+    heap->moved[bin] = (uint8_t)hak_min(heap->moved[bin] + count, UINT8_MAX);
+}
+
+unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, unsigned want) {
     unsigned got = shared_pool_take(bin, blocks, want, &heap->hints[bin]);
-    fast_cache_fill(&heap->bins[bin], blocks, got);
-    thread_heap_leave(heap);
+    front_gate_mark(bin, blocks, got);
+    count_moved(heap, bin, got);
     heap->counts.refills++;
     heap->counts.refilled += got;
+    heap->counts.bytes += (int64_t)got * size_class_bins[bin].size;
     return got;
+}
+
+void tiny_front_give(struct thread_heap *heap, unsigned bin, void *const *blocks, unsigned count) {
+    shared_pool_put(bin, blocks, count);
+    count_moved(heap, bin, count);
+    heap->counts.spills++;
+    heap->counts.spilled += count;
+    heap->counts.bytes -= (int64_t)count * size_class_bins[bin].size;
+}
+
+void tiny_front_check(unsigned bin, void *const *blocks, unsigned count) {
+    shared_pool_check(bin, blocks, count);
+}
+
+unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsigned want) {
+    void *blocks[SHARED_POOL_BATCH_MOST];
+    tiny_front_begin(heap);
+    tiny_front_widen(heap, bin);
+    want = (unsigned)hak_min(want, (size_t)(heap->bins[bin].limit - heap->bins[bin].top));
+    unsigned got = tiny_front_take(heap, bin, blocks, want);
+    fast_cache_fill(&heap->bins[bin], blocks, got);
+    tiny_front_end(heap);
+    return got;
+}
+
+bool tiny_front_widen(struct thread_heap *heap, unsigned bin) {
+    enum { WIDEN_AFTER = 64 }; // blocks: a burst that does not come again leaves the stack narrow
+    return heap->moved[bin] >= WIDEN_AFTER &&
+           fast_cache_widen(heap->bins, heap->bottoms, heap->slots, bin);
+}
+
+unsigned tiny_front_half(const struct thread_heap *heap, unsigned bin) {
+    size_t held = (size_t)(heap->bins[bin].top - (heap->slots + heap->bottoms[bin]));
+    return (unsigned)(held + 1) / 2;
 }
 
 void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned count) {
     void *blocks[SHARED_POOL_BATCH_MOST];
-    thread_heap_enter(heap);
+    tiny_front_begin(heap);
+    if (tiny_front_widen(heap, bin)) {
+        tiny_front_end(heap);
+        return;
+    }
+    count = (unsigned)hak_min(count, tiny_front_half(heap, bin));
     fast_cache_drain(&heap->bins[bin], heap->slots + heap->bottoms[bin], blocks, count);
-    shared_pool_put(bin, blocks, count);
-    thread_heap_leave(heap);
-    heap->counts.spills++;
-    heap->counts.spilled += count;
+    tiny_front_give(heap, bin, blocks, count);
+    tiny_front_end(heap);
 }
 
 unsigned tiny_front_next_batch(struct thread_heap *heap, unsigned bin) {
     const struct size_class_bin *info = &size_class_bins[bin];
     unsigned want = heap->want[bin];
     if (want == 0) {
-        want = (unsigned)hak_max(1, hak_min(8, 2048 / info->size));
+        want = 1;
     }
     want = (unsigned)hak_min(want, info->batch);
     heap->want[bin] = (uint8_t)hak_min(want * 2, info->batch);

@@ -18,22 +18,55 @@ struct tiny_front {
     unsigned (*refill)(struct thread_heap *heap, unsigned bin);
     // Called when the stack of `bin` is full: takes at least one block out of it.
     void (*spill)(struct thread_heap *heap, unsigned bin);
+    // Called when the heap's thread ends or its memory is wanted: what the front itself holds of
+    // `bin` goes to the pool. NULL for a front that holds nothing.
+    void (*flush)(struct thread_heap *heap, unsigned bin);
 };
 
-// By class, C0..C7.
-extern const struct tiny_front *const tiny_fronts[SIZE_CLASS_CLASSES];
+// By class, C0..C7. Written by tiny_front_start() only.
+extern const struct tiny_front *tiny_fronts[SIZE_CLASS_CLASSES];
+
+// What the flavour links for C2 and C3 when HAKMEM_TINY_FRONT_C23_SIMPLE is 0; NULL: no choice.
+extern const struct tiny_front *const tiny_front_alternative;
+
+// Applies the settings. Called once, from the library's constructor.
+void tiny_front_start(void);
 
 HAK_INLINE const struct tiny_front *tiny_front_of(unsigned bin) {
     return tiny_fronts[size_class_of_bin(bin)];
 }
+
+// What a front is made of. Between begin and end the heap may be inconsistent: a forked child does
+// not take it over then.
+HAK_INLINE void tiny_front_begin(struct thread_heap *heap) {
+    thread_heap_enter(heap);
+}
+HAK_INLINE void tiny_front_end(struct thread_heap *heap) {
+    thread_heap_leave(heap);
+}
+
+// Blocks from the pool, ready for a user; returns how many, 0 only if there is no memory. Counted.
+unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, unsigned want);
+
+// Blocks to the pool, each checked. Counted.
+void tiny_front_give(struct thread_heap *heap, unsigned bin, void *const *blocks, unsigned count);
+
+// Aborts with a line on stderr if one of the blocks does not start a block of `bin`, or is free.
+void tiny_front_check(unsigned bin, void *const *blocks, unsigned count);
+
+// Makes a stack that is still narrow, and much used, wide; false if not. Between begin and end.
+bool tiny_front_widen(struct thread_heap *heap, unsigned bin);
+
+// Half of the blocks in a stack, rounded up.
+unsigned tiny_front_half(const struct thread_heap *heap, unsigned bin);
 
 // FastCache <-> SharedPool in one step, with a batch of the caller's choice (1..slots of the bin):
 // what the fronts that have no layer in between share.
 unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsigned want);
 void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned count);
 
-// The size of the next refill of a bin by demand: a few blocks at first, twice as many each time,
-// up to the bin's batch. A thread that needs one block does not take sixty-four.
+// The size of the next refill of a bin by demand: one block at first, twice as many each time, up
+// to the bin's batch. A thread that needs one block does not take sixty-four.
 unsigned tiny_front_next_batch(struct thread_heap *heap, unsigned bin);
 HAK_C_END
 

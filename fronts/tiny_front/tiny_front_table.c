@@ -12,10 +12,17 @@ DECLARE(HAK_FRONT_C5)
 DECLARE(HAK_FRONT_C6)
 DECLARE(HAK_FRONT_C7)
 
-const struct tiny_front *const tiny_fronts[SIZE_CLASS_CLASSES] = {
+const struct tiny_front *tiny_fronts[SIZE_CLASS_CLASSES] = {
     &HAK_FRONT_C0, &HAK_FRONT_C1, &HAK_FRONT_C2, &HAK_FRONT_C3,
     &HAK_FRONT_C4, &HAK_FRONT_C5, &HAK_FRONT_C6, &HAK_FRONT_C7,
 };
+
+#ifdef HAK_FRONT_ALTERNATIVE
+DECLARE(HAK_FRONT_ALTERNATIVE)
+const struct tiny_front *const tiny_front_alternative = &HAK_FRONT_ALTERNATIVE;
+#else
+const struct tiny_front *const tiny_front_alternative = NULL;
+#endif
 
 // For a program that wants to know what serves it.
 const char *hak_flavour(void);

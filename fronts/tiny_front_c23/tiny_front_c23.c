@@ -13,4 +13,4 @@ static void spill(struct thread_heap *heap, unsigned bin) {
     tiny_front_spill_direct(heap, bin, size_class_bins[bin].batch);
 }
 
-const struct tiny_front tiny_front_c23 = {"c23", refill, spill};
+const struct tiny_front tiny_front_c23 = {"c23", refill, spill, NULL};

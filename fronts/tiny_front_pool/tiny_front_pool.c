@@ -8,4 +8,4 @@ static void spill(struct thread_heap *heap, unsigned bin) {
     tiny_front_spill_direct(heap, bin, size_class_bins[bin].batch);
 }
 
-const struct tiny_front tiny_front_pool = {"pool", refill, spill};
+const struct tiny_front tiny_front_pool = {"pool", refill, spill, NULL};

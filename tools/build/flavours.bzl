@@ -2,23 +2,48 @@
 shared object and its share of the tests from hak_flavours() in hakmem.bzl."""
 
 _C23 = "//fronts/tiny_front_c23"
+_CLASSIC = "//fronts/tiny_front_classic"
 _POOL = "//fronts/tiny_front_pool"
 
-# name     what `bazel build //:NAME` builds, and libNAME.so
-# variant  the build settings of all its boxes: a key of VARIANTS
-# fronts   which front serves C0..C7
-# backend  what stands behind backends/os.h
+# C0..C7
+_C23_FRONTS = [_POOL, _POOL, _C23, _C23, _POOL, _POOL, _POOL, _POOL]
+
+# name         what `bazel build //:NAME` builds, and libNAME.so
+# variant      the build settings of all its boxes: a key of VARIANTS
+# fronts       which front serves C0..C7
+# alternative  what serves C2 and C3 when HAKMEM_TINY_FRONT_C23_SIMPLE is 0, or None: no choice
+# backend      what stands behind backends/os.h
 FLAVOURS = [
+    # The production one.
     struct(
         name = "hakmem_c23",
         variant = "",
-        fronts = [_POOL, _POOL, _C23, _C23, _POOL, _POOL, _POOL, _POOL],
+        fronts = _C23_FRONTS,
+        alternative = _CLASSIC,
         backend = "//backends/linux",
     ),
+    # The header byte instead of the page map, and with it blocks of powers of two.
+    struct(
+        name = "hakmem_c23_header",
+        variant = "_header",
+        fronts = _C23_FRONTS,
+        alternative = _CLASSIC,
+        backend = "//backends/linux",
+    ),
+    # The baseline: the traditional layers for all tiny classes.
+    struct(
+        name = "hakmem_classic",
+        variant = "",
+        fronts = [_CLASSIC] * 8,
+        alternative = None,
+        backend = "//backends/linux",
+    ),
+    # The production one with its invariants checked.
     struct(
         name = "hakmem_c23_debug",
         variant = "_debug",
-        fronts = [_POOL, _POOL, _C23, _C23, _POOL, _POOL, _POOL, _POOL],
+        fronts = _C23_FRONTS,
+        alternative = _CLASSIC,
         backend = "//backends/linux",
     ),
 ]

@@ -34,22 +34,36 @@ def hak_box(name, srcs = [], hdrs = [], deps = [], visibility = None, **kwargs):
             **kwargs
         )
 
-def hak_test(name, srcs, deps, tags = [], linkopts = [], **kwargs):
-    """A GoogleTest of one box, in C++."""
-    cc_test(
-        name = name,
-        srcs = srcs,
-        copts = WARNINGS + ["-D_GNU_SOURCE"],
-        linkopts = ["-pthread"] + linkopts,
-        tags = tags,
-        deps = deps + ["@com_google_googletest//:gtest_main"],
-        **kwargs
-    )
+def hak_test(name, srcs, deps, variants = [""], tags = [], linkopts = [], **kwargs):
+    """A GoogleTest of one box, in C++: one cc_test a variant, NAME plus the variant's suffix.
+
+    Args:
+      name: the test's name.
+      srcs: GoogleTest sources.
+      deps: boxes, by their plain labels.
+      variants: which builds of the boxes are tested: keys of VARIANTS.
+      tags: as of cc_test.
+      linkopts: as of cc_test.
+      **kwargs: as of cc_test.
+    """
+    for variant in variants:
+        cc_test(
+            name = name + variant,
+            srcs = srcs,
+            copts = WARNINGS + ["-D_GNU_SOURCE"] + VARIANTS[variant],
+            linkopts = ["-pthread"] + linkopts,
+            tags = tags,
+            deps = [variant_label(dep, variant) for dep in deps] + [
+                "@com_google_googletest//:gtest_main",
+            ],
+            **kwargs
+        )
 
 def _flavour(flavour):
     name = flavour.name
     variant = flavour.variant
-    fronts = {front: True for front in flavour.fronts}.keys()
+    alternative = [flavour.alternative] if flavour.alternative else []
+    fronts = {front: True for front in flavour.fronts + alternative}.keys()
     copts = COPTS + VARIANTS[variant] + ["-DHAK_FLAVOUR='\"%s\"'" % name]
 
     cc_library(
@@ -58,6 +72,9 @@ def _flavour(flavour):
         copts = copts + [
             "-DHAK_FRONT_C%d=%s" % (i, flavour.fronts[i].split("/")[-1])
             for i in range(len(flavour.fronts))
+        ] + [
+            "-DHAK_FRONT_ALTERNATIVE=" + front.split("/")[-1]
+            for front in alternative
         ],
         linkstatic = True,
         alwayslink = True,
@@ -79,6 +96,7 @@ def _flavour(flavour):
         name = "lib" + name + ".so",
         linkshared = True,
         linkopts = [
+            "-Wl,-z,nodelete",
             "-Wl,-z,now",
             "-Wl,-z,relro",
             "-Wl,-z,defs",

@@ -4,6 +4,7 @@
 VARIANTS = {
     "": [],
     "_debug": ["-DHAKMEM_DEBUG=1"],
+    "_header": ["-DHAKMEM_HEADER=1"],
 }
 
 WARNINGS = [

@@ -1,0 +1,211 @@
+#include "boxes/decay/decay.h"
+
+#include "backends/os.h"
+#include "boxes/page_arena/page_arena.h"
+#include "boxes/settings/settings.h"
+#include "boxes/shared_pool/shared_pool.h"
+#include "boxes/size_class/size_class.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+// The test's link puts these in the place of the backend's: time passes when the test says so, and
+// one us with every look at the fine clock.
+static std::atomic<uint64_t> clock_ms{100000};
+static std::atomic<uint64_t> looks{0};
+extern "C" {
+uint64_t __wrap_os_now_ms(void) {
+    return clock_ms;
+}
+uint64_t __wrap_os_now_ns(void) {
+    return clock_ms * 1000000 + ++looks * 1000;
+}
+extern int64_t settings_values[SETTING_COUNT];
+}
+
+namespace {
+
+constexpr int kDecay = 400;
+
+class Decay : public testing::Test {
+  protected:
+    void SetUp() override {
+        ASSERT_TRUE(page_arena_init());
+        decay_all();
+        settings_values[SETTING_DECAY_MS] = kDecay;
+        clock_ms += 10 * kDecay;
+    }
+    void TearDown() override {
+        EXPECT_EQ(page_arena_held(), 0u);
+        settings_values[SETTING_DECAY_MS] = settings_table[SETTING_DECAY_MS].preset;
+        settings_values[SETTING_BACKGROUND] = 0;
+    }
+
+    // `slabs` free slabs with pages.
+    static void make_dirty(size_t slabs) {
+        bool zero;
+        size_t run = page_arena_claim(slabs, 1, &zero);
+        ASSERT_NE(run, ARENA_NONE);
+        page_arena_release(run, slabs, true);
+    }
+
+    // A miss every ms until `done`, for `ms` at most; how long it took.
+    template <typename Done> static uint64_t tick_until(Done done, uint64_t ms) {
+        uint64_t begin = clock_ms;
+        while (!done() && clock_ms < begin + ms) {
+            decay_tick(++clock_ms);
+        }
+        return clock_ms - begin;
+    }
+    static bool clean() { return page_arena_dirty() == 0; }
+};
+
+class DecayUptime : public Decay, public testing::WithParamInterface<uint64_t> {};
+
+TEST_P(DecayUptime, FreeSlabsGoBackAfterTheSetTime) {
+    clock_ms = ((clock_ms >> 32) + 1) << 32 | GetParam(); // never back
+    tick_until([] { return false; }, 2 * kDecay);         // wherever in a round it is
+    make_dirty(500);
+    EXPECT_EQ(tick_until([] { return page_arena_dirty() < 500; }, kDecay - 1), kDecay - 1u)
+        << "too early";
+    // The next round begins within half a decay time; it takes a few steps.
+    EXPECT_LE(tick_until(clean, 10 * kDecay), kDecay / 2 + 100u);
+    EXPECT_TRUE(clean());
+    // A rest of weeks without a miss, and the same again.
+    clock_ms += 0x90000000;
+    make_dirty(5);
+    EXPECT_LE(tick_until(clean, 10 * kDecay), kDecay + kDecay / 2 + 100u);
+    EXPECT_TRUE(clean());
+}
+
+// The arena keeps the low half of the clock: 2^31 and 2^32 ms are 25 and 50 days.
+INSTANTIATE_TEST_SUITE_P(Since, DecayUptime,
+                         testing::Values(0, 200000, 0x7ffffe00, 0x80000000, 0xfffffe00));
+
+TEST_F(Decay, PagesInsideSlabsGoBackWhenTheSlabHasBeenQuiet) {
+    constexpr unsigned kBin = 84; // 2 blocks a slab
+    tick_until([] { return false; }, 2 * kDecay);
+    shared_pool_hint hint = ARENA_NONE;
+    std::vector<void *> blocks(2);
+    ASSERT_EQ(shared_pool_take(kBin, blocks.data(), 2, &hint), 2u);
+    memset(blocks[0], 1, 32768);
+    memset(blocks[1], 2, 32768);
+    shared_pool_put(kBin, &blocks[1], 1);
+    auto returned = [] {
+        decay_stats stats;
+        decay_get_stats(&stats);
+        return stats.pages;
+    };
+    uint64_t before = returned();
+    // One round marks the slab, and a later one gives the pages back.
+    uint64_t took = tick_until([&] { return returned() != before; }, 10 * kDecay);
+    EXPECT_GE(took, kDecay / 2u);
+    EXPECT_LE(took, kDecay + 100u);
+    EXPECT_EQ(returned() - before, 8u);
+    EXPECT_EQ(static_cast<char *>(blocks[0])[32767], 1);
+    // A slab in use all the time is left alone.
+    hint = ARENA_NONE;
+    ASSERT_EQ(shared_pool_take(kBin, &blocks[1], 1, &hint), 1u);
+    before = returned();
+    tick_until(
+        [&] {
+            shared_pool_put(kBin, &blocks[1], 1);
+            EXPECT_EQ(shared_pool_take(kBin, &blocks[1], 1, &hint), 1u);
+            return false;
+        },
+        4 * kDecay);
+    EXPECT_EQ(returned(), before);
+    shared_pool_put(kBin, blocks.data(), 2);
+}
+
+TEST_F(Decay, OneStepIsBounded) {
+    tick_until([] { return false; }, 2 * kDecay);
+    make_dirty(4000);
+    tick_until([] { return page_arena_dirty() < 4000; }, 10 * kDecay);
+    // As long as it goes on: each step gives something, none gives it all.
+    size_t steps = 0;
+    for (size_t last = page_arena_dirty(); last > 0 && steps < 1000; steps++) {
+        tick_until([last] { return page_arena_dirty() < last; }, 100);
+        size_t now = page_arena_dirty();
+        ASSERT_LT(now, last);
+        // At one us a look, the least step of 100 us is 100 slices of 16 slabs.
+        ASSERT_LE(last - now, (DECAY_STEP_MOST_US + 1) * size_t{16});
+        last = now;
+    }
+    EXPECT_TRUE(clean());
+    decay_stats stats;
+    decay_get_stats(&stats);
+    EXPECT_LE(stats.longest, (DECAY_STEP_MOST_US + 1) * uint64_t{1000});
+    EXPECT_GE(stats.ns, stats.longest);
+    EXPECT_GE(stats.steps, 2u);
+}
+
+TEST_F(Decay, NeverAndAtOnce) {
+    make_dirty(10);
+    settings_values[SETTING_DECAY_MS] = -1;
+    EXPECT_EQ(decay_idle_ms(), UINT64_MAX);
+    tick_until([] { return false; }, 5000);
+    EXPECT_EQ(page_arena_dirty(), 10u);
+    EXPECT_EQ(decay_tick(++clock_ms), DECAY_NOTHING);
+    settings_values[SETTING_DECAY_MS] = 0;
+    EXPECT_EQ(decay_idle_ms(), 0u);
+    EXPECT_LE(tick_until(clean, 1000), 5u);
+    EXPECT_TRUE(clean());
+}
+
+TEST_F(Decay, AllGivesAllBackNow) {
+    const unsigned bin = size_class_bin_of(3072);
+    shared_pool_hint hint = ARENA_NONE;
+    void *blocks[4];
+    ASSERT_EQ(shared_pool_take(bin, blocks, 4, &hint), 4u);
+    for (void *block : blocks) {
+        memset(block, 1, size_class_bins[bin].size);
+    }
+    shared_pool_put(bin, blocks + 1, 3);
+    make_dirty(7);
+    EXPECT_GE(decay_all(), 7u * 16);
+    EXPECT_TRUE(clean());
+    EXPECT_EQ(decay_all(), 0u);
+    shared_pool_put(bin, blocks, 1);
+    EXPECT_EQ(decay_all(), 16u);
+}
+
+TEST_F(Decay, TellsTheThreadWhatIsToDo) {
+    tick_until([] { return false; }, 4 * kDecay);
+    EXPECT_EQ(decay_tick(++clock_ms), DECAY_NOTHING);
+    make_dirty(10);
+    tick_until([] { return false; }, kDecay / 2 + 10);
+    EXPECT_EQ(decay_tick(++clock_ms), DECAY_PENDING);
+    // More than 64 MiB, and more than half of what is held.
+    make_dirty((65 << 20) / ARENA_SLAB);
+    EXPECT_EQ(decay_tick(++clock_ms), DECAY_PRESSURE);
+    tick_until(clean, 10 * kDecay);
+    tick_until([] { return false; }, 4 * kDecay);
+    EXPECT_EQ(decay_tick(++clock_ms), DECAY_NOTHING);
+}
+
+TEST_F(Decay, BackgroundThreadDoesTheSteps) {
+    decay_start();
+    EXPECT_EQ(decay_tick(++clock_ms), DECAY_NOTHING);
+    make_dirty(10);
+    tick_until(clean, 10 * kDecay);
+    EXPECT_TRUE(clean()) << "not asked for: misses do them";
+    settings_values[SETTING_BACKGROUND] = 1;
+    decay_start();
+    make_dirty(10);
+    uint64_t freed = clock_ms;
+    while (!clean()) {
+        clock_ms++;
+        ASSERT_EQ(decay_tick(clock_ms), DECAY_NOTHING);
+        std::this_thread::yield();
+    }
+    EXPECT_GE(clock_ms, freed + kDecay);
+    decay_after_fork(); // misses do them again
+    settings_values[SETTING_DECAY_MS] = -1;
+}
+
+} // namespace

@@ -1,0 +1,192 @@
+#include "boxes/fast_cache/fast_cache.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <vector>
+
+namespace {
+
+class FastCache : public testing::Test {
+  protected:
+    FastCache() : slots(FAST_CACHE_SLOTS, nullptr) {
+        fast_cache_init(bins, bottoms, slots.data(), true);
+    }
+
+    // Anything but NULL serves as a block: blocks are neither read nor written.
+    static void *block(uintptr_t n) { return reinterpret_cast<void *>(n * 16); }
+    void **bottom(unsigned bin) { return &slots[bottoms[bin]]; }
+    static int narrow(unsigned bin) {
+        if (bin == 0) {
+            return 0;
+        }
+        int fit = FAST_CACHE_NARROW_BYTES / static_cast<int>(size_class_bins[bin].size);
+        return std::clamp(fit, 1, int{FAST_CACHE_NARROW});
+    }
+    bool widen(unsigned bin) { return fast_cache_widen(bins, bottoms, slots.data(), bin); }
+    size_t held(unsigned bin) { return static_cast<size_t>(bins[bin].top - bottom(bin)); }
+
+    fast_bin bins[SIZE_CLASS_BINS];
+    uint16_t bottoms[SIZE_CLASS_BINS];
+    std::vector<void *> slots;
+};
+
+TEST_F(FastCache, StartsEmptyAndNarrow) {
+    for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
+        EXPECT_EQ(fast_cache_pop(&bins[bin]), nullptr);
+        EXPECT_EQ(held(bin), 0u);
+        EXPECT_EQ(bins[bin].limit - bins[bin].top, narrow(bin));
+        EXPECT_LT(bins[bin].limit - slots.data(), SIZE_CLASS_BINS * (FAST_CACHE_NARROW + 1))
+            << "narrow stacks stand together";
+    }
+    EXPECT_FALSE(fast_cache_push(&bins[0], block(1))) << "bin 0 is always full";
+    EXPECT_EQ(fast_cache_pop(&bins[0]), nullptr) << "and always empty";
+}
+
+TEST_F(FastCache, SlotsThatAreNotZeroBecomeEmptyStacks) {
+    std::fill(slots.begin(), slots.end(), block(99));
+    fast_cache_init(bins, bottoms, slots.data(), false);
+    for (fast_bin &bin : bins) {
+        EXPECT_EQ(fast_cache_pop(&bin), nullptr);
+    }
+}
+
+TEST_F(FastCache, FullStacksOfAllBinsDoNotOverlap) {
+    // All narrow ones full, then all wide ones, with the same blocks and more.
+    for (bool wide : {false, true}) {
+        for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+            int room = wide ? size_class_bins[bin].slots : narrow(bin);
+            EXPECT_EQ(wide && widen(bin), wide && size_class_bins[bin].slots > narrow(bin));
+            EXPECT_FALSE(wide && widen(bin)) << "it is wide by now";
+            for (int i = static_cast<int>(held(bin)); i < room; i++) {
+                ASSERT_TRUE(fast_cache_push(&bins[bin], block(bin * 1000 + i + 1)));
+            }
+            ASSERT_FALSE(fast_cache_push(&bins[bin], block(1)));
+            ASSERT_LE(bins[bin].limit, &slots.back());
+        }
+    }
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        for (unsigned i = size_class_bins[bin].slots; i-- > 0;) {
+            ASSERT_EQ(fast_cache_pop(&bins[bin]), block(bin * 1000 + i + 1));
+        }
+        ASSERT_EQ(fast_cache_pop(&bins[bin]), nullptr);
+        ASSERT_EQ(fast_cache_pop(&bins[bin]), nullptr);
+        fast_cache_narrow(bins, bottoms, slots.data(), bin);
+        ASSERT_EQ(fast_cache_pop(&bins[bin]), nullptr);
+        ASSERT_EQ(bins[bin].limit - bins[bin].top, narrow(bin));
+    }
+    EXPECT_FALSE(widen(0)) << "bin 0 has no slots, however wide";
+}
+
+TEST_F(FastCache, EverySizeOfTheHitPathFindsItsStack) {
+    uint16_t table[SIZE_CLASS_TABLE];
+    size_class_fill_table(table);
+    for (size_t size = 1; size <= SIZE_CLASS_HIT_MAX; size++) {
+        ASSERT_EQ(fast_cache_of_size(bins, table, size), &bins[size_class_bin_of(size)]) << size;
+    }
+    // Size 0 may find the bin that never holds anything.
+    EXPECT_LE(fast_cache_of_size(bins, table, 0), &bins[1]);
+}
+
+TEST_F(FastCache, FillKeepsTheOrderAndDrainTakesTheOldest) {
+    fast_bin *bin = &bins[3];
+    ASSERT_TRUE(widen(3));
+    std::vector<void *> blocks;
+    for (uintptr_t i = 1; i <= 10; i++) {
+        blocks.push_back(block(i));
+    }
+    fast_cache_fill(bin, blocks.data(), 10);
+    fast_cache_fill(bin, blocks.data(), 0);
+    EXPECT_EQ(fast_cache_pop(bin), block(1));
+    EXPECT_EQ(fast_cache_pop(bin), block(2));
+    ASSERT_TRUE(fast_cache_push(bin, block(100)));
+    // Oldest first: 10, 9, ..., 3, and then 100.
+    void *out[10] = {};
+    fast_cache_drain(bin, bottom(3), out, 3);
+    EXPECT_THAT(std::vector<void *>(out, out + 3),
+                testing::ElementsAre(block(10), block(9), block(8)));
+    EXPECT_EQ(held(3), 6u);
+    EXPECT_EQ(fast_cache_pop(bin), block(100));
+    EXPECT_EQ(fast_cache_pop(bin), block(3));
+    fast_cache_drain(bin, bottom(3), out, 0);
+    EXPECT_EQ(held(3), 4u);
+    fast_cache_drain(bin, bottom(3), out, 4);
+    EXPECT_THAT(std::vector<void *>(out, out + 4),
+                testing::ElementsAre(block(7), block(6), block(5), block(4)));
+    EXPECT_EQ(fast_cache_pop(bin), nullptr);
+}
+
+TEST_F(FastCache, FillToTheLimit) {
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        std::vector<void *> blocks(size_class_bins[bin].slots, block(bin));
+        widen(bin);
+        fast_cache_fill(&bins[bin], blocks.data(), size_class_bins[bin].slots);
+        EXPECT_FALSE(fast_cache_push(&bins[bin], block(1)));
+    }
+}
+
+#if HAK_DEBUG
+TEST_F(FastCache, DebugFlavourChecksTheCounts) {
+    std::vector<void *> blocks(200, block(1));
+    EXPECT_EXIT(fast_cache_fill(&bins[1], blocks.data(), FAST_CACHE_NARROW + 1u),
+                testing::KilledBySignal(SIGABRT), "broken invariant in fast_cache_fill");
+    fast_cache_push(&bins[2], block(1));
+    EXPECT_EXIT(fast_cache_narrow(bins, bottoms, slots.data(), 2), testing::KilledBySignal(SIGABRT),
+                "broken invariant in fast_cache_narrow");
+    EXPECT_EXIT(fast_cache_drain(&bins[1], bottom(1), blocks.data(), 1),
+                testing::KilledBySignal(SIGABRT), "broken invariant in fast_cache_drain");
+}
+#endif
+
+// What a child that is forked between any two instructions finds.
+struct Traced {
+    fast_bin bin;
+    void *slots[4];
+};
+Traced traced;
+
+__attribute__((noinline)) void traced_push() {
+    fast_cache_push(&traced.bin, &traced);
+    __asm__ volatile("" ::: "memory");
+}
+
+TEST(FastCacheSteps, AfterEveryInstructionOfPushTheStackIsWhole) {
+    void *stale = &traced.slots[3];
+    traced = {{&traced.slots[1], &traced.slots[3]}, {nullptr, &traced.slots[0], stale, nullptr}};
+    pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+        ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
+        raise(SIGSTOP);
+        traced_push();
+        _exit(traced.bin.top == &traced.slots[2] ? 0 : 1);
+    }
+    auto peek = [child](void *at) {
+        return reinterpret_cast<void *>(ptrace(PTRACE_PEEKDATA, child, at, nullptr));
+    };
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    ASSERT_TRUE(WIFSTOPPED(status));
+    int steps = 0;
+    bool pushed = false;
+    // The push is seen within the first thousands of instructions; then the child may run.
+    for (; steps < 100000 && WIFSTOPPED(status) && !pushed; steps++) {
+        pushed = peek(&traced.bin.top) == &traced.slots[2];
+        if (pushed) {
+            EXPECT_EQ(peek(&traced.slots[2]), &traced) << "the top stands on a stale pointer";
+        }
+        ASSERT_EQ(ptrace(pushed ? PTRACE_CONT : PTRACE_SINGLESTEP, child, nullptr, nullptr), 0);
+        ASSERT_EQ(waitpid(child, &status, 0), child);
+    }
+    EXPECT_TRUE(pushed);
+    ASSERT_TRUE(WIFEXITED(status));
+    EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+} // namespace

@@ -1,0 +1,239 @@
+#include "boxes/front_gate_classifier/front_gate_classifier.h"
+
+#include "boxes/front_gate_classifier/front_gate.h"
+#include "boxes/large_block/large_block.h"
+#include "boxes/page_arena/page_arena.h"
+#include "boxes/shared_pool/shared_pool.h"
+#include "boxes/superslab/superslab.h"
+#include "boxes/thread_heap/thread_heap.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+namespace {
+
+const void *pointer(uint64_t bits) {
+    return reinterpret_cast<const void *>(static_cast<uintptr_t>(bits));
+}
+
+TEST(FrontGateClassifierDeathTest, BeforeInitEverythingIsForeign) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe"; // a fresh process
+    auto check = [] {
+        std::mt19937_64 random(1);
+        bool ok = classify_ptr(nullptr).kind == CLASSIFIED_FOREIGN;
+        front_gate none = {};
+        for (int i = 0; i < 100000; i++) {
+            const void *ptr = pointer(random() >> random() % 64);
+            ok = ok && classify_ptr(ptr).kind == CLASSIFIED_FOREIGN &&
+                 front_gate_lookup(&none, ptr) == 0;
+        }
+        exit(ok ? 0 : 1);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
+class FrontGateClassifier : public testing::Test {
+  protected:
+    void SetUp() override {
+        ASSERT_TRUE(page_arena_init());
+        window = page_arena_get_window();
+    }
+
+    void *take(unsigned bin) {
+        void *block = nullptr;
+        shared_pool_hint hint = ARENA_NONE;
+        EXPECT_EQ(shared_pool_take(bin, &block, 1, &hint), 1u);
+        front_gate_mark(bin, &block, 1);
+        return block;
+    }
+    unsigned lookup(const void *ptr) {
+        front_gate gate = front_gate_of(&window); // what is readable may have grown
+        return front_gate_lookup(&gate, ptr);
+    }
+    size_t slab_of(const void *ptr) { return page_arena_slab_of(&window, ptr); }
+
+    page_arena_window window;
+};
+
+TEST_F(FrontGateClassifier, TinyBlocksOfEveryBin) {
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        const size_class_bin &info = size_class_bins[bin];
+        void *anchor = take(bin);
+        void *block = take(bin);
+        auto *bytes = static_cast<char *>(block);
+
+        classified live = classify_ptr(block);
+        EXPECT_EQ(live.kind, CLASSIFIED_TINY);
+        EXPECT_EQ(live.bin, bin);
+        EXPECT_EQ(live.slab, slab_of(block));
+        EXPECT_EQ(live.usable, size_class_usable(bin));
+        EXPECT_EQ(lookup(block), bin * 2);
+        EXPECT_EQ(lookup(anchor), bin * 2);
+        EXPECT_TRUE(front_gate_intact(bin, block));
+
+        for (char *inside : {bytes + 1, bytes + 8, bytes + info.size - 1}) {
+            classified interior = classify_ptr(inside);
+            EXPECT_EQ(interior.kind, CLASSIFIED_TINY_INTERIOR);
+            EXPECT_EQ(interior.usable, 0u);
+        }
+        // Behind the last block of the slab there may be some bytes left.
+        auto *slab = static_cast<char *>(page_arena_address(&window, slab_of(block)));
+        for (size_t at = size_t{info.blocks} * info.size; at < ARENA_SLAB; at += 16) {
+            EXPECT_EQ(classify_ptr(slab + at).kind, CLASSIFIED_TINY_INTERIOR) << bin << " " << at;
+        }
+
+        shared_pool_put(bin, &block, 1);
+        classified free_block = classify_ptr(block);
+        EXPECT_EQ(free_block.kind, CLASSIFIED_TINY_FREE);
+        EXPECT_EQ(free_block.usable, 0u);
+        shared_pool_put(bin, &anchor, 1);
+        EXPECT_EQ(classify_ptr(anchor).kind, CLASSIFIED_FREE_PAGES) << "its slab is gone";
+        front_gate gate = front_gate_of(&window);
+        EXPECT_EQ(front_gate_registry(&gate, anchor), 0u);
+    }
+}
+
+#if HAK_HEADER
+TEST_F(FrontGateClassifier, OverwrittenHeaderIsSeen) {
+    void *first = take(2);
+    void *second = take(2);
+    ASSERT_EQ(static_cast<char *>(second) - static_cast<char *>(first), 32);
+    static_cast<char *>(first)[31] = 'x'; // one byte too many
+    EXPECT_FALSE(front_gate_intact(2, second));
+    EXPECT_EQ(lookup(second), 0u);
+    static_cast<unsigned char *>(first)[31] = FRONT_GATE_MAGIC | 3;
+    EXPECT_FALSE(front_gate_intact(2, second));
+    shared_pool_put(2, &first, 1);
+    shared_pool_put(2, &second, 1);
+}
+#endif
+
+TEST_F(FrontGateClassifier, LargeBlocks) {
+    constexpr size_t kSlabs = 100; // over several SuperSlabs
+    auto *block = static_cast<char *>(large_block_alloc(kSlabs * ARENA_SLAB, 1, true));
+    ASSERT_NE(block, nullptr);
+    classified live = classify_ptr(block);
+    EXPECT_EQ(live.kind, CLASSIFIED_LARGE);
+    EXPECT_EQ(live.usable, kSlabs * ARENA_SLAB);
+    EXPECT_EQ(live.slab, slab_of(block));
+    for (size_t slab = 0; slab < kSlabs; slab++) {
+        char *at = block + slab * ARENA_SLAB;
+        EXPECT_EQ(classify_ptr(at + 16).kind, CLASSIFIED_LARGE_INTERIOR) << slab;
+        EXPECT_EQ(classify_ptr(at + ARENA_SLAB - 1).kind, CLASSIFIED_LARGE_INTERIOR) << slab;
+        if (slab > 0) {
+            EXPECT_EQ(classify_ptr(at).kind, CLASSIFIED_LARGE_INTERIOR) << slab;
+        }
+        EXPECT_EQ(lookup(at), 0u);
+        EXPECT_EQ(lookup(at + 16), 0u);
+    }
+    // What a block shrinks by is free.
+    ASSERT_EQ(large_block_resize(block, slab_of(block), 10 * ARENA_SLAB), block);
+    EXPECT_EQ(classify_ptr(block + 9 * ARENA_SLAB).kind, CLASSIFIED_LARGE_INTERIOR);
+    EXPECT_EQ(classify_ptr(block + 10 * ARENA_SLAB).kind, CLASSIFIED_FREE_PAGES);
+    ASSERT_TRUE(large_block_free(block, slab_of(block)));
+    EXPECT_EQ(classify_ptr(block).kind, CLASSIFIED_FREE_PAGES);
+    EXPECT_EQ(classify_ptr(block + ARENA_SLAB).kind, CLASSIFIED_FREE_PAGES);
+}
+
+TEST_F(FrontGateClassifier, TheAllocatorsOwn) {
+    thread_heap *heap = thread_heap_get();
+    ASSERT_NE(heap, nullptr);
+    for (size_t at : {0, 8, 16, ARENA_SLAB - 1}) {
+        EXPECT_EQ(classify_ptr(reinterpret_cast<char *>(heap) + at).kind, CLASSIFIED_INTERNAL);
+    }
+    EXPECT_EQ(lookup(heap), 0u);
+    // The control area and the metadata are not of the heap.
+    EXPECT_EQ(classify_ptr(window.base).kind, CLASSIFIED_FOREIGN);
+    EXPECT_EQ(classify_ptr(window.groups).kind, CLASSIFIED_FOREIGN);
+    EXPECT_EQ(classify_ptr(window.meta).kind, CLASSIFIED_FOREIGN);
+    EXPECT_EQ(classify_ptr(superslab_slab(&window, slab_of(heap))).kind, CLASSIFIED_FOREIGN);
+}
+
+TEST_F(FrontGateClassifier, Foreign) {
+    int local;
+    static int global;
+    std::string text(100, 'x');
+    for (const void *ptr : {static_cast<const void *>(&local), static_cast<const void *>(&global),
+                            static_cast<const void *>(text.data()), pointer(0), pointer(16),
+                            pointer(UINT64_MAX), pointer(UINT64_MAX / 2)}) {
+        EXPECT_EQ(classify_ptr(ptr).kind, CLASSIFIED_FOREIGN);
+        EXPECT_EQ(classify_ptr(ptr).usable, 0u);
+        EXPECT_EQ(lookup(ptr), 0u);
+    }
+    auto base = reinterpret_cast<uintptr_t>(window.base);
+    EXPECT_EQ(classify_ptr(pointer(base - 1)).kind, CLASSIFIED_FOREIGN);
+    EXPECT_EQ(classify_ptr(page_arena_address(&window, window.slabs)).kind, CLASSIFIED_FOREIGN);
+    EXPECT_EQ(classify_ptr(page_arena_address(&window, page_arena_high())).kind,
+              CLASSIFIED_FOREIGN);
+}
+
+TEST_F(FrontGateClassifier, AnyBitPatternGetsAnAnswer) {
+    std::mt19937_64 random(7);
+    void *tiny = take(4);
+    void *large = large_block_alloc(1 << 20, 1, false);
+    auto base = reinterpret_cast<uintptr_t>(window.base);
+    size_t heap = page_arena_high() << ARENA_SLAB_SHIFT;
+    front_gate gate = front_gate_of(&window);
+    size_t seen[CLASSIFIED_INTERNAL + 1] = {};
+    for (int i = 0; i < 1000000; i++) {
+        uint64_t bits = random() >> random() % 64;
+        uint64_t around = (random() & 0xfffff) - 0x80000;
+        switch (i % 6) {
+        case 0:
+            bits = random();
+            break;
+        case 1:
+            bits = base + bits % (window.slabs << ARENA_SLAB_SHIFT);
+            break;
+        case 2:
+            bits = base + bits % heap;
+            break;
+        case 3:
+            bits = reinterpret_cast<uintptr_t>(tiny) + around;
+            break;
+        case 4:
+            bits = reinterpret_cast<uintptr_t>(large) + around;
+            break;
+        default:
+            break;
+        }
+        classified what = classify_ptr(pointer(bits));
+        ASSERT_LE(what.kind, CLASSIFIED_INTERNAL);
+        seen[what.kind]++;
+        bool outside = bits - base >= heap;
+        ASSERT_TRUE(!outside || what.kind == CLASSIFIED_FOREIGN) << std::hex << bits;
+        unsigned found = front_gate_lookup(&gate, pointer(bits));
+        ASSERT_EQ(found % 2, 0u);
+        ASSERT_LT(found / 2, unsigned{SIZE_CLASS_BINS});
+        if (!HAK_HEADER) { // the byte below may look like a header
+            bool in_tiny = what.kind == CLASSIFIED_TINY || what.kind == CLASSIFIED_TINY_FREE ||
+                           what.kind == CLASSIFIED_TINY_INTERIOR;
+            ASSERT_EQ(found, in_tiny ? what.bin * 2 : 0u);
+        }
+    }
+    for (classified_kind kind : {CLASSIFIED_FOREIGN, CLASSIFIED_TINY_FREE, CLASSIFIED_TINY_INTERIOR,
+                                 CLASSIFIED_LARGE_INTERIOR, CLASSIFIED_FREE_PAGES}) {
+        EXPECT_GT(seen[kind], 0u) << kind;
+    }
+    shared_pool_put(4, &tiny, 1);
+    EXPECT_TRUE(large_block_free(large, slab_of(large)));
+}
+
+TEST_F(FrontGateClassifier, FaultsAreInWords) {
+    std::set<std::string> texts;
+    for (classified_kind kind : {CLASSIFIED_FOREIGN, CLASSIFIED_TINY_FREE, CLASSIFIED_TINY_INTERIOR,
+                                 CLASSIFIED_FREE_PAGES, CLASSIFIED_INTERNAL}) {
+        EXPECT_TRUE(texts.insert(classified_fault(kind)).second) << kind;
+    }
+    EXPECT_STREQ(classified_fault(CLASSIFIED_TINY_FREE), "block was freed");
+    EXPECT_STREQ(classified_fault(CLASSIFIED_LARGE_INTERIOR),
+                 classified_fault(CLASSIFIED_TINY_INTERIOR));
+    EXPECT_STRNE(classified_fault(CLASSIFIED_TINY), "");
+}
+
+} // namespace

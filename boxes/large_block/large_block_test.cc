@@ -1,0 +1,270 @@
+#include "boxes/large_block/large_block.h"
+
+#include "boxes/page_arena/page_arena.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <random>
+#include <thread>
+#include <vector>
+
+namespace {
+
+constexpr size_t kSlab = ARENA_SLAB;
+
+class LargeBlock : public testing::Test {
+  protected:
+    void SetUp() override { ASSERT_TRUE(page_arena_init()); }
+    void TearDown() override {
+        EXPECT_EQ(stats().held_slabs, 0u);
+        size_t cursor = 0;
+        do {
+            page_arena_purge(&cursor, 0, SIZE_MAX);
+        } while (cursor != 0);
+    }
+
+    static page_arena_stats stats() {
+        page_arena_stats s;
+        page_arena_get_stats(&s);
+        return s;
+    }
+    static size_t slab_of(const void *ptr) {
+        page_arena_window window = page_arena_get_window();
+        return page_arena_slab_of(&window, ptr);
+    }
+    static char *alloc(size_t size, size_t align = 1, bool zero = false) {
+        return static_cast<char *>(large_block_alloc(size, align, zero));
+    }
+    static bool release(void *ptr) { return large_block_free(ptr, slab_of(ptr)); }
+    static char *resize(void *ptr, size_t size) {
+        return static_cast<char *>(large_block_resize(ptr, slab_of(ptr), size));
+    }
+    static size_t usable(const void *ptr) { return large_block_usable(ptr, slab_of(ptr)); }
+
+    // A pattern that tells every page of every block apart.
+    static void fill(char *ptr, size_t size, unsigned seed) {
+        for (size_t at = 0; at < size; at += 512) {
+            ptr[at] = static_cast<char>(at / 512 * 31 + at / 131072 + seed);
+        }
+        ptr[size - 1] = static_cast<char>(seed);
+    }
+    static bool filled(const char *ptr, size_t size, unsigned seed, size_t whole) {
+        for (size_t at = 0; at < size; at += 512) {
+            if (at != whole - 1 &&
+                ptr[at] != static_cast<char>(at / 512 * 31 + at / 131072 + seed)) {
+                return false;
+            }
+        }
+        return size < whole || ptr[whole - 1] == static_cast<char>(seed);
+    }
+    static bool is_zero(const char *ptr, size_t size) {
+        return ptr[0] == 0 && memcmp(ptr, ptr + 1, size - 1) == 0;
+    }
+};
+
+TEST_F(LargeBlock, SizesAndAlignments) {
+    for (size_t size : {size_t{1}, size_t{32769}, kSlab - 1, kSlab, kSlab + 1, 31 * kSlab,
+                        size_t{5} << 20, size_t{100} << 20}) {
+        for (size_t align = 1; align <= size_t{1} << 30; align *= 32) {
+            char *ptr = alloc(size, align);
+            ASSERT_NE(ptr, nullptr) << size << " " << align;
+            EXPECT_EQ(reinterpret_cast<uintptr_t>(ptr) % std::max(align, kSlab), 0u);
+            EXPECT_EQ(usable(ptr), hak_round_up(size, kSlab));
+            ptr[0] = ptr[size - 1] = ptr[usable(ptr) - 1] = 1;
+            EXPECT_TRUE(release(ptr));
+        }
+    }
+}
+
+TEST_F(LargeBlock, WhatCannotBeIsRefused) {
+    EXPECT_EQ(alloc(SIZE_MAX), nullptr);
+    EXPECT_EQ(alloc(size_t{PTRDIFF_MAX} + 1), nullptr);
+    EXPECT_EQ(alloc(PTRDIFF_MAX), nullptr);
+    EXPECT_EQ(alloc(SIZE_MAX - kSlab + 1), nullptr);
+    EXPECT_EQ(alloc(1, size_t{1} << 63), nullptr);
+    char *ptr = alloc(kSlab);
+    fill(ptr, kSlab, 1);
+    EXPECT_EQ(resize(ptr, SIZE_MAX), nullptr);
+    EXPECT_EQ(resize(ptr, PTRDIFF_MAX), nullptr);
+    EXPECT_EQ(usable(ptr), kSlab);
+    EXPECT_TRUE(filled(ptr, kSlab, 1, kSlab));
+    EXPECT_TRUE(release(ptr));
+}
+
+TEST_F(LargeBlock, OnlyTheStartOfALiveBlockIsFreed) {
+    char *ptr = alloc(3 * kSlab);
+    for (char *wrong :
+         {ptr + 1, ptr + 16, ptr + kSlab, ptr + 2 * kSlab, ptr + 3 * kSlab, ptr - kSlab,
+          static_cast<char *>(nullptr), reinterpret_cast<char *>(&ptr)}) {
+        EXPECT_FALSE(release(wrong));
+        EXPECT_EQ(usable(wrong), 0u);
+    }
+    EXPECT_EQ(usable(ptr), 3 * kSlab);
+    EXPECT_TRUE(release(ptr));
+    EXPECT_FALSE(release(ptr));
+    EXPECT_EQ(usable(ptr), 0u);
+}
+
+TEST_F(LargeBlock, ZeroMeansZeroOnDirtyRunsToo) {
+    for (size_t size : {kSlab, 3 * kSlab - 100, size_t{2} << 20}) {
+        char *dirty = alloc(size);
+        memset(dirty, 0xff, usable(dirty));
+        EXPECT_TRUE(release(dirty));
+        char *ptr = alloc(size, 1, true);
+        EXPECT_EQ(ptr, dirty) << "the dirty run comes first";
+        EXPECT_TRUE(is_zero(ptr, size));
+        EXPECT_TRUE(release(ptr));
+    }
+    char *fresh = alloc(size_t{80} << 20, 1, true);
+    EXPECT_TRUE(is_zero(fresh, size_t{80} << 20));
+    EXPECT_TRUE(release(fresh));
+}
+
+TEST_F(LargeBlock, VeryLargeOnesGiveTheirPagesBackAtOnce) {
+    char *ptr = alloc(LARGE_BLOCK_EAGER);
+    memset(ptr, 1, LARGE_BLOCK_EAGER);
+    size_t dirty = stats().dirty_slabs;
+    EXPECT_TRUE(release(ptr));
+    EXPECT_EQ(stats().dirty_slabs, dirty);
+    ptr = alloc(LARGE_BLOCK_EAGER - kSlab);
+    dirty = stats().dirty_slabs;
+    EXPECT_TRUE(release(ptr));
+    EXPECT_EQ(stats().dirty_slabs, dirty + LARGE_BLOCK_EAGER / kSlab - 1);
+}
+
+TEST_F(LargeBlock, ResizeInPlace) {
+    size_t size = 10 * kSlab;
+    char *ptr = alloc(size);
+    fill(ptr, size, 3);
+    EXPECT_EQ(resize(ptr, size - 1), ptr) << "within the same slabs";
+    EXPECT_EQ(resize(ptr, 4 * kSlab + 1), ptr);
+    EXPECT_EQ(usable(ptr), 5 * kSlab);
+    EXPECT_EQ(stats().held_slabs, 5u);
+    EXPECT_TRUE(filled(ptr, 4 * kSlab, 3, size));
+    EXPECT_EQ(resize(ptr, 20 * kSlab), ptr) << "what follows is free";
+    EXPECT_EQ(usable(ptr), 20 * kSlab);
+    EXPECT_TRUE(filled(ptr, 4 * kSlab, 3, size));
+    EXPECT_EQ(resize(ptr, 1), ptr);
+    EXPECT_EQ(stats().held_slabs, 1u);
+    EXPECT_TRUE(release(ptr));
+}
+
+TEST_F(LargeBlock, ResizeOfASmallOneThatCannotGrowIsRefused) {
+    char *ptr = alloc(2 * kSlab);
+    char *wall = alloc(kSlab);
+    ASSERT_EQ(wall, ptr + 2 * kSlab);
+    fill(ptr, 2 * kSlab, 4);
+    EXPECT_EQ(resize(ptr, 3 * kSlab), nullptr);
+    EXPECT_EQ(usable(ptr), 2 * kSlab);
+    EXPECT_TRUE(filled(ptr, 2 * kSlab, 4, 2 * kSlab));
+    EXPECT_EQ(stats().held_slabs, 3u);
+    EXPECT_TRUE(release(wall));
+    EXPECT_EQ(resize(ptr, 3 * kSlab), ptr);
+    EXPECT_TRUE(release(ptr));
+}
+
+TEST_F(LargeBlock, ResizeMovesThePages) {
+    // Move, grow in place (by then it is of several mappings), and move again.
+    std::vector<char *> walls;
+    size_t size = LARGE_BLOCK_MOVE;
+    char *ptr = alloc(size);
+    fill(ptr, size, 5);
+    for (int round = 0; round < 6; round++) {
+        walls.push_back(alloc(kSlab)); // most likely right behind it
+        size_t bigger = size + LARGE_BLOCK_MOVE;
+        char *old = ptr;
+        char *now = resize(ptr, bigger);
+        if (now == nullptr) {
+            // A kernel that cannot move it: what realloc() does then.
+            now = alloc(bigger);
+            memcpy(now, ptr, size);
+            EXPECT_TRUE(release(ptr));
+        }
+        EXPECT_TRUE(filled(now, size, 5, size)) << round;
+        EXPECT_EQ(usable(now), bigger);
+        if (now != old) {
+            EXPECT_EQ(usable(old), 0u);
+            EXPECT_FALSE(release(old));
+        }
+        ptr = now;
+        size = bigger;
+        fill(ptr, size, 5);
+        if (char *same = resize(ptr, size + 3 * kSlab)) {
+            ptr = same;
+            EXPECT_TRUE(filled(ptr, size, 5, size));
+            size += 3 * kSlab;
+            fill(ptr, size, 5);
+        }
+    }
+    EXPECT_TRUE(release(ptr));
+    for (char *wall : walls) {
+        EXPECT_TRUE(release(wall));
+    }
+    // What moves left behind is as good as new.
+    char *all = alloc(size_t{30} << 20, 1, true);
+    EXPECT_TRUE(is_zero(all, size_t{30} << 20));
+    EXPECT_TRUE(release(all));
+}
+
+TEST_F(LargeBlock, Storm) {
+    constexpr int kThreads = 4;
+    constexpr int kRounds = 1500;
+    struct Held {
+        char *ptr;
+        size_t size;
+        unsigned seed;
+    };
+    std::atomic<int> faults{0};
+    auto work = [&](unsigned me) {
+        std::mt19937_64 random(me);
+        std::vector<Held> held;
+        for (int round = 0; round < kRounds; round++) {
+            size_t size = 1 + random() % (random() % 8 == 0 ? 40 * kSlab : 4 * kSlab);
+            unsigned what = random() % 8;
+            if (what < 3 || held.empty()) {
+                bool zero = random() % 4 == 0;
+                char *ptr = alloc(size, kSlab << random() % 4, zero);
+                if (ptr == nullptr) {
+                    faults++;
+                    continue;
+                }
+                faults += zero && !is_zero(ptr, size);
+                held.push_back({ptr, size, static_cast<unsigned>(round) * 7 + me});
+                fill(ptr, size, held.back().seed);
+            } else if (what < 5) {
+                Held &one = held[random() % held.size()];
+                char *now = resize(one.ptr, size);
+                if (now != nullptr) {
+                    faults += !filled(now, std::min(size, one.size), one.seed, one.size);
+                    one.ptr = now;
+                    one.size = size;
+                    fill(now, size, one.seed);
+                }
+            } else {
+                size_t keep = random() % 8;
+                while (held.size() > keep) {
+                    Held one = held.back();
+                    held.pop_back();
+                    faults += !filled(one.ptr, one.size, one.seed, one.size);
+                    faults += !release(one.ptr);
+                }
+            }
+        }
+        for (const Held &one : held) {
+            faults += !release(one.ptr);
+        }
+    };
+    std::vector<std::thread> threads;
+    for (unsigned i = 1; i <= kThreads; i++) {
+        threads.emplace_back(work, i);
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    EXPECT_EQ(faults.load(), 0);
+}
+
+} // namespace

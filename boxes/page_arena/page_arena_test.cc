@@ -1,0 +1,780 @@
+#include "boxes/page_arena/page_arena.h"
+
+#include "backends/os.h"
+#include "boxes/settings/settings.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <random>
+#include <set>
+#include <sys/mman.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+// The test's link puts these between the arena and the backend: a clock that the test moves, and
+// calls that fail when it says so.
+static std::atomic<uint64_t> clock_ms{1000};
+static bool refuse_commit, refuse_reserve, refuse_map, refuse_purge, refuse_move;
+
+extern "C" {
+enum os_result __real_os_commit(void *at, size_t size);
+enum os_result __real_os_reserve(void *at, size_t size, void **got);
+enum os_result __real_os_map(void *at, size_t size, void **got);
+enum os_result __real_os_purge(void *at, size_t size);
+enum os_result __real_os_move(void *from, void *to, size_t size);
+uint64_t __wrap_os_now_ms(void) {
+    return clock_ms.load();
+}
+enum os_result __wrap_os_commit(void *at, size_t size) {
+    return refuse_commit ? OS_NO_MEMORY : __real_os_commit(at, size);
+}
+enum os_result __wrap_os_reserve(void *at, size_t size, void **got) {
+    return refuse_reserve ? OS_NO_MEMORY : __real_os_reserve(at, size, got);
+}
+enum os_result __wrap_os_map(void *at, size_t size, void **got) {
+    return refuse_map ? OS_NO_MEMORY : __real_os_map(at, size, got);
+}
+enum os_result __wrap_os_purge(void *at, size_t size) {
+    return refuse_purge ? OS_NO_MEMORY : __real_os_purge(at, size);
+}
+enum os_result __wrap_os_move(void *from, void *to, size_t size) {
+    return refuse_move ? OS_NO_MEMORY : __real_os_move(from, to, size);
+}
+extern int64_t settings_values[SETTING_COUNT];
+}
+
+namespace {
+
+struct Extent {
+    size_t from, slabs;
+};
+
+class PageArena : public testing::Test {
+  protected:
+    void SetUp() override {
+        ASSERT_TRUE(page_arena_init());
+        window = page_arena_get_window();
+        purge_all();
+        ASSERT_EQ(stats().held_slabs, 0u);
+    }
+
+    void TearDown() override {
+        refuse_commit = refuse_reserve = refuse_map = refuse_purge = refuse_move = false;
+        settings_values[SETTING_LIMIT] = 0;
+        EXPECT_EQ(stats().held_slabs, 0u) << "the test holds slabs at its end";
+        EXPECT_EQ(stats().dirty_slabs, dirty_bits());
+        purge_all();
+        EXPECT_EQ(stats().dirty_slabs, 0u);
+    }
+
+    // Steps until a round is through or `budget` is spent; returns how many slabs went back.
+    static size_t purge(uint32_t age_ms, size_t budget) {
+        size_t cursor = 0;
+        size_t sum = 0;
+        do {
+            sum += page_arena_purge(&cursor, age_ms, budget - sum);
+        } while (cursor != 0 && sum < budget);
+        return sum;
+    }
+    static void purge_all() { purge(0, SIZE_MAX); }
+
+    static page_arena_stats stats() {
+        page_arena_stats s;
+        page_arena_get_stats(&s);
+        return s;
+    }
+
+    // What `dirty_slabs` should be: bits that say both free and dirty.
+    size_t dirty_bits() {
+        size_t sum = 0;
+        for (size_t w = 0; w < page_arena_high() / 64; w++) {
+            page_arena_group &group = window.groups[w / 32];
+            sum += static_cast<size_t>(
+                __builtin_popcountll(group.avail[w % 32].load() & group.dirty[w % 32].load()));
+        }
+        return sum;
+    }
+
+    char *address(size_t slab) { return static_cast<char *>(page_arena_address(&window, slab)); }
+
+    size_t claim(size_t slabs, size_t align = 1) {
+        size_t from = page_arena_claim(slabs, align, &zero);
+        EXPECT_NE(from, ARENA_NONE);
+        return from;
+    }
+
+    void fill(size_t from, size_t slabs, int byte) {
+        memset(address(from), byte, slabs * ARENA_SLAB);
+    }
+
+    bool all(size_t from, size_t slabs, char byte) {
+        const char *at = address(from);
+        size_t size = slabs * ARENA_SLAB;
+        return at[0] == byte && memcmp(at, at + 1, size - 1) == 0;
+    }
+
+    size_t resident_pages(size_t from, size_t slabs) {
+        std::vector<unsigned char> pages(slabs * (ARENA_SLAB / HAK_PAGE));
+        EXPECT_EQ(mincore(address(from), slabs * ARENA_SLAB, pages.data()), 0);
+        return static_cast<size_t>(std::count_if(pages.begin(), pages.end(),
+                                                 [](unsigned char p) { return (p & 1) != 0; }));
+    }
+
+    page_arena_window window;
+    bool zero = false;
+};
+
+TEST(PageArenaDeathTest, BeforeInitThereIsNothing) {
+    // "threadsafe" runs this test alone in a fresh process.
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        bool zero;
+        size_t cursor = 0;
+        page_arena_window window = page_arena_get_window();
+        bool ok =
+            window.base == nullptr && window.slabs == 0 && page_arena_high() == 0 &&
+            page_arena_slab_of(&window, &zero) >= window.slabs &&
+            page_arena_claim(1, 1, &zero) == ARENA_NONE && !page_arena_claim_at(0, 1, &zero) &&
+            page_arena_purge(&cursor, 0, SIZE_MAX) == 0 && cursor == 0 && page_arena_dirty() == 0;
+        page_arena_stats stats;
+        page_arena_get_stats(&stats);
+        size_t length;
+        ok = ok && stats.reserved_bytes == 0 && stats.held_slabs == 0 &&
+             page_arena_readable(&length) == nullptr && length == 0;
+        refuse_map = true;
+        ok = ok && !page_arena_init() && page_arena_get_window().base == nullptr;
+        refuse_map = false;
+        ok =
+            ok && page_arena_init() && page_arena_init() && page_arena_get_window().base != nullptr;
+        _exit(ok ? 0 : 1);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
+TEST(PageArenaDeathTest, ThreadsAgreeOnOneWindow) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        std::atomic<int> ready{0};
+        std::set<char *> bases;
+        std::vector<char *> seen(4);
+        std::vector<std::thread> threads;
+        for (char *&base : seen) {
+            threads.emplace_back([&] {
+                for (ready++; ready < 4;) {
+                }
+                base = page_arena_init() ? page_arena_get_window().base : nullptr;
+            });
+        }
+        for (std::thread &thread : threads) {
+            thread.join();
+        }
+        bases.insert(seen.begin(), seen.end());
+        _exit(bases.size() == 1 && *bases.begin() != nullptr ? 0 : 1);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
+TEST_F(PageArena, WindowGeometry) {
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(window.base) % ARENA_SUPERSLAB, 0u);
+    EXPECT_TRUE(hak_is_pow2(window.slabs));
+    EXPECT_EQ(page_arena_slab_of(&window, window.base), 0u);
+    EXPECT_EQ(page_arena_slab_of(&window, address(7) + ARENA_SLAB - 1), 7u);
+    EXPECT_GE(page_arena_slab_of(&window, window.base - 1), window.slabs);
+    EXPECT_EQ(page_arena_slab_of(&window, address(window.slabs) - 1), window.slabs - 1);
+    EXPECT_GE(page_arena_slab_of(&window, address(window.slabs)), window.slabs);
+    EXPECT_GE(page_arena_slab_of(&window, nullptr), window.slabs);
+    EXPECT_GE(page_arena_slab_of(&window, this), window.slabs);
+}
+
+TEST_F(PageArena, AlignmentUpToOneGiB) {
+    for (size_t align = 1; align <= size_t{1} << 30; align *= 2) {
+        for (size_t slabs : {size_t{1}, size_t{33}}) {
+            size_t held = claim(1); // so that the lowest run is not aligned by chance
+            size_t from = claim(slabs, align);
+            EXPECT_EQ(reinterpret_cast<uintptr_t>(address(from)) % align, 0u) << align;
+            address(from)[0] = 1;
+            address(from + slabs)[-1] = 1;
+            page_arena_release(from, slabs, true);
+            page_arena_release(held, 1, false);
+        }
+    }
+}
+
+TEST_F(PageArena, WhatCannotBeIsRefused) {
+    EXPECT_EQ(page_arena_claim(window.slabs, 1, &zero), ARENA_NONE);
+    EXPECT_EQ(page_arena_claim(window.slabs + 1, 1, &zero), ARENA_NONE);
+    EXPECT_EQ(page_arena_claim(SIZE_MAX, 1, &zero), ARENA_NONE);
+    EXPECT_EQ(page_arena_claim(SIZE_MAX >> ARENA_SLAB_SHIFT, 1, &zero), ARENA_NONE);
+    EXPECT_EQ(page_arena_claim(1, size_t{1} << 63, &zero), ARENA_NONE);
+    EXPECT_FALSE(page_arena_claim_at(page_arena_high(), 1, &zero));
+    EXPECT_FALSE(page_arena_claim_at(SIZE_MAX, 1, &zero));
+    EXPECT_FALSE(page_arena_claim_at(page_arena_high() - 1, SIZE_MAX, &zero));
+    EXPECT_FALSE(page_arena_claim_at(0, 1, &zero)) << "the control area";
+}
+
+TEST_F(PageArena, ControlAreaIsNeverHandedOut) {
+    size_t from = claim(1);
+    size_t groups = window.slabs / ARENA_GROUP_SLABS;
+    EXPECT_GE(address(from), reinterpret_cast<char *>(window.groups + groups));
+    EXPECT_EQ(from % ARENA_SUPERSLAB_SLABS, 0u);
+    page_arena_release(from, 1, false);
+}
+
+TEST_F(PageArena, ReadableIsFromTheFirstSlabToTheLastCommitted) {
+    size_t first = claim(1);
+    size_t run = claim(100);
+    size_t length;
+    char *start = page_arena_readable(&length);
+    EXPECT_EQ(start, address(first));
+    EXPECT_EQ(length % ARENA_SUPERSLAB, 0u);
+    ASSERT_GE(length, (run + 100 - first) * ARENA_SLAB);
+    int sum = 0;
+    for (size_t at = 0; at < length; at += HAK_PAGE) {
+        sum += start[at];
+    }
+    EXPECT_EQ(sum, 0);
+    page_arena_release(run, 100, false);
+    page_arena_release(first, 1, false);
+    size_t later;
+    EXPECT_EQ(page_arena_readable(&later), start);
+    EXPECT_GE(later, length);
+}
+
+TEST_F(PageArena, RunsAreSplitAndJoined) {
+    size_t whole = claim(96);
+    page_arena_release(whole, 96, false);
+    EXPECT_EQ(claim(32), whole);
+    EXPECT_EQ(claim(1), whole + 32);
+    EXPECT_EQ(claim(63), whole + 33);
+    // The middle one first, then its neighbours: the three are one again.
+    page_arena_release(whole + 32, 1, false);
+    EXPECT_EQ(claim(1), whole + 32);
+    page_arena_release(whole + 32, 1, false);
+    page_arena_release(whole, 32, false);
+    page_arena_release(whole + 33, 63, false);
+    EXPECT_EQ(claim(96), whole);
+    // Parts of a run may go back on their own.
+    page_arena_release(whole + 10, 20, false);
+    EXPECT_EQ(claim(20), whole + 10);
+    page_arena_release(whole, 96, false);
+}
+
+TEST_F(PageArena, DirtyRunsComeBeforeLowerCleanOnes) {
+    size_t clean = claim(4);
+    size_t held = claim(1);
+    size_t dirty = claim(4);
+    fill(dirty, 4, 7);
+    page_arena_release(clean, 4, false);
+    page_arena_release(dirty, 4, true);
+    EXPECT_EQ(claim(2), dirty);
+    EXPECT_FALSE(zero);
+    EXPECT_EQ(claim(2), dirty + 2);
+    EXPECT_FALSE(zero);
+    EXPECT_EQ(claim(2), clean);
+    EXPECT_TRUE(zero);
+    page_arena_release(clean, 2, false);
+    page_arena_release(dirty, 4, true);
+    // No dirty run is long enough: the lowest run, dirty slabs and all.
+    page_arena_release(held, 1, false);
+    EXPECT_EQ(claim(9), clean);
+    EXPECT_FALSE(zero);
+    EXPECT_EQ(stats().dirty_slabs, 0u);
+    page_arena_release(clean, 9, true);
+    EXPECT_EQ(stats().dirty_slabs, 9u);
+}
+
+TEST_F(PageArena, ZeroIsPromisedOnlyWhenTrue) {
+    size_t run = claim(8);
+    EXPECT_TRUE(zero);
+    EXPECT_TRUE(all(run, 8, 0));
+    page_arena_release(run, 8, false);
+    ASSERT_EQ(claim(8), run);
+    EXPECT_TRUE(zero);
+    address(run + 3)[17] = 1;
+    page_arena_release(run, 8, true);
+    ASSERT_EQ(claim(8), run);
+    EXPECT_FALSE(zero);
+    // A clean release says nothing about what was dirty before.
+    page_arena_release(run, 8, false);
+    EXPECT_EQ(stats().dirty_slabs, 8u);
+    ASSERT_EQ(claim(8), run);
+    EXPECT_FALSE(zero);
+    EXPECT_EQ(address(run + 3)[17], 1);
+    EXPECT_TRUE(page_arena_clean(run, 8));
+    EXPECT_TRUE(all(run, 8, 0));
+    page_arena_release(run, 8, false);
+    ASSERT_EQ(claim(8), run);
+    EXPECT_TRUE(zero);
+    page_arena_release(run, 8, false);
+}
+
+TEST_F(PageArena, PurgeGivesPagesBackAndCounts) {
+    constexpr size_t kSlabs = 200;
+    size_t run = claim(kSlabs);
+    fill(run, kSlabs, 1);
+    page_arena_stats before = stats();
+    EXPECT_EQ(before.held_slabs, kSlabs);
+    page_arena_release(run, kSlabs, true);
+    EXPECT_EQ(stats().dirty_slabs, kSlabs);
+    EXPECT_EQ(page_arena_dirty(), kSlabs);
+    EXPECT_EQ(resident_pages(run, kSlabs), kSlabs * ARENA_SLAB / HAK_PAGE);
+    // In steps: each gives back what it may and goes on where the last one ended.
+    size_t left = kSlabs;
+    for (size_t budget : {size_t{1}, size_t{30}, size_t{64}}) {
+        EXPECT_EQ(purge(0, budget), budget);
+        left -= budget;
+        EXPECT_EQ(stats().dirty_slabs, left);
+        EXPECT_EQ(resident_pages(run, kSlabs), left * ARENA_SLAB / HAK_PAGE);
+    }
+    EXPECT_EQ(purge(0, SIZE_MAX), left);
+    EXPECT_EQ(purge(0, SIZE_MAX), 0u);
+    page_arena_stats after = stats();
+    EXPECT_EQ(after.dirty_slabs, 0u);
+    EXPECT_EQ(after.purged_slabs - before.purged_slabs, kSlabs);
+    EXPECT_EQ(resident_pages(run, kSlabs), 0u);
+    ASSERT_EQ(claim(kSlabs), run);
+    EXPECT_TRUE(zero);
+    EXPECT_TRUE(all(run, kSlabs, 0));
+    page_arena_release(run, kSlabs, false);
+}
+
+TEST_F(PageArena, HeldSlabsAreNotPurged) {
+    size_t run = claim(3);
+    fill(run, 3, 5);
+    page_arena_release(run, 1, true);
+    page_arena_release(run + 2, 1, true);
+    EXPECT_EQ(purge(0, SIZE_MAX), 2u);
+    EXPECT_TRUE(all(run + 1, 1, 5));
+    page_arena_release(run + 1, 1, true);
+}
+
+TEST_F(PageArena, WhatTheKernelDoesNotTakeBackStaysDirty) {
+    size_t run = claim(4);
+    fill(run, 4, 5);
+    refuse_purge = true;
+    EXPECT_FALSE(page_arena_clean(run, 4));
+    page_arena_release(run, 4, true);
+    EXPECT_EQ(purge(0, SIZE_MAX), 0u);
+    EXPECT_EQ(stats().dirty_slabs, 4u);
+    refuse_purge = false;
+    EXPECT_EQ(purge(0, SIZE_MAX), 4u);
+}
+
+TEST_F(PageArena, PurgeTakesOnlyWhatIsOldEnough) {
+    size_t low = claim(ARENA_SUPERSLAB_SLABS, ARENA_SUPERSLAB);
+    size_t high = claim(ARENA_SUPERSLAB_SLABS, ARENA_SUPERSLAB);
+    page_arena_release(low, 5, true);
+    clock_ms += 100;
+    page_arena_release(high, 6, true);
+    clock_ms += 399;
+    EXPECT_EQ(purge(500, SIZE_MAX), 0u);
+    clock_ms += 1;
+    EXPECT_EQ(purge(500, SIZE_MAX), 5u);
+    clock_ms += 99;
+    EXPECT_EQ(purge(500, SIZE_MAX), 0u);
+    // A SuperSlab counts from its last release.
+    page_arena_release(high + 6, 1, true);
+    clock_ms += 499;
+    EXPECT_EQ(purge(500, SIZE_MAX), 0u);
+    clock_ms += 1;
+    EXPECT_EQ(purge(500, SIZE_MAX), 7u);
+    page_arena_release(low + 5, ARENA_SUPERSLAB_SLABS - 5, false);
+    page_arena_release(high + 7, ARENA_SUPERSLAB_SLABS - 7, false);
+}
+
+TEST_F(PageArena, ClaimAt) {
+    size_t run = claim(10);
+    fill(run, 10, 3);
+    page_arena_release(run + 4, 6, true);
+    EXPECT_FALSE(page_arena_claim_at(run + 3, 2, &zero)) << "the first one is held";
+    EXPECT_EQ(stats().dirty_slabs, 6u);
+    EXPECT_TRUE(page_arena_claim_at(run + 4, 2, &zero));
+    EXPECT_FALSE(zero);
+    EXPECT_TRUE(page_arena_claim_at(run + 8, 1, &zero));
+    EXPECT_FALSE(page_arena_claim_at(run + 6, 3, &zero)) << "the last one is held";
+    EXPECT_EQ(stats().dirty_slabs, 3u);
+    EXPECT_TRUE(page_arena_claim_at(run + 6, 2, &zero));
+    page_arena_release(run, 9, true);
+}
+
+TEST_F(PageArena, ClaimAtAcrossGroups) {
+    // A run that ends in the next group of 64 SuperSlabs.
+    size_t run = claim(2 * ARENA_GROUP_SLABS);
+    size_t edge = hak_round_up(run + 1, ARENA_GROUP_SLABS);
+    fill(edge - 1, 2, 1);
+    page_arena_release(run, 2 * ARENA_GROUP_SLABS, true);
+    EXPECT_EQ(stats().dirty_slabs, 2u * ARENA_GROUP_SLABS);
+    ASSERT_TRUE(page_arena_claim_at(edge, 1, &zero));
+    EXPECT_FALSE(page_arena_claim_at(edge - 2, 3, &zero));
+    page_arena_release(edge, 1, true);
+    ASSERT_TRUE(page_arena_claim_at(edge - 2, 4, &zero));
+    EXPECT_EQ(stats().dirty_slabs, 2u * ARENA_GROUP_SLABS - 4);
+    page_arena_release(edge - 2, 4, true);
+}
+
+TEST_F(PageArena, MoveTakesThePagesAlong) {
+    size_t from = claim(20);
+    size_t to = claim(20);
+    fill(from, 20, 9);
+    fill(to, 20, 1);
+    uint64_t moved = stats().moved_slabs;
+    ASSERT_TRUE(page_arena_move(from, to, 20));
+    EXPECT_EQ(stats().moved_slabs - moved, 20u);
+    EXPECT_TRUE(all(to, 20, 9));
+    EXPECT_TRUE(all(from, 20, 0));
+    page_arena_release(from, 20, false);
+    EXPECT_EQ(stats().dirty_slabs, 0u);
+    page_arena_release(to, 20, true);
+    // Ranges whose mappings can no longer merge are purged, too.
+    EXPECT_EQ(purge(0, SIZE_MAX), 20u);
+    EXPECT_EQ(claim(40), from);
+    EXPECT_TRUE(zero);
+    EXPECT_TRUE(all(from, 40, 0));
+    page_arena_release(from, 40, false);
+}
+
+TEST_F(PageArena, MoveOfARunOfSeveralMappings) {
+    // Pages that were moved to the run's first half keep it a mapping of its own.
+    size_t first = claim(4);
+    size_t run = claim(8);
+    size_t to = claim(8);
+    fill(first, 4, 1);
+    ASSERT_TRUE(page_arena_move(first, run, 4));
+    fill(run + 4, 4, 2);
+    bool moved = page_arena_move(run, to, 8); // kernels before 6.17 cannot
+    EXPECT_TRUE(all(moved ? to : run, 4, 1));
+    EXPECT_TRUE(all((moved ? to : run) + 4, 4, 2));
+    // Either way both are there, and can be written.
+    fill(run, 8, 3);
+    fill(to, 8, 4);
+    page_arena_release(first, 4, false);
+    page_arena_release(run, 8, true);
+    page_arena_release(to, 8, true);
+}
+
+TEST_F(PageArena, MoveThatTheKernelRefusesChangesNothing) {
+    size_t from = claim(2);
+    size_t to = claim(2);
+    fill(from, 2, 1);
+    refuse_move = true;
+    uint64_t moved = stats().moved_slabs;
+    EXPECT_FALSE(page_arena_move(from, to, 2));
+    EXPECT_EQ(stats().moved_slabs, moved);
+    EXPECT_TRUE(all(from, 2, 1));
+    page_arena_release(from, 2, true);
+    page_arena_release(to, 2, false);
+}
+
+// More slabs than have rights by now, or than are reserved: a claim of so many needs the kernel.
+size_t more_than(size_t bytes) {
+    return (bytes >> ARENA_SLAB_SHIFT) + 1;
+}
+
+TEST_F(PageArena, RefusalByTheKernelLeavesTheHeapUsable) {
+    for (bool *refuse : {&refuse_commit, &refuse_reserve, &refuse_map}) {
+        page_arena_stats before = stats();
+        size_t slabs =
+            more_than(refuse == &refuse_commit ? before.committed_bytes : before.reserved_bytes);
+        size_t held = claim(3);
+        *refuse = true;
+        EXPECT_EQ(page_arena_claim(slabs, 1, &zero), ARENA_NONE);
+        EXPECT_EQ(page_arena_claim(slabs, 1, &zero), ARENA_NONE);
+        EXPECT_EQ(stats().held_slabs, 3u);
+        EXPECT_EQ(stats().dirty_slabs, 0u);
+        size_t small = claim(1);
+        *refuse = false;
+        size_t from = claim(slabs);
+        EXPECT_TRUE(zero);
+        address(from)[0] = address(from + slabs)[-1] = 1;
+        page_arena_release(from, slabs, true);
+        page_arena_release(small, 1, false);
+        page_arena_release(held, 3, false);
+        purge_all();
+    }
+}
+
+TEST_F(PageArena, RefusedClaimAtReturnsWhatItTook) {
+    // The last slabs of the range: what lies behind what has rights.
+    size_t slabs = more_than(stats().reserved_bytes);
+    refuse_commit = true;
+    EXPECT_EQ(page_arena_claim(slabs, 1, &zero), ARENA_NONE); // reserved, without rights
+    size_t from = page_arena_high() - 2;
+    EXPECT_FALSE(page_arena_claim_at(from, 2, &zero));
+    EXPECT_EQ(stats().held_slabs, 0u);
+    refuse_commit = false;
+    EXPECT_TRUE(page_arena_claim_at(from, 2, &zero));
+    EXPECT_TRUE(zero);
+    page_arena_release(from, 2, false);
+}
+
+TEST_F(PageArena, WhatOthersHaveMappedIsSkipped) {
+    // One page in the middle of the next chunk, another one in the metadata of the one behind it.
+    constexpr size_t kChunk = 64 << 20;
+    char *in_heap = address(page_arena_high()) + kChunk / 2;
+    size_t meta = (page_arena_high() + (kChunk >> ARENA_SLAB_SHIFT)) / ARENA_SUPERSLAB_SLABS;
+    char *in_meta = window.meta + meta * ARENA_SUPERSLAB_META;
+    for (char *at : {in_heap, in_meta}) {
+        ASSERT_EQ(mmap(at, HAK_PAGE, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0),
+                  at);
+        memset(at, 0x77, HAK_PAGE);
+    }
+    size_t slabs = more_than(stats().reserved_bytes);
+    size_t from = claim(slabs);
+    ASSERT_NE(from, ARENA_NONE);
+    EXPECT_GT(address(from), in_heap);
+    fill(from, slabs > 2048 ? 2048 : slabs, 1);
+    EXPECT_TRUE(all(from, 1, 1));
+    for (char *at : {in_heap, in_meta}) {
+        EXPECT_EQ(std::count(at, at + HAK_PAGE, 0x77), HAK_PAGE);
+        munmap(at, HAK_PAGE);
+    }
+    page_arena_release(from, slabs, true);
+}
+
+TEST_F(PageArena, PurgeIsAWalkInSteps) {
+    // 5 words of 64 slabs, all dirty: the cursor stops in the word where the budget ends.
+    size_t run = claim(5 * 64, 64 * ARENA_SLAB);
+    page_arena_release(run, 5 * 64, true);
+    size_t cursor = 0;
+    size_t sum = 0;
+    size_t last = 0;
+    for (int step = 1; step <= 3; step++) {
+        sum += page_arena_purge(&cursor, 0, 100);
+        EXPECT_EQ(sum, step * 100u);
+        EXPECT_GE(cursor, last);
+        EXPECT_NE(cursor, 0u);
+        last = cursor;
+    }
+    EXPECT_EQ(page_arena_purge(&cursor, 0, 100), 20u);
+    EXPECT_EQ(cursor, 0u) << "the walk is through";
+}
+
+TEST_F(PageArena, MetadataOfSuperSlabsOutOfUseGoesBack) {
+    size_t run = claim(2 * ARENA_SUPERSLAB_SLABS, ARENA_SUPERSLAB);
+    char *meta = window.meta + run / ARENA_SUPERSLAB_SLABS * ARENA_SUPERSLAB_META;
+    memset(meta, 1, 2 * ARENA_SUPERSLAB_META);
+    page_arena_release(run, 2 * ARENA_SUPERSLAB_SLABS - 1, true);
+    purge_all();
+    EXPECT_EQ(std::count(meta, meta + ARENA_SUPERSLAB_META, 0), ARENA_SUPERSLAB_META);
+    EXPECT_EQ(std::count(meta + ARENA_SUPERSLAB_META, meta + 2 * ARENA_SUPERSLAB_META, 1),
+              ARENA_SUPERSLAB_META)
+        << "one of its slabs is in use";
+    unsigned char pages[ARENA_SUPERSLAB_META / HAK_PAGE];
+    ASSERT_EQ(mincore(meta + ARENA_SUPERSLAB_META, ARENA_SUPERSLAB_META, pages), 0);
+    EXPECT_EQ(pages[0] & 1, 1);
+    page_arena_release(run + 2 * ARENA_SUPERSLAB_SLABS - 1, 1, false);
+    purge_all();
+    ASSERT_EQ(mincore(meta + ARENA_SUPERSLAB_META, ARENA_SUPERSLAB_META, pages), 0);
+    EXPECT_EQ(pages[0] & 1, 0);
+}
+
+TEST_F(PageArena, LimitCountsWhatIsHeldAndDirty) {
+    settings_values[SETTING_LIMIT] = 100 * int64_t{ARENA_SLAB} + 17;
+    EXPECT_EQ(page_arena_claim(101, 1, &zero), ARENA_NONE);
+    EXPECT_EQ(page_arena_claim(SIZE_MAX, 1, &zero), ARENA_NONE);
+    size_t run = claim(100);
+    EXPECT_EQ(page_arena_claim(1, 1, &zero), ARENA_NONE);
+    EXPECT_FALSE(page_arena_claim_at(run + 100, 1, &zero));
+    page_arena_release(run + 50, 50, true);
+    // Dirty slabs make room for held ones where they do not serve the claim themselves.
+    size_t high = claim(40, 64 * ARENA_SLAB);
+    page_arena_stats now = stats();
+    EXPECT_EQ(now.held_slabs, 90u);
+    EXPECT_LE(now.held_slabs + now.dirty_slabs, 100u);
+    size_t more = claim(10);
+    EXPECT_EQ(page_arena_claim(1, 1, &zero), ARENA_NONE);
+    page_arena_release(more, 10, true);
+    page_arena_release(high, 40, true);
+    page_arena_release(run, 50, true);
+}
+
+// The arena against the plainest model of it: two flags a slab.
+TEST_F(PageArena, FirstFitAgainstAModel) {
+    std::mt19937_64 random(3);
+    std::vector<bool> free_slabs;
+    std::vector<bool> dirty;
+    auto synchronise = [&] {
+        free_slabs.assign(page_arena_high(), false);
+        dirty.assign(page_arena_high(), false);
+        for (size_t i = 0; i < page_arena_high(); i++) {
+            page_arena_group &group = window.groups[i / ARENA_GROUP_SLABS];
+            free_slabs[i] = atomic_bitmap_test(group.avail, i % ARENA_GROUP_SLABS);
+            dirty[i] = atomic_bitmap_test(group.dirty, i % ARENA_GROUP_SLABS);
+        }
+    };
+    auto find = [&](size_t slabs, size_t align, bool only_dirty) {
+        size_t length = 0;
+        for (size_t i = 0; i < free_slabs.size(); i++) {
+            if (length == 0 && reinterpret_cast<uintptr_t>(address(i)) % align != 0) {
+                continue;
+            }
+            length = free_slabs[i] && (!only_dirty || dirty[i]) ? length + 1 : 0;
+            if (length == slabs) {
+                return i + 1 - slabs;
+            }
+        }
+        return size_t{ARENA_NONE};
+    };
+    synchronise();
+    std::vector<Extent> held;
+    size_t found = 0;
+    for (int round = 0; round < 4000; round++) {
+        unsigned what = random() % 16;
+        if (what < 8) {
+            size_t slabs = 1 + (random() % 4 == 0 ? random() % 150 : random() % 12);
+            size_t align = size_t{ARENA_SLAB} << (random() % 3 == 0 ? random() % 8 : 0);
+            size_t expected = find(slabs, align, true);
+            if (expected == ARENA_NONE) {
+                expected = find(slabs, align, false);
+            }
+            size_t from = claim(slabs, align);
+            if (expected == ARENA_NONE) {
+                synchronise(); // it has grown
+            } else {
+                found++;
+                ASSERT_EQ(from, expected) << slabs << " " << align;
+            }
+            bool clean = true;
+            for (size_t i = from; i < from + slabs; i++) {
+                clean = clean && !dirty[i];
+                free_slabs[i] = false;
+            }
+            ASSERT_EQ(zero, clean);
+            held.push_back({from, slabs});
+        } else if (what < 15 && !held.empty()) {
+            size_t i = random() % held.size();
+            Extent run = held[i];
+            held[i] = held.back();
+            held.pop_back();
+            if (run.slabs > 1 && random() % 3 == 0) { // only its tail
+                size_t keep = 1 + random() % (run.slabs - 1);
+                held.push_back({run.from, keep});
+                run = {run.from + keep, run.slabs - keep};
+            }
+            bool is_dirty = random() % 2 == 0;
+            page_arena_release(run.from, run.slabs, is_dirty);
+            for (size_t s = run.from; s < run.from + run.slabs; s++) {
+                free_slabs[s] = true;
+                dirty[s] = dirty[s] || is_dirty;
+            }
+        } else if (what == 15) {
+            size_t budget = random() % 100;
+            ASSERT_LE(purge(0, budget), budget);
+            synchronise();
+        }
+        size_t count = 0;
+        for (size_t i = 0; i < dirty.size(); i++) {
+            count += dirty[i] && free_slabs[i];
+        }
+        ASSERT_EQ(stats().dirty_slabs, count);
+    }
+    EXPECT_GT(found, 1000u);
+    for (Extent run : held) {
+        page_arena_release(run.from, run.slabs, true);
+    }
+}
+
+// Threads claim, extend, move and return runs while others purge; a shadow knows each slab's owner,
+// and each slab's first word does, too.
+TEST_F(PageArena, Storm) {
+    constexpr int kThreads = 4;
+    constexpr int kRounds = 2500;
+    constexpr size_t kMost = 1 << 16;
+    std::vector<std::atomic<int>> owner(kMost);
+    std::atomic<int> faults{0};
+    auto word = [&](size_t slab) -> uint64_t & {
+        return *reinterpret_cast<uint64_t *>(address(slab));
+    };
+    auto work = [&](int me) {
+        std::mt19937_64 random(static_cast<unsigned>(me));
+        std::vector<Extent> held;
+        auto own = [&](Extent run, bool is_zero) {
+            for (size_t i = run.from; i < run.from + run.slabs; i++) {
+                faults += i >= kMost || owner[i].exchange(me) != 0;
+                faults += is_zero && word(i) != 0;
+                word(i) = i * 64 + static_cast<unsigned>(me);
+            }
+        };
+        auto disown = [&](Extent run) {
+            for (size_t i = run.from; i < run.from + run.slabs; i++) {
+                faults += word(i) != i * 64 + static_cast<unsigned>(me);
+                faults += owner[i].exchange(0) != me;
+            }
+        };
+        for (int round = 0; round < kRounds; round++) {
+            bool is_zero = false;
+            size_t slabs = 1 + random() % 24;
+            unsigned what = random() % 16;
+            if (what < 6) {
+                size_t align = size_t{ARENA_SLAB} << random() % 5;
+                size_t from = page_arena_claim(slabs, align, &is_zero);
+                if (from == ARENA_NONE) {
+                    faults++;
+                    continue;
+                }
+                faults += reinterpret_cast<uintptr_t>(address(from)) % align != 0;
+                own({from, slabs}, is_zero);
+                held.push_back({from, slabs});
+            } else if (what < 9 && !held.empty()) {
+                Extent &run = held[random() % held.size()];
+                if (page_arena_claim_at(run.from + run.slabs, slabs, &is_zero)) {
+                    own({run.from + run.slabs, slabs}, is_zero);
+                    run.slabs += slabs;
+                }
+            } else if (what == 9 && !held.empty()) {
+                Extent &run = held[random() % held.size()];
+                size_t to = page_arena_claim(run.slabs, 1, &is_zero);
+                if (to == ARENA_NONE) {
+                    faults++;
+                    continue;
+                }
+                own({to, run.slabs}, is_zero);
+                if (page_arena_move(run.from, to, run.slabs)) {
+                    for (size_t i = 0; i < run.slabs; i++) {
+                        faults += word(to + i) != (run.from + i) * 64 + static_cast<unsigned>(me);
+                        faults += word(run.from + i) != 0;
+                        word(to + i) = (to + i) * 64 + static_cast<unsigned>(me);
+                        faults += owner[run.from + i].exchange(0) != me;
+                    }
+                    page_arena_release(run.from, run.slabs, false);
+                    run.from = to;
+                } else {
+                    disown({to, run.slabs});
+                    page_arena_release(to, run.slabs, true);
+                }
+            } else if (what == 10) {
+                purge(0, random() % 200);
+            } else if (what == 11) {
+                clock_ms++;
+                purge(2, SIZE_MAX);
+            } else {
+                size_t keep = random() % 8;
+                while (held.size() > keep) {
+                    Extent run = held.back();
+                    held.pop_back();
+                    disown(run);
+                    page_arena_release(run.from, run.slabs, true);
+                }
+            }
+        }
+        for (Extent run : held) {
+            disown(run);
+            page_arena_release(run.from, run.slabs, true);
+        }
+    };
+    std::vector<std::thread> threads;
+    for (int i = 1; i <= kThreads; i++) {
+        threads.emplace_back(work, i);
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    EXPECT_EQ(faults.load(), 0);
+}
+
+} // namespace

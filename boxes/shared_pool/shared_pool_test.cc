@@ -1,0 +1,603 @@
+#include "boxes/shared_pool/shared_pool.h"
+
+#include "boxes/diagnostics/diagnostics.h"
+#include "boxes/page_arena/page_arena.h"
+#include "boxes/superslab/superslab.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <atomic>
+#include <csignal>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <set>
+#include <string>
+#include <sys/mman.h>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace {
+
+constexpr unsigned kLastBin = SIZE_CLASS_BINS - 1;
+
+class SharedPool : public testing::Test {
+  protected:
+    void SetUp() override {
+        ASSERT_TRUE(page_arena_init());
+        window = page_arena_get_window();
+        ASSERT_EQ(slabs_in_use(), 0u);
+    }
+    void TearDown() override {
+        EXPECT_EQ(slabs_in_use(), 0u) << "a slab whose blocks are all back was not given back";
+    }
+
+    static size_t slabs_in_use() {
+        page_arena_stats stats;
+        page_arena_get_stats(&stats);
+        return stats.held_slabs;
+    }
+
+    static std::vector<void *> take(unsigned bin, unsigned want, shared_pool_hint &hint) {
+        std::vector<void *> blocks(want);
+        blocks.resize(shared_pool_take(bin, blocks.data(), want, &hint));
+        return blocks;
+    }
+    static std::vector<void *> take(unsigned bin, unsigned want) {
+        shared_pool_hint hint = ARENA_NONE;
+        return take(bin, want, hint);
+    }
+    static void put(unsigned bin, const std::vector<void *> &blocks) {
+        for (size_t i = 0; i < blocks.size(); i += SHARED_POOL_BATCH_MOST) {
+            shared_pool_put(
+                bin, &blocks[i],
+                static_cast<unsigned>(std::min(blocks.size() - i, size_t{SHARED_POOL_BATCH_MOST})));
+        }
+    }
+    size_t slab_of(const void *ptr) const { return page_arena_slab_of(&window, ptr); }
+
+    // Every slab with free blocks is listed, in both levels; no slab in use is all free; and the
+    // totals are what they should be.
+    void expect_listed() {
+        size_t slabs = 0;
+        size_t clean = 0;
+        for (size_t i = 0; i < page_arena_high(); i++) {
+            if (!superslab_known(&window, i) || superslab_slab(&window, i)->kind != SLAB_TINY) {
+                continue;
+            }
+            unsigned bin = superslab_slab(&window, i)->bin;
+            size_t free_blocks = atomic_bitmap_count_run(superslab_bits(&window, i, bin), 0,
+                                                         size_class_bins[bin].blocks);
+            slabs++;
+            clean += static_cast<size_t>(__builtin_popcount(superslab_slab(&window, i)->clean));
+            EXPECT_LT(free_blocks, size_class_bins[bin].blocks) << "an empty slab stays in use";
+            EXPECT_EQ(reinterpret_cast<uint8_t *>(window.base)[i], bin * 2) << "page map";
+            if (free_blocks > 0) {
+                EXPECT_NE(superslab_at(&window, i)->listed[bin] >> i % ARENA_SUPERSLAB_SLABS & 1,
+                          0u);
+                size_t superslab = i / ARENA_SUPERSLAB_SLABS;
+                EXPECT_NE(window.groups[superslab / 64].user[bin] >> superslab % 64 & 1, 0u);
+            }
+        }
+        shared_pool_totals totals = shared_pool_get_totals();
+        EXPECT_EQ(totals.slabs, slabs * ARENA_SLAB);
+        EXPECT_EQ(totals.clean, clean * HAK_PAGE);
+    }
+
+    page_arena_window window;
+};
+
+TEST_F(SharedPool, BlocksOfEveryBinAreApartAndAscending) {
+    for (unsigned bin = 1; bin <= kLastBin; bin++) {
+        const size_class_bin &info = size_class_bins[bin];
+        shared_pool_hint hint = ARENA_NONE;
+        std::vector<void *> all;
+        // More than two slabs full.
+        while (all.size() < 2u * info.blocks + 1) {
+            std::vector<void *> batch = take(bin, SHARED_POOL_BATCH_MOST, hint);
+            ASSERT_FALSE(batch.empty());
+            for (size_t i = 1; i < batch.size(); i++) {
+                if (slab_of(batch[i]) == slab_of(batch[i - 1])) {
+                    ASSERT_LT(batch[i - 1], batch[i]) << bin;
+                }
+            }
+            EXPECT_EQ(hint, slab_of(batch.back()));
+            all.insert(all.end(), batch.begin(), batch.end());
+        }
+        std::sort(all.begin(), all.end());
+        for (size_t i = 0; i < all.size(); i++) {
+            uintptr_t offset = reinterpret_cast<uintptr_t>(all[i]) % ARENA_SLAB;
+            ASSERT_EQ(offset % info.size, 0u);
+            ASSERT_LE(offset + info.size, size_t{ARENA_SLAB});
+            ASSERT_TRUE(i == 0 || static_cast<char *>(all[i]) - static_cast<char *>(all[i - 1]) >=
+                                      static_cast<ptrdiff_t>(info.size));
+            ASSERT_FALSE(shared_pool_is_free(bin, all[i]));
+        }
+        EXPECT_EQ(slabs_in_use(), (all.size() + info.blocks - 1) / info.blocks);
+        expect_listed();
+        shared_pool_check(bin, all.data(), 1);
+        put(bin, all);
+        ASSERT_EQ(slabs_in_use(), 0u) << bin;
+    }
+}
+
+TEST_F(SharedPool, BlockStart) {
+    for (unsigned bin = 1; bin <= kLastBin; bin++) {
+        const size_class_bin &info = size_class_bins[bin];
+        void *block = take(bin, 1)[0];
+        char *slab = static_cast<char *>(page_arena_address(&window, slab_of(block)));
+        for (uint32_t offset = 0; offset < ARENA_SLAB; offset++) {
+            uint32_t number = offset / info.size;
+            ASSERT_EQ(shared_pool_block_start(bin, slab + offset),
+                      number < info.blocks ? slab + number * info.size : nullptr)
+                << bin << " " << offset;
+        }
+        shared_pool_put(bin, &block, 1);
+    }
+}
+
+TEST_F(SharedPool, PutBlocksAreFoundAgainLowestFirst) {
+    constexpr unsigned kBin = 4;
+    std::vector<void *> blocks = take(kBin, 256);
+    ASSERT_EQ(blocks.size(), 256u);
+    std::vector<void *> back = {blocks[200], blocks[3], blocks[70], blocks[64], blocks[2]};
+    put(kBin, back);
+    for (void *block : back) {
+        EXPECT_TRUE(shared_pool_is_free(kBin, block));
+    }
+    std::sort(back.begin(), back.end());
+    EXPECT_EQ(take(kBin, 5), back);
+    expect_listed();
+    put(kBin, blocks);
+}
+
+TEST_F(SharedPool, LowestSlabIsUsedFirstAndTheHintBeforeIt) {
+    constexpr unsigned kBin = kLastBin;
+    std::vector<void *> blocks;
+    while (blocks.size() < 8) {
+        std::vector<void *> more = take(kBin, 1);
+        blocks.insert(blocks.end(), more.begin(), more.end());
+    }
+    put(kBin, {blocks[7], blocks[1]});
+    shared_pool_hint hint = slab_of(blocks[7]);
+    EXPECT_EQ(take(kBin, 1, hint), std::vector<void *>{blocks[7]});
+    put(kBin, {blocks[7]});
+    EXPECT_EQ(take(kBin, 1), std::vector<void *>{blocks[1]});
+    // A stale hint (a slab of another bin, or none at all) costs nothing but a look.
+    hint = slab_of(blocks[0]);
+    std::vector<void *> other = take(kBin - 1, 1, hint);
+    EXPECT_NE(slab_of(other[0]), slab_of(blocks[0]));
+    EXPECT_EQ(hint, slab_of(other[0]));
+    put(kBin - 1, other);
+    hint = page_arena_high() - 1;
+    other = take(kBin, 1, hint);
+    EXPECT_EQ(other, std::vector<void *>{blocks[7]});
+    put(kBin, blocks);
+}
+
+TEST_F(SharedPool, BatchComesFromSeveralSlabs) {
+    constexpr unsigned kBin = kLastBin; // 2 blocks a slab
+    std::vector<void *> first = take(kBin, 1);
+    std::vector<void *> second = take(kBin, 1);
+    put(kBin, {}); // nothing
+    ASSERT_EQ(slab_of(first[0]), slab_of(second[0]));
+    std::vector<void *> third = take(kBin, 1);
+    put(kBin, second);
+    // One block in each of two slabs.
+    std::vector<void *> two = take(kBin, 2);
+    EXPECT_EQ(two.size(), 2u);
+    EXPECT_NE(slab_of(two[0]), slab_of(two[1]));
+    EXPECT_EQ(slabs_in_use(), 2u);
+    put(kBin, {first[0], third[0], two[0], two[1]});
+}
+
+TEST_F(SharedPool, EmptySlabGoesBackAndServesAnotherBin) {
+    std::vector<void *> blocks = take(5, 100);
+    size_t slab = slab_of(blocks[0]);
+    EXPECT_EQ(reinterpret_cast<uint8_t *>(window.base)[slab], 10);
+    put(5, blocks);
+    EXPECT_EQ(slabs_in_use(), 0u);
+    EXPECT_EQ(reinterpret_cast<uint8_t *>(window.base)[slab], 0);
+    EXPECT_EQ(superslab_slab(&window, slab)->kind, SLAB_NONE);
+    std::vector<void *> other = take(40 % kLastBin + 1, 1);
+    EXPECT_EQ(slab_of(other[0]), slab) << "the dirty slab comes first";
+    put(40 % kLastBin + 1, other);
+}
+
+class SharedPoolPurge : public SharedPool {
+  protected:
+    static constexpr unsigned kBin = HAK_HEADER ? 3 : 4; // 64 B: 64 blocks a page
+    static constexpr size_t kPerPage = 64;
+
+    static size_t purge(bool all, bool *left = nullptr) {
+        size_t cursor = 0;
+        size_t pages = 0;
+        do {
+            pages += shared_pool_purge(&cursor, 1, SIZE_MAX, all, left);
+        } while (cursor != 0);
+        return pages;
+    }
+    size_t resident_pages(size_t slab) {
+        unsigned char pages[ARENA_SLAB / HAK_PAGE];
+        EXPECT_EQ(mincore(page_arena_address(&window, slab), ARENA_SLAB, pages), 0);
+        return static_cast<size_t>(
+            std::count_if(pages, pages + 16, [](unsigned char page) { return (page & 1) != 0; }));
+    }
+};
+
+TEST_F(SharedPoolPurge, PagesWithoutALiveBlockGoBackAndOthersStay) {
+    std::vector<void *> blocks;
+    shared_pool_hint hint = ARENA_NONE;
+    while (blocks.size() < 16 * kPerPage) {
+        std::vector<void *> more = take(kBin, 256, hint);
+        blocks.insert(blocks.end(), more.begin(), more.end());
+    }
+    ASSERT_EQ(blocks.size(), 16 * kPerPage);
+    size_t slab = slab_of(blocks[0]);
+    for (void *block : blocks) {
+        memset(block, 0x5a, 63);
+    }
+    EXPECT_EQ(resident_pages(slab), 16u);
+    // Pages 1, 2, 3 and 9 become free of live blocks; page 5 but for its last block.
+    std::vector<void *> back;
+    std::set<void *> live(blocks.begin(), blocks.end());
+    for (size_t page : {1, 2, 3, 9, 5}) {
+        for (size_t i = 0; i < kPerPage - (page == 5); i++) {
+            back.push_back(blocks[page * kPerPage + i]);
+            live.erase(back.back());
+        }
+    }
+    put(kBin, back);
+    bool left = false;
+    EXPECT_EQ(purge(false, &left), 0u) << "just used: marked only";
+    EXPECT_TRUE(left);
+    EXPECT_EQ(resident_pages(slab), 16u);
+    left = false;
+    EXPECT_EQ(purge(false, &left), 4u);
+    EXPECT_FALSE(left);
+    EXPECT_EQ(resident_pages(slab), 12u);
+    EXPECT_EQ(purge(false, &left), 0u);
+    EXPECT_EQ(purge(true, &left), 0u);
+    for (void *block : live) {
+        EXPECT_EQ(*static_cast<char *>(block), 0x5a);
+    }
+    expect_listed();
+    // The same blocks come back, and their pages count as used again.
+    hint = slab;
+    std::vector<void *> again = take(kBin, 70, hint);
+    EXPECT_EQ(again, std::vector<void *>(back.begin(), back.begin() + 70));
+    for (void *block : again) {
+        memset(block, 0x5a, 63);
+    }
+    put(kBin, again);
+    EXPECT_EQ(purge(true), 2u);
+    EXPECT_EQ(resident_pages(slab), 12u);
+    put(kBin, {live.begin(), live.end()});
+}
+
+TEST_F(SharedPoolPurge, StepsStopAtTheirBounds) {
+    // One live block in each of four slabs; the other 15 pages of each can go.
+    std::vector<void *> kept;
+    std::vector<void *> back;
+    shared_pool_hint hint = ARENA_NONE;
+    for (int slab = 0; slab < 4; slab++) {
+        for (size_t i = 0; i < 16 * kPerPage;) {
+            std::vector<void *> more = take(kBin, 256, hint);
+            for (void *block : more) {
+                memset(block, 1, 63);
+                (i++ == 0 ? kept : back).push_back(block);
+            }
+        }
+    }
+    put(kBin, back);
+    size_t cursor = 0;
+    size_t pages = 0;
+    while (pages == 0) {
+        pages = shared_pool_purge(&cursor, SIZE_MAX, 1, true, nullptr);
+        ASSERT_NE(cursor, 0u) << "there are three more";
+    }
+    EXPECT_EQ(pages, 15u) << "one slab is the smallest step";
+    EXPECT_EQ(cursor, slab_of(kept[0]) + 1);
+    EXPECT_EQ(shared_pool_purge(&cursor, 2, SIZE_MAX, true, nullptr), 30u);
+    EXPECT_EQ(cursor, slab_of(kept[2]) + 1);
+    EXPECT_EQ(shared_pool_purge(&cursor, SIZE_MAX, SIZE_MAX, true, nullptr), 15u);
+    EXPECT_EQ(cursor, 0u);
+    put(kBin, kept);
+}
+
+TEST_F(SharedPoolPurge, OfEveryBinOnlyWholePagesGo) {
+    for (unsigned bin = 1; bin <= kLastBin; bin++) {
+        const size_class_bin &info = size_class_bins[bin];
+        std::vector<void *> blocks;
+        shared_pool_hint hint = ARENA_NONE;
+        while (blocks.size() < info.blocks) {
+            std::vector<void *> more =
+                take(bin, std::min(256u, info.blocks - static_cast<unsigned>(blocks.size())), hint);
+            blocks.insert(blocks.end(), more.begin(), more.end());
+        }
+        char *slab = static_cast<char *>(page_arena_address(&window, slab_of(blocks[0])));
+        for (void *block : blocks) {
+            memset(block, static_cast<int>(bin), info.size - HAK_HEADER);
+        }
+        // Every third block stays.
+        std::vector<void *> back;
+        std::vector<void *> kept;
+        for (size_t i = 0; i < blocks.size(); i++) {
+            (i % 3 == 1 ? kept : back).push_back(blocks[i]);
+        }
+        put(bin, back);
+        size_t expected = 0;
+        for (size_t page = 0; page < ARENA_SLAB; page += HAK_PAGE) {
+            bool live = page >= size_t{info.blocks} * info.size; // behind the last block
+            for (size_t i = 1; i < blocks.size(); i += 3) {
+                live |= i * info.size < page + HAK_PAGE && (i + 1) * info.size > page;
+            }
+            expected += !live;
+        }
+        EXPECT_EQ(purge(true), expected) << bin;
+        for (void *block : kept) {
+            char *bytes = static_cast<char *>(block);
+            EXPECT_EQ(std::count(bytes, bytes + info.size - HAK_HEADER, static_cast<char>(bin)),
+                      info.size - HAK_HEADER)
+                << bin << " " << (bytes - slab);
+        }
+        put(bin, kept);
+    }
+}
+
+using SharedPoolDeathTest = SharedPool;
+
+std::string line(const void *ptr, const char *fault) {
+    char text[200];
+    snprintf(text, sizeof text, "hakmem: free(0x%lx): %s\n", reinterpret_cast<unsigned long>(ptr),
+             fault);
+    return text;
+}
+
+#define EXPECT_MISUSE(statement, ptr, fault) \
+    EXPECT_EXIT(statement, testing::KilledBySignal(SIGABRT), testing::Eq(line(ptr, fault)))
+
+TEST_F(SharedPoolDeathTest, MisuseIsReported) {
+    constexpr unsigned kBin = 5;
+    const char *wrong_bin = HAK_HEADER
+                                ? "heap corruption: header byte overwritten, or a wrong size given"
+                                : "the size given does not fit the block";
+    std::vector<void *> blocks = take(kBin, 70);
+    void *twice[] = {blocks[1], blocks[2], blocks[1]};
+    void *in_word[] = {blocks[66], blocks[65], blocks[66]};
+    void *inside = static_cast<char *>(blocks[4]) + 16;
+    void *foreign = &foreign;
+    void *gone = take(6, 1)[0];
+    shared_pool_put(6, &gone, 1);
+    for (auto *call : {+[](unsigned bin, void **ptr) { shared_pool_put(bin, ptr, 1); },
+                       +[](unsigned bin, void **ptr) { shared_pool_check(bin, ptr, 1); }}) {
+        EXPECT_MISUSE(call(kBin, &inside), inside, "pointer into a block, not to its start");
+        EXPECT_MISUSE(call(1, &blocks[4]), blocks[4], wrong_bin);
+        EXPECT_MISUSE(call(6, &gone), gone, "block freed twice (its slab is gone)");
+        foreign = reinterpret_cast<void *>(0x10000);
+        EXPECT_MISUSE(call(1, &foreign), foreign, "not a pointer of this heap");
+        foreign = reinterpret_cast<void *>(0x7fff12340000);
+        EXPECT_MISUSE(call(1, &foreign), foreign, "not a pointer of this heap");
+        // In the window, where the arena's own control area is, and where nothing is yet.
+        foreign = window.base;
+        EXPECT_MISUSE(call(1, &foreign), foreign, "not a pointer of this heap");
+        foreign = page_arena_address(&window, page_arena_high() - 1);
+        EXPECT_MISUSE(call(1, &foreign), foreign, "not a pointer of this heap");
+        foreign = page_arena_address(&window, window.slabs - 1);
+        EXPECT_MISUSE(call(1, &foreign), foreign, "not a pointer of this heap");
+    }
+    EXPECT_MISUSE(shared_pool_put(kBin, twice, 3), blocks[1], "block freed twice");
+    EXPECT_MISUSE(shared_pool_put(kBin, in_word, 3), blocks[66], "block freed twice");
+    shared_pool_put(kBin, twice, 1);
+    EXPECT_MISUSE(shared_pool_put(kBin, twice, 1), blocks[1], "block freed twice");
+    EXPECT_MISUSE(shared_pool_check(kBin, twice, 1), blocks[1], "block freed twice");
+    blocks.erase(blocks.begin() + 1);
+    shared_pool_check(kBin, blocks.data(), 69);
+    put(kBin, blocks);
+}
+
+// A storm: threads take and put blocks of a few bins, their own and each other's. A shadow knows
+// the owner of every block, and the blocks' contents know it too, which tells of overlaps.
+class SharedPoolStorm : public SharedPool,
+                        public testing::WithParamInterface<std::vector<unsigned>> {};
+
+TEST_P(SharedPoolStorm, NoBlockIsOwnedTwiceAndNoneIsLost) {
+    constexpr int kThreads = 4;
+    constexpr int kRounds = 60000;
+    constexpr size_t kMostHeld = 300;
+    constexpr size_t kSlabs = 8192;
+    constexpr size_t kGranules = SIZE_CLASS_SLAB / SIZE_CLASS_STEP;
+    const std::vector<unsigned> bins = GetParam();
+    struct Held {
+        unsigned bin;
+        void *block;
+    };
+    // By the 16 B granule that a block starts at.
+    std::unique_ptr<std::atomic<uint8_t>[]> owner(new std::atomic<uint8_t>[kSlabs * kGranules]());
+    std::atomic<int> faults{0};
+    std::mutex mailbox_lock;
+    std::vector<Held> mailbox;
+
+    auto shadow = [&](void *block) -> std::atomic<uint8_t> & {
+        size_t granule = static_cast<size_t>(static_cast<char *>(block) - window.base) / 16;
+        if (granule >= kSlabs * kGranules) {
+            faults++;
+            granule = 0;
+        }
+        return owner[granule];
+    };
+    // The ends and the middle of a block say whose it is.
+    auto stamp = [&](const Held &held, uint64_t value) {
+        auto *words = static_cast<uint64_t *>(held.block);
+        size_t count = size_class_bins[held.bin].size / 8 - HAK_HEADER;
+        words[0] = words[count / 2] = words[count - 1] = value;
+    };
+    auto stamped = [&](const Held &held, uint64_t value) {
+        auto *words = static_cast<uint64_t *>(held.block);
+        size_t count = size_class_bins[held.bin].size / 8 - HAK_HEADER;
+        return words[0] == value && words[count / 2] == value && words[count - 1] == value;
+    };
+    auto work = [&](unsigned me) {
+        std::mt19937_64 random(me);
+        std::vector<Held> held;
+        std::vector<shared_pool_hint> hints(SIZE_CLASS_BINS, ARENA_NONE);
+        void *blocks[SHARED_POOL_BATCH_MOST];
+        auto own = [&](const Held &one) {
+            faults += shadow(one.block).exchange(static_cast<uint8_t>(me)) != 0;
+            stamp(one, reinterpret_cast<uintptr_t>(one.block) ^ me);
+            held.push_back(one);
+        };
+        auto disown = [&](size_t i) {
+            Held one = held[i];
+            held[i] = held.back();
+            held.pop_back();
+            faults += !stamped(one, reinterpret_cast<uintptr_t>(one.block) ^ me);
+            faults += shadow(one.block).exchange(0) != me;
+            return one;
+        };
+        for (int round = 0; round < kRounds; round++) {
+            unsigned bin = bins[random() % bins.size()];
+            switch (random() % 4) {
+            case 0: {
+                unsigned most = random() % 4 == 0 ? 64 : 4;
+                unsigned got = shared_pool_take(bin, blocks, 1 + random() % most, &hints[bin]);
+                faults += got == 0;
+                for (unsigned i = 0; i < got; i++) {
+                    own({bin, blocks[i]});
+                }
+                break;
+            }
+            case 1: { // some of one bin, in any order
+                unsigned count = 0;
+                for (size_t i = held.size(); i-- > 0 && count < 32;) {
+                    if (held[i].bin == bin && random() % 2 == 0) {
+                        blocks[count++] = disown(i).block;
+                    }
+                }
+                shared_pool_put(bin, blocks, count);
+                break;
+            }
+            case 2: { // a block to another thread, or from one
+                std::lock_guard<std::mutex> lock(mailbox_lock);
+                if (!mailbox.empty() && random() % 2 == 0) {
+                    Held one = mailbox.back();
+                    mailbox.pop_back();
+                    own(one);
+                } else if (!held.empty()) {
+                    mailbox.push_back(disown(random() % held.size()));
+                }
+                break;
+            }
+            default:
+                if (random() % 32 == 0) { // never the pages of what someone holds
+                    size_t cursor = 0;
+                    shared_pool_purge(&cursor, SIZE_MAX, SIZE_MAX, random() % 2 == 0, nullptr);
+                }
+                if (held.size() > kMostHeld || random() % 64 == 0) {
+                    size_t keep = random() % 16;
+                    while (held.size() > keep) {
+                        Held one = disown(random() % held.size());
+                        shared_pool_put(one.bin, &one.block, 1);
+                    }
+                }
+            }
+        }
+        while (!held.empty()) {
+            Held one = disown(held.size() - 1);
+            // One block in 16 stays in use over the end, for expect_listed().
+            if (random() % 16 == 0) {
+                std::lock_guard<std::mutex> lock(mailbox_lock);
+                mailbox.push_back(one);
+            } else {
+                shared_pool_put(one.bin, &one.block, 1);
+            }
+        }
+    };
+    std::vector<std::thread> threads;
+    for (unsigned i = 1; i <= kThreads; i++) {
+        threads.emplace_back(work, i);
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    EXPECT_EQ(faults.load(), 0);
+    expect_listed();
+    std::set<void *> left;
+    size_t free_blocks = 0;
+    size_t all_blocks = 0;
+    for (const Held &one : mailbox) {
+        EXPECT_TRUE(left.insert(one.block).second);
+    }
+    superslab_stats stats;
+    superslab_get_stats(&stats);
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        free_blocks += stats.bin_free[bin];
+        all_blocks += stats.bin_slabs[bin] * size_class_bins[bin].blocks;
+    }
+    EXPECT_EQ(free_blocks + left.size(), all_blocks) << "a block was lost";
+    for (const Held &one : mailbox) {
+        shared_pool_put(one.bin, &one.block, 1);
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Bins, SharedPoolStorm,
+    testing::Values(
+        // Two blocks a slab: slabs change their bin all the time.
+        std::vector<unsigned>{kLastBin, kLastBin - 1},
+        // Bitmaps of many words and of one, in line and not, in turn in the same slabs.
+        std::vector<unsigned>{1, kLastBin, kLastBin - 2}, std::vector<unsigned>{2, 5, kLastBin / 2},
+        std::vector<unsigned>{kLastBin / 2}));
+
+TEST_F(SharedPool, ProducerAndConsumerNeedNoMoreSlabs) {
+    // One thread takes, another puts: what comes back is used before fresh slabs are.
+    constexpr unsigned kBin = 4;
+    constexpr int kRounds = 3000;
+    std::mutex lock;
+    std::vector<std::vector<void *>> queue;
+    std::atomic<bool> done{false};
+    std::thread consumer([&] {
+        for (;;) {
+            bool last = done;
+            std::vector<std::vector<void *>> work;
+            {
+                std::lock_guard<std::mutex> guard(lock);
+                work.swap(queue);
+            }
+            for (const std::vector<void *> &blocks : work) {
+                put(kBin, blocks);
+            }
+            if (work.empty()) {
+                if (last) {
+                    return;
+                }
+                std::this_thread::yield();
+            }
+        }
+    });
+    shared_pool_hint hint = ARENA_NONE;
+    size_t peak = 0;
+    for (int round = 0; round < kRounds;) {
+        {
+            std::lock_guard<std::mutex> guard(lock);
+            if (queue.size() < 8) {
+                queue.push_back(take(kBin, 64, hint));
+                peak = std::max(peak, slabs_in_use());
+                round++;
+                continue;
+            }
+        }
+        std::this_thread::yield();
+    }
+    done = true;
+    consumer.join();
+    // What went through fills 188 slabs; at most 17 batches, or 2 slabs, were in flight at once. A
+    // few more for blocks that no taker sees while a slab is being reclaimed.
+    EXPECT_LE(peak, 8u);
+}
+
+} // namespace

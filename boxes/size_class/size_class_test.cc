@@ -1,0 +1,117 @@
+#include "boxes/size_class/size_class.h"
+
+#include <gtest/gtest.h>
+
+namespace {
+
+constexpr unsigned kBins = SIZE_CLASS_BINS;
+constexpr size_t kMost = SIZE_CLASS_TINY_MAX;
+
+TEST(SizeClass, EverySizeGetsTheSmallestBinThatHoldsIt) {
+    unsigned smallest = 1;
+    for (size_t size = 0; size <= kMost; size++) {
+        while (size_class_usable(smallest) < size) {
+            smallest++;
+        }
+        ASSERT_LT(smallest, kBins);
+        ASSERT_EQ(size_class_bin_of(size), smallest) << size;
+    }
+    EXPECT_EQ(smallest, kBins - 1) << "a bin that no size finds";
+    EXPECT_EQ(size_class_usable(kBins - 1), kMost);
+}
+
+TEST(SizeClass, HitOffsetIsTheBinTimesItsStep) {
+    uint16_t table[SIZE_CLASS_TABLE];
+    size_class_fill_table(table);
+    for (size_t size = 1; size <= SIZE_CLASS_HIT_MAX; size++) {
+        ASSERT_EQ(size_class_hit_offset(table, size),
+                  size_t{size_class_bin_of(size)} * SIZE_CLASS_STEP)
+            << size;
+    }
+    // 0 may find no bin; it must not find one that holds nothing.
+    EXPECT_TRUE(size_class_hit_offset(table, 0) == 0 ||
+                size_class_hit_offset(table, 0) == SIZE_CLASS_STEP);
+}
+
+TEST(SizeClass, TableIsConsistent) {
+    EXPECT_EQ(size_class_bins[0].size, 0u);
+    EXPECT_EQ(size_class_bins[0].slots, 0u);
+    for (unsigned bin = 1; bin < kBins; bin++) {
+        const size_class_bin &info = size_class_bins[bin];
+        EXPECT_GT(info.size, size_class_bins[bin - 1].size);
+        EXPECT_EQ(info.size % HAK_MIN_ALIGN, 0u) << bin;
+        EXPECT_EQ(info.blocks, SIZE_CLASS_SLAB / info.size) << bin;
+        EXPECT_EQ(info.words, (info.blocks + 63) / 64) << bin;
+        EXPECT_GE(info.slots, 4u) << bin;
+        EXPECT_GE(info.batch, 1u) << bin;
+        EXPECT_LE(info.batch * 2u, info.slots) << "a spill leaves room, a refill too";
+        if (info.slots > 4) {
+            EXPECT_LE(info.slots * info.size, 65536u) << bin;
+        }
+    }
+    EXPECT_EQ(size_class_bins[1].blocks, unsigned{SIZE_CLASS_MAX_BLOCKS});
+}
+
+#if !HAK_HEADER
+TEST(SizeClass, NoMoreThanAFifthIsLost) {
+    // 4 bins a doubling: what is rounded up is below a fifth of the block, from 80 B on.
+    for (size_t size = 65; size <= kMost; size++) {
+        size_t block = size_class_bins[size_class_bin_of(size)].size;
+        ASSERT_LE((block - size) * 5, block) << size;
+    }
+}
+#endif
+
+TEST(SizeClass, ClassesArePowersOfTwo) {
+    for (size_t size = 1; size <= kMost; size++) {
+        unsigned bin = size_class_bin_of(size);
+        unsigned expected = 0;
+        while (expected < 7 && (size_t{32} << expected) < size_class_bins[bin].size) {
+            expected++;
+        }
+        ASSERT_EQ(size_class_of_bin(bin), expected) << size;
+    }
+#if !HAK_HEADER
+    EXPECT_EQ(size_class_of_bin(size_class_bin_of(64)), 1u);
+    EXPECT_EQ(size_class_of_bin(size_class_bin_of(65)), 2u);
+    EXPECT_EQ(size_class_of_bin(size_class_bin_of(128)), 2u);
+    EXPECT_EQ(size_class_of_bin(size_class_bin_of(129)), 3u);
+    EXPECT_EQ(size_class_of_bin(size_class_bin_of(256)), 3u);
+    EXPECT_EQ(size_class_of_bin(size_class_bin_of(257)), 4u);
+    EXPECT_EQ(size_class_of_bin(size_class_bin_of(2048)), 6u);
+    EXPECT_EQ(size_class_of_bin(size_class_bin_of(2049)), 7u);
+#endif
+    EXPECT_EQ(size_class_of_bin(size_class_bin_of(kMost)), 7u);
+}
+
+TEST(SizeClass, BlockNumberIsTheQuotientAtEveryOffset) {
+    for (unsigned bin = 1; bin < kBins; bin++) {
+        for (uint32_t offset = 0; offset < SIZE_CLASS_SLAB; offset++) {
+            ASSERT_EQ(size_class_block_at(bin, offset), offset / size_class_bins[bin].size)
+                << bin << " " << offset;
+        }
+    }
+}
+
+TEST(SizeClass, AlignedBinIsTheSmallestThatFits) {
+    for (size_t align = 1; align <= 65536; align *= 2) {
+        unsigned expected = 1;
+        for (size_t size = 0; size <= kMost + 1; size++) {
+            while (expected < kBins && (size_class_usable(expected) < size ||
+                                        size_class_bins[expected].size % align != 0)) {
+                expected++;
+            }
+            ASSERT_EQ(size_class_aligned_bin(size, align), expected % kBins)
+                << size << " " << align;
+        }
+    }
+}
+
+TEST(SizeClass, AlignedBinOfWhatIsTooLarge) {
+    EXPECT_EQ(size_class_aligned_bin(SIZE_MAX, 1), 0u);
+    EXPECT_EQ(size_class_aligned_bin(SIZE_MAX, size_t{1} << 63), 0u);
+    EXPECT_EQ(size_class_aligned_bin(1, size_t{1} << 63), 0u);
+    EXPECT_EQ(size_class_aligned_bin(kMost + 1, 1), 0u);
+}
+
+} // namespace

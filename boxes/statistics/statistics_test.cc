@@ -1,0 +1,200 @@
+// The struct and the function have one name, which C has no trouble with.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
+#include "boxes/statistics/statistics.h"
+#pragma GCC diagnostic pop
+
+#include "backends/os.h"
+#include "boxes/large_block/large_block.h"
+#include "boxes/page_arena/page_arena.h"
+#include "boxes/shared_pool/shared_pool.h"
+#include "boxes/thread_heap/thread_heap.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <unistd.h>
+#include <vector>
+
+namespace {
+
+constexpr unsigned kBin = 5;
+
+using Stats = struct hak_stats;
+
+Stats stats() {
+    Stats s;
+    hak_stats(&s);
+    return s;
+}
+
+size_t slab_of(const void *ptr) {
+    page_arena_window window = page_arena_get_window();
+    return page_arena_slab_of(&window, ptr);
+}
+
+TEST(StatisticsDeathTest, BeforeAnyUseAllIsZero) {
+    // "threadsafe": a fresh process, in which nothing has used the allocator.
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        Stats s = stats();
+        _exit(s.superslabs + s.reserved + s.tiny_live + s.large_live + s.heaps + s.os_calls == 0
+                  ? 0
+                  : 1);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
+TEST(Statistics, CountsAddUp) {
+    thread_heap *heap = thread_heap_get();
+    ASSERT_NE(heap, nullptr);
+    Stats before = stats();
+    EXPECT_EQ(before.heaps, 1u);
+    EXPECT_EQ(before.free_heaps, 0u);
+    EXPECT_EQ(before.heap_slabs, 1u);
+    EXPECT_EQ(before.superslabs, 1u);
+    EXPECT_EQ(before.tiny_slabs, 0u);
+
+    size_t size = size_class_bins[kBin].size;
+    size_t all = size_class_bins[kBin].blocks;
+    void *blocks[100];
+    shared_pool_hint hint = ARENA_NONE;
+    ASSERT_EQ(shared_pool_take(kBin, blocks, 100, &hint), 100u);
+    fast_cache_fill(&heap->bins[kBin], blocks + 95, 5);
+    void *large = large_block_alloc(300000, 1, false);
+
+    Stats s = stats();
+    EXPECT_EQ(s.tiny_slabs, 1u);
+    EXPECT_EQ(s.tiny_live, 95 * size);
+    EXPECT_EQ(s.tiny_cached, 5 * size);
+    EXPECT_EQ(s.tiny_free, (all - 100) * size);
+    EXPECT_EQ(s.bins[kBin].size, size);
+    EXPECT_EQ(s.bins[kBin].slabs, 1u);
+    EXPECT_EQ(s.bins[kBin].live, 95u);
+    EXPECT_EQ(s.bins[kBin].cached, 5u);
+    EXPECT_EQ(s.bins[kBin].free_, all - 100);
+    EXPECT_EQ(s.large_blocks, 1u);
+    EXPECT_EQ(s.large_live, 300000u);
+    EXPECT_EQ(s.large_slabs, 5u);
+    EXPECT_EQ(s.dirty, 0u);
+    EXPECT_GE(s.reserved, s.committed);
+    EXPECT_GE(s.committed, (s.tiny_slabs + s.large_slabs + s.heap_slabs) * size_t{ARENA_SLAB});
+    EXPECT_EQ(s.os_calls, os_calls());
+    EXPECT_GT(s.os_calls, 0u);
+
+    thread_heap_flush();
+    shared_pool_put(kBin, blocks, 95);
+    ASSERT_TRUE(large_block_free(large, slab_of(large)));
+    s = stats();
+    EXPECT_EQ(s.spilled_blocks - before.spilled_blocks, 5u);
+    EXPECT_EQ(s.spills - before.spills, 1u);
+    EXPECT_EQ(s.tiny_live + s.tiny_cached + s.tiny_free + s.large_live, 0u);
+    EXPECT_EQ(s.dirty, 6u * ARENA_SLAB);
+    size_t cursor = 0;
+    do {
+        page_arena_purge(&cursor, 0, SIZE_MAX);
+    } while (cursor != 0);
+    Stats after = stats();
+    EXPECT_EQ(after.dirty, 0u);
+    EXPECT_EQ(after.returned - s.returned, 6u * ARENA_SLAB);
+}
+
+// A heap with slabs of every bin: the longest texts there are.
+class StatisticsText : public testing::Test {
+  protected:
+    void SetUp() override {
+        for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+            shared_pool_hint hint = ARENA_NONE;
+            void *block = nullptr;
+            ASSERT_EQ(shared_pool_take(bin, &block, 1, &hint), 1u);
+            blocks_.push_back(block);
+        }
+    }
+    void TearDown() override {
+        for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+            shared_pool_put(bin, &blocks_[bin - 1], 1);
+        }
+    }
+
+    using Writer = void (*)(statistics_text *);
+
+    static std::string write(Writer writer, size_t size) {
+        // Exactly `size` bytes, so that ASan sees one too many.
+        std::unique_ptr<char[]> buf(new char[size]);
+        memset(buf.get(), 'x', size);
+        statistics_text text = {buf.get(), size, 0};
+        writer(&text);
+        EXPECT_LT(text.length, size);
+        EXPECT_EQ(buf[text.length], '\0');
+        EXPECT_EQ(strlen(buf.get()), text.length);
+        return buf.get();
+    }
+    static size_t count(const std::string &text, const std::string &what) {
+        size_t n = 0;
+        for (size_t at = text.find(what); at != std::string::npos; at = text.find(what, at + 1)) {
+            n++;
+        }
+        return n;
+    }
+
+  private:
+    std::vector<void *> blocks_;
+};
+
+TEST_F(StatisticsText, FitsInTheCallersBuffer) {
+    // 16 KiB is what the front has, with room for numbers of any length.
+    EXPECT_LT(write(statistics_table, 1 << 16).size(), 10000u);
+    EXPECT_LT(write(statistics_xml, 1 << 16).size(), 13000u);
+}
+
+TEST_F(StatisticsText, IsCutWhereTheBufferEnds) {
+    for (Writer writer : {&statistics_table, &statistics_xml}) {
+        std::string whole = write(writer, 1 << 16);
+        for (size_t size : {1, 2, 10, 100, 1000, 3000}) {
+            EXPECT_EQ(write(writer, size), whole.substr(0, size - 1));
+        }
+    }
+}
+
+TEST_F(StatisticsText, TableHasALineABin) {
+    std::string table = write(statistics_table, 1 << 16);
+    EXPECT_EQ(table.find("hakmem statistics\n"), 0u);
+    EXPECT_EQ(table.back(), '\n');
+    size_t head = table.find("block B");
+    ASSERT_NE(head, std::string::npos);
+    EXPECT_EQ(count(table.substr(head), "\n"), size_t{SIZE_CLASS_BINS});
+    char line[100];
+    snprintf(line, sizeof line, "  %8u %8d %10d %10d %10d\n", size_class_bins[7].size, 1, 1, 0,
+             size_class_bins[7].blocks - 1);
+    EXPECT_NE(table.find(line), std::string::npos) << table;
+}
+
+TEST_F(StatisticsText, XmlIsBalancedAndCoversAllSizes) {
+    std::string xml = write(statistics_xml, 1 << 16);
+    EXPECT_EQ(xml.find("<malloc version=\"1\">\n"), 0u);
+    EXPECT_EQ(xml.rfind("</malloc>\n"), xml.size() - strlen("</malloc>\n"));
+    for (const char *name : {"malloc", "heap", "sizes"}) {
+        EXPECT_EQ(count(xml, std::string("<") + name), 1u) << name;
+        EXPECT_EQ(count(xml, std::string("</") + name + ">"), 1u) << name;
+    }
+    EXPECT_EQ(count(xml, "\"") % 2, 0u);
+    EXPECT_EQ(count(xml, "<"), count(xml, ">"));
+    // Each size's range begins where the one below ends.
+    size_t last = 0;
+    size_t ranges = 0;
+    for (size_t at = xml.find("<size "); at != std::string::npos; at = xml.find("<size ", at + 1)) {
+        size_t from;
+        size_t to;
+        ASSERT_EQ(sscanf(&xml[at], "<size from=\"%zu\" to=\"%zu\"", &from, &to), 2);
+        EXPECT_EQ(from, last + 1);
+        EXPECT_GT(to, from);
+        last = to;
+        ranges++;
+    }
+    EXPECT_EQ(ranges, SIZE_CLASS_BINS - 1u);
+}
+
+} // namespace

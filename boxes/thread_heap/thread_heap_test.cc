@@ -1,0 +1,424 @@
+#include "boxes/thread_heap/thread_heap.h"
+
+#include "boxes/page_arena/page_arena.h"
+#include "boxes/shared_pool/shared_pool.h"
+#include "boxes/superslab/superslab.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cerrno>
+#include <pthread.h>
+#include <set>
+#include <string>
+#include <sys/wait.h>
+#include <thread>
+#include <unistd.h>
+#include <vector>
+
+namespace {
+
+constexpr unsigned kBin = 5;
+
+thread_heap_stats stats() {
+    thread_heap_stats s;
+    thread_heap_get_stats(&s);
+    return s;
+}
+
+// Fills the current thread's cache of `bin` from the pool, as a front does.
+std::vector<void *> refill(unsigned bin, unsigned count) {
+    thread_heap *heap = thread_heap_get();
+    std::vector<void *> blocks(count);
+    blocks.resize(shared_pool_take(bin, blocks.data(), count, &heap->hints[bin]));
+    fast_cache_fill(&heap->bins[bin], blocks.data(), static_cast<unsigned>(blocks.size()));
+    return blocks;
+}
+
+bool all_free(unsigned bin, const std::vector<void *> &blocks) {
+    for (void *block : blocks) {
+        if (!shared_pool_is_free(bin, block)) {
+            return false;
+        }
+    }
+    return !blocks.empty();
+}
+
+// A block that keeps its slab in use, so that one can ask about the others.
+class Anchor {
+  public:
+    explicit Anchor(unsigned bin) : bin_(bin) {
+        shared_pool_hint hint = ARENA_NONE;
+        EXPECT_EQ(shared_pool_take(bin, &block_, 1, &hint), 1u);
+    }
+    ~Anchor() { shared_pool_put(bin_, &block_, 1); }
+    Anchor(const Anchor &) = delete;
+    Anchor &operator=(const Anchor &) = delete;
+
+  private:
+    unsigned bin_;
+    void *block_ = nullptr;
+};
+
+template <typename Function> void in_thread(Function function) {
+    std::thread thread(function);
+    thread.join();
+}
+
+TEST(ThreadHeap, BeforeTheFirstMissTheHeapIsEmptyAndFull) {
+    in_thread([] {
+        thread_heap *heap = thread_heap_current();
+        ASSERT_NE(heap, nullptr);
+        for (fast_bin &bin : heap->bins) {
+            EXPECT_EQ(fast_cache_pop(&bin), nullptr);
+            EXPECT_FALSE(fast_cache_push(&bin, &bin));
+        }
+        // No pointer is known to it, so that every free is a miss, too.
+        EXPECT_EQ(front_gate_lookup(&heap->gate, heap), 0u);
+        thread_heap_flush(); // nothing to flush
+        EXPECT_EQ(thread_heap_current(), heap);
+    });
+}
+
+TEST(ThreadHeap, GetMakesOneAndKeepsIt) {
+    in_thread([] {
+        errno = EDOM;
+        thread_heap *heap = thread_heap_get();
+        EXPECT_EQ(errno, EDOM);
+        ASSERT_NE(heap, nullptr);
+        EXPECT_EQ(thread_heap_get(), heap);
+        EXPECT_EQ(thread_heap_current(), heap);
+        page_arena_window window = page_arena_get_window();
+        size_t slab = page_arena_slab_of(&window, heap);
+        EXPECT_EQ(page_arena_address(&window, slab), heap);
+        EXPECT_EQ(superslab_slab(&window, slab)->kind, SLAB_HEAP);
+        EXPECT_EQ(heap->gate.slabs, window.slabs);
+        for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
+            EXPECT_EQ(fast_cache_pop(&heap->bins[bin]), nullptr);
+        }
+    });
+}
+
+TEST(ThreadHeap, LiveThreadsHaveHeapsOfTheirOwn) {
+    constexpr size_t kThreads = 50;
+    std::vector<thread_heap *> heaps(kThreads);
+    std::vector<std::thread> threads;
+    std::atomic<size_t> ready{0};
+    for (thread_heap *&heap : heaps) {
+        threads.emplace_back([&] {
+            heap = thread_heap_get();
+            ready++;
+            while (ready < kThreads) {
+                std::this_thread::yield();
+            }
+        });
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    EXPECT_EQ(std::set<thread_heap *>(heaps.begin(), heaps.end()).size(), kThreads);
+    EXPECT_EQ(std::set<thread_heap *>(heaps.begin(), heaps.end()).count(nullptr), 0u);
+    EXPECT_GE(stats().free_heaps, kThreads);
+}
+
+TEST(ThreadHeap, FlushGivesAllBlocksBack) {
+    Anchor anchor(kBin);
+    Anchor anchor2(kBin + 1);
+    in_thread([] {
+        std::vector<void *> blocks = refill(kBin, 8);
+        std::vector<void *> others = refill(kBin + 1, 3);
+        uint64_t spilled = stats().counts.spilled;
+        int64_t bytes = thread_heap_bytes();
+        EXPECT_EQ(stats().bin_cached[kBin], 8u);
+        EXPECT_EQ(stats().bin_cached[kBin + 1], 3u);
+        EXPECT_FALSE(all_free(kBin, {blocks[0]}));
+        thread_heap_flush();
+        EXPECT_TRUE(all_free(kBin, blocks));
+        EXPECT_TRUE(all_free(kBin + 1, others));
+        EXPECT_EQ(stats().bin_cached[kBin], 0u);
+        EXPECT_EQ(stats().counts.spilled - spilled, 11u);
+        EXPECT_EQ(bytes - thread_heap_bytes(), 8 * int64_t{size_class_bins[kBin].size} +
+                                                   3 * int64_t{size_class_bins[kBin + 1].size});
+        EXPECT_EQ(fast_cache_pop(&thread_heap_get()->bins[kBin]), nullptr);
+    });
+}
+
+TEST(ThreadHeap, ExitGivesTheCachesBack) {
+    Anchor anchor(kBin);
+    std::vector<void *> blocks;
+    in_thread([&] { blocks = refill(kBin, 8); });
+    EXPECT_EQ(blocks.size(), 8u);
+    EXPECT_TRUE(all_free(kBin, blocks));
+    EXPECT_EQ(stats().bin_cached[kBin], 0u);
+}
+
+TEST(ThreadHeap, FrontsOwnLayersAreFlushedToo) {
+    static std::vector<unsigned> seen;
+    thread_heap_set_flush([](thread_heap *heap, unsigned bin) {
+        if (heap->front_state != nullptr) {
+            seen.push_back(bin);
+        }
+    });
+    in_thread([] {
+        thread_heap *heap = thread_heap_get();
+        heap->front_state = thread_heap_make_state(heap);
+        ASSERT_NE(heap->front_state, nullptr);
+        std::string state(static_cast<char *>(heap->front_state), ARENA_SLAB);
+        EXPECT_EQ(state.find_first_not_of('\0'), std::string::npos);
+        static_cast<char *>(heap->front_state)[ARENA_SLAB - 1] = 1;
+        page_arena_window window = page_arena_get_window();
+        size_t slab = page_arena_slab_of(&window, heap->front_state);
+        EXPECT_EQ(superslab_slab(&window, slab)->kind, SLAB_HEAP);
+    });
+    thread_heap_set_flush(nullptr);
+    ASSERT_EQ(seen.size(), SIZE_CLASS_BINS - 1u);
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        EXPECT_EQ(seen[bin - 1], bin);
+    }
+}
+
+TEST(ThreadHeap, ThousandsOfThreadsInTurnReuseOneHeap) {
+    in_thread([] { thread_heap_get(); });
+    page_arena_stats before;
+    page_arena_get_stats(&before);
+    size_t heaps = stats().heaps;
+    for (int i = 0; i < 2000; i++) {
+        in_thread([] { refill(1 + kBin % 3, 4); });
+    }
+    EXPECT_EQ(stats().heaps, heaps);
+    page_arena_stats after;
+    page_arena_get_stats(&after);
+    EXPECT_EQ(after.held_slabs, before.held_slabs);
+}
+
+// What a destructor of thread-specific data sees that runs when the heap is gone.
+struct Late {
+    int rounds;
+    bool gone;
+};
+pthread_key_t late_key;
+
+void late(void *arg) {
+    auto *seen = static_cast<Late *>(arg);
+    if (++seen->rounds < 3) {
+        pthread_setspecific(late_key, seen); // again in the next round
+        return;
+    }
+    thread_heap *heap = thread_heap_current();
+    bool empty = true;
+    for (fast_bin &bin : heap->bins) {
+        empty = empty && fast_cache_pop(&bin) == nullptr && !fast_cache_push(&bin, seen);
+    }
+    thread_heap_flush();
+    seen->gone = empty && thread_heap_get() == nullptr && thread_heap_current() == heap;
+}
+
+TEST(ThreadHeap, PastItsDestructorsAThreadHasNone) {
+    ASSERT_EQ(pthread_key_create(&late_key, late), 0);
+    Late seen = {};
+    thread_heap_stats before = stats();
+    in_thread([&] {
+        pthread_setspecific(late_key, &seen);
+        refill(kBin, 2);
+    });
+    EXPECT_EQ(seen.rounds, 3);
+    EXPECT_TRUE(seen.gone);
+    thread_heap_stats after = stats();
+    EXPECT_EQ(after.free_heaps, after.heaps) << "the main thread has none either";
+    EXPECT_LE(after.heaps, before.heaps + 1);
+    pthread_key_delete(late_key);
+}
+
+// The time of these tests; it never goes back.
+uint64_t clock_ms = 1000;
+
+// Makes the current thread's heap a parked one.
+void park(thread_heap *heap) {
+    thread_heap_tick(heap, clock_ms += 1000, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
+    thread_heap_tick(heap, clock_ms += 1000, UINT64_MAX, THREAD_HEAP_DUE);
+    EXPECT_NE(thread_heap_current(), heap);
+    EXPECT_EQ(thread_heap_get(), heap);
+}
+
+TEST(ThreadHeapTick, QuietThreadIsParkedWhileThereIsWork) {
+    in_thread([] {
+        thread_heap *empty = thread_heap_current();
+        thread_heap *heap = thread_heap_get();
+        uint64_t now = clock_ms += 1000; // the heap is an adopted one, that has seen others
+        thread_heap_tick(heap, now, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
+        thread_heap_tick(heap, now += 9, UINT64_MAX, THREAD_HEAP_DUE);
+        EXPECT_EQ(thread_heap_current(), heap) << "not quiet";
+        thread_heap_tick(heap, now += 10, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
+        EXPECT_EQ(thread_heap_current(), heap) << "no work";
+        thread_heap_tick(heap, now += 10, UINT64_MAX, THREAD_HEAP_DUE);
+        EXPECT_EQ(thread_heap_current(), empty);
+        EXPECT_EQ(thread_heap_get(), heap) << "it is still the thread's own";
+        // Let go when there is no work any more.
+        thread_heap_tick(heap, now += 1, UINT64_MAX, THREAD_HEAP_DUE);
+        EXPECT_EQ(thread_heap_current(), empty);
+        thread_heap_tick(heap, now += 1, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
+        EXPECT_EQ(thread_heap_current(), heap);
+        // Or when the thread has become busy.
+        thread_heap_tick(heap, now += 10, UINT64_MAX, THREAD_HEAP_DUE);
+        EXPECT_EQ(thread_heap_current(), empty);
+        int ticks = 0;
+        while (thread_heap_current() == empty && ticks < 1000) {
+            thread_heap_tick(heap, now, UINT64_MAX, THREAD_HEAP_DUE);
+            ticks++;
+        }
+        EXPECT_GT(ticks, 10);
+        EXPECT_LT(ticks, 100);
+        EXPECT_EQ(thread_heap_current(), heap);
+        clock_ms = now;
+    });
+}
+
+TEST(ThreadHeapTick, UnderPressureABusyThreadIsParkedToo) {
+    in_thread([] {
+        thread_heap *heap = thread_heap_get();
+        thread_heap_tick(heap, clock_ms, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
+        EXPECT_EQ(thread_heap_current(), heap);
+        for (int i = 0; i < 1000; i++) {
+            thread_heap_tick(heap, clock_ms, UINT64_MAX, THREAD_HEAP_PRESSURE);
+            ASSERT_NE(thread_heap_current(), heap);
+            ASSERT_EQ(thread_heap_get(), heap);
+        }
+        thread_heap_tick(heap, clock_ms, UINT64_MAX, THREAD_HEAP_DUE);
+        EXPECT_EQ(thread_heap_current(), heap) << "it has been busy all the time";
+    });
+}
+
+TEST(ThreadHeapTick, ParkedThreadKeepsItsHeapToTheEnd) {
+    Anchor anchor(kBin);
+    std::vector<void *> blocks;
+    thread_heap *heap = nullptr;
+    in_thread([&] {
+        blocks = refill(kBin, 8);
+        heap = thread_heap_get();
+        park(heap);
+        in_thread([heap] { EXPECT_NE(thread_heap_get(), heap); });
+        EXPECT_EQ(stats().bin_cached[kBin], 8u);
+    });
+    EXPECT_TRUE(all_free(kBin, blocks));
+    EXPECT_EQ(stats().free_heaps, stats().heaps);
+}
+
+TEST(ThreadHeapTick, UnusedCachesAreEmptied) {
+    Anchor anchor(kBin);
+    Anchor anchor2(kBin + 1);
+    in_thread([] {
+        thread_heap *heap = thread_heap_get();
+        uint64_t now = clock_ms += 1000;
+        thread_heap_tick(heap, now, 100, THREAD_HEAP_NOTHING_DUE); // sets the time of the next trim
+        std::vector<void *> used = refill(kBin, 4);
+        std::vector<void *> idle = refill(kBin + 1, 4);
+        heap->missed[kBin] = 1;
+        heap->missed[kBin + 1] = 0;
+        thread_heap_tick(heap, now + 99, 100, THREAD_HEAP_NOTHING_DUE);
+        EXPECT_FALSE(all_free(kBin + 1, idle));
+        thread_heap_tick(heap, now + 100, 100, THREAD_HEAP_NOTHING_DUE);
+        EXPECT_TRUE(all_free(kBin + 1, idle));
+        EXPECT_FALSE(all_free(kBin, used));
+        // A bin that has not missed since the last time goes, too.
+        thread_heap_tick(heap, now + 199, 100, THREAD_HEAP_NOTHING_DUE);
+        EXPECT_FALSE(all_free(kBin, used));
+        thread_heap_tick(heap, now + 100000, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
+        EXPECT_FALSE(all_free(kBin, used)) << "never";
+        thread_heap_tick(heap, now + 100000, 100, THREAD_HEAP_NOTHING_DUE);
+        EXPECT_TRUE(all_free(kBin, used));
+        clock_ms = now + 100000;
+    });
+}
+
+// Runs `child` in a forked child; true if it said so.
+template <typename Function> bool in_child(Function child) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        thread_heap_after_fork();
+        _exit(child() ? 0 : 1);
+    }
+    int status = 0;
+    return pid > 0 && waitpid(pid, &status, 0) == pid && WIFEXITED(status) &&
+           WEXITSTATUS(status) == 0;
+}
+
+TEST(ThreadHeapFork, ChildAdoptsTheHeapsOfTheOthers) {
+    // One thread at rest, with blocks in its cache, and one in the middle of something.
+    std::atomic<int> ready{0};
+    std::atomic<bool> done{false};
+    std::vector<void *> blocks;
+    thread_heap *resting = nullptr;
+    thread_heap *busy = nullptr;
+    auto wait = [&] {
+        ready++;
+        while (!done) {
+            std::this_thread::yield();
+        }
+    };
+    std::thread rests([&] {
+        resting = thread_heap_get();
+        blocks = refill(kBin, 6);
+        wait();
+    });
+    std::thread works([&] {
+        busy = thread_heap_get();
+        thread_heap_enter(busy);
+        wait();
+        thread_heap_leave(busy);
+    });
+    while (ready < 2) {
+        std::this_thread::yield();
+    }
+    std::thread forks([&] {
+        thread_heap *mine = thread_heap_get();
+        EXPECT_TRUE(in_child([&] {
+            thread_heap_stats s = stats();
+            // All but this thread's and the busy one.
+            bool ok = s.free_heaps == s.heaps - 2 && thread_heap_get() == mine;
+            // New threads get them all, and with the resting one its blocks.
+            std::set<thread_heap *> adopted;
+            std::vector<void *> found;
+            std::vector<std::thread> threads;
+            std::atomic<size_t> turn{0};
+            std::atomic<bool> end{false};
+            for (size_t i = 0; i < s.free_heaps; i++) {
+                threads.emplace_back([&, i] {
+                    while (turn != i) {
+                        std::this_thread::yield();
+                    }
+                    thread_heap *heap = thread_heap_get();
+                    ok = ok && adopted.insert(heap).second && heap != mine && heap != busy;
+                    while (void *block = fast_cache_pop(&heap->bins[kBin])) {
+                        found.push_back(block);
+                    }
+                    turn++;
+                    while (!end) {
+                        std::this_thread::yield();
+                    }
+                });
+            }
+            while (turn < s.free_heaps) {
+                std::this_thread::yield();
+            }
+            end = true;
+            for (std::thread &thread : threads) {
+                thread.join();
+            }
+            return ok && adopted.count(resting) == 1 && found == blocks && stats().heaps == s.heaps;
+        }));
+        // A fork of a thread whose heap is parked keeps it.
+        park(mine);
+        EXPECT_TRUE(in_child(
+            [&] { return stats().free_heaps == stats().heaps - 2 && thread_heap_get() == mine; }));
+    });
+    forks.join();
+    done = true;
+    rests.join();
+    works.join();
+}
+
+TEST(ThreadHeapFork, ForkByAThreadWithoutAHeap) {
+    in_thread([] { EXPECT_TRUE(in_child([] { return stats().free_heaps == stats().heaps; })); });
+}
+
+} // namespace

@@ -1,0 +1,754 @@
+// The C interface as ISO C, POSIX and glibc describe it, on whatever flavour the test is linked to.
+#include <errno.h>
+#include <malloc.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <string>
+#include <vector>
+
+#include "fronts/libc/test_util.h"
+#include "gtest/gtest.h"
+
+extern "C" {
+const char *hak_flavour(void);
+void free_sized(void *ptr, size_t size);
+void free_aligned_sized(void *ptr, size_t align, size_t size);
+void cfree(void *ptr);
+}
+
+namespace {
+
+constexpr size_t kMiB = size_t{1} << 20;
+constexpr size_t kGiB = size_t{1} << 30;
+constexpr size_t kPtrdiffMax = PTRDIFF_MAX;
+
+// A failed realloc() leaves the block, which is what is tested; the compiler does not know.
+#pragma GCC diagnostic ignored "-Wuse-after-free"
+
+// The compiler warns about sizes that it can see are too large.
+size_t Opaque(size_t n) {
+    volatile size_t v = n;
+    return v;
+}
+
+bool IsAligned(const void *p, size_t align) {
+    return reinterpret_cast<uintptr_t>(p) % align == 0;
+}
+
+bool AllBytes(const void *p, size_t n, unsigned char value) {
+    const unsigned char *bytes = static_cast<const unsigned char *>(p);
+    return n == 0 || (bytes[0] == value && memcmp(bytes, bytes + 1, n - 1) == 0);
+}
+
+// A byte for place i of a block: differs from block to block and from place to place.
+unsigned char Pattern(size_t seed, size_t i) {
+    return static_cast<unsigned char>((seed * 131 + i) * 0x9e3779b1u >> 13);
+}
+
+void Fill(void *p, size_t n, size_t seed) {
+    for (size_t i = 0; i < n; i++) {
+        static_cast<unsigned char *>(p)[i] = Pattern(seed, i);
+    }
+}
+
+bool Filled(const void *p, size_t n, size_t seed) {
+    for (size_t i = 0; i < n; i++) {
+        if (static_cast<const unsigned char *>(p)[i] != Pattern(seed, i)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+using test_util::Stats;
+
+// Bytes in live blocks, as the allocator sees it.
+size_t Live() {
+    struct hak_stats s = Stats();
+    return s.tiny_live + s.large_live;
+}
+
+TEST(Malloc, EverySizeUpTo100000) {
+    // A window of live blocks, so that blocks of neighbouring sizes would be seen to overlap.
+    constexpr size_t kWindow = 32;
+    void *blocks[kWindow] = {};
+    for (size_t n = 0; n <= 100000 + kWindow; n++) {
+        void *&slot = blocks[n % kWindow];
+        if (slot != nullptr) {
+            size_t old = n - kWindow;
+            size_t head = old < 64 ? old : 64;
+            ASSERT_TRUE(Filled(slot, head, old)) << old;
+            ASSERT_TRUE(Filled(static_cast<char *>(slot) + old - head, head, old + 1)) << old;
+            free(slot);
+            slot = nullptr;
+        }
+        if (n > 100000) {
+            continue;
+        }
+        void *p = malloc(n);
+        ASSERT_NE(p, nullptr) << n;
+        ASSERT_TRUE(IsAligned(p, 16)) << n;
+        ASSERT_GE(malloc_usable_size(p), n);
+        size_t head = n < 64 ? n : 64;
+        if (n >= 128) { // both ends; below that they share bytes
+            Fill(static_cast<char *>(p) + n - head, head, n + 1);
+            Fill(p, head, n);
+            slot = p;
+        } else {
+            memset(p, 0x5a, malloc_usable_size(p));
+            free(p);
+        }
+    }
+}
+
+TEST(Malloc, SmallBlocksDoNotOverlap) {
+    for (size_t n = 0; n <= 1100; n += 3) {
+        std::vector<void *> blocks;
+        for (size_t i = 0; i < 300; i++) {
+            void *p = malloc(n);
+            ASSERT_NE(p, nullptr);
+            Fill(p, n, i + n);
+            blocks.push_back(p);
+        }
+        for (size_t i = 0; i < blocks.size(); i++) {
+            ASSERT_TRUE(Filled(blocks[i], n, i + n)) << n;
+            free(blocks[i]);
+        }
+    }
+}
+
+TEST(Malloc, PowersOfTwoUpTo4GiB) {
+    for (size_t power = 1; power <= 4 * kGiB; power *= 2) {
+        for (size_t n : {power - 1, power, power + 1}) {
+            char *p = static_cast<char *>(malloc(Opaque(n)));
+            ASSERT_NE(p, nullptr) << n;
+            ASSERT_TRUE(IsAligned(p, 16)) << n;
+            ASSERT_GE(malloc_usable_size(p), n);
+            if (n > 0) {
+                p[0] = 1;
+                p[n / 2] = 2;
+                p[n - 1] = 3;
+            }
+            free(p);
+        }
+    }
+}
+
+TEST(Malloc, ZeroGivesDistinctBlocks) {
+    void *a = malloc(0);
+    void *b = malloc(0);
+    ASSERT_NE(a, nullptr);
+    ASSERT_NE(b, nullptr);
+    EXPECT_NE(a, b);
+    free(a);
+    free(b);
+    free(nullptr);
+}
+
+TEST(Malloc, TooLargeIsEnomem) {
+    for (size_t n :
+         {kPtrdiffMax, kPtrdiffMax - 1, kPtrdiffMax - 65535, kPtrdiffMax - 65536, kPtrdiffMax + 1,
+          kPtrdiffMax + 2, SIZE_MAX - 65536, SIZE_MAX - 65535, SIZE_MAX - 4096, SIZE_MAX - 4095,
+          SIZE_MAX - 17, SIZE_MAX - 16, SIZE_MAX - 15, SIZE_MAX - 1, SIZE_MAX}) {
+        SCOPED_TRACE(n);
+        size_t live = Live();
+        struct {
+            const char *name;
+            void *(*call)(size_t);
+        } calls[] = {
+            {"malloc", [](size_t size) { return malloc(size); }},
+            {"calloc", [](size_t size) { return calloc(1, size); }},
+            {"calloc, other way", [](size_t size) { return calloc(size, 1); }},
+            {"realloc", [](size_t size) { return realloc(nullptr, size); }},
+            {"reallocarray", [](size_t size) { return reallocarray(nullptr, 1, size); }},
+            {"aligned_alloc 16", [](size_t size) { return aligned_alloc(16, size); }},
+            {"aligned_alloc 64", [](size_t size) { return aligned_alloc(64, size); }},
+            {"memalign 1 MiB", [](size_t size) { return memalign(kMiB, size); }},
+            {"valloc", [](size_t size) { return valloc(size); }},
+            {"pvalloc", [](size_t size) { return pvalloc(size); }},
+        };
+        for (const auto &c : calls) {
+            errno = 0;
+            EXPECT_EQ(c.call(Opaque(n)), nullptr) << c.name;
+            EXPECT_EQ(errno, ENOMEM) << c.name;
+        }
+        void *p = &live;
+        errno = 1234;
+        EXPECT_EQ(posix_memalign(&p, 64, Opaque(n)), ENOMEM);
+        EXPECT_EQ(errno, ENOMEM);
+        EXPECT_EQ(p, &live);
+        EXPECT_EQ(Live(), live);
+    }
+    void *p = malloc(100); // and goes on
+    EXPECT_NE(p, nullptr);
+    free(p);
+}
+
+TEST(Calloc, ProductOverflowIsEnomem) {
+    const size_t half = SIZE_MAX / 2 + 1;
+    const size_t root = size_t{1} << 32;
+    const struct {
+        size_t count, size;
+    } cases[] = {
+        {SIZE_MAX, 2},    {2, SIZE_MAX},        {half, 2},         {2, half},          {root, root},
+        {root, root + 1}, {SIZE_MAX, SIZE_MAX}, {SIZE_MAX / 3, 4}, {SIZE_MAX / 16, 17}};
+    for (const auto &c : cases) {
+        errno = 0;
+        EXPECT_EQ(calloc(Opaque(c.count), Opaque(c.size)), nullptr) << c.count << " " << c.size;
+        EXPECT_EQ(errno, ENOMEM);
+        void *p = malloc(40);
+        Fill(p, 40, 7);
+        errno = 0;
+        EXPECT_EQ(reallocarray(p, Opaque(c.count), Opaque(c.size)), nullptr);
+        EXPECT_EQ(errno, ENOMEM);
+        EXPECT_TRUE(Filled(p, 40, 7));
+        free(p);
+    }
+    void *p = calloc(0, Opaque(SIZE_MAX)); // a product of 0 overflows nothing
+    EXPECT_NE(p, nullptr);
+    free(p);
+}
+
+TEST(Calloc, ZeroAfterDirtyReuse) {
+    std::vector<size_t> sizes;
+    for (size_t n = 0; n <= 100000; n += n < 2048 ? 1 : 257) {
+        sizes.push_back(n);
+    }
+    for (size_t n = 128 * 1024; n <= 64 * kMiB; n *= 2) {
+        sizes.insert(sizes.end(), {n - 1, n, n + 1});
+    }
+    for (size_t n : sizes) {
+        void *dirty[3];
+        for (void *&p : dirty) {
+            p = malloc(n);
+            ASSERT_NE(p, nullptr);
+            memset(p, 0xff, malloc_usable_size(p));
+        }
+        for (void *p : dirty) {
+            free(p);
+        }
+        for (void *&p : dirty) {
+            p = calloc(1, n);
+            ASSERT_NE(p, nullptr);
+            ASSERT_TRUE(IsAligned(p, 16));
+            ASSERT_TRUE(AllBytes(p, n, 0)) << n;
+        }
+        for (void *p : dirty) {
+            free(p);
+        }
+    }
+}
+
+TEST(Calloc, ZeroAfterRunsWereSplitJoinedAndMoved) {
+    // Dirty runs are cut, joined, grown at their place and moved by the page table in between.
+    for (int round = 0; round < 20; round++) {
+        void *a = malloc(3 * kMiB);
+        void *b = malloc(5 * kMiB);
+        memset(a, 0xff, 3 * kMiB);
+        memset(b, 0xff, 5 * kMiB);
+        a = realloc(a, 9 * kMiB);
+        memset(a, 0xee, 9 * kMiB);
+        b = realloc(b, kMiB);
+        void *c = calloc(4, kMiB);
+        EXPECT_TRUE(AllBytes(c, 4 * kMiB, 0));
+        memset(c, 0xdd, 4 * kMiB);
+        free(a);
+        void *d = calloc(11, kMiB);
+        EXPECT_TRUE(AllBytes(d, 11 * kMiB, 0));
+        free(b);
+        free(c);
+        free(d);
+        void *e = calloc(1, 64 * 1024 * (1 + round));
+        EXPECT_TRUE(AllBytes(e, 64 * 1024 * (1 + round), 0));
+        free(e);
+    }
+}
+
+TEST(Realloc, NullIsMalloc) {
+    void *p = realloc(nullptr, 100);
+    ASSERT_NE(p, nullptr);
+    EXPECT_GE(malloc_usable_size(p), 100u);
+    free(p);
+}
+
+TEST(Realloc, ZeroFreesAndReturnsNull) {
+    for (size_t n :
+         {size_t{0}, size_t{1}, size_t{100}, size_t{5000}, 100 * size_t{1024}, 5 * kMiB}) {
+        void *p = malloc(n);
+        size_t live = Live();
+        errno = 1234;
+        EXPECT_EQ(realloc(p, 0), nullptr);
+        EXPECT_LT(Live(), live) << n;
+        EXPECT_EQ(errno, 1234);
+    }
+    void *p = realloc(nullptr, 0); // as malloc(0)
+    EXPECT_NE(p, nullptr);
+    size_t live = Live();
+    EXPECT_EQ(reallocarray(p, 0, 10), nullptr);
+    EXPECT_LT(Live(), live);
+}
+
+TEST(Realloc, KeepsContents) {
+    const std::vector<size_t> sizes = {
+        1,     15,     16,       17,   100,      128,      129,       256,      1000,
+        1024,  1025,   4000,     8192, 32767,    32768,    32769,     65535,    65536,
+        65537, 200000, kMiB - 1, kMiB, kMiB + 1, 3 * kMiB, 10 * kMiB, 33 * kMiB};
+    for (size_t from : sizes) {
+        for (size_t to : sizes) {
+            char *p = static_cast<char *>(malloc(from));
+            ASSERT_NE(p, nullptr);
+            size_t keep = from < to ? from : to;
+            size_t probe = keep < 4096 ? keep : 4096;
+            Fill(p, probe, from);
+            Fill(p + keep - probe, probe, from); // overwrites where they share bytes
+            bool whole = keep <= 4096;
+            char *q = static_cast<char *>(realloc(p, to));
+            ASSERT_NE(q, nullptr) << from << " " << to;
+            ASSERT_TRUE(IsAligned(q, 16));
+            ASSERT_GE(malloc_usable_size(q), to);
+            ASSERT_TRUE(Filled(q + keep - probe, probe, from)) << from << " " << to;
+            if (!whole && keep >= 2 * probe) {
+                ASSERT_TRUE(Filled(q, probe, from)) << from << " " << to;
+            }
+            memset(q, 1, to < 8192 ? to : 8192);
+            q[to - 1] = 1;
+            free(q);
+        }
+    }
+}
+
+TEST(Realloc, GrowsByDoublingTo1GiBWithoutLoss) {
+    size_t n = 64;
+    char *p = static_cast<char *>(malloc(n));
+    Fill(p, 64, 1);
+    while (n < kGiB) {
+        // One word in every new half tells whether the pages came along.
+        n *= 2;
+        p = static_cast<char *>(realloc(p, n));
+        ASSERT_NE(p, nullptr) << n;
+        memcpy(p + n / 2, &n, sizeof n);
+    }
+    EXPECT_TRUE(Filled(p, 64, 1));
+    for (size_t m = 128; m <= n; m *= 2) {
+        size_t word;
+        memcpy(&word, p + m / 2, sizeof word);
+        EXPECT_EQ(word, m);
+    }
+    for (; n > 64; n /= 2) {
+        p = static_cast<char *>(realloc(p, n / 2));
+        ASSERT_NE(p, nullptr);
+        EXPECT_TRUE(Filled(p, 64, 1));
+    }
+    free(p);
+}
+
+TEST(Realloc, NeighboursSurviveGrowthAndShrinkage) {
+    constexpr size_t kBlocks = 8;
+    char *p[kBlocks];
+    size_t n[kBlocks];
+    for (size_t i = 0; i < kBlocks; i++) {
+        n[i] = 70000 * (i + 1);
+        p[i] = static_cast<char *>(malloc(n[i]));
+        Fill(p[i], n[i], i);
+    }
+    uint32_t random = 12345;
+    for (int round = 0; round < 400; round++) {
+        random = random * 1664525 + 1013904223;
+        size_t i = random >> 8 & (kBlocks - 1);
+        size_t to = 1 + (random >> 11) % 900000;
+        char *q = static_cast<char *>(realloc(p[i], to));
+        ASSERT_NE(q, nullptr);
+        ASSERT_TRUE(Filled(q, n[i] < to ? n[i] : to, i)) << round;
+        p[i] = q;
+        n[i] = to;
+        Fill(q, to, i);
+        size_t other = (i + 1) & (kBlocks - 1);
+        ASSERT_TRUE(Filled(p[other], n[other], other)) << round;
+    }
+    for (char *q : p) {
+        free(q);
+    }
+}
+
+TEST(Realloc, WhatAShrunkBlockLeavesIsUsedAgain) {
+    malloc_trim(0);
+    size_t superslabs = Stats().superslabs;
+    for (int round = 0; round < 200; round++) {
+        void *p = malloc(4 * kMiB);
+        p = realloc(p, 100000);
+        void *q = malloc(3 * kMiB); // behind it, where the block was
+        free(p);
+        free(q);
+    }
+    EXPECT_LE(Stats().superslabs, superslabs);
+}
+
+TEST(Realloc, FailureLeavesTheBlock) {
+    for (size_t n : {size_t{10}, size_t{300}, size_t{20000}, 70 * size_t{1024}, 2 * kMiB}) {
+        void *p = malloc(n);
+        Fill(p, n, n);
+        size_t usable = malloc_usable_size(p);
+        for (size_t too_large : {kPtrdiffMax, kPtrdiffMax + 1, SIZE_MAX - 4096, SIZE_MAX}) {
+            errno = 0;
+            ASSERT_EQ(realloc(p, Opaque(too_large)), nullptr);
+            EXPECT_EQ(errno, ENOMEM);
+            ASSERT_EQ(malloc_usable_size(p), usable);
+            ASSERT_TRUE(Filled(p, n, n));
+        }
+        free(p);
+    }
+}
+
+TEST(Realloc, AlignedBlockMayBeResized) {
+    for (size_t align : {size_t{64}, size_t{4096}, size_t{65536}, kMiB}) {
+        void *p = aligned_alloc(align, 5000);
+        Fill(p, 5000, align);
+        p = realloc(p, 500000);
+        ASSERT_NE(p, nullptr);
+        EXPECT_TRUE(Filled(p, 5000, align));
+        p = realloc(p, 100);
+        EXPECT_TRUE(Filled(p, 100, align));
+        free(p);
+    }
+}
+
+TEST(Aligned, EveryAlignmentOfEveryEntryPoint) {
+    for (size_t align = 1; align <= kGiB; align *= 2) {
+        SCOPED_TRACE(align);
+        for (size_t n : {size_t{0}, size_t{1}, size_t{24}, size_t{100}, size_t{1000}, size_t{5000},
+                         size_t{40000}, size_t{100000}, align <= 64 * kMiB ? align : size_t{1},
+                         align <= 64 * kMiB ? align + 1 : size_t{1},
+                         align <= 64 * kMiB ? 3 * align : size_t{1}}) {
+            void *blocks[6];
+            size_t count = 0;
+            blocks[count++] = aligned_alloc(align, n);
+            blocks[count++] = memalign(align, n);
+            if (align >= sizeof(void *)) {
+                void *p = nullptr;
+                errno = 1234;
+                ASSERT_EQ(posix_memalign(&p, align, n), 0);
+                EXPECT_EQ(errno, 1234);
+                blocks[count++] = p;
+            }
+            for (size_t i = 0; i < count; i++) {
+                char *p = static_cast<char *>(blocks[i]);
+                ASSERT_NE(p, nullptr) << n;
+                ASSERT_TRUE(IsAligned(p, align < 16 ? 16 : align)) << n;
+                ASSERT_GE(malloc_usable_size(p), n);
+                memset(p, static_cast<int>(i + 1), n < 5000 ? n : 5000);
+                if (n > 0) {
+                    p[n - 1] = static_cast<char>(i + 1);
+                }
+            }
+            for (size_t i = 0; i < count; i++) {
+                ASSERT_TRUE(
+                    AllBytes(blocks[i], n < 5000 ? n : 5000, static_cast<unsigned char>(i + 1)));
+            }
+            free(blocks[0]);
+            free_aligned_sized(blocks[1], align, n);
+            if (count > 2) {
+                free(blocks[2]);
+            }
+        }
+    }
+}
+
+TEST(Aligned, ManySmallOfOneAlignment) {
+    for (size_t align = 32; align <= 65536; align *= 2) {
+        std::vector<void *> blocks;
+        for (size_t i = 0; i < 200; i++) {
+            void *p = memalign(align, 1 + i % 100);
+            ASSERT_TRUE(p != nullptr && IsAligned(p, align));
+            memset(p, static_cast<int>(i), 1 + i % 100);
+            blocks.push_back(p);
+        }
+        for (size_t i = 0; i < blocks.size(); i++) {
+            ASSERT_TRUE(AllBytes(blocks[i], 1 + i % 100, static_cast<unsigned char>(i)));
+            free(blocks[i]);
+        }
+    }
+}
+
+TEST(Aligned, PageEntryPoints) {
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    for (size_t n : {size_t{0}, size_t{1}, page - 1, page, page + 1, 10 * page, kMiB + 1}) {
+        void *v = valloc(n);
+        ASSERT_TRUE(v != nullptr && IsAligned(v, page)) << n;
+        EXPECT_GE(malloc_usable_size(v), n);
+        void *pv = pvalloc(n);
+        ASSERT_TRUE(pv != nullptr && IsAligned(pv, page)) << n;
+        EXPECT_GE(malloc_usable_size(pv), (n + page - 1) / page * page);
+        free(v);
+        free(pv);
+    }
+}
+
+TEST(Aligned, BadAlignmentIsEinval) {
+    for (size_t align : {size_t{0}, size_t{3}, size_t{5}, size_t{24}, size_t{48}, size_t{100},
+                         kMiB + 1, kGiB - 8, SIZE_MAX - 7, SIZE_MAX}) {
+        SCOPED_TRACE(align);
+        errno = 0;
+        EXPECT_EQ(aligned_alloc(Opaque(align), 64), nullptr);
+        EXPECT_EQ(errno, EINVAL);
+        errno = 0;
+        EXPECT_EQ(memalign(Opaque(align), 64), nullptr);
+        EXPECT_EQ(errno, EINVAL);
+    }
+    // posix_memalign also refuses what is no multiple of a pointer's size.
+    for (size_t align : {size_t{0}, size_t{1}, size_t{2}, size_t{3}, size_t{4}, size_t{12},
+                         size_t{24}, SIZE_MAX}) {
+        SCOPED_TRACE(align);
+        int here;
+        void *p = &here;
+        errno = 1234;
+        EXPECT_EQ(posix_memalign(&p, Opaque(align), 64), EINVAL);
+        EXPECT_EQ(errno, 1234);
+        EXPECT_EQ(p, &here);
+    }
+}
+
+TEST(Aligned, AlignmentBeyondTheHeapIsEnomem) {
+    const size_t align = size_t{1} << 63;
+    errno = 0;
+    EXPECT_EQ(aligned_alloc(Opaque(align), 64), nullptr);
+    EXPECT_EQ(errno, ENOMEM);
+    int here;
+    void *p = &here;
+    errno = 1234;
+    EXPECT_EQ(posix_memalign(&p, Opaque(align), 64), ENOMEM);
+    EXPECT_EQ(errno, ENOMEM);
+    EXPECT_EQ(p, &here);
+}
+
+TEST(Free, KeepsErrno) {
+    for (size_t n : {size_t{1}, size_t{100}, size_t{1000}, size_t{3000}, size_t{30000},
+                     size_t{40000}, 2 * kMiB, 40 * kMiB, kGiB}) {
+        // Enough of the small ones that caches spill and slabs empty.
+        size_t count = n <= 3000 ? 4000 : 3;
+        std::vector<void *> blocks(count);
+        for (void *&p : blocks) {
+            p = malloc(n);
+            ASSERT_NE(p, nullptr);
+        }
+        for (void *p : blocks) {
+            errno = 4321;
+            free(p);
+            ASSERT_EQ(errno, 4321) << n;
+        }
+    }
+    errno = 4321;
+    free(nullptr);
+    EXPECT_EQ(errno, 4321);
+    void *p = aligned_alloc(kMiB, 10);
+    errno = 4321;
+    free(p);
+    EXPECT_EQ(errno, 4321);
+}
+
+TEST(Free, SizedForms) {
+    size_t live = Live();
+    for (size_t n :
+         {size_t{0}, size_t{1}, size_t{100}, size_t{1024}, size_t{1025}, size_t{40000}, 2 * kMiB}) {
+        free_sized(malloc(n), n);
+        free_sized(calloc(1, n), n);
+        void *p = malloc(n / 2 + 1);
+        p = realloc(p, n + 1);
+        free_sized(p, n + 1);
+        p = malloc(2 * n + 2);
+        p = realloc(p, n + 1);
+        free_sized(p, n + 1);
+        free_aligned_sized(aligned_alloc(256, n), 256, n);
+        cfree(malloc(n));
+    }
+    free_sized(nullptr, 10);
+    free_aligned_sized(nullptr, 16, 10);
+    cfree(nullptr);
+    EXPECT_EQ(Live(), live);
+}
+
+TEST(UsableSize, IsUsable) {
+    EXPECT_EQ(malloc_usable_size(nullptr), 0u);
+    for (size_t n = 0; n < 200000; n = n * 5 / 4 + 1) {
+        void *a = malloc(n);
+        void *b = malloc(n);
+        size_t usable = malloc_usable_size(a);
+        ASSERT_GE(usable, n);
+        memset(b, 0x22, malloc_usable_size(b));
+        memset(a, 0x11, usable);
+        EXPECT_TRUE(AllBytes(b, malloc_usable_size(b), 0x22));
+        // What malloc_usable_size() promises, realloc() to the same size keeps.
+        a = realloc(a, usable);
+        EXPECT_TRUE(AllBytes(a, usable, 0x11)) << n;
+        free(a);
+        free(b);
+    }
+}
+
+TEST(Trim, GivesPagesBack) {
+    malloc_trim(0);
+    size_t before = test_util::ResidentBytes();
+    std::vector<void *> blocks;
+    blocks.reserve(100000);
+    for (int i = 0; i < 100000; i++) {
+        blocks.push_back(malloc(500));
+        memset(blocks.back(), 1, 500);
+    }
+    void *large = malloc(20 * kMiB);
+    memset(large, 1, 20 * kMiB);
+    EXPECT_GT(test_util::ResidentBytes(), before + 60 * kMiB);
+    free(large);
+    for (void *p : blocks) {
+        free(p);
+    }
+    blocks = std::vector<void *>();
+    malloc_trim(0); // the decay may have given part of it back, or all, already
+    EXPECT_EQ(Stats().dirty, 0u);
+    EXPECT_EQ(malloc_trim(0), 0); // nothing left
+    EXPECT_LT(test_util::ResidentBytes(), before + 2 * kMiB);
+    malloc_trim(0);
+    void *p = malloc(30000);
+    memset(p, 1, 30000);
+    free(p);
+    p = malloc(kMiB);
+    memset(p, 1, kMiB);
+    free(p);
+    EXPECT_EQ(malloc_trim(0), 1);
+}
+
+TEST(Info, MallinfoCountsLiveBytes) {
+    struct mallinfo2 before = mallinfo2();
+    void *large = malloc(3 * kMiB);
+    struct mallinfo2 with = mallinfo2();
+    EXPECT_GE(with.uordblks, before.uordblks + 3 * kMiB);
+    EXPECT_EQ(with.hblks, before.hblks + 1);
+    EXPECT_GE(with.hblkhd, before.hblkhd + 3 * kMiB);
+    EXPECT_EQ(with.arena, with.uordblks + with.fordblks);
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+    struct mallinfo with32 = mallinfo();
+#pragma GCC diagnostic pop
+    EXPECT_EQ(static_cast<size_t>(with32.uordblks), with.uordblks);
+    EXPECT_EQ(static_cast<size_t>(with32.hblks), with.hblks);
+    free(large);
+    EXPECT_EQ(mallinfo2().uordblks, before.uordblks);
+}
+
+TEST(Info, MallocInfoWritesXml) {
+    char *text = nullptr;
+    size_t length = 0;
+    FILE *stream = open_memstream(&text, &length);
+    ASSERT_NE(stream, nullptr);
+    EXPECT_EQ(malloc_info(0, stream), 0);
+    EXPECT_EQ(malloc_info(1, stream), EINVAL);
+    fclose(stream);
+    std::string xml(text, length);
+    free(text);
+    EXPECT_EQ(xml.rfind("<malloc version=\"1\">", 0), 0u) << xml;
+    EXPECT_EQ(xml.substr(xml.size() - 10), "</malloc>\n");
+    // Every element that is opened is closed.
+    std::vector<std::string> open;
+    for (size_t at = xml.find('<'); at != std::string::npos; at = xml.find('<', at + 1)) {
+        size_t end = xml.find('>', at);
+        ASSERT_NE(end, std::string::npos);
+        std::string tag = xml.substr(at + 1, end - at - 1);
+        if (tag[0] == '/') {
+            ASSERT_FALSE(open.empty());
+            EXPECT_EQ(open.back(), tag.substr(1));
+            open.pop_back();
+        } else if (tag.back() != '/') {
+            open.push_back(tag.substr(0, tag.find(' ')));
+        }
+    }
+    EXPECT_TRUE(open.empty());
+}
+
+TEST(Info, MallocStatsWritesToStderr) {
+    testing::internal::CaptureStderr();
+    malloc_stats();
+    std::string text = testing::internal::GetCapturedStderr();
+    EXPECT_NE(text.find("SuperSlabs"), std::string::npos) << text;
+    EXPECT_EQ(text.back(), '\n');
+}
+
+TEST(Info, MalloptTakesHintsAndRefusesTheUnknown) {
+    EXPECT_EQ(mallopt(M_MMAP_THRESHOLD, 1 << 20), 1);
+    EXPECT_EQ(mallopt(M_TRIM_THRESHOLD, 1 << 20), 1);
+    EXPECT_EQ(mallopt(M_ARENA_MAX, 1), 1);
+    EXPECT_EQ(mallopt(M_PERTURB, 0xa5), 1);
+    EXPECT_EQ(mallopt(M_CHECK_ACTION, 3), 1);
+    EXPECT_EQ(mallopt(12345, 1), 0);
+}
+
+TEST(Info, FlavourTellsItsName) {
+    EXPECT_STREQ(hak_flavour(), HAK_FLAVOUR);
+}
+
+TEST(Info, StatsCountExactly) {
+    constexpr size_t kBlocks = 1000;
+    void *blocks[kBlocks];
+    for (size_t size : {size_t{16}, size_t{128}, size_t{256}, size_t{1024}, size_t{32768}}) {
+        unsigned bin = size_class_bin_of(size);
+        struct hak_stats before = Stats();
+        for (void *&p : blocks) {
+            p = malloc(size);
+        }
+        struct hak_stats with = Stats();
+        EXPECT_EQ(with.bins[bin].size, size);
+        EXPECT_EQ(with.bins[bin].live, before.bins[bin].live + kBlocks);
+        EXPECT_EQ(with.tiny_live, before.tiny_live + kBlocks * size);
+        EXPECT_GE(with.superslabs, 1u);
+        EXPECT_GE(with.refilled_blocks + before.bins[bin].cached, before.refilled_blocks + kBlocks);
+        for (void *p : blocks) {
+            free(p);
+        }
+        struct hak_stats after = Stats();
+        EXPECT_EQ(after.bins[bin].live, before.bins[bin].live);
+        EXPECT_EQ(after.tiny_live, before.tiny_live);
+    }
+    struct hak_stats before = Stats();
+    void *p = malloc(100001);
+    struct hak_stats with = Stats();
+    EXPECT_EQ(with.large_blocks, before.large_blocks + 1);
+    EXPECT_EQ(with.large_live, before.large_live + 100001);
+    free(p);
+    EXPECT_EQ(Stats().large_live, before.large_live);
+}
+
+TEST(Info, EveryEntryPointIsServedHere) {
+    // A call that went to another malloc would leave the number of live bytes as it is.
+    struct {
+        const char *name;
+        void *(*call)();
+    } calls[] = {
+        {"malloc", [] { return malloc(100); }},
+        {"calloc", [] { return calloc(10, 10); }},
+        {"realloc", [] { return realloc(nullptr, 100); }},
+        {"reallocarray", [] { return reallocarray(nullptr, 10, 10); }},
+        {"aligned_alloc", [] { return aligned_alloc(64, 128); }},
+        {"memalign", [] { return memalign(64, 128); }},
+        {"posix_memalign",
+         [] {
+             void *p = nullptr;
+             return posix_memalign(&p, 64, 128) == 0 ? p : nullptr;
+         }},
+        {"valloc", [] { return valloc(100); }},
+        {"pvalloc", [] { return pvalloc(100); }},
+        {"operator new", [] { return ::operator new(100); }},
+        {"strdup", [] { return static_cast<void *>(strdup("a string of libc's")); }},
+    };
+    for (const auto &c : calls) {
+        size_t live = Live();
+        void *p = c.call();
+        ASSERT_NE(p, nullptr) << c.name;
+        size_t with = Live();
+        EXPECT_EQ(with, live + malloc_usable_size(p)) << c.name;
+        free(p);
+        EXPECT_EQ(Live(), live) << c.name;
+    }
+}
+
+} // namespace

@@ -1,0 +1,312 @@
+// What happens when the kernel refuses memory: NULL and ENOMEM everywhere, nothing lost, and the
+// heap goes on when memory is freed.
+//
+// RLIMIT_AS is set before the program starts (the heap's window is placed by it), so the test runs
+// itself again with a flag, or after the heap has been in use.
+#include <errno.h>
+#include <malloc.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <new>
+#include <string>
+
+#include "fronts/libc/test_util.h"
+#include "gtest/gtest.h"
+
+namespace {
+
+constexpr size_t kMiB = size_t{1} << 20;
+
+// A list of blocks through the blocks themselves, so that keeping them takes no memory.
+struct Link {
+    Link *next;
+    size_t size;
+    unsigned char mark;
+};
+
+struct Blocks {
+    Link *first = nullptr;
+    size_t bytes = 0; // usable ones
+    size_t count = 0;
+
+    // Allocates blocks of one size until that fails. False if it fails in another way than it
+    // should.
+    bool Exhaust(size_t size) {
+        for (;;) {
+            errno = 0;
+            Link *link = static_cast<Link *>(malloc(size));
+            if (link == nullptr) {
+                return errno == ENOMEM;
+            }
+            link->next = first;
+            link->size = size;
+            link->mark = static_cast<unsigned char>(count);
+            // Both ends and one byte a page: the pages are there.
+            unsigned char *bytes_of = reinterpret_cast<unsigned char *>(link);
+            for (size_t at = 4096; at < size; at += 4096) {
+                bytes_of[at] = link->mark;
+            }
+            bytes_of[size - 1] = link->mark;
+            first = link;
+            bytes += malloc_usable_size(link);
+            count++;
+        }
+    }
+    bool Good() const {
+        size_t left = count;
+        for (const Link *link = first; link != nullptr; link = link->next) {
+            const unsigned char *bytes_of = reinterpret_cast<const unsigned char *>(link);
+            left--;
+            if (link->mark != static_cast<unsigned char>(left) ||
+                bytes_of[link->size - 1] != link->mark) {
+                return false;
+            }
+            for (size_t at = 4096; at < link->size; at += 4096) {
+                if (bytes_of[at] != link->mark) {
+                    return false;
+                }
+            }
+        }
+        return left == 0;
+    }
+    void FreeAll() {
+        while (first != nullptr) {
+            Link *link = first;
+            first = link->next;
+            free(link);
+        }
+        bytes = count = 0;
+    }
+};
+
+size_t Opaque(size_t n) {
+    volatile size_t v = n;
+    return v;
+}
+
+// With nothing left, every entry point says so. 0 if all is well. `size` is that of a large block,
+// or a block of another bin might be left.
+int EveryEntryPointFails(size_t size) {
+    errno = 0;
+    if (calloc(1, size) != nullptr || errno != ENOMEM) {
+        return 1;
+    }
+    errno = 0;
+    if (reallocarray(nullptr, 1, size) != nullptr || errno != ENOMEM) {
+        return 2;
+    }
+    errno = 0;
+    if (aligned_alloc(4096, size) != nullptr || errno != ENOMEM) {
+        return 3;
+    }
+    errno = 0;
+    if (memalign(64, size) != nullptr || errno != ENOMEM) {
+        return 4;
+    }
+    void *p = &errno;
+    errno = 99;
+    if (posix_memalign(&p, 64, size) != ENOMEM || errno != ENOMEM || p != &errno) {
+        return 5;
+    }
+    errno = 0;
+    if (valloc(size) != nullptr || errno != ENOMEM) {
+        return 6;
+    }
+    errno = 0;
+    if (pvalloc(size) != nullptr || errno != ENOMEM) {
+        return 7;
+    }
+    if (::operator new(size, std::nothrow) != nullptr) {
+        return 8;
+    }
+    errno = 0;
+    if (malloc(Opaque(size_t{1} << 40)) != nullptr || errno != ENOMEM) {
+        return 9;
+    }
+    return 0;
+}
+
+// The whole story within a limit. 0 if all is well; the numbers say where it was not.
+int LiveWithinLimit(size_t size, size_t at_least) {
+    Blocks blocks;
+    if (!blocks.Exhaust(size)) {
+        return 100;
+    }
+    size_t first = blocks.bytes;
+    printf("blocks of %zu B: %zu.%zu MiB", size, first / kMiB, first * 10 / kMiB % 10);
+    if (first < at_least) {
+        printf(", less than %zu MiB\n", at_least / kMiB);
+        return 101;
+    }
+    if (int which = EveryEntryPointFails(size > 40000 ? size : 40000); which != 0) {
+        return 110 + which;
+    }
+    // A failed realloc leaves the block; what is smaller may still fit.
+    errno = 0;
+    if (blocks.first != nullptr && realloc(blocks.first, first) != nullptr) {
+        return 102;
+    }
+    if (errno != ENOMEM || !blocks.Good()) {
+        return 103;
+    }
+    Blocks smaller;
+    for (size_t n = size / 2; n >= sizeof(Link); n /= 2) {
+        if (!smaller.Exhaust(n)) {
+            return 104;
+        }
+    }
+    if (!blocks.Good() || !smaller.Good()) {
+        return 105;
+    }
+    smaller.FreeAll();
+    if (!blocks.Good()) {
+        return 106;
+    }
+    blocks.FreeAll();
+    // It goes on: as much as before, of this size, and then of others.
+    for (size_t n : {size, size_t{100}, size_t{5000}, size_t{70000}, kMiB, size}) {
+        if (!blocks.Exhaust(n)) {
+            return 107;
+        }
+        if (blocks.bytes < first / 4 * 3) {
+            printf(", then only %zu.%zu MiB of blocks of %zu B\n", blocks.bytes / kMiB,
+                   blocks.bytes * 10 / kMiB % 10, n);
+            return 108;
+        }
+        if (!blocks.Good()) {
+            return 109;
+        }
+        blocks.FreeAll();
+    }
+    printf(", and again\n");
+    return 0;
+}
+
+constexpr char kFlag[] = "--within-limit=";
+
+// Runs this program again under a limit that is there from the start.
+std::string RunUnderLimit(size_t limit, size_t size, size_t at_least) {
+    char flag[100];
+    snprintf(flag, sizeof flag, "%s%zu,%zu", kFlag, size, at_least);
+    fflush(stdout);
+    return test_util::InChild([&] {
+        struct rlimit rlimit = {limit, limit};
+        setrlimit(RLIMIT_AS, &rlimit);
+        execl("/proc/self/exe", "limits_test", flag, nullptr);
+        return 127;
+    });
+}
+
+class LimitTest : public testing::TestWithParam<size_t> {};
+
+INSTANTIATE_TEST_SUITE_P(BlockSizes, LimitTest, testing::Values(100, 3000, 40000, 1 << 20));
+
+TEST_P(LimitTest, Of64MiBFromTheStart) {
+    EXPECT_EQ(RunUnderLimit(64 * kMiB, GetParam(), 40 * kMiB), "exit 0");
+}
+
+TEST_P(LimitTest, Of256MiBFromTheStart) {
+    EXPECT_EQ(RunUnderLimit(256 * kMiB, GetParam(), 200 * kMiB), "exit 0");
+}
+
+TEST_P(LimitTest, Of1GiBFromTheStart) {
+    EXPECT_EQ(RunUnderLimit(1024 * kMiB, GetParam(), 900 * kMiB), "exit 0");
+}
+
+TEST_P(LimitTest, SetWhileTheHeapIsInUse) {
+    fflush(stdout);
+    EXPECT_EQ(test_util::InChild([] {
+                  // The limit leaves 200 MiB above what is mapped by now.
+                  free(malloc(GetParam()));
+                  struct rlimit rlimit;
+                  rlimit.rlim_cur = rlimit.rlim_max =
+                      test_util::StatusBytes("VmSize:") + 200 * kMiB;
+                  setrlimit(RLIMIT_AS, &rlimit);
+                  int result = LiveWithinLimit(GetParam(), 100 * kMiB);
+                  fflush(stdout);
+                  return result;
+              }),
+              "exit 0");
+}
+
+TEST(Limit, ThatLeavesNoRoomForAHeap) {
+    // Not one address is left: every call says so, and none crashes.
+    EXPECT_EQ(test_util::InChild([] {
+                  struct rlimit rlimit = {0, 0};
+                  setrlimit(RLIMIT_AS, &rlimit);
+                  Blocks blocks;
+                  if (!blocks.Exhaust(kMiB) || !blocks.Exhaust(40000) || !blocks.Exhaust(64)) {
+                      return 1;
+                  }
+                  if (int which = EveryEntryPointFails(kMiB); which != 0) {
+                      return 10 + which;
+                  }
+                  // What is there can still be used and given back.
+                  void *p = blocks.first;
+                  if (p != nullptr) {
+                      blocks.first = blocks.first->next;
+                      free(p);
+                      p = malloc(64);
+                      if (p == nullptr) {
+                          return 2;
+                      }
+                      free(p);
+                  }
+                  blocks.FreeAll();
+                  return 0;
+              }),
+              "exit 0");
+}
+
+TEST(Limit, GrowthByReallocEndsWithTheOldBlock) {
+    EXPECT_EQ(test_util::InChild([] {
+                  struct rlimit rlimit;
+                  rlimit.rlim_cur = rlimit.rlim_max =
+                      test_util::StatusBytes("VmSize:") + 300 * kMiB;
+                  setrlimit(RLIMIT_AS, &rlimit);
+                  unsigned char *p = static_cast<unsigned char *>(malloc(1000));
+                  size_t size = 1000;
+                  memset(p, 0x3c, size);
+                  for (;;) {
+                      errno = 0;
+                      unsigned char *q = static_cast<unsigned char *>(realloc(p, size * 3 / 2));
+                      if (q == nullptr) {
+                          break;
+                      }
+                      p = q;
+                      memset(p + size, 0x3c, size * 3 / 2 - size);
+                      size = size * 3 / 2;
+                  }
+                  if (errno != ENOMEM) {
+                      return 1;
+                  }
+                  if (p[0] != 0x3c || memcmp(p, p + 1, size - 1) != 0) {
+                      return 2;
+                  }
+                  if (size < 60 * kMiB) {
+                      return 3;
+                  }
+                  free(p);
+                  p = static_cast<unsigned char *>(malloc(size));
+                  return p != nullptr ? 0 : 4;
+              }),
+              "exit 0");
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    if (argc == 2 && strncmp(argv[1], kFlag, strlen(kFlag)) == 0) {
+        char *end;
+        size_t size = strtoul(argv[1] + strlen(kFlag), &end, 10);
+        size_t at_least = strtoul(end + 1, nullptr, 10);
+        return LiveWithinLimit(size, at_least);
+    }
+    testing::InitGoogleTest(&argc, argv);
+    return RUN_ALL_TESTS();
+}

@@ -1,0 +1,535 @@
+// Misuse of the interface: each fault ends the program with abort() and exactly one line on stderr
+// that names the call, the pointer and the fault.
+//
+// What needs the pointer's kind only is caught by the call itself. What needs the block's bit
+// (freed twice, not the start of a block, wrong size) is caught when the thread's cache gives the
+// block back: when it is full, on malloc_trim(), at the thread's exit or at the program's.
+#include <malloc.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <new>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+// Misuse is the point.
+#pragma GCC diagnostic ignored "-Wuse-after-free"
+#pragma GCC diagnostic ignored "-Wfree-nonheap-object"
+
+namespace {
+
+using testing::KilledBySignal;
+using testing::StrEq;
+
+constexpr char kForeign[] = "not a pointer of this heap";
+constexpr char kInterior[] = "pointer into a block, not to its start";
+constexpr char kTwice[] = "block freed twice";
+constexpr char kFreed[] = "block was freed";
+constexpr char kTwiceSlabGone[] = "block freed twice (its slab is gone)";
+constexpr char kNoBlock[] = "no block there (freed twice, or never allocated)";
+// A header that says another bin looks the same, as the size is not kept.
+constexpr bool kHeader = std::string_view(HAK_FLAVOUR) == "hakmem_c23_header";
+constexpr const char *kWrongSize =
+    kHeader ? "heap corruption: header byte overwritten, or a wrong size given"
+            : "the size given does not fit the block";
+
+std::string Line(const char *call, const void *ptr, const char *fault) {
+    char line[256];
+    snprintf(line, sizeof line, "hakmem: %s(0x%zx): %s\n", call, reinterpret_cast<size_t>(ptr),
+             fault);
+    return line;
+}
+
+// The statement aborts after it has written this line and nothing else.
+#define EXPECT_MISUSE(statement, call, ptr, fault) \
+    EXPECT_EXIT(statement, KilledBySignal(SIGABRT), StrEq(Line(call, ptr, fault)))
+
+// A pointer that the compiler knows nothing of.
+void *Hide(const void *p) {
+    void *volatile v = const_cast<void *>(p);
+    return v;
+}
+
+char *At(void *p, ptrdiff_t offset) {
+    return static_cast<char *>(Hide(p)) + offset;
+}
+
+void InThread(void (*fn)(void *), void *arg) {
+    struct Call {
+        void (*fn)(void *);
+        void *arg;
+    } call = {fn, arg};
+    pthread_t thread;
+    pthread_create(
+        &thread, nullptr,
+        [](void *c) -> void * {
+            static_cast<Call *>(c)->fn(static_cast<Call *>(c)->arg);
+            return nullptr;
+        },
+        &call);
+    pthread_join(thread, nullptr);
+}
+
+// The thread starts before the first free(): its start allocates, and would get the block if that
+// is of the right size.
+void FreeHereAndInAThread(void *ptr) {
+    struct Call {
+        pthread_barrier_t barrier;
+        void *ptr;
+    } call = {{}, ptr};
+    pthread_barrier_init(&call.barrier, nullptr, 2);
+    pthread_t thread;
+    pthread_create(
+        &thread, nullptr,
+        [](void *c) -> void * {
+            pthread_barrier_wait(&static_cast<Call *>(c)->barrier);
+            free(static_cast<Call *>(c)->ptr);
+            return nullptr;
+        },
+        &call);
+    free(ptr);
+    pthread_barrier_wait(&call.barrier);
+    pthread_join(thread, nullptr);
+}
+
+// A small block whose slab stays in use whatever happens to the block.
+class SmallDeathTest : public testing::TestWithParam<size_t> {
+  protected:
+    void SetUp() override {
+        size_ = GetParam();
+        // Blocks of one slab, as one slab may end within the first few.
+        std::vector<void *> blocks;
+        for (int i = 0; i < 400 && p_ == nullptr; i++) {
+            blocks.push_back(malloc(size_));
+            for (void *other : blocks) {
+                if (other != blocks.back() &&
+                    reinterpret_cast<uintptr_t>(other) >> 16 ==
+                        reinterpret_cast<uintptr_t>(blocks.back()) >> 16) {
+                    p_ = blocks.back();
+                    keep_ = other;
+                }
+            }
+        }
+        ASSERT_NE(p_, nullptr);
+        for (void *block : blocks) {
+            if (block != p_ && block != keep_) {
+                free(block);
+            }
+        }
+        malloc_trim(0);
+    }
+    void TearDown() override {
+        free(p_);
+        free(keep_);
+    }
+    size_t size_ = 0;
+    void *p_ = nullptr;
+    void *keep_ = nullptr;
+};
+
+INSTANTIATE_TEST_SUITE_P(Sizes, SmallDeathTest,
+                         testing::Values(16, 48, 100, 128, 256, 1000, 1024, 3000, 12000));
+
+TEST_P(SmallDeathTest, DoubleFreeIsCaughtAtExit) {
+    EXPECT_MISUSE(
+        {
+            free(p_);
+            free(Hide(p_));
+            exit(0);
+        },
+        "free", p_, kTwice);
+}
+
+TEST_P(SmallDeathTest, DoubleFreeIsCaughtByTrim) {
+    EXPECT_MISUSE(
+        {
+            free(p_);
+            free(Hide(p_));
+            malloc_trim(0);
+            _exit(0);
+        },
+        "free", p_, kTwice);
+}
+
+TEST_P(SmallDeathTest, DoubleFreeIsCaughtWhenTheCacheSpills) {
+    std::vector<void *> others(300);
+    for (void *&other : others) {
+        other = malloc(size_);
+    }
+    EXPECT_MISUSE(
+        {
+            free(p_);
+            free(Hide(p_));
+            for (void *other : others) {
+                free(other);
+            }
+            _exit(0);
+        },
+        "free", p_, kTwice);
+    // Delayed: the first one has long left the cache.
+    EXPECT_MISUSE(
+        {
+            free(p_);
+            for (void *other : others) {
+                free(other);
+            }
+            free(Hide(p_));
+            malloc_trim(0);
+            _exit(0);
+        },
+        "free", p_, kTwice);
+    for (void *other : others) {
+        free(other);
+    }
+}
+
+TEST_P(SmallDeathTest, DoubleFreeByAnotherThread) {
+    EXPECT_MISUSE(
+        {
+            FreeHereAndInAThread(p_); // whose exit gives it back
+            malloc_trim(0);           // as this does
+            _exit(0);
+        },
+        "free", p_, kTwice);
+    EXPECT_MISUSE(
+        {
+            InThread(free, p_);
+            InThread(free, p_);
+            _exit(0);
+        },
+        "free", p_, kTwice);
+}
+
+TEST_P(SmallDeathTest, ReallocOfAFreedBlock) {
+    EXPECT_MISUSE(
+        {
+            free(p_);
+            malloc_trim(0);
+            free(realloc(Hide(p_), 50000));
+            _exit(0);
+        },
+        "realloc", p_, kFreed);
+    // While it is in the cache, the block looks like a live one; that it is freed for the second
+    // time is seen later.
+    EXPECT_MISUSE(
+        {
+            free(p_);
+            free(realloc(Hide(p_), 50000));
+            exit(0);
+        },
+        "free", p_, kTwice);
+}
+
+TEST_P(SmallDeathTest, UsableSizeOfAFreedBlock) {
+    EXPECT_MISUSE(
+        {
+            free(p_);
+            malloc_trim(0);
+            _exit(malloc_usable_size(Hide(p_)) > 0);
+        },
+        "malloc_usable_size", p_, kFreed);
+}
+
+TEST_P(SmallDeathTest, InteriorPointer) {
+    for (ptrdiff_t offset : {1, 8, 15}) {
+        char *inside = At(p_, offset);
+        EXPECT_MISUSE(
+            {
+                free(inside);
+                exit(0);
+            },
+            "free", inside, kInterior);
+        EXPECT_MISUSE(free(realloc(inside, 10)), "realloc", inside, kInterior);
+        EXPECT_MISUSE(_exit(malloc_usable_size(inside) > 0), "malloc_usable_size", inside,
+                      kInterior);
+    }
+    if (size_ > 16) {
+        char *inside = At(p_, 16);
+        EXPECT_MISUSE(
+            {
+                free(inside);
+                malloc_trim(0);
+                _exit(0);
+            },
+            "free", inside, kInterior);
+    }
+}
+
+TEST_P(SmallDeathTest, SizedDeleteWithAWrongSize) {
+    if (size_ > 1024) {
+        return; // the size is not used there
+    }
+    // Too small and too large: a size of another bin, whether there are 4 bins a doubling or one.
+    for (size_t wrong :
+         {size_ > 16 ? size_t{1} : size_t{0}, size_ < 500 ? 2 * size_ + 16 : size_t{0}}) {
+        if (wrong == 0) {
+            continue;
+        }
+        EXPECT_MISUSE(
+            {
+                ::operator delete(p_, wrong);
+                exit(0);
+            },
+            "free", p_, kWrongSize);
+        EXPECT_MISUSE(
+            {
+                ::operator delete[](p_, wrong);
+                malloc_trim(0);
+                _exit(0);
+            },
+            "free", p_, kWrongSize);
+    }
+}
+
+TEST(TinyDeathTest, DoubleFreeOfTheLastBlockOfASlab) {
+    // Blocks of a size that nothing else here has: with this one free the slab is free.
+    void *p = malloc(28000);
+    EXPECT_MISUSE(
+        {
+            free(p);
+            free(Hide(p));
+            malloc_trim(0);
+            _exit(0);
+        },
+        "free", p, kTwiceSlabGone);
+    EXPECT_MISUSE(
+        {
+            free(p);
+            malloc_trim(0);
+            free(Hide(p));
+            _exit(0);
+        },
+        "free", p, kNoBlock);
+    EXPECT_MISUSE(
+        {
+            free(p);
+            malloc_trim(0);
+            _exit(malloc_usable_size(Hide(p)) > 0);
+        },
+        "malloc_usable_size", p, kNoBlock);
+    free(p);
+}
+
+TEST(TinyDeathTest, BehindTheLastBlockOfASlab) {
+    void *p = malloc(48); // 65536 is no multiple of 48
+    char *tail = At(p, 65536 - 16 - static_cast<ptrdiff_t>(reinterpret_cast<uintptr_t>(p) % 65536));
+    EXPECT_MISUSE(
+        {
+            free(tail);
+            exit(0);
+        },
+        "free", tail, kInterior);
+    free(p);
+}
+
+class LargeDeathTest : public testing::TestWithParam<size_t> {};
+
+INSTANTIATE_TEST_SUITE_P(Sizes, LargeDeathTest,
+                         testing::Values(32769, 65536, 100000, 2 << 20, 40 << 20));
+
+TEST_P(LargeDeathTest, DoubleFree) {
+    void *p = malloc(GetParam());
+    EXPECT_MISUSE(
+        {
+            free(p);
+            free(Hide(p));
+        },
+        "free", p, kNoBlock);
+    EXPECT_MISUSE(
+        {
+            InThread(free, p);
+            free(Hide(p));
+        },
+        "free", p, kNoBlock);
+    EXPECT_MISUSE(
+        {
+            free(p);
+            malloc_trim(0);
+            free(Hide(p));
+        },
+        "free", p, kNoBlock);
+    EXPECT_MISUSE(
+        {
+            void *q = realloc(p, 10);
+            free(Hide(p));
+            free(q);
+        },
+        "free", p, kNoBlock);
+    free(p);
+}
+
+TEST_P(LargeDeathTest, ReallocAndUsableSizeOfAFreedBlock) {
+    void *p = malloc(GetParam());
+    EXPECT_MISUSE(
+        {
+            free(p);
+            free(realloc(Hide(p), 10));
+        },
+        "realloc", p, kNoBlock);
+    EXPECT_MISUSE(
+        {
+            free(p);
+            free(reallocarray(Hide(p), 2, 50000));
+        },
+        "reallocarray", p, kNoBlock);
+    EXPECT_MISUSE(
+        {
+            free(p);
+            _exit(malloc_usable_size(Hide(p)) > 0);
+        },
+        "malloc_usable_size", p, kNoBlock);
+    free(p);
+}
+
+TEST_P(LargeDeathTest, InteriorPointer) {
+    const ptrdiff_t last = static_cast<ptrdiff_t>(GetParam()) - 1;
+    void *p = malloc(GetParam());
+    for (ptrdiff_t offset : {ptrdiff_t{1}, ptrdiff_t{16}, ptrdiff_t{4096}, last & ~ptrdiff_t{15},
+                             last & ~ptrdiff_t{65535}, last}) {
+        if (offset == 0) {
+            continue;
+        }
+        char *inside = At(p, offset);
+        EXPECT_MISUSE(free(inside), "free", inside, kInterior);
+        EXPECT_MISUSE(free(realloc(inside, 100)), "realloc", inside, kInterior);
+        EXPECT_MISUSE(_exit(malloc_usable_size(inside) > 0), "malloc_usable_size", inside,
+                      kInterior);
+    }
+    free(p);
+}
+
+int a_static[16];
+alignas(4096) char a_page[4096];
+
+TEST(ForeignDeathTest, EveryCall) {
+    int on_stack[16];
+    void *mapped =
+        mmap(nullptr, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ASSERT_NE(mapped, MAP_FAILED);
+    void *ours = malloc(10);
+    const void *pointers[] = {
+        on_stack,
+        a_static,
+        a_page,
+        At(a_static, 1),
+        "a literal",
+        reinterpret_cast<void *>(&free),
+        mapped,
+        At(mapped, 65536),
+        reinterpret_cast<void *>(1),
+        reinterpret_cast<void *>(16),
+        reinterpret_cast<void *>(65536),
+        reinterpret_cast<void *>(SIZE_MAX),
+        reinterpret_cast<void *>(SIZE_MAX - 15),
+        reinterpret_cast<void *>(0xdeadbeefdeadbee0),
+        reinterpret_cast<void *>(0x8000000000000000),
+        // Far above everything the heap has used, and below it.
+        At(ours, ptrdiff_t{1} << 42),
+        At(ours, -(ptrdiff_t{1} << 42)),
+        At(ours, ptrdiff_t{1} << 33),
+    };
+    for (const void *ptr : pointers) {
+        void *p = Hide(ptr);
+        EXPECT_MISUSE(free(p), "free", p, kForeign);
+        EXPECT_MISUSE(free(realloc(p, 100)), "realloc", p, kForeign);
+        EXPECT_MISUSE(free(realloc(p, 0)), "realloc", p, kForeign);
+        EXPECT_MISUSE(_exit(malloc_usable_size(p) > 0), "malloc_usable_size", p, kForeign);
+        EXPECT_MISUSE(::operator delete(p), "free", p, kForeign);
+        EXPECT_MISUSE(::operator delete[](p, size_t{5000}), "free", p, kForeign);
+        EXPECT_MISUSE(::operator delete (p, std::align_val_t{64}), "free", p, kForeign);
+    }
+    free(ours);
+    munmap(mapped, 1 << 20);
+}
+
+TEST(ForeignDeathTest, BeforeTheFirstAllocationOfAThread) {
+    EXPECT_MISUSE(InThread(free, a_static), "free", a_static, kForeign);
+}
+
+TEST(ForeignDeathTest, SizedDelete) {
+    // The bin follows from the size: the pointer is looked at when the cache spills.
+    void *p = a_page;
+    EXPECT_MISUSE(
+        {
+            ::operator delete (p, size_t{64});
+            exit(0);
+        },
+        "free", p, kForeign);
+    EXPECT_MISUSE(
+        {
+            for (int i = 0; i < 1000; i++) {
+                ::operator delete (p, size_t{64});
+            }
+            _exit(0);
+        },
+        "free", p, kForeign);
+}
+
+// The heap's own bookkeeping lies below its first block: the nearest mapping below whose start is
+// at a multiple of 2 MiB is the start of the window.
+uintptr_t WindowStart(const void *block) {
+    uintptr_t found = 0;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    char line[512];
+    uintptr_t from;
+    uintptr_t to;
+    while (maps != nullptr && fgets(line, sizeof line, maps) != nullptr) {
+        if (sscanf(line, "%zx-%zx rw", &from, &to) == 2 &&
+            from < reinterpret_cast<uintptr_t>(block) && from >= uintptr_t{64} << 40 &&
+            from < uintptr_t{80} << 40 && found == 0) {
+            found = from;
+        }
+    }
+    fclose(maps);
+    return found;
+}
+
+TEST(ForeignDeathTest, TheAllocatorsOwnData) {
+    void *ours = malloc(10);
+    uintptr_t start = WindowStart(ours);
+    if (start == 0) {
+        GTEST_SKIP() << "the kernel has placed the heap elsewhere";
+    }
+    for (uintptr_t offset : {0, 64, 4096, 1 << 16}) {
+        void *p = reinterpret_cast<void *>(start + offset);
+        EXPECT_MISUSE(free(p), "free", p, kForeign);
+        EXPECT_MISUSE(free(realloc(p, 1)), "realloc", p, kForeign);
+        EXPECT_MISUSE(_exit(malloc_usable_size(p) > 0), "malloc_usable_size", p, kForeign);
+        EXPECT_MISUSE(
+            {
+                ::operator delete (p, size_t{64});
+                exit(0);
+            },
+            "free", p, kForeign);
+    }
+    free(ours);
+}
+
+TEST(NoMisuse, LookAlikesPass) {
+    // What must not be taken for a fault: a block freed by another thread, one that was handed out
+    // again, an aligned one, a shrunk one.
+    for (int round = 0; round < 2000; round++) {
+        void *p = malloc(64);
+        free(p);
+        p = malloc(64);
+        free(p);
+    }
+    void *p = malloc(100);
+    InThread(free, p);
+    p = malloc(5000);
+    p = realloc(p, 3000);
+    ::operator delete (p, size_t{3000});
+    p = memalign(1024, 100);
+    free(p);
+    malloc_trim(0);
+}
+
+} // namespace

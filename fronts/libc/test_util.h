@@ -1,0 +1,88 @@
+// What several tests of the fronts need: a child process with its stderr caught, and numbers from
+// /proc.
+#ifndef HAKMEM_FRONTS_LIBC_TEST_UTIL_H
+#define HAKMEM_FRONTS_LIBC_TEST_UTIL_H
+
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/types.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <string>
+
+// In C a struct and a function may share a name, as stat and stat() do; -Wshadow minds it in C++.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
+#include "boxes/statistics/statistics.h"
+#pragma GCC diagnostic pop
+
+namespace test_util {
+
+// A field of /proc/self/status in bytes ("VmRSS:", "VmHWM:"), 0 if there is none. Allocates nothing
+// that stays.
+inline size_t StatusBytes(const char *field) {
+    char line[256];
+    size_t kib = 0;
+    FILE *file = fopen("/proc/self/status", "r");
+    if (file == nullptr) {
+        return 0;
+    }
+    while (fgets(line, sizeof line, file) != nullptr) {
+        if (strncmp(line, field, strlen(field)) == 0) {
+            sscanf(line + strlen(field), "%zu", &kib);
+        }
+    }
+    fclose(file);
+    return kib * 1024;
+}
+
+// What the allocator says of itself.
+inline struct hak_stats Stats() {
+    struct hak_stats stats;
+    hak_stats(&stats);
+    return stats;
+}
+
+inline size_t ResidentBytes() {
+    return StatusBytes("VmRSS:");
+}
+
+// What became of a child: how it ended in words ("exit 0", "signal 6", "hangs").
+inline std::string Ending(int status) {
+    return WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status))
+                               : "exit " + std::to_string(WEXITSTATUS(status));
+}
+
+// Waits for a child. One that hangs would hold the whole test until Bazel's time limit and leave no
+// word of where: after a minute, ten thousand times what it needs, it is killed and reported.
+inline std::string WaitFor(pid_t pid) {
+    int status = 0;
+    for (int i = 0; i < 60000; i++) {
+        pid_t got = waitpid(pid, &status, WNOHANG);
+        if (got == pid) {
+            return Ending(status);
+        }
+        struct timespec pause = {0, i < 100 ? 100000 : 1000000};
+        nanosleep(&pause, nullptr);
+    }
+    kill(pid, SIGKILL);
+    waitpid(pid, &status, 0);
+    return "hangs";
+}
+
+// Runs fn() in a forked child, which exits with what it returns.
+template <typename Fn> std::string InChild(Fn fn) {
+    pid_t pid = fork();
+    if (pid == 0) {
+        _exit(fn());
+    }
+    return pid < 0 ? "no fork" : WaitFor(pid);
+}
+
+} // namespace test_util
+
+#endif

@@ -1,0 +1,45 @@
+"""Fetches PATHS from http://127.0.0.1:PORT with many keep-alive connections at once; prints what came back."""
+import hashlib
+import http.client
+import sys
+import threading
+import time
+
+port, requests, paths = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+THREADS = 8
+results = [None] * THREADS
+
+
+def wait():
+    for _ in range(200):
+        try:
+            http.client.HTTPConnection("127.0.0.1", port, timeout=5).request("GET", paths[0])
+            return
+        except OSError:
+            time.sleep(0.05)
+    sys.exit("no server")
+
+
+def fetch(n):
+    digest, statuses = hashlib.sha256(), {}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    for i in range(requests):
+        headers = {"Accept-Encoding": "gzip"} if i % 2 else {}
+        headers["X-Long"] = "h" * (i % 3000)
+        connection.request("GET", paths[(i + n) % len(paths)], headers=headers)
+        response = connection.getresponse()
+        digest.update(response.read())
+        statuses[response.status] = statuses.get(response.status, 0) + 1
+        if i % 50 == 49:
+            connection.close()
+    results[n] = (digest.hexdigest(), sorted(statuses.items()))
+
+
+wait()
+threads = [threading.Thread(target=fetch, args=(n,)) for n in range(THREADS)]
+for t in threads:
+    t.start()
+for t in threads:
+    t.join()
+for result in results:
+    print(*result)
