@@ -32,6 +32,7 @@ using testing::StrEq;
 constexpr char kForeign[] = "not a pointer of this heap";
 constexpr char kInterior[] = "pointer into a block, not to its start";
 constexpr char kTwice[] = "block freed twice";
+constexpr char kFreed[] = "block was freed";
 constexpr char kTwiceSlabGone[] = "block freed twice (its slab is gone)";
 constexpr char kNoBlock[] = "no block there (freed twice, or never allocated)";
 // A header that says another bin looks the same, as the size is not kept.
@@ -215,7 +216,7 @@ TEST_P(SmallDeathTest, ReallocOfAFreedBlock) {
             free(realloc(Hide(p_), 50000));
             _exit(0);
         },
-        "realloc", p_, kTwice);
+        "realloc", p_, kFreed);
     // While it is in the cache, the block looks like a live one; that it is freed for the second
     // time is seen later.
     EXPECT_MISUSE(
@@ -234,7 +235,7 @@ TEST_P(SmallDeathTest, UsableSizeOfAFreedBlock) {
             malloc_trim(0);
             _exit(malloc_usable_size(Hide(p_)) > 0);
         },
-        "malloc_usable_size", p_, kTwice);
+        "malloc_usable_size", p_, kFreed);
 }
 
 TEST_P(SmallDeathTest, InteriorPointer) {
