@@ -47,3 +47,7 @@ FLAVOURS = [
         backend = "//backends/linux",
     ),
 ]
+
+# Flavours that only tests may link. They run the same tests as the others.
+TEST_FLAVOURS = [
+]
