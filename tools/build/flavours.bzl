@@ -50,4 +50,5 @@ FLAVOURS = [
 
 # Flavours that only tests may link. They run the same tests as the others.
 TEST_FLAVOURS = [
+    struct(name = "hakmem_example", variant = "", fronts = ["//fronts/tiny_front_example"] * 8, alternative = None, backend = "//backends/linux"),
 ]
