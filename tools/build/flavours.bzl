@@ -47,3 +47,8 @@ FLAVOURS = [
         backend = "//backends/linux",
     ),
 ]
+
+# Flavours that only tests may link. They run the same tests as the others.
+TEST_FLAVOURS = [
+    struct(name = "hakmem_example", variant = "", fronts = ["//fronts/tiny_front_example"] * 8, alternative = None, backend = "//backends/linux"),
+]
