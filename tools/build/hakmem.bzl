@@ -2,7 +2,7 @@
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 load("//tools/build:archive.bzl", "hak_archive")
-load("//tools/build:flavours.bzl", "FLAVOURS")
+load("//tools/build:flavours.bzl", "FAULTY_FLAVOURS", "FLAVOURS")
 load("//tools/build:variants.bzl", "COPTS", "VARIANTS", "WARNINGS")
 
 def variant_label(label, variant):
@@ -59,7 +59,7 @@ def hak_test(name, srcs, deps, variants = [""], tags = [], linkopts = [], **kwar
             **kwargs
         )
 
-def _flavour(flavour):
+def _flavour(flavour, testonly = False):
     name = flavour.name
     variant = flavour.variant
     alternative = [flavour.alternative] if flavour.alternative else []
@@ -68,6 +68,7 @@ def _flavour(flavour):
 
     cc_library(
         name = name + "_table",
+        testonly = testonly,
         srcs = ["//fronts/tiny_front:tiny_front_table.c"],
         copts = copts + [
             "-DHAK_FRONT_C%d=%s" % (i, flavour.fronts[i].split("/")[-1])
@@ -84,6 +85,7 @@ def _flavour(flavour):
     # All of the flavour, as libraries: what the picture of the allocator is drawn from.
     cc_library(
         name = name + "_boxes",
+        testonly = testonly,
         deps = [":" + name + "_table"] + [
             variant_label(dep, variant)
             for dep in ["//fronts/libc", "//fronts/cxx"]
@@ -94,6 +96,7 @@ def _flavour(flavour):
 
     cc_binary(
         name = "lib" + name + ".so",
+        testonly = testonly,
         linkshared = True,
         linkopts = [
             "-Wl,-z,nodelete",
@@ -109,6 +112,7 @@ def _flavour(flavour):
 
     hak_archive(
         name = name + "_archive",
+        testonly = testonly,
         out = "lib" + name + ".a",
         deps = [":" + name + "_boxes"],
         visibility = ["//visibility:public"],
@@ -118,6 +122,7 @@ def _flavour(flavour):
     # `malloc = "//:NAME"` links the allocator into a program.
     cc_library(
         name = name,
+        testonly = testonly,
         data = [":" + name + "_archive", ":lib" + name + ".so"],
         deps = [":" + name + "_boxes"],
         linkstatic = True,
@@ -129,6 +134,8 @@ def hak_flavours():
     """The targets of every flavour, in the package that calls it."""
     for flavour in FLAVOURS:
         _flavour(flavour)
+    for flavour in FAULTY_FLAVOURS:
+        _flavour(flavour, testonly = True)
 
 def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwargs):
     """One cc_test a flavour, with the flavour as its malloc: NAME_FLAVOUR.
