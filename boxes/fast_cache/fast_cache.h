@@ -20,7 +20,7 @@ struct fast_bin {
     void **limit; // the last slot
 };
 
-static_assert(sizeof(struct fast_bin) == SIZE_CLASS_STEP, "bin n stands at byte n * 16");
+static_assert(sizeof(struct fast_bin) == SIZE_CLASS_STEP, "bin n is at byte n * 16");
 
 // A stack starts narrow, all narrow ones close together: a thread that uses a bin a little touches
 // no page for it and keeps next to nothing. Once enough blocks have gone through it, it becomes as
@@ -55,9 +55,10 @@ HAK_INLINE bool fast_cache_push(struct fast_bin *bin, void *block) {
     return true;
 }
 
-// The stack of a request of `size` bytes, 0..SIZE_CLASS_HIT_MAX.
-HAK_INLINE struct fast_bin *fast_cache_of_size(struct fast_bin *bins, size_t size) {
-    return (struct fast_bin *)((char *)bins + size_class_hit_offset(size));
+// The stack of a request of `size` bytes, 0..SIZE_CLASS_HIT_MAX, by the table of size_class.
+HAK_INLINE struct fast_bin *fast_cache_of_size(struct fast_bin *bins, const uint16_t *table,
+                                               size_t size) {
+    return (struct fast_bin *)((char *)bins + size_class_hit_offset(table, size));
 }
 
 // Lays narrow stacks of all bins out over slots[FAST_CACHE_SLOTS]; all empty. bottoms[b] is then

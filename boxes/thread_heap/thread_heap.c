@@ -81,6 +81,7 @@ static void start(struct thread_heap *heap, uint32_t id, bool zeroed) {
     struct page_arena_window window = page_arena_get_window();
     fast_cache_init(heap->bins, heap->bottoms, heap->slots, zeroed);
     heap->gate = front_gate_of(&window);
+    size_class_fill_table(heap->table);
     heap->id = id;
     for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
         heap->hints[bin] = ARENA_NONE;
