@@ -157,7 +157,7 @@ def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwarg
                     "-D_GNU_SOURCE",
                     "-fno-builtin",
                     "-DHAK_FLAVOUR='\"%s\"'" % flavour.name,
-                ],
+                ] + VARIANTS[flavour.variant],
                 linkopts = ["-pthread"],
                 malloc = "//:" + flavour.name,
                 tags = tags + ["noasan", "notsan", "noubsan"],
