@@ -136,57 +136,6 @@ TEST(Larson, CountsItsOperations) {
     EXPECT_THAT(outcome.out, HasSubstr("\"operations\": 12000,"));
 }
 
-TEST(PhaseB, RefusesBadArguments) {
-    const std::vector<std::vector<std::string>> bad = {
-        {"1"}, {"--runs", "5"}, {"--percent", "0"}, {"--out", "/proc/no/such"}, {"--quick=1"},
-    };
-    for (const auto &arguments : bad) {
-        expect_usage("phase_b", arguments);
-    }
-}
-
-TEST(PhaseB, WritesWhatItPrints) {
-    const ScratchDirectory scratch;
-    const Outcome outcome =
-        drive("phase_b", {"--quick", "--runs", "6", "--percent", "1", "--out", scratch.path()});
-    ASSERT_EQ(outcome.error, "") << outcome.err;
-    EXPECT_EQ(outcome.out, contents(scratch.path() + "/phase_b.md"));
-    const std::string figure = " +[0-9.]+ \\[[0-9.]+, [0-9.]+\\] \\|";
-    EXPECT_THAT(outcome.out,
-                ContainsRegex("\\| C23 off +\\| +8.27 \\|" + figure + " +7.90 \\|" + figure));
-    EXPECT_THAT(outcome.out,
-                ContainsRegex("\\| refill 64 +\\| +9.55 \\|" + figure + " +8.47 \\|" + figure));
-    EXPECT_THAT(outcome.out, HasSubstr("| 100 000"));
-    EXPECT_THAT(outcome.out, HasSubstr("- processor: "));
-    // The charts' figures are there whether or not there is a gnuplot to draw them.
-    for (const char *name : {"/phase_b-128.gp", "/phase_b-256.gp"}) {
-        EXPECT_THAT(contents(scratch.path() + name), HasSubstr("by demand"));
-    }
-}
-
-// That the settings reach the allocator is to be seen by how often the pool is asked.
-TEST(PhaseB, TheSettingsAreInForce) {
-    const auto refills = [](const std::string &variables) {
-        Allocator allocator;
-        EXPECT_EQ(find_allocator("hakmem_c23" + variables, &allocator), "");
-        Report report;
-        const Outcome outcome = run_worker(
-            "random_mixed_worker", {"20000", "128", "42", "--slots=100000"}, allocator, &report);
-        EXPECT_EQ(outcome.error, "");
-        return report_number(report, "refills");
-    };
-    const double of_16 = refills("+HAKMEM_TINY_FRONT_C23_REFILL=016");
-    const double of_128 = refills("+HAKMEM_TINY_FRONT_C23_REFILL=128");
-    EXPECT_GT(of_16, 6 * of_128);
-    EXPECT_GT(of_128, 10);
-    // By demand it is batches of 64 in the end; the traditional layers take no other.
-    const double by_demand = refills("");
-    EXPECT_GT(of_16, 3 * by_demand);
-    EXPECT_GT(by_demand, 1.5 * of_128);
-    EXPECT_GT(of_16, 3 * refills("+HAKMEM_TINY_FRONT_C23_SIMPLE=0"
-                                 "+HAKMEM_TINY_FRONT_C23_REFILL=016"));
-}
-
 TEST(Compare, RefusesBadArguments) {
     const std::vector<std::vector<std::string>> bad = {
         {"1"},
@@ -274,6 +223,57 @@ TEST(Memory, PrintsATableAScenario) {
     EXPECT_THAT(contents(scratch.path() + "/memory.md"), HasSubstr(outcome.out));
     EXPECT_THAT(contents(scratch.path() + "/memory.json"),
                 HasSubstr("\"scenario\": \"superslabs\""));
+}
+
+TEST(PhaseB, RefusesBadArguments) {
+    const std::vector<std::vector<std::string>> bad = {
+        {"1"}, {"--runs", "5"}, {"--percent", "0"}, {"--out", "/proc/no/such"}, {"--quick=1"},
+    };
+    for (const auto &arguments : bad) {
+        expect_usage("phase_b", arguments);
+    }
+}
+
+TEST(PhaseB, WritesWhatItPrints) {
+    const ScratchDirectory scratch;
+    const Outcome outcome =
+        drive("phase_b", {"--quick", "--runs", "6", "--percent", "1", "--out", scratch.path()});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    EXPECT_EQ(outcome.out, contents(scratch.path() + "/phase_b.md"));
+    const std::string figure = " +[0-9.]+ \\[[0-9.]+, [0-9.]+\\] \\|";
+    EXPECT_THAT(outcome.out,
+                ContainsRegex("\\| C23 off +\\| +8.27 \\|" + figure + " +7.90 \\|" + figure));
+    EXPECT_THAT(outcome.out,
+                ContainsRegex("\\| refill 64 +\\| +9.55 \\|" + figure + " +8.47 \\|" + figure));
+    EXPECT_THAT(outcome.out, HasSubstr("| 100 000"));
+    EXPECT_THAT(outcome.out, HasSubstr("- processor: "));
+    // The charts' figures are there whether or not there is a gnuplot to draw them.
+    for (const char *name : {"/phase_b-128.gp", "/phase_b-256.gp"}) {
+        EXPECT_THAT(contents(scratch.path() + name), HasSubstr("by demand"));
+    }
+}
+
+// That the settings reach the allocator is to be seen by how often the pool is asked.
+TEST(PhaseB, TheSettingsAreInForce) {
+    const auto refills = [](const std::string &variables) {
+        Allocator allocator;
+        EXPECT_EQ(find_allocator("hakmem_c23" + variables, &allocator), "");
+        Report report;
+        const Outcome outcome = run_worker(
+            "random_mixed_worker", {"20000", "128", "42", "--slots=100000"}, allocator, &report);
+        EXPECT_EQ(outcome.error, "");
+        return report_number(report, "refills");
+    };
+    const double of_16 = refills("+HAKMEM_TINY_FRONT_C23_REFILL=016");
+    const double of_128 = refills("+HAKMEM_TINY_FRONT_C23_REFILL=128");
+    EXPECT_GT(of_16, 6 * of_128);
+    EXPECT_GT(of_128, 10);
+    // By demand it is batches of 64 in the end; the traditional layers take no other.
+    const double by_demand = refills("");
+    EXPECT_GT(of_16, 3 * by_demand);
+    EXPECT_GT(by_demand, 1.5 * of_128);
+    EXPECT_GT(of_16, 3 * refills("+HAKMEM_TINY_FRONT_C23_SIMPLE=0"
+                                 "+HAKMEM_TINY_FRONT_C23_REFILL=016"));
 }
 
 } // namespace

@@ -94,8 +94,8 @@ int main(int argc, char **argv) {
                   << "\n";
         return 0;
     }
-    Table table(
-        {"allocator", "M ops/s", "median", "spread", "of the last", "peak RSS KiB", "page faults"});
+    Table table({"allocator", "M ops/s", "median", "spread", "of the last", "CPU ns/op",
+                 "peak RSS KiB", "page faults"});
     const Sample last = series.back().reported("seconds");
     for (size_t i = 0; i < allocators.size(); i++) {
         const Sample seconds = series[i].reported("seconds");

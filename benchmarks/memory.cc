@@ -142,20 +142,22 @@ class Measurements {
         begin("latency", "The longest malloc and free",
               "Each call is timed while a heap of " + megabytes +
                   " MiB grows, shrinks and is purged for " + seconds +
-                  " s. Microseconds; of several runs the least.\nA maximum has in it what else the "
-                  "machine did to the thread: see the others' in the same run.");
+                  " s. Microseconds; of several runs the least.\nThe first of a pair is by the "
+                  "clock, and has in it what else the machine did meanwhile; the second is of the "
+                  "thread's own time\n(some 0.2 of them for reading it).");
         const auto series =
             take("memory_worker", {"latency", "--seconds=" + seconds, "--megabytes=" + megabytes});
-        Table table({"allocator", "malloc p50", "p99", "p99.99", "p99.9999", "max", "free p50",
-                     "p99", "p99.99", "p99.9999", "max"});
+        Table table({"allocator", "malloc p50", "p99", "p99.99", "max", "free p50", "p99", "p99.99",
+                     "max"});
         for (size_t a = 0; a < allocators_.size(); a++) {
             const Series &of = series[a];
             if (!row_failed(&table, a, of)) {
                 std::vector<std::string> row = {allocators_[a].name};
-                for (const char *call : {"malloc", "free"}) {
-                    for (const char *what : {"p50", "p99", "p99.99", "p99.9999", "max"}) {
-                        row.push_back(microseconds(
-                            minimum(of.reported(std::string(call) + "_" + what + "_ns"))));
+                for (const std::string call : {"malloc", "free"}) {
+                    row.push_back(format("%.2f", minimum(of.reported(call + "_p50_ns")) / 1000));
+                    for (const std::string what : {"_p99_ns", "_p99.99_ns", "_max_ns"}) {
+                        row.push_back(microseconds(minimum(of.reported(call + what))) + " / " +
+                                      microseconds(minimum(of.reported(call + "_cpu" + what))));
                     }
                 }
                 table.row(row);

@@ -87,7 +87,7 @@ INSTANTIATE_TEST_SUITE_P(Since, DecayUptime,
                          testing::Values(0, 200000, 0x7ffffe00, 0x80000000, 0xfffffe00));
 
 TEST_F(Decay, PagesInsideSlabsGoBackWhenTheSlabHasBeenQuiet) {
-    constexpr unsigned kBin = 84; // 2 blocks a slab
+    const unsigned kBin = size_class_bin_of(32768); // 2 blocks a slab
     tick_until([] { return false; }, 2 * kDecay);
     shared_pool_hint hint = ARENA_NONE;
     std::vector<void *> blocks(2);

@@ -14,9 +14,9 @@
 
 #include <new>
 #include <string>
-#include <string_view>
 #include <vector>
 
+#include "boxes/size_class/size_class.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -35,11 +35,11 @@ constexpr char kTwice[] = "block freed twice";
 constexpr char kFreed[] = "block was freed";
 constexpr char kTwiceSlabGone[] = "block freed twice (its slab is gone)";
 constexpr char kNoBlock[] = "no block there (freed twice, or never allocated)";
-// A header that says another bin looks the same, as the size is not kept.
-constexpr bool kHeader = std::string_view(HAK_FLAVOUR) == "hakmem_c23_header";
-constexpr const char *kWrongSize =
-    kHeader ? "heap corruption: header byte overwritten, or a wrong size given"
-            : "the size given does not fit the block";
+// The header flavour takes a block's bin from its header where no size is given, and cannot tell a
+// wrong size from an overwritten header when the block goes back.
+constexpr char kWrongSize[] =
+    SIZE_CLASS_HEADER ? "heap corruption: header byte overwritten, or a wrong size given"
+                      : "the size given does not fit the block";
 
 std::string Line(const char *call, const void *ptr, const char *fault) {
     char line[256];
@@ -264,13 +264,13 @@ TEST_P(SmallDeathTest, InteriorPointer) {
 }
 
 TEST_P(SmallDeathTest, SizedDeleteWithAWrongSize) {
-    if (size_ > 1024) {
+    if (size_ > SIZE_CLASS_HIT_MAX) {
         return; // the size is not used there
     }
-    // Too small and too large: a size of another bin, whether there are 4 bins a doubling or one.
-    for (size_t wrong :
-         {size_ > 16 ? size_t{1} : size_t{0}, size_ < 500 ? 2 * size_ + 16 : size_t{0}}) {
-        if (wrong == 0) {
+    // Too small and too large: a size of another bin.
+    const size_t too_large = malloc_usable_size(p_) + 1;
+    for (size_t wrong : {size_t{1}, too_large}) {
+        if (size_class_bin_of(wrong) == size_class_bin_of(size_) || wrong > SIZE_CLASS_HIT_MAX) {
             continue;
         }
         // A block taken out of the cache of the wrong bin makes room there: where there is none,

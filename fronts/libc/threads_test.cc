@@ -89,7 +89,7 @@ class Mailbox {
 };
 
 constexpr int kPairs = 4;
-constexpr uint64_t kParcels = 150000;
+constexpr uint64_t kParcels = 150000 / test_util::kPart;
 Mailbox mailboxes[kPairs];
 std::atomic<uint64_t> received, damaged;
 
@@ -162,7 +162,7 @@ std::atomic<Parcel *> slots[kSlots];
 
 void *Shuffle(void *arg) {
     Random random = {reinterpret_cast<uintptr_t>(arg) + 99};
-    for (int i = 0; i < 400000; i++) {
+    for (unsigned i = 0; i < 400000 / test_util::kPart; i++) {
         size_t size = sizeof(Parcel) + random() % 300;
         Parcel *mine = static_cast<Parcel *>(malloc(size));
         mine->size = size;
@@ -207,7 +207,7 @@ struct Claim {
 pthread_barrier_t round_begins;
 
 void *RefillAtOnce(void *arg) {
-    constexpr uint64_t kRounds = 3000;
+    constexpr uint64_t kRounds = 3000 / test_util::kPart;
     constexpr size_t kBlocks = 150;
     uint64_t me = reinterpret_cast<uintptr_t>(arg);
     Claim *mine[kBlocks];
@@ -270,6 +270,8 @@ void *ShortLife(void *arg) {
     return nullptr;
 }
 
+constexpr int kShortLives = 100000 / test_util::kPart;
+
 void RunShortLives(int count) {
     for (int i = 0; i < count; i++) {
         pthread_t thread;
@@ -279,15 +281,15 @@ void RunShortLives(int count) {
     }
 }
 
-TEST(Lives, HundredThousandThreadsOneAfterAnotherDoNotGrowTheHeap) {
+TEST(Lives, ManyThousandThreadsOneAfterAnotherDoNotGrowTheHeap) {
     RunShortLives(2000);
     size_t heaps = Stats().heaps;
     size_t rss = ResidentBytes();
-    RunShortLives(100000);
+    RunShortLives(kShortLives);
     free(left_over);
     left_over = nullptr;
     size_t after = ResidentBytes();
-    printf("100000 threads: RSS %zd KiB more, %zu heaps\n",
+    printf("%d threads: RSS %zd KiB more, %zu heaps\n", kShortLives,
            (static_cast<ssize_t>(after) - static_cast<ssize_t>(rss)) / 1024, Stats().heaps);
     EXPECT_LE(after, rss + (1 << 20));
     EXPECT_EQ(Stats().heaps, heaps);
@@ -560,7 +562,7 @@ TEST(Dlopen, LibraryIsServedByThisAllocator) {
         ASSERT_TRUE(alloc != nullptr && release != nullptr && touch != nullptr);
         size_t before = Live();
         void *p = alloc(1000);
-        EXPECT_EQ(Live(), before + malloc_usable_size(p));
+        EXPECT_EQ(Live(), before + test_util::TinyBytes(p));
         free(p); // across the border, both ways
         release(malloc(1000));
         EXPECT_EQ(Live(), before);

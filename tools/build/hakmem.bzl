@@ -2,7 +2,7 @@
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 load("//tools/build:archive.bzl", "hak_archive")
-load("//tools/build:flavours.bzl", "FLAVOURS", "TEST_FLAVOURS")
+load("//tools/build:flavours.bzl", "FAULTY_FLAVOURS", "FLAVOURS", "TEST_FLAVOURS")
 load("//tools/build:variants.bzl", "COPTS", "VARIANTS", "WARNINGS")
 
 def variant_label(label, variant):
@@ -84,7 +84,7 @@ def hak_benchmark(name, srcs, deps, variants = [""], tags = [], **kwargs):
             **kwargs
         )
 
-def _flavour(flavour, testonly):
+def _flavour(flavour, testonly = False):
     name = flavour.name
     variant = flavour.variant
     alternative = [flavour.alternative] if flavour.alternative else []
@@ -158,8 +158,8 @@ def _flavour(flavour, testonly):
 def hak_flavours():
     """The targets of every flavour, in the package that calls it."""
     for flavour in FLAVOURS:
-        _flavour(flavour, testonly = False)
-    for flavour in TEST_FLAVOURS:
+        _flavour(flavour)
+    for flavour in TEST_FLAVOURS + FAULTY_FLAVOURS:
         _flavour(flavour, testonly = True)
 
 def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwargs):
@@ -182,7 +182,7 @@ def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwarg
                     "-D_GNU_SOURCE",
                     "-fno-builtin",
                     "-DHAK_FLAVOUR='\"%s\"'" % flavour.name,
-                ],
+                ] + VARIANTS[flavour.variant],
                 linkopts = ["-pthread"],
                 malloc = "//:" + flavour.name,
                 tags = tags + ["noasan", "notsan", "noubsan"],
