@@ -1,4 +1,4 @@
-"""Macros: a box, its test, a flavour and its tests."""
+"""Macros: a box, its test and its benchmark, a flavour and its tests."""
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 load("//tools/build:archive.bzl", "hak_archive")
@@ -55,6 +55,31 @@ def hak_test(name, srcs, deps, variants = [""], tags = [], linkopts = [], **kwar
             tags = tags,
             deps = [variant_label(dep, variant) for dep in deps] + [
                 "@com_google_googletest//:gtest_main",
+            ],
+            **kwargs
+        )
+
+def hak_benchmark(name, srcs, deps, variants = [""], tags = [], **kwargs):
+    """A Google Benchmark of one box, in C++: one cc_binary a variant, NAME plus the variant's suffix.
+
+    Args:
+      name: the benchmark's name.
+      srcs: Google Benchmark sources.
+      deps: boxes, by their plain labels.
+      variants: which builds of the boxes are measured: keys of VARIANTS.
+      tags: as of cc_binary.
+      **kwargs: as of cc_binary.
+    """
+    for variant in variants:
+        cc_binary(
+            name = name + variant,
+            testonly = True,
+            srcs = srcs,
+            copts = WARNINGS + ["-D_GNU_SOURCE"] + VARIANTS[variant],
+            linkopts = ["-pthread"],
+            tags = tags,
+            deps = [variant_label(dep, variant) for dep in deps] + [
+                "@com_github_google_benchmark//:benchmark_main",
             ],
             **kwargs
         )
