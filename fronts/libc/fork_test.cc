@@ -383,9 +383,11 @@ std::atomic<bool> finished;
 std::atomic<int> steps;
 
 // Each of the first 150 instructions, which is all of a hit and more; of longer ways (they walk
-// bitmaps, and copy) a sample at prime distances.
+// bitmaps, and copy) a sample at prime distances, which are longer but for hakmem_c23.
 bool ForkHere(int step) {
-    return step < 150 || (step < 4000 && step % 13 == 0) || step % 4099 == 0;
+    constexpr int kNear = test_util::kPart == 1 ? 13 : 67;
+    constexpr int kFar = test_util::kPart == 1 ? 4099 : 20507;
+    return step < 150 || (step < 4000 && step % kNear == 0) || step % kFar == 0;
 }
 
 void OnTrap(int, siginfo_t *info, void *context) {

@@ -37,7 +37,7 @@ constexpr char kTwiceSlabGone[] = "block freed twice (its slab is gone)";
 constexpr char kNoBlock[] = "no block there (freed twice, or never allocated)";
 // The header flavour takes a block's bin from its header where no size is given, and cannot tell a
 // wrong size from an overwritten header when the block goes back.
-constexpr char kWrongSize[] =
+constexpr const char *kWrongSize =
     SIZE_CLASS_HEADER ? "heap corruption: header byte overwritten, or a wrong size given"
                       : "the size given does not fit the block";
 
