@@ -4,6 +4,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
+
 namespace bench {
 namespace {
 
@@ -17,6 +20,11 @@ Outcome drive(const std::string &driver, const std::vector<std::string> &argumen
     command.argv = {built_file("benchmarks/" + driver)};
     command.argv.insert(command.argv.end(), arguments.begin(), arguments.end());
     return run(command, {});
+}
+
+std::string contents(const std::string &path) {
+    std::ifstream file(path);
+    return {std::istreambuf_iterator<char>(file), {}};
 }
 
 void expect_usage(const std::string &driver, const std::vector<std::string> &arguments) {
@@ -126,6 +134,146 @@ TEST(Larson, CountsItsOperations) {
     const Outcome outcome = drive("larson", arguments);
     ASSERT_EQ(outcome.error, "") << outcome.err;
     EXPECT_THAT(outcome.out, HasSubstr("\"operations\": 12000,"));
+}
+
+TEST(Compare, RefusesBadArguments) {
+    const std::vector<std::vector<std::string>> bad = {
+        {"1"},
+        {"--programs", "nosuch"},
+        {"--programs", ","},
+        {"--allocators", "nosuch"},
+        {"--baseline", "nosuch"},
+        {"--statistic", "mean"},
+        {"--runs", "0"},
+        {"--out", "/proc/none"},
+    };
+    for (const auto &arguments : bad) {
+        expect_usage("compare", arguments);
+    }
+}
+
+TEST(Compare, ListsItsPrograms) {
+    const Outcome outcome = drive("compare", {"--list"});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    for (const char *name :
+         {"| larson ", "| xmalloc ", "| growth ", "| python3 ", "| memcached "}) {
+        EXPECT_THAT(outcome.out, HasSubstr(name));
+    }
+}
+
+TEST(Compare, WritesTablesJsonAndCharts) {
+    const ScratchDirectory scratch;
+    const Outcome outcome =
+        drive("compare", {"--programs", "random-small,cache-thrash", "--allocators",
+                          "hakmem_c23,system", "--runs", "2", "--out", scratch.path()});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    const std::string ratio = " +[0-9.]+ \\[[0-9.]+, [0-9.]+\\] \\|";
+    EXPECT_THAT(outcome.out, ContainsRegex("\\| random-small +\\| +[0-9.]+ \\|" + ratio));
+    EXPECT_THAT(outcome.out, ContainsRegex("\\| geomean of 2 +\\| +1 \\|" + ratio));
+    EXPECT_THAT(outcome.out, Not(HasSubstr("## Failures")));
+    for (const char *title : {"## Time", "## CPU time", "## Peak RSS", "## Page faults"}) {
+        EXPECT_THAT(outcome.out, HasSubstr(title));
+    }
+    EXPECT_EQ(contents(scratch.path() + "/compare.md"), outcome.out);
+    const std::string json = contents(scratch.path() + "/compare.json");
+    EXPECT_THAT(json, HasSubstr("\"baseline\": \"system\""));
+    EXPECT_THAT(json, HasSubstr("\"program\": \"cache-thrash\""));
+    EXPECT_THAT(contents(scratch.path() + "/compare-time.gp"), HasSubstr("'random-small' 0"));
+    // A chart, or a line that says what is missing for one.
+    const std::string svg = contents(scratch.path() + "/compare-time.svg");
+    EXPECT_TRUE(svg.find("</svg>") != std::string::npos ||
+                outcome.err.find("gnuplot is not installed") != std::string::npos)
+        << outcome.err;
+}
+
+TEST(Compare, ReportsWhatFails) {
+    const ScratchDirectory scratch;
+    const Outcome outcome = drive("compare", {"--programs", "random-small", "--allocators",
+                                              "system,/lib/x86_64-linux-gnu/libm.so.6", "--runs",
+                                              "1", "--no-syscalls", "--out", scratch.path()});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    EXPECT_THAT(outcome.out, ContainsRegex("\\| random-small +\\| +[0-9.]+ \\| failed \\|"));
+    EXPECT_THAT(outcome.out, ContainsRegex("## Failures\n\n- random-small on m: served by .*libc"));
+}
+
+TEST(Memory, RefusesBadArguments) {
+    const std::vector<std::vector<std::string>> bad = {
+        {"1"},
+        {"--scenarios", "nosuch"},
+        {"--scenarios", ","},
+        {"--allocators", "nosuch"},
+        {"--out", "/proc/none"},
+    };
+    for (const auto &arguments : bad) {
+        expect_usage("memory", arguments);
+    }
+}
+
+TEST(Memory, PrintsATableAScenario) {
+    const ScratchDirectory scratch;
+    const Outcome outcome =
+        drive("memory", {"--quick", "--scenarios", "sequence,idle,process,superslabs",
+                         "--allocators", "hakmem_c23,system", "--out", scratch.path()});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    for (const char *title :
+         {"## Threads in sequence", "## Idle threads", "## A small process", "## SuperSlabs"}) {
+        EXPECT_THAT(outcome.out, HasSubstr(title));
+    }
+    EXPECT_THAT(outcome.out, Not(HasSubstr("failed")));
+    EXPECT_THAT(contents(scratch.path() + "/memory.md"), HasSubstr(outcome.out));
+    EXPECT_THAT(contents(scratch.path() + "/memory.json"),
+                HasSubstr("\"scenario\": \"superslabs\""));
+}
+
+TEST(PhaseB, RefusesBadArguments) {
+    const std::vector<std::vector<std::string>> bad = {
+        {"1"}, {"--runs", "5"}, {"--percent", "0"}, {"--out", "/proc/no/such"}, {"--quick=1"},
+    };
+    for (const auto &arguments : bad) {
+        expect_usage("phase_b", arguments);
+    }
+}
+
+TEST(PhaseB, WritesWhatItPrints) {
+    const ScratchDirectory scratch;
+    const Outcome outcome =
+        drive("phase_b", {"--quick", "--runs", "6", "--percent", "1", "--out", scratch.path()});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    EXPECT_EQ(outcome.out, contents(scratch.path() + "/phase_b.md"));
+    const std::string figure = " +[0-9.]+ \\[[0-9.]+, [0-9.]+\\] \\|";
+    EXPECT_THAT(outcome.out,
+                ContainsRegex("\\| C23 off +\\| +8.27 \\|" + figure + " +7.90 \\|" + figure));
+    EXPECT_THAT(outcome.out,
+                ContainsRegex("\\| refill 64 +\\| +9.55 \\|" + figure + " +8.47 \\|" + figure));
+    EXPECT_THAT(outcome.out, HasSubstr("| 100 000"));
+    EXPECT_THAT(outcome.out, HasSubstr("- processor: "));
+    // The charts' figures are there whether or not there is a gnuplot to draw them.
+    for (const char *name : {"/phase_b-128.gp", "/phase_b-256.gp"}) {
+        EXPECT_THAT(contents(scratch.path() + name), HasSubstr("by demand"));
+    }
+}
+
+// That the settings reach the allocator is to be seen by how often the pool is asked.
+TEST(PhaseB, TheSettingsAreInForce) {
+    const auto refills = [](const std::string &variables) {
+        Allocator allocator;
+        EXPECT_EQ(find_allocator("hakmem_c23" + variables, &allocator), "");
+        Report report;
+        const Outcome outcome = run_worker(
+            "random_mixed_worker", {"20000", "128", "42", "--slots=100000"}, allocator, &report);
+        EXPECT_EQ(outcome.error, "");
+        return report_number(report, "refills");
+    };
+    const double of_16 = refills("+HAKMEM_TINY_FRONT_C23_REFILL=016");
+    const double of_128 = refills("+HAKMEM_TINY_FRONT_C23_REFILL=128");
+    EXPECT_GT(of_16, 6 * of_128);
+    EXPECT_GT(of_128, 10);
+    // By demand it is batches of 64 in the end; the traditional layers take no other.
+    const double by_demand = refills("");
+    EXPECT_GT(of_16, 3 * by_demand);
+    EXPECT_GT(by_demand, 1.5 * of_128);
+    EXPECT_GT(of_16, 3 * refills("+HAKMEM_TINY_FRONT_C23_SIMPLE=0"
+                                 "+HAKMEM_TINY_FRONT_C23_REFILL=016"));
 }
 
 } // namespace

@@ -71,6 +71,7 @@ int main(int argc, char **argv) {
                 {"ops_per_second", operations / minimum(seconds)},
                 {"ops_per_second_median", operations / median(seconds)},
                 {"spread", spread(seconds)},
+                {"cpu_ns_per_op", minimum(series[i].cpu_s()) / operations * 1e9},
                 {"peak_rss_kib", series[i].peak_rss_kib()},
                 {"page_faults", series[i].most_faults()},
                 {"runs_seconds", seconds},
@@ -93,8 +94,8 @@ int main(int argc, char **argv) {
                   << "\n";
         return 0;
     }
-    Table table(
-        {"allocator", "M ops/s", "median", "spread", "of the last", "peak RSS KiB", "page faults"});
+    Table table({"allocator", "M ops/s", "median", "spread", "of the last", "CPU ns/op",
+                 "peak RSS KiB", "page faults"});
     const Sample last = series.back().reported("seconds");
     for (size_t i = 0; i < allocators.size(); i++) {
         const Sample seconds = series[i].reported("seconds");
@@ -104,6 +105,7 @@ int main(int argc, char **argv) {
                    format("%.1f", operations / median(seconds) / 1e6),
                    format("%.0f %%", 100 * spread(seconds)),
                    format("%.2f [%.2f, %.2f]", speed.value, speed.low, speed.high),
+                   format("%.1f", minimum(series[i].cpu_s()) / operations * 1e9),
                    grouped(series[i].peak_rss_kib()), grouped(series[i].most_faults())});
     }
     std::cout << "larson: " << threads << (threads == 1 ? " thread, " : " threads, ")
@@ -111,7 +113,8 @@ int main(int argc, char **argv) {
               << max_size << " B each, " << rounds << " rounds, " << generations
               << " generations; best of " << runs << " interleaved runs\n"
               << table.text()
-              << "an operation is a free and a malloc; of the last: operations a second over those "
+              << "an operation is a free and a malloc; CPU: user and system, of the whole process; "
+                 "of the last: operations a second over those "
                  "of the last line, with a 95 % interval\n";
     return 0;
 }

@@ -184,6 +184,30 @@ TEST(Sample, Statistics) {
     EXPECT_DOUBLE_EQ(geomean({1, 4}), 2);
 }
 
+TEST(Sample, MedianLiesBetweenTheRanksOfTheBinomialDistribution) {
+    // Count of values -> the lower rank, from tables of the sign test at 95 %.
+    const std::map<int, int> ranks = {{6, 1}, {8, 1}, {9, 2}, {15, 4}, {31, 10}, {51, 19}};
+    for (const auto &[count, rank] : ranks) {
+        Sample sample;
+        for (int i = count; i > 0; i--) {
+            sample.push_back(i);
+        }
+        const Interval interval = median_interval(sample);
+        EXPECT_EQ(interval.low, rank) << count;
+        EXPECT_EQ(interval.high, count + 1 - rank) << count;
+        EXPECT_EQ(interval.value, median(sample));
+    }
+    EXPECT_EQ(median_interval({7}).low, 7);
+    EXPECT_EQ(median_interval({1, 2, 9}).high, 9);
+}
+
+TEST(Sample, IntervalsThatTouchAreNotApart) {
+    EXPECT_TRUE(apart({1.5, 1, 2}, {3.5, 3, 4}));
+    EXPECT_TRUE(apart({3.5, 3, 4}, {1.5, 1, 2}));
+    EXPECT_FALSE(apart({1.5, 1, 2}, {3, 2, 4}));
+    EXPECT_FALSE(apart({2, 1, 4}, {2.5, 2, 3}));
+}
+
 TEST(Sample, RatioOfTheSameIsOneWithoutDoubt) {
     const Sample sample = {4, 1, 3, 2, 5};
     for (const Statistic statistic : {Statistic::kMinimum, Statistic::kMedian}) {

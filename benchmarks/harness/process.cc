@@ -299,6 +299,14 @@ Sample Series::reported(const std::string &key) const {
     return sample;
 }
 
+Sample Series::cpu_s() const {
+    Sample sample;
+    for (const Outcome &outcome : outcomes) {
+        sample.push_back(outcome.cpu_s);
+    }
+    return sample;
+}
+
 double Series::peak_rss_kib() const {
     double most = 0;
     for (const Outcome &outcome : outcomes) {

@@ -50,6 +50,7 @@ struct Series {
     std::vector<Report> reports;
 
     Sample reported(const std::string &key) const;
+    Sample cpu_s() const;
     double peak_rss_kib() const; // the largest of all runs
     double most_faults() const;
 };

@@ -41,6 +41,29 @@ double summarize(const Sample &sample, Statistic statistic) {
     return statistic == Statistic::kMinimum ? minimum(sample) : median(sample);
 }
 
+Interval median_interval(Sample sample) {
+    std::sort(sample.begin(), sample.end());
+    const size_t count = sample.size();
+    // The chance that fewer than `rank` of `count` fair coins show heads: beyond that rank, at
+    // either end, the median lies with that chance.
+    double term = std::pow(0.5, static_cast<double>(count));
+    double below = term;
+    size_t rank = 1;
+    while (rank + 1 <= count / 2) {
+        term *= static_cast<double>(count - rank + 1) / static_cast<double>(rank);
+        if (below + term > 0.025) {
+            break;
+        }
+        below += term;
+        rank++;
+    }
+    return {quantile(sample, 0.5), sample[rank - 1], sample[count - rank]};
+}
+
+bool apart(const Interval &a, const Interval &b) {
+    return a.high < b.low || b.high < a.low;
+}
+
 Interval ratio(const Sample &sample, const Sample &baseline, Statistic statistic) {
     return geomean_ratio({sample}, {baseline}, statistic);
 }

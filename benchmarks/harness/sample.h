@@ -27,6 +27,14 @@ struct Interval {
     double value, low, high;
 };
 
+// The median of a sample of 6 or more with a 95 % interval: the values of those two ranks, as far
+// from the ends as can be, between which the true median lies with a probability of 95 % or more,
+// however the values are distributed. For fewer values, their whole range.
+Interval median_interval(Sample sample);
+
+// True if the intervals have no point in common.
+bool apart(const Interval &a, const Interval &b);
+
 // A statistic of one sample over that of another, with a 95 % interval: a bootstrap over rounds, in
 // which the i-th values of both samples stay together, as they were taken one after the other.
 // Always the same for the same input.

@@ -18,6 +18,7 @@ struct line {
     char **blocks;
     uint64_t random;
     uint64_t generation;
+    double begin, end;
 };
 
 static pthread_barrier_t start;
@@ -37,6 +38,8 @@ static void *serve(void *arg) {
     struct line *line = arg;
     if (line->generation == 0) {
         pthread_barrier_wait(&start);
+        // Not in the main thread, which may wake when all is done.
+        line->begin = worker_now_ns();
     }
     uint64_t state = line->random;
     for (uint64_t i = 0; i < rounds * blocks; i++) {
@@ -51,6 +54,7 @@ static void *serve(void *arg) {
         worker_start(&heir, serve, line);
         pthread_detach(heir);
     } else {
+        line->end = worker_now_ns();
         pthread_mutex_lock(&mutex);
         done++;
         pthread_cond_signal(&all_done);
@@ -84,21 +88,24 @@ int main(int argc, char **argv) {
         all[i - 1] = all[other];
         all[other] = block;
     }
-    pthread_barrier_init(&start, NULL, (unsigned)threads + 1);
+    pthread_barrier_init(&start, NULL, (unsigned)threads);
     for (uint64_t t = 0; t < threads; t++) {
-        lines[t] = (struct line){&all[t * blocks], worker_random_seed(seed + 1 + t), 0};
+        lines[t] = (struct line){&all[t * blocks], worker_random_seed(seed + 1 + t), 0, 0, 0};
         pthread_t thread;
         worker_start(&thread, serve, &lines[t]);
         pthread_detach(thread);
     }
-    pthread_barrier_wait(&start);
-    double begin = worker_now_ns();
     pthread_mutex_lock(&mutex);
     while (done < threads) {
         pthread_cond_wait(&all_done, &mutex);
     }
     pthread_mutex_unlock(&mutex);
-    double seconds = (worker_now_ns() - begin) / 1e9;
+    double begin = lines[0].begin, end = lines[0].end;
+    for (uint64_t t = 1; t < threads; t++) {
+        begin = lines[t].begin < begin ? lines[t].begin : begin;
+        end = lines[t].end > end ? lines[t].end : end;
+    }
+    double seconds = (end - begin) / 1e9;
     worker_report_allocator();
     double operations = (double)threads * (double)generations * (double)rounds * (double)blocks;
     printf("seconds %.6f\noperations %.0f\nops_per_second %.0f\n", seconds, operations,

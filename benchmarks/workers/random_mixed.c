@@ -60,8 +60,9 @@ static __attribute__((noinline)) void loop_floor(void **slots, const struct opti
 // What is in use when the iterations are done and their blocks are still live.
 static struct {
     long superslabs; // -1: whoever serves malloc has none to report
+    long refills;    // batches taken from the pool since the process began; -1 likewise
     uint64_t live_blocks;
-} at_end = {-1, 0};
+} at_end = {-1, -1, 0};
 
 static void take_stats(void) {
     static struct hak_stats stats;
@@ -71,6 +72,7 @@ static void take_stats(void) {
         memcpy(&stats_of, &symbol, sizeof stats_of);
         stats_of(&stats);
         at_end.superslabs = (long)stats.superslabs;
+        at_end.refills = (long)stats.refills;
     }
 }
 
@@ -173,7 +175,7 @@ int main(int argc, char **argv) {
         floor_ns = i == 0 || once_floor < floor_ns ? once_floor : floor_ns;
     }
     worker_report_allocator();
-    printf("ns %.4f\nfloor_ns %.4f\nsuperslabs %ld\nlive_blocks %lu\n", ns, floor_ns,
-           at_end.superslabs, (unsigned long)at_end.live_blocks);
+    printf("ns %.4f\nfloor_ns %.4f\nsuperslabs %ld\nrefills %ld\nlive_blocks %lu\n", ns, floor_ns,
+           at_end.superslabs, at_end.refills, (unsigned long)at_end.live_blocks);
     return 0;
 }

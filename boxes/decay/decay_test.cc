@@ -68,7 +68,7 @@ class DecayUptime : public Decay, public testing::WithParamInterface<uint64_t> {
 
 TEST_P(DecayUptime, FreeSlabsGoBackAfterTheSetTime) {
     clock_ms = ((clock_ms >> 32) + 1) << 32 | GetParam(); // never back
-    tick_until([] { return false; }, 2 * kDecay); // wherever in a round it is
+    tick_until([] { return false; }, 2 * kDecay);         // wherever in a round it is
     make_dirty(500);
     EXPECT_EQ(tick_until([] { return page_arena_dirty() < 500; }, kDecay - 1), kDecay - 1u)
         << "too early";
@@ -87,7 +87,7 @@ INSTANTIATE_TEST_SUITE_P(Since, DecayUptime,
                          testing::Values(0, 200000, 0x7ffffe00, 0x80000000, 0xfffffe00));
 
 TEST_F(Decay, PagesInsideSlabsGoBackWhenTheSlabHasBeenQuiet) {
-    constexpr unsigned kBin = 84; // 2 blocks a slab
+    const unsigned kBin = size_class_bin_of(32768); // 2 blocks a slab
     tick_until([] { return false; }, 2 * kDecay);
     shared_pool_hint hint = ARENA_NONE;
     std::vector<void *> blocks(2);
@@ -158,18 +158,19 @@ TEST_F(Decay, NeverAndAtOnce) {
 }
 
 TEST_F(Decay, AllGivesAllBackNow) {
+    const unsigned bin = size_class_bin_of(3072);
     shared_pool_hint hint = ARENA_NONE;
     void *blocks[4];
-    ASSERT_EQ(shared_pool_take(70, blocks, 4, &hint), 4u);
+    ASSERT_EQ(shared_pool_take(bin, blocks, 4, &hint), 4u);
     for (void *block : blocks) {
-        memset(block, 1, size_class_bins[70].size);
+        memset(block, 1, size_class_bins[bin].size);
     }
-    shared_pool_put(70, blocks + 1, 3);
+    shared_pool_put(bin, blocks + 1, 3);
     make_dirty(7);
     EXPECT_GE(decay_all(), 7u * 16);
     EXPECT_TRUE(clean());
     EXPECT_EQ(decay_all(), 0u);
-    shared_pool_put(70, blocks, 1);
+    shared_pool_put(bin, blocks, 1);
     EXPECT_EQ(decay_all(), 16u);
 }
 

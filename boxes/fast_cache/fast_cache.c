@@ -3,7 +3,11 @@
 #include "boxes/diagnostics/diagnostics.h"
 
 static unsigned narrow_slots(unsigned bin) {
-    return (unsigned)hak_min(size_class_bins[bin].slots, FAST_CACHE_NARROW);
+    if (bin == 0) {
+        return 0;
+    }
+    size_t fit = FAST_CACHE_NARROW_BYTES / size_class_bins[bin].size;
+    return (unsigned)hak_max(1, hak_min(fit, FAST_CACHE_NARROW));
 }
 
 // Slot 0 of the narrow stacks of bins below `bin`, and behind them of the wide ones.
@@ -42,7 +46,7 @@ void fast_cache_init(struct fast_bin *bins, uint16_t *bottoms, void **slots, boo
 bool fast_cache_widen(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin) {
     unsigned bottom = bottoms[bin];
     unsigned wide = size_class_bins[bin].slots;
-    if (bottom != narrow_bottom(bin) || wide <= FAST_CACHE_NARROW) {
+    if (bottom != narrow_bottom(bin) || wide <= narrow_slots(bin)) {
         return false;
     }
     unsigned held = (unsigned)(bins[bin].top - &slots[bottom]);

@@ -20,13 +20,15 @@ struct fast_bin {
     void **limit; // the last slot
 };
 
-static_assert(sizeof(struct fast_bin) == SIZE_CLASS_STEP, "bin n stands at byte n * 16");
+static_assert(sizeof(struct fast_bin) == SIZE_CLASS_STEP, "bin n is at byte n * 16");
 
 // A stack starts narrow, all narrow ones close together: a thread that uses a bin a little touches
-// no page for it. The first time it is too small it becomes as wide as the bin allows.
+// no page for it and keeps next to nothing. Once enough blocks have gone through it, it becomes as
+// wide as the bin allows.
 enum {
-    FAST_CACHE_NARROW = 8,   // blocks in a narrow stack
-    FAST_CACHE_SLOTS = 7400, // room for both stacks of all bins, each one's NULL included
+    FAST_CACHE_NARROW = 8,          // blocks in a narrow stack at most,
+    FAST_CACHE_NARROW_BYTES = 4096, // and bytes, but for one block
+    FAST_CACHE_SLOTS = 7400,        // room for both stacks of all bins, each one's NULL included
 };
 
 // Pops a block; NULL if there is none.
@@ -53,9 +55,10 @@ HAK_INLINE bool fast_cache_push(struct fast_bin *bin, void *block) {
     return true;
 }
 
-// The stack of a request of `size` bytes, 0..SIZE_CLASS_HIT_MAX.
-HAK_INLINE struct fast_bin *fast_cache_of_size(struct fast_bin *bins, size_t size) {
-    return (struct fast_bin *)((char *)bins + size_class_hit_offset(size));
+// The stack of a request of `size` bytes, 0..SIZE_CLASS_HIT_MAX, by the table of size_class.
+HAK_INLINE struct fast_bin *fast_cache_of_size(struct fast_bin *bins, const uint16_t *table,
+                                               size_t size) {
+    return (struct fast_bin *)((char *)bins + size_class_hit_offset(table, size));
 }
 
 // Lays narrow stacks of all bins out over slots[FAST_CACHE_SLOTS]; all empty. bottoms[b] is then

@@ -23,7 +23,11 @@ class FastCache : public testing::Test {
     static void *block(uintptr_t n) { return reinterpret_cast<void *>(n * 16); }
     void **bottom(unsigned bin) { return &slots[bottoms[bin]]; }
     static int narrow(unsigned bin) {
-        return std::min(int{size_class_bins[bin].slots}, int{FAST_CACHE_NARROW});
+        if (bin == 0) {
+            return 0;
+        }
+        int fit = FAST_CACHE_NARROW_BYTES / static_cast<int>(size_class_bins[bin].size);
+        return std::clamp(fit, 1, int{FAST_CACHE_NARROW});
     }
     bool widen(unsigned bin) { return fast_cache_widen(bins, bottoms, slots.data(), bin); }
     size_t held(unsigned bin) { return static_cast<size_t>(bins[bin].top - bottom(bin)); }
@@ -58,7 +62,7 @@ TEST_F(FastCache, FullStacksOfAllBinsDoNotOverlap) {
     for (bool wide : {false, true}) {
         for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
             int room = wide ? size_class_bins[bin].slots : narrow(bin);
-            EXPECT_EQ(wide && widen(bin), wide && size_class_bins[bin].slots > FAST_CACHE_NARROW);
+            EXPECT_EQ(wide && widen(bin), wide && size_class_bins[bin].slots > narrow(bin));
             EXPECT_FALSE(wide && widen(bin)) << "it is wide by now";
             for (int i = static_cast<int>(held(bin)); i < room; i++) {
                 ASSERT_TRUE(fast_cache_push(&bins[bin], block(bin * 1000 + i + 1)));
@@ -81,11 +85,13 @@ TEST_F(FastCache, FullStacksOfAllBinsDoNotOverlap) {
 }
 
 TEST_F(FastCache, EverySizeOfTheHitPathFindsItsStack) {
+    uint16_t table[SIZE_CLASS_TABLE];
+    size_class_fill_table(table);
     for (size_t size = 1; size <= SIZE_CLASS_HIT_MAX; size++) {
-        ASSERT_EQ(fast_cache_of_size(bins, size), &bins[size_class_bin_of(size)]) << size;
+        ASSERT_EQ(fast_cache_of_size(bins, table, size), &bins[size_class_bin_of(size)]) << size;
     }
     // Size 0 may find the bin that never holds anything.
-    EXPECT_LE(fast_cache_of_size(bins, 0), &bins[1]);
+    EXPECT_LE(fast_cache_of_size(bins, table, 0), &bins[1]);
 }
 
 TEST_F(FastCache, FillKeepsTheOrderAndDrainTakesTheOldest) {
@@ -103,7 +109,8 @@ TEST_F(FastCache, FillKeepsTheOrderAndDrainTakesTheOldest) {
     // Oldest first: 10, 9, ..., 3, and then 100.
     void *out[10] = {};
     fast_cache_drain(bin, bottom(3), out, 3);
-    EXPECT_THAT(std::vector<void *>(out, out + 3), testing::ElementsAre(block(10), block(9), block(8)));
+    EXPECT_THAT(std::vector<void *>(out, out + 3),
+                testing::ElementsAre(block(10), block(9), block(8)));
     EXPECT_EQ(held(3), 6u);
     EXPECT_EQ(fast_cache_pop(bin), block(100));
     EXPECT_EQ(fast_cache_pop(bin), block(3));
@@ -130,8 +137,8 @@ TEST_F(FastCache, DebugFlavourChecksTheCounts) {
     EXPECT_EXIT(fast_cache_fill(&bins[1], blocks.data(), FAST_CACHE_NARROW + 1u),
                 testing::KilledBySignal(SIGABRT), "broken invariant in fast_cache_fill");
     fast_cache_push(&bins[2], block(1));
-    EXPECT_EXIT(fast_cache_narrow(bins, bottoms, slots.data(), 2),
-                testing::KilledBySignal(SIGABRT), "broken invariant in fast_cache_narrow");
+    EXPECT_EXIT(fast_cache_narrow(bins, bottoms, slots.data(), 2), testing::KilledBySignal(SIGABRT),
+                "broken invariant in fast_cache_narrow");
     EXPECT_EXIT(fast_cache_drain(&bins[1], bottom(1), blocks.data(), 1),
                 testing::KilledBySignal(SIGABRT), "broken invariant in fast_cache_drain");
 }

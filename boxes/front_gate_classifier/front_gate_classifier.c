@@ -67,7 +67,7 @@ const char *classified_fault(enum classified_kind kind) {
     case CLASSIFIED_FOREIGN:
         return "not a pointer of this heap";
     case CLASSIFIED_TINY_FREE:
-        return "block freed twice";
+        return "block was freed";
     case CLASSIFIED_TINY_INTERIOR:
     case CLASSIFIED_LARGE_INTERIOR:
         return "pointer into a block, not to its start";

@@ -184,12 +184,23 @@ TEST_F(FrontGateClassifier, AnyBitPatternGetsAnAnswer) {
         uint64_t bits = random() >> random() % 64;
         uint64_t around = (random() & 0xfffff) - 0x80000;
         switch (i % 6) {
-        case 0: bits = random(); break;
-        case 1: bits = base + bits % (window.slabs << ARENA_SLAB_SHIFT); break;
-        case 2: bits = base + bits % heap; break;
-        case 3: bits = reinterpret_cast<uintptr_t>(tiny) + around; break;
-        case 4: bits = reinterpret_cast<uintptr_t>(large) + around; break;
-        default: break;
+        case 0:
+            bits = random();
+            break;
+        case 1:
+            bits = base + bits % (window.slabs << ARENA_SLAB_SHIFT);
+            break;
+        case 2:
+            bits = base + bits % heap;
+            break;
+        case 3:
+            bits = reinterpret_cast<uintptr_t>(tiny) + around;
+            break;
+        case 4:
+            bits = reinterpret_cast<uintptr_t>(large) + around;
+            break;
+        default:
+            break;
         }
         classified what = classify_ptr(pointer(bits));
         ASSERT_LE(what.kind, CLASSIFIED_INTERNAL);
@@ -219,7 +230,7 @@ TEST_F(FrontGateClassifier, FaultsAreInWords) {
                                  CLASSIFIED_FREE_PAGES, CLASSIFIED_INTERNAL}) {
         EXPECT_TRUE(texts.insert(classified_fault(kind)).second) << kind;
     }
-    EXPECT_STREQ(classified_fault(CLASSIFIED_TINY_FREE), "block freed twice");
+    EXPECT_STREQ(classified_fault(CLASSIFIED_TINY_FREE), "block was freed");
     EXPECT_STREQ(classified_fault(CLASSIFIED_LARGE_INTERIOR),
                  classified_fault(CLASSIFIED_TINY_INTERIOR));
     EXPECT_STRNE(classified_fault(CLASSIFIED_TINY), "");

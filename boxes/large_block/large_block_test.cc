@@ -53,7 +53,8 @@ class LargeBlock : public testing::Test {
     }
     static bool filled(const char *ptr, size_t size, unsigned seed, size_t whole) {
         for (size_t at = 0; at < size; at += 512) {
-            if (at != whole - 1 && ptr[at] != static_cast<char>(at / 512 * 31 + at / 131072 + seed)) {
+            if (at != whole - 1 &&
+                ptr[at] != static_cast<char>(at / 512 * 31 + at / 131072 + seed)) {
                 return false;
             }
         }
@@ -95,8 +96,9 @@ TEST_F(LargeBlock, WhatCannotBeIsRefused) {
 
 TEST_F(LargeBlock, OnlyTheStartOfALiveBlockIsFreed) {
     char *ptr = alloc(3 * kSlab);
-    for (char *wrong : {ptr + 1, ptr + 16, ptr + kSlab, ptr + 2 * kSlab, ptr + 3 * kSlab,
-                        ptr - kSlab, static_cast<char *>(nullptr), reinterpret_cast<char *>(&ptr)}) {
+    for (char *wrong :
+         {ptr + 1, ptr + 16, ptr + kSlab, ptr + 2 * kSlab, ptr + 3 * kSlab, ptr - kSlab,
+          static_cast<char *>(nullptr), reinterpret_cast<char *>(&ptr)}) {
         EXPECT_FALSE(release(wrong));
         EXPECT_EQ(usable(wrong), 0u);
     }

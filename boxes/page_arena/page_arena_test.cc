@@ -120,8 +120,8 @@ class PageArena : public testing::Test {
     size_t resident_pages(size_t from, size_t slabs) {
         std::vector<unsigned char> pages(slabs * (ARENA_SLAB / HAK_PAGE));
         EXPECT_EQ(mincore(address(from), slabs * ARENA_SLAB, pages.data()), 0);
-        return static_cast<size_t>(
-            std::count_if(pages.begin(), pages.end(), [](unsigned char p) { return (p & 1) != 0; }));
+        return static_cast<size_t>(std::count_if(pages.begin(), pages.end(),
+                                                 [](unsigned char p) { return (p & 1) != 0; }));
     }
 
     page_arena_window window;
@@ -135,11 +135,11 @@ TEST(PageArenaDeathTest, BeforeInitThereIsNothing) {
         bool zero;
         size_t cursor = 0;
         page_arena_window window = page_arena_get_window();
-        bool ok = window.base == nullptr && window.slabs == 0 && page_arena_high() == 0 &&
-                  page_arena_slab_of(&window, &zero) >= window.slabs &&
-                  page_arena_claim(1, 1, &zero) == ARENA_NONE && !page_arena_claim_at(0, 1, &zero) &&
-                  page_arena_purge(&cursor, 0, SIZE_MAX) == 0 && cursor == 0 &&
-                  page_arena_dirty() == 0;
+        bool ok =
+            window.base == nullptr && window.slabs == 0 && page_arena_high() == 0 &&
+            page_arena_slab_of(&window, &zero) >= window.slabs &&
+            page_arena_claim(1, 1, &zero) == ARENA_NONE && !page_arena_claim_at(0, 1, &zero) &&
+            page_arena_purge(&cursor, 0, SIZE_MAX) == 0 && cursor == 0 && page_arena_dirty() == 0;
         page_arena_stats stats;
         page_arena_get_stats(&stats);
         size_t length;
@@ -148,8 +148,8 @@ TEST(PageArenaDeathTest, BeforeInitThereIsNothing) {
         refuse_map = true;
         ok = ok && !page_arena_init() && page_arena_get_window().base == nullptr;
         refuse_map = false;
-        ok = ok && page_arena_init() && page_arena_init() &&
-             page_arena_get_window().base != nullptr;
+        ok =
+            ok && page_arena_init() && page_arena_init() && page_arena_get_window().base != nullptr;
         _exit(ok ? 0 : 1);
     };
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
@@ -690,7 +690,9 @@ TEST_F(PageArena, Storm) {
     constexpr size_t kMost = 1 << 16;
     std::vector<std::atomic<int>> owner(kMost);
     std::atomic<int> faults{0};
-    auto word = [&](size_t slab) -> uint64_t & { return *reinterpret_cast<uint64_t *>(address(slab)); };
+    auto word = [&](size_t slab) -> uint64_t & {
+        return *reinterpret_cast<uint64_t *>(address(slab));
+    };
     auto work = [&](int me) {
         std::mt19937_64 random(static_cast<unsigned>(me));
         std::vector<Extent> held;

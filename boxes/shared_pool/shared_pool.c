@@ -422,6 +422,17 @@ static HAK_NORETURN HAK_COLD void not_of_bin(const struct page_arena_window *win
     diag_misuse(DIAG_CALL_FREE, ptr, fault);
 }
 
+// A block came back whose address is none that a block of the bin can have. That its slab serves
+// another bin says more than that: then the bin is wrong, and not the address.
+static HAK_NORETURN HAK_COLD void not_a_start(const struct page_arena_window *window, unsigned bin,
+                                              const void *ptr) {
+    size_t slab = page_arena_slab_of(window, ptr);
+    if (!superslab_known(window, slab) || !is_tiny(window, slab, bin)) {
+        not_of_bin(window, slab, ptr);
+    }
+    diag_misuse(DIAG_CALL_FREE, ptr, "pointer into a block, not to its start");
+}
+
 void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
     struct page_arena_window window = page_arena_get_window();
     // Blocks of one word go back in one step; neighbours in a cache are often neighbours in a slab.
@@ -432,7 +443,7 @@ void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
         void *ptr = blocks[i];
         uint32_t block = size_class_block_at(bin, (uint32_t)((uintptr_t)ptr & (ARENA_SLAB - 1)));
         if (HAK_UNLIKELY(shared_pool_block_start(bin, ptr) != ptr)) {
-            diag_misuse(DIAG_CALL_FREE, ptr, "pointer into a block, not to its start");
+            not_a_start(&window, bin, ptr);
         }
         size_t its_slab = page_arena_slab_of(&window, ptr);
         unsigned its_word = block / 64;

@@ -53,9 +53,9 @@ class SharedPool : public testing::Test {
     }
     static void put(unsigned bin, const std::vector<void *> &blocks) {
         for (size_t i = 0; i < blocks.size(); i += SHARED_POOL_BATCH_MOST) {
-            shared_pool_put(bin, &blocks[i],
-                            static_cast<unsigned>(std::min(
-                                blocks.size() - i, size_t{SHARED_POOL_BATCH_MOST})));
+            shared_pool_put(
+                bin, &blocks[i],
+                static_cast<unsigned>(std::min(blocks.size() - i, size_t{SHARED_POOL_BATCH_MOST})));
         }
     }
     size_t slab_of(const void *ptr) const { return page_arena_slab_of(&window, ptr); }
@@ -77,7 +77,8 @@ class SharedPool : public testing::Test {
             EXPECT_LT(free_blocks, size_class_bins[bin].blocks) << "an empty slab stays in use";
             EXPECT_EQ(reinterpret_cast<uint8_t *>(window.base)[i], bin * 2) << "page map";
             if (free_blocks > 0) {
-                EXPECT_NE(superslab_at(&window, i)->listed[bin] >> i % ARENA_SUPERSLAB_SLABS & 1, 0u);
+                EXPECT_NE(superslab_at(&window, i)->listed[bin] >> i % ARENA_SUPERSLAB_SLABS & 1,
+                          0u);
                 size_t superslab = i / ARENA_SUPERSLAB_SLABS;
                 EXPECT_NE(window.groups[superslab / 64].user[bin] >> superslab % 64 & 1, 0u);
             }

@@ -14,8 +14,6 @@
 #define BIN4(from, step)                                                      \
     BIN((from) + (step)), BIN((from) + 2 * (step)), BIN((from) + 3 * (step)), \
         BIN((from) + 4 * (step))
-#define BIN16(from) \
-    BIN4(from, 16), BIN4((from) + 64, 16), BIN4((from) + 128, 16), BIN4((from) + 192, 16)
 
 const struct size_class_bin size_class_bins[SIZE_CLASS_BINS] = {
     {0},
@@ -23,10 +21,13 @@ const struct size_class_bin size_class_bins[SIZE_CLASS_BINS] = {
     BIN(16),   BIN(32),   BIN(64),   BIN(128),  BIN(256),   BIN(512),
     BIN(1024), BIN(2048), BIN(4096), BIN(8192), BIN(16384), BIN(32768),
 #else
-    BIN16(0),
-    BIN16(256),
-    BIN16(512),
-    BIN16(768),
+    BIN4(0, 16),
+    BIN4(64, 16),
+    BIN4(128, 32),
+    BIN4(256, 32),
+    BIN4(384, 32),
+    BIN4(512, 64),
+    BIN4(768, 64),
     BIN4(1024, 256),
     BIN4(2048, 512),
     BIN4(4096, 1024),
@@ -48,4 +49,11 @@ unsigned size_class_aligned_bin(size_t size, size_t align) {
         bin++;
     }
     return bin < SIZE_CLASS_BINS ? bin : 0;
+}
+
+void size_class_fill_table(uint16_t *table) {
+    table[0] = 0;
+    for (unsigned i = 1; i < SIZE_CLASS_TABLE; i++) {
+        table[i] = (uint16_t)(size_class_bin_of((size_t)i * SIZE_CLASS_STEP) * SIZE_CLASS_STEP);
+    }
 }

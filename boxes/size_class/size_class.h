@@ -1,9 +1,9 @@
 // size_class: request size <-> bin <-> class.
 //
-// A bin holds blocks of one size. Bins 1..64 are 16 B apart up to 1024 B, so that the rounded size
-// is the bin's index times 16; above that there are 4 bins a doubling up to 32 KiB. Bin 0 is no
-// bin: it stands for "not a tiny block". The classes C0..C7 group bins by powers of two; C2 is
-// 65..128 B, C3 is 129..256 B, and C7, the last tiny class, takes all from 2049 B to 32 KiB.
+// A bin holds blocks of one size: 16 B apart up to 128 B, 32 B up to 512 B, 64 B up to 1024 B, and
+// above that 4 bins a doubling up to 32 KiB. Bin 0 is no bin: it stands for "not a tiny block". The
+// classes C0..C7 group bins by powers of two; C2 is 65..128 B, C3 is 129..256 B, and C7, the last
+// tiny class, takes all from 2049 B to 32 KiB.
 //
 // With HAKMEM_HEADER=1 (the build setting of the header strategy) every block ends in one byte that
 // belongs to the block behind it, and the bins are powers of two, 16 B to 32 KiB: their number has
@@ -18,17 +18,14 @@
 HAK_C_BEGIN
 
 enum {
-    SIZE_CLASS_STEP = 16,
+    SIZE_CLASS_STEP = 16,           // block sizes are multiples of this
     SIZE_CLASS_HEADER = HAK_HEADER, // bytes of each block that are not the user's
 #if HAK_HEADER
     SIZE_CLASS_BINS = 13, // bins 0..12
     SIZE_CLASS_HIT_MAX = 32768 - SIZE_CLASS_HEADER,
 #else
-    SIZE_CLASS_BINS = 85,         // bins 0..84
-    SIZE_CLASS_LINEAR_MAX = 1024, // largest size whose bin is ceil(size / 16)
-    SIZE_CLASS_LINEAR_BINS = SIZE_CLASS_LINEAR_MAX / SIZE_CLASS_STEP,
-    SIZE_CLASS_HIT_MAX =
-        SIZE_CLASS_LINEAR_MAX, // largest request that size_class_hit_offset() takes
+    SIZE_CLASS_BINS = 49,      // bins 0..48
+    SIZE_CLASS_HIT_MAX = 1024, // largest request that size_class_hit_offset() takes
 #endif
     SIZE_CLASS_TINY_MAX = 32768 - SIZE_CLASS_HEADER, // largest request served by a tiny block
     SIZE_CLASS_CLASSES = 8,                          // C0..C7
@@ -52,22 +49,33 @@ HAK_INLINE unsigned size_class_bin_of(size_t size) {
 #if HAK_HEADER
     return hak_log2(size | 15) - 2;
 #else
-    if (size <= SIZE_CLASS_LINEAR_MAX) {
-        return size == 0 ? 1 : (unsigned)((size + SIZE_CLASS_STEP - 1) / SIZE_CLASS_STEP);
+    if (size <= 128) {
+        return size == 0 ? 1 : (unsigned)((size + 15) / 16);
+    }
+    if (size <= 512) {
+        return (unsigned)(8 + (size - 128 + 31) / 32);
+    }
+    if (size <= 1024) {
+        return (unsigned)(20 + (size - 512 + 63) / 64);
     }
     unsigned log = hak_log2(size - 1);
-    return (unsigned)SIZE_CLASS_LINEAR_BINS + 1 + (log - 10) * 4 +
-           (unsigned)((size - 1) >> (log - 2)) - 4;
+    return 28 + 1 + (log - 10) * 4 + (unsigned)((size - 1) >> (log - 2)) - 4;
 #endif
 }
 
-// The bin of a request times SIZE_CLASS_STEP, which is the byte offset of its stack; 0 ("no bin")
-// is allowed for size 0. size in 0..SIZE_CLASS_HIT_MAX. For the hit path.
-HAK_INLINE size_t size_class_hit_offset(size_t size) {
+// The table for the hit path: by (size + 15) / 16, the bin of a request times SIZE_CLASS_STEP,
+// which is the byte offset of its stack; 0 ("no bin") for size 0. Each heap has its own beside its
+// stacks.
+enum { SIZE_CLASS_TABLE = HAK_HEADER ? 1 : SIZE_CLASS_HIT_MAX / SIZE_CLASS_STEP + 1 };
+void size_class_fill_table(uint16_t *table);
+
+// An entry of the table. size in 0..SIZE_CLASS_HIT_MAX.
+HAK_INLINE size_t size_class_hit_offset(const uint16_t *table, size_t size) {
 #if HAK_HEADER
+    (void)table;
     return (size_t)size_class_bin_of(size) * SIZE_CLASS_STEP;
 #else
-    return hak_round_up(size, SIZE_CLASS_STEP);
+    return table[(size + SIZE_CLASS_STEP - 1) / SIZE_CLASS_STEP];
 #endif
 }
 

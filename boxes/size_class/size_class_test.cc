@@ -21,12 +21,16 @@ TEST(SizeClass, EverySizeGetsTheSmallestBinThatHoldsIt) {
 }
 
 TEST(SizeClass, HitOffsetIsTheBinTimesItsStep) {
+    uint16_t table[SIZE_CLASS_TABLE];
+    size_class_fill_table(table);
     for (size_t size = 1; size <= SIZE_CLASS_HIT_MAX; size++) {
-        ASSERT_EQ(size_class_hit_offset(size), size_t{size_class_bin_of(size)} * SIZE_CLASS_STEP)
+        ASSERT_EQ(size_class_hit_offset(table, size),
+                  size_t{size_class_bin_of(size)} * SIZE_CLASS_STEP)
             << size;
     }
     // 0 may find no bin; it must not find one that holds nothing.
-    EXPECT_TRUE(size_class_hit_offset(0) == 0 || size_class_hit_offset(0) == SIZE_CLASS_STEP);
+    EXPECT_TRUE(size_class_hit_offset(table, 0) == 0 ||
+                size_class_hit_offset(table, 0) == SIZE_CLASS_STEP);
 }
 
 TEST(SizeClass, TableIsConsistent) {
@@ -97,7 +101,8 @@ TEST(SizeClass, AlignedBinIsTheSmallestThatFits) {
                                         size_class_bins[expected].size % align != 0)) {
                 expected++;
             }
-            ASSERT_EQ(size_class_aligned_bin(size, align), expected % kBins) << size << " " << align;
+            ASSERT_EQ(size_class_aligned_bin(size, align), expected % kBins)
+                << size << " " << align;
         }
     }
 }

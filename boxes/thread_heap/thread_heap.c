@@ -27,7 +27,9 @@ __thread struct thread_heap *thread_heap_tls __attribute__((tls_model("initial-e
 static struct {
     _Atomic(uint64_t) key;                           // pthread key + 1, 0: none yet
     _Atomic(uint32_t) made;                          // heaps in the directory
+    _Atomic(int32_t) idle;                           // heaps without a thread, about
     atomic_bitmap_word free[HEAPS_MOST / 64];        // heaps without a thread
+    atomic_bitmap_word cold[HEAPS_MOST / 64];        // of them, without pages; start as new
     _Atomic(struct thread_heap *) heaps[HEAPS_MOST]; // written once each
 } directory;
 
@@ -60,6 +62,32 @@ static struct thread_heap *mine(void) {
     return key == 0 ? NULL : pthread_getspecific((pthread_key_t)(key - 1));
 }
 
+// What the heaps that have lost their pages had counted.
+static struct {
+    _Atomic(uint64_t) refills, refilled, spills, spilled;
+    _Atomic(int64_t) bytes;
+} retired;
+
+static void retire_counts(const struct thread_heap_counts *counts) {
+    atomic_fetch_add(&retired.refills, counts->refills);
+    atomic_fetch_add(&retired.refilled, counts->refilled);
+    atomic_fetch_add(&retired.spills, counts->spills);
+    atomic_fetch_add(&retired.spilled, counts->spilled);
+    atomic_fetch_add(&retired.bytes, counts->bytes);
+}
+
+// A heap whose first part is zero, and whose slots are if `zeroed`.
+static void start(struct thread_heap *heap, uint32_t id, bool zeroed) {
+    struct page_arena_window window = page_arena_get_window();
+    fast_cache_init(heap->bins, heap->bottoms, heap->slots, zeroed);
+    heap->gate = front_gate_of(&window);
+    size_class_fill_table(heap->table);
+    heap->id = id;
+    for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
+        heap->hints[bin] = ARENA_NONE;
+    }
+}
+
 static struct thread_heap *make(void) {
     uint32_t id = atomic_fetch_add(&directory.made, 1);
     if (id >= HEAPS_MOST) {
@@ -80,12 +108,7 @@ static struct thread_heap *make(void) {
         *heap = (struct thread_heap){.busy = 0};
     }
     atomic_store(&superslab_slab(&window, slab)->kind, SLAB_HEAP);
-    fast_cache_init(heap->bins, heap->bottoms, heap->slots, zero);
-    heap->gate = front_gate_of(&window);
-    heap->id = id;
-    for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
-        heap->hints[bin] = ARENA_NONE;
-    }
+    start(heap, id, zero);
     atomic_store(&directory.heaps[id], heap);
     return heap;
 }
@@ -93,7 +116,16 @@ static struct thread_heap *make(void) {
 static struct thread_heap *adopt(void) {
     uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
     size_t id = atomic_bitmap_claim_lowest(directory.free, hak_round_up(made, 64));
-    return id == ATOMIC_BITMAP_NONE ? NULL : atomic_load(&directory.heaps[id]);
+    if (id == ATOMIC_BITMAP_NONE) {
+        return NULL;
+    }
+    atomic_fetch_sub(&directory.idle, 1);
+    struct thread_heap *heap = atomic_load(&directory.heaps[id]);
+    if (atomic_bitmap_test(directory.cold, id)) {
+        start(heap, (uint32_t)id, true);
+        atomic_bitmap_claim(directory.cold, id);
+    }
+    return heap;
 }
 
 struct thread_heap *thread_heap_get(void) {
@@ -154,6 +186,7 @@ static void flush_bin(struct thread_heap *heap, unsigned bin) {
         heap->counts.bytes -= (int64_t)held * size_class_bins[bin].size;
     }
     fast_cache_narrow(heap->bins, heap->bottoms, heap->slots, bin);
+    heap->moved[bin] = 0;
     heap->want[bin] = 0;
     heap->hints[bin] = ARENA_NONE;
     thread_heap_leave(heap);
@@ -214,6 +247,23 @@ void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms,
     }
 }
 
+// A heap without a thread waits for the next one. A few keep their pages; of a thousand that end
+// together the others do not.
+static void give(struct thread_heap *heap) {
+    enum { KEEP = 16 };
+    uint32_t id = heap->id;
+    if (atomic_fetch_add(&directory.idle, 1) >= KEEP && heap->front_state == NULL) {
+        struct page_arena_window window = page_arena_get_window();
+        retire_counts(&heap->counts);
+        heap->counts = (struct thread_heap_counts){0};
+        atomic_bitmap_put(&directory.cold[id / 64], UINT64_C(1) << id % 64);
+        if (!page_arena_clean(page_arena_slab_of(&window, heap), 1)) {
+            atomic_bitmap_claim(directory.cold, id);
+        }
+    }
+    atomic_bitmap_put(&directory.free[id / 64], UINT64_C(1) << id % 64);
+}
+
 static void on_thread_exit(void *arg) {
     struct thread_heap *heap = arg;
     if (thread_heap_tls != heap && thread_heap_tls != &empty_heap) {
@@ -221,7 +271,7 @@ static void on_thread_exit(void *arg) {
     }
     flush(heap);
     thread_heap_tls = (struct thread_heap *)&gone_heap;
-    atomic_bitmap_put(&directory.free[heap->id / 64], UINT64_C(1) << heap->id % 64);
+    give(heap);
 }
 
 void thread_heap_after_fork(void) {
@@ -231,14 +281,16 @@ void thread_heap_after_fork(void) {
     uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
     for (uint32_t id = 0; id < made; id++) {
         struct thread_heap *heap = atomic_load(&directory.heaps[id]);
-        if (heap != NULL && heap != current && atomic_load(&heap->busy) == 0) {
+        if (heap != NULL && heap != current && !atomic_bitmap_test(directory.free, id) &&
+            atomic_load(&heap->busy) == 0) {
+            atomic_fetch_add(&directory.idle, 1);
             atomic_bitmap_put(&directory.free[id / 64], UINT64_C(1) << id % 64);
         }
     }
 }
 
 int64_t thread_heap_bytes(void) {
-    int64_t sum = 0;
+    int64_t sum = atomic_load(&retired.bytes);
     uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
     for (uint32_t id = 0; id < made; id++) {
         struct thread_heap *heap = atomic_load(&directory.heaps[id]);
@@ -248,7 +300,11 @@ int64_t thread_heap_bytes(void) {
 }
 
 void thread_heap_get_stats(struct thread_heap_stats *stats) {
-    *stats = (struct thread_heap_stats){0};
+    *stats = (struct thread_heap_stats){
+        .counts = {atomic_load(&retired.refills), atomic_load(&retired.refilled),
+                   atomic_load(&retired.spills), atomic_load(&retired.spilled),
+                   atomic_load(&retired.bytes)},
+    };
     uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
     for (uint32_t id = 0; id < made; id++) {
         struct thread_heap *heap = atomic_load(&directory.heaps[id]);
@@ -257,6 +313,9 @@ void thread_heap_get_stats(struct thread_heap_stats *stats) {
         }
         stats->heaps++;
         stats->free_heaps += atomic_bitmap_test(directory.free, id);
+        if (atomic_bitmap_test(directory.cold, id)) {
+            continue;
+        }
         stats->counts.refills += heap->counts.refills;
         stats->counts.refilled += heap->counts.refilled;
         stats->counts.spills += heap->counts.spills;

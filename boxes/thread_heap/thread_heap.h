@@ -28,8 +28,9 @@ struct thread_heap_counts {
 
 struct thread_heap {
     struct fast_bin
-        bins[SIZE_CLASS_BINS]; // hit path; at the start, so that bin n is at byte n * 16
-    struct front_gate gate;    // hit path of free; a copy of the window's
+        bins[SIZE_CLASS_BINS];        // hit path; at the start, so that bin n is at byte n * 16
+    struct front_gate gate;           // hit path of free; a copy of the window's
+    uint16_t table[SIZE_CLASS_TABLE]; // hit path of malloc: from size to stack
     // From here on: misses only.
     _Atomic(uint8_t) busy;           // its thread is between two steps that belong together
     uint8_t quick;                   // calls in quick succession since it was parked
@@ -37,6 +38,7 @@ struct thread_heap {
     uint64_t seen_ms;                // clock of the thread's last miss
     uint64_t trim_ms;                // clock at which unused caches are emptied next
     uint8_t missed[SIZE_CLASS_BINS]; // the bin has been refilled or spilled since the last trim
+    uint8_t moved[SIZE_CLASS_BINS];  // blocks that have gone through a narrow stack, up to 255
     uint8_t want[SIZE_CLASS_BINS];   // blocks the next refill of a bin asks for
     uint16_t bottoms[SIZE_CLASS_BINS];
     shared_pool_hint hints[SIZE_CLASS_BINS];

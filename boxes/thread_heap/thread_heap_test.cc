@@ -137,8 +137,8 @@ TEST(ThreadHeap, FlushGivesAllBlocksBack) {
         EXPECT_TRUE(all_free(kBin + 1, others));
         EXPECT_EQ(stats().bin_cached[kBin], 0u);
         EXPECT_EQ(stats().counts.spilled - spilled, 11u);
-        EXPECT_EQ(bytes - thread_heap_bytes(),
-                  8 * int64_t{size_class_bins[kBin].size} + 3 * int64_t{size_class_bins[kBin + 1].size});
+        EXPECT_EQ(bytes - thread_heap_bytes(), 8 * int64_t{size_class_bins[kBin].size} +
+                                                   3 * int64_t{size_class_bins[kBin + 1].size});
         EXPECT_EQ(fast_cache_pop(&thread_heap_get()->bins[kBin]), nullptr);
     });
 }
@@ -404,14 +404,12 @@ TEST(ThreadHeapFork, ChildAdoptsTheHeapsOfTheOthers) {
             for (std::thread &thread : threads) {
                 thread.join();
             }
-            return ok && adopted.count(resting) == 1 && found == blocks &&
-                   stats().heaps == s.heaps;
+            return ok && adopted.count(resting) == 1 && found == blocks && stats().heaps == s.heaps;
         }));
         // A fork of a thread whose heap is parked keeps it.
         park(mine);
-        EXPECT_TRUE(in_child([&] {
-            return stats().free_heaps == stats().heaps - 2 && thread_heap_get() == mine;
-        }));
+        EXPECT_TRUE(in_child(
+            [&] { return stats().free_heaps == stats().heaps - 2 && thread_heap_get() == mine; }));
     });
     forks.join();
     done = true;
@@ -420,9 +418,7 @@ TEST(ThreadHeapFork, ChildAdoptsTheHeapsOfTheOthers) {
 }
 
 TEST(ThreadHeapFork, ForkByAThreadWithoutAHeap) {
-    in_thread([] {
-        EXPECT_TRUE(in_child([] { return stats().free_heaps == stats().heaps; }));
-    });
+    in_thread([] { EXPECT_TRUE(in_child([] { return stats().free_heaps == stats().heaps; })); });
 }
 
 } // namespace

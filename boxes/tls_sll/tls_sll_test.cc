@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <vector>
 
 namespace {
@@ -30,6 +31,25 @@ TEST(TlsSll, FirstOfABatchComesOutFirstAndTheLastBatchBeforeEarlierOnes) {
     EXPECT_EQ(out[1], memory[2]);
     EXPECT_EQ(list.head, nullptr);
     EXPECT_EQ(list.count, 0u);
+}
+
+TEST(TlsSllDeathTest, BlockListedTwice) {
+    alignas(16) char memory[3][16] = {};
+    void *blocks[3] = {memory[0], memory[1], memory[2]};
+    tls_sll list = {};
+    tls_sll_push(&list, blocks, 3);
+    EXPECT_DEATH(tls_sll_push(&list, &blocks[1], 1),
+                 "^hakmem: free\\(0x[0-9a-f]+\\): block freed twice");
+}
+
+TEST(TlsSll, AKeyLeftInABlockThatIsNotListedIsNoFault) {
+    alignas(16) char memory[2][16] = {};
+    void *blocks[2] = {memory[0], memory[1]};
+    tls_sll list = {};
+    tls_sll_push(&list, &blocks[0], 1);
+    std::memcpy(memory[1], memory[0], 16);
+    tls_sll_push(&list, &blocks[1], 1);
+    EXPECT_EQ(list.count, 2u);
 }
 
 } // namespace

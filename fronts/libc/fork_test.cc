@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "boxes/base/base.h"
 #include "fronts/libc/test_util.h"
 #include "gtest/gtest.h"
 

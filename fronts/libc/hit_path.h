@@ -1,6 +1,6 @@
 // The way of one allocation and one free, up to the first miss: what the C and the C++ front share.
 //
-// A size becomes the place of a stack (size rounded up to 16 is the byte offset of its bin), a
+// A size becomes the place of a stack through a table of the heap, a
 // pointer becomes one through the page map. Whatever is not a hit ends in one of the slow calls
 // below, as a tail call, so that the hit path saves no register.
 #ifndef HAKMEM_FRONTS_LIBC_HIT_PATH_H
@@ -25,7 +25,8 @@ HAK_INLINE void *hit_alloc(size_t size) {
     if (HAK_UNLIKELY(size > SIZE_CLASS_HIT_MAX)) {
         return NULL;
     }
-    return fast_cache_pop(fast_cache_of_size(thread_heap_current()->bins, size));
+    struct thread_heap *heap = thread_heap_current();
+    return fast_cache_pop(fast_cache_of_size(heap->bins, heap->table, size));
 }
 
 // True if the block went into the thread's cache; otherwise slow_free() is next.
@@ -43,7 +44,8 @@ HAK_INLINE bool hit_free_sized(void *ptr, size_t size) {
     if (HAK_UNLIKELY(size > SIZE_CLASS_HIT_MAX || ptr == NULL)) {
         return false;
     }
-    return fast_cache_push(fast_cache_of_size(thread_heap_current()->bins, size), ptr);
+    struct thread_heap *heap = thread_heap_current();
+    return fast_cache_push(fast_cache_of_size(heap->bins, heap->table, size), ptr);
 }
 HAK_C_END
 

@@ -146,10 +146,10 @@ EXPORT int posix_memalign(void **out, size_t align, size_t size) {
     }
     int saved = errno;
     void *block = aligned(align, size);
-    errno = saved;
     if (block == NULL) {
-        return ENOMEM;
+        return ENOMEM; // and errno too, as in glibc: there are callers that look there
     }
+    errno = saved;
     *out = block;
     return 0;
 }
@@ -229,9 +229,12 @@ EXPORT void malloc_stats(void) {
 
 EXPORT int mallopt(int param, int value) {
     (void)value;
-    // glibc's tunables have no counterpart here; those that are only hints are taken and ignored.
+    // glibc's tunables have no counterpart here. None of them changes what a correct program sees,
+    // so they are taken and ignored.
     switch (param) {
     case M_MXFAST:
+    case M_PERTURB:
+    case M_CHECK_ACTION:
     case M_TRIM_THRESHOLD:
     case M_TOP_PAD:
     case M_MMAP_THRESHOLD:

@@ -110,7 +110,7 @@ int EveryEntryPointFails(size_t size) {
     }
     void *p = &errno;
     errno = 99;
-    if (posix_memalign(&p, 64, size) != ENOMEM || errno != 99 || p != &errno) {
+    if (posix_memalign(&p, 64, size) != ENOMEM || errno != ENOMEM || p != &errno) {
         return 5;
     }
     errno = 0;

@@ -3,6 +3,7 @@
 #ifndef HAKMEM_FRONTS_LIBC_TEST_UTIL_H
 #define HAKMEM_FRONTS_LIBC_TEST_UTIL_H
 
+#include <malloc.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -13,6 +14,7 @@
 #include <unistd.h>
 
 #include <string>
+#include <string_view>
 
 // In C a struct and a function may share a name, as stat and stat() do; -Wshadow minds it in C++.
 #pragma GCC diagnostic push
@@ -21,6 +23,10 @@
 #pragma GCC diagnostic pop
 
 namespace test_util {
+
+// The long runs are hakmem_c23's; the other flavours, which share most of its code, do a part of
+// them, so that all of them together are done soon. tools/soak runs any for as long as one likes.
+constexpr unsigned kPart = std::string_view(HAK_FLAVOUR) == "hakmem_c23" ? 1 : 5;
 
 // A field of /proc/self/status in bytes ("VmRSS:", "VmHWM:"), 0 if there is none. Allocates nothing
 // that stays.
@@ -45,6 +51,12 @@ inline struct hak_stats Stats() {
     struct hak_stats stats;
     hak_stats(&stats);
     return stats;
+}
+
+// What a live block of ours counts for in the statistics: a tiny block all its bytes, its header
+// (of the header flavour) included; a large one what was asked for, which is not for here to know.
+inline size_t TinyBytes(void *p) {
+    return malloc_usable_size(p) + SIZE_CLASS_HEADER;
 }
 
 inline size_t ResidentBytes() {

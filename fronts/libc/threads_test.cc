@@ -89,7 +89,7 @@ class Mailbox {
 };
 
 constexpr int kPairs = 4;
-constexpr uint64_t kParcels = 150000;
+constexpr uint64_t kParcels = 150000 / test_util::kPart;
 Mailbox mailboxes[kPairs];
 std::atomic<uint64_t> received, damaged;
 
@@ -162,7 +162,7 @@ std::atomic<Parcel *> slots[kSlots];
 
 void *Shuffle(void *arg) {
     Random random = {reinterpret_cast<uintptr_t>(arg) + 99};
-    for (int i = 0; i < 400000; i++) {
+    for (unsigned i = 0; i < 400000 / test_util::kPart; i++) {
         size_t size = sizeof(Parcel) + random() % 300;
         Parcel *mine = static_cast<Parcel *>(malloc(size));
         mine->size = size;
@@ -199,6 +199,55 @@ TEST(HandOver, EightThreadsSwapOverSharedSlots) {
     EXPECT_LT(Live(), live + 8192);
 }
 
+// Eight threads empty the same slabs, word by word, and give everything back for the next round:
+// two refills meet in one word again and again.
+struct Claim {
+    uint64_t thread, round, index;
+};
+pthread_barrier_t round_begins;
+
+void *RefillAtOnce(void *arg) {
+    constexpr uint64_t kRounds = 3000 / test_util::kPart;
+    constexpr size_t kBlocks = 150;
+    uint64_t me = reinterpret_cast<uintptr_t>(arg);
+    Claim *mine[kBlocks];
+    for (uint64_t round = 0; round < kRounds; round++) {
+        // The barrier gathers them now and then; in between they run as they like.
+        if (round % 16 == 0) {
+            pthread_barrier_wait(&round_begins);
+        }
+        size_t size = 32 + round / 16 % 16 * 16;
+        for (size_t i = 0; i < kBlocks; i++) {
+            mine[i] = static_cast<Claim *>(malloc(size));
+            *mine[i] = {me, round, i};
+        }
+        for (size_t i = 0; i < kBlocks; i++) {
+            if (mine[i]->thread != me || mine[i]->round != round || mine[i]->index != i) {
+                damaged++;
+            }
+            free(mine[i]);
+        }
+        malloc_trim(0);
+    }
+    return nullptr;
+}
+
+TEST(HandOver, EightThreadsRefillFromTheSameSlabs) {
+    size_t live = Live();
+    pthread_barrier_init(&round_begins, nullptr, 8);
+    pthread_t threads[8];
+    for (uintptr_t i = 0; i < 8; i++) {
+        ASSERT_EQ(pthread_create(&threads[i], nullptr, RefillAtOnce, reinterpret_cast<void *>(i)),
+                  0);
+    }
+    for (pthread_t t : threads) {
+        pthread_join(t, nullptr);
+    }
+    pthread_barrier_destroy(&round_begins);
+    EXPECT_EQ(damaged, 0u);
+    EXPECT_LT(Live(), live + 8192);
+}
+
 // --- Birth and death
 
 void *left_over;
@@ -221,6 +270,8 @@ void *ShortLife(void *arg) {
     return nullptr;
 }
 
+constexpr int kShortLives = 100000 / test_util::kPart;
+
 void RunShortLives(int count) {
     for (int i = 0; i < count; i++) {
         pthread_t thread;
@@ -230,15 +281,15 @@ void RunShortLives(int count) {
     }
 }
 
-TEST(Lives, HundredThousandThreadsOneAfterAnotherDoNotGrowTheHeap) {
+TEST(Lives, ManyThousandThreadsOneAfterAnotherDoNotGrowTheHeap) {
     RunShortLives(2000);
     size_t heaps = Stats().heaps;
     size_t rss = ResidentBytes();
-    RunShortLives(100000);
+    RunShortLives(kShortLives);
     free(left_over);
     left_over = nullptr;
     size_t after = ResidentBytes();
-    printf("100000 threads: RSS %zd KiB more, %zu heaps\n",
+    printf("%d threads: RSS %zd KiB more, %zu heaps\n", kShortLives,
            (static_cast<ssize_t>(after) - static_cast<ssize_t>(rss)) / 1024, Stats().heaps);
     EXPECT_LE(after, rss + (1 << 20));
     EXPECT_EQ(Stats().heaps, heaps);
@@ -511,7 +562,7 @@ TEST(Dlopen, LibraryIsServedByThisAllocator) {
         ASSERT_TRUE(alloc != nullptr && release != nullptr && touch != nullptr);
         size_t before = Live();
         void *p = alloc(1000);
-        EXPECT_EQ(Live(), before + malloc_usable_size(p));
+        EXPECT_EQ(Live(), before + test_util::TinyBytes(p));
         free(p); // across the border, both ways
         release(malloc(1000));
         EXPECT_EQ(Live(), before);

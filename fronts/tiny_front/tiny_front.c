@@ -18,10 +18,15 @@ void tiny_front_start(void) {
     thread_heap_set_flush(flush);
 }
 
+static void count_moved(struct thread_heap *heap, unsigned bin, unsigned count) {
+    heap->missed[bin] = 1;
+    heap->moved[bin] = (uint8_t)hak_min(heap->moved[bin] + count, UINT8_MAX);
+}
+
 unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, unsigned want) {
     unsigned got = shared_pool_take(bin, blocks, want, &heap->hints[bin]);
     front_gate_mark(bin, blocks, got);
-    heap->missed[bin] = 1;
+    count_moved(heap, bin, got);
     heap->counts.refills++;
     heap->counts.refilled += got;
     heap->counts.bytes += (int64_t)got * size_class_bins[bin].size;
@@ -30,7 +35,7 @@ unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, 
 
 void tiny_front_give(struct thread_heap *heap, unsigned bin, void *const *blocks, unsigned count) {
     shared_pool_put(bin, blocks, count);
-    heap->missed[bin] = 1;
+    count_moved(heap, bin, count);
     heap->counts.spills++;
     heap->counts.spilled += count;
     heap->counts.bytes -= (int64_t)count * size_class_bins[bin].size;
@@ -43,9 +48,7 @@ void tiny_front_check(unsigned bin, void *const *blocks, unsigned count) {
 unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsigned want) {
     void *blocks[SHARED_POOL_BATCH_MOST];
     tiny_front_begin(heap);
-    if (want > FAST_CACHE_NARROW / 2) {
-        tiny_front_widen(heap, bin);
-    }
+    tiny_front_widen(heap, bin);
     want = (unsigned)hak_min(want, (size_t)(heap->bins[bin].limit - heap->bins[bin].top));
     unsigned got = tiny_front_take(heap, bin, blocks, want);
     fast_cache_fill(&heap->bins[bin], blocks, got);
@@ -54,7 +57,14 @@ unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsign
 }
 
 bool tiny_front_widen(struct thread_heap *heap, unsigned bin) {
-    return fast_cache_widen(heap->bins, heap->bottoms, heap->slots, bin);
+    enum { WIDEN_AFTER = 64 }; // blocks: a burst that does not come again leaves the stack narrow
+    return heap->moved[bin] >= WIDEN_AFTER &&
+           fast_cache_widen(heap->bins, heap->bottoms, heap->slots, bin);
+}
+
+unsigned tiny_front_half(const struct thread_heap *heap, unsigned bin) {
+    size_t held = (size_t)(heap->bins[bin].top - (heap->slots + heap->bottoms[bin]));
+    return (unsigned)(held + 1) / 2;
 }
 
 void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned count) {
@@ -64,6 +74,7 @@ void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned co
         tiny_front_end(heap);
         return;
     }
+    count = (unsigned)hak_min(count, tiny_front_half(heap, bin));
     fast_cache_drain(&heap->bins[bin], heap->slots + heap->bottoms[bin], blocks, count);
     tiny_front_give(heap, bin, blocks, count);
     tiny_front_end(heap);

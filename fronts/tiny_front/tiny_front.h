@@ -54,8 +54,11 @@ void tiny_front_give(struct thread_heap *heap, unsigned bin, void *const *blocks
 // Aborts with a line on stderr if one of the blocks does not start a block of `bin`, or is free.
 void tiny_front_check(unsigned bin, void *const *blocks, unsigned count);
 
-// Makes a stack that is still narrow wide; false if it was wide. Between begin and end.
+// Makes a stack that is still narrow, and much used, wide; false if not. Between begin and end.
 bool tiny_front_widen(struct thread_heap *heap, unsigned bin);
+
+// Half of the blocks in a stack, rounded up.
+unsigned tiny_front_half(const struct thread_heap *heap, unsigned bin);
 
 // FastCache <-> SharedPool in one step, with a batch of the caller's choice (1..slots of the bin):
 // what the fronts that have no layer in between share.

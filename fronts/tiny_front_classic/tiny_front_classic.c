@@ -45,9 +45,7 @@ static unsigned refill(struct thread_heap *heap, unsigned bin) {
         tls_sll_push(list, blocks, magazine_unload(magazine, blocks, batch));
     }
     unsigned fill = (unsigned)hak_min(FILL, size_class_bins[bin].batch);
-    if (list->count > FAST_CACHE_NARROW / 2) {
-        tiny_front_widen(heap, bin);
-    }
+    tiny_front_widen(heap, bin);
     fill = (unsigned)hak_min(fill, (size_t)(heap->bins[bin].limit - heap->bins[bin].top));
     unsigned got = tls_sll_pop(list, blocks, fill);
     heap->behind[bin] -= (uint16_t)got;
@@ -83,6 +81,7 @@ static void spill(struct thread_heap *heap, unsigned bin) {
         tiny_front_end(heap);
         return;
     }
+    count = (unsigned)hak_min(count, tiny_front_half(heap, bin));
     fast_cache_drain(&heap->bins[bin], heap->slots + heap->bottoms[bin], blocks, count);
     // The list is threaded through the blocks: what is not the start of a block must not get there.
     tiny_front_check(bin, blocks, count);

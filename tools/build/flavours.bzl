@@ -47,3 +47,21 @@ FLAVOURS = [
         backend = "//backends/linux",
     ),
 ]
+
+# Flavours that only tests may link. They run the same tests as the others.
+TEST_FLAVOURS = [
+    struct(name = "hakmem_example", variant = "", fronts = ["//fronts/tiny_front_example"] * 8, alternative = None, backend = "//backends/linux"),
+]
+
+# Each of them again on the backend that fails on a script, as NAME_faulty: what is left of a program
+# when the kernel refuses. For the tests that ask for it; the other tests do not run on these.
+FAULTY_FLAVOURS = [
+    struct(
+        name = flavour.name + "_faulty",
+        variant = flavour.variant,
+        fronts = flavour.fronts,
+        alternative = flavour.alternative,
+        backend = "//backends/faulty",
+    )
+    for flavour in FLAVOURS
+]

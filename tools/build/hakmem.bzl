@@ -1,8 +1,8 @@
-"""Macros: a box, its test, a flavour and its tests."""
+"""Macros: a box, its test and its benchmark, a flavour and its tests."""
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 load("//tools/build:archive.bzl", "hak_archive")
-load("//tools/build:flavours.bzl", "FLAVOURS")
+load("//tools/build:flavours.bzl", "FAULTY_FLAVOURS", "FLAVOURS", "TEST_FLAVOURS")
 load("//tools/build:variants.bzl", "COPTS", "VARIANTS", "WARNINGS")
 
 def variant_label(label, variant):
@@ -59,7 +59,32 @@ def hak_test(name, srcs, deps, variants = [""], tags = [], linkopts = [], **kwar
             **kwargs
         )
 
-def _flavour(flavour):
+def hak_benchmark(name, srcs, deps, variants = [""], tags = [], **kwargs):
+    """A Google Benchmark of one box, in C++: one cc_binary a variant, NAME plus the variant's suffix.
+
+    Args:
+      name: the benchmark's name.
+      srcs: Google Benchmark sources.
+      deps: boxes, by their plain labels.
+      variants: which builds of the boxes are measured: keys of VARIANTS.
+      tags: as of cc_binary.
+      **kwargs: as of cc_binary.
+    """
+    for variant in variants:
+        cc_binary(
+            name = name + variant,
+            testonly = True,
+            srcs = srcs,
+            copts = WARNINGS + ["-D_GNU_SOURCE"] + VARIANTS[variant],
+            linkopts = ["-pthread"],
+            tags = tags,
+            deps = [variant_label(dep, variant) for dep in deps] + [
+                "@com_github_google_benchmark//:benchmark_main",
+            ],
+            **kwargs
+        )
+
+def _flavour(flavour, testonly = False):
     name = flavour.name
     variant = flavour.variant
     alternative = [flavour.alternative] if flavour.alternative else []
@@ -68,6 +93,7 @@ def _flavour(flavour):
 
     cc_library(
         name = name + "_table",
+        testonly = testonly,
         srcs = ["//fronts/tiny_front:tiny_front_table.c"],
         copts = copts + [
             "-DHAK_FRONT_C%d=%s" % (i, flavour.fronts[i].split("/")[-1])
@@ -84,6 +110,7 @@ def _flavour(flavour):
     # All of the flavour, as libraries: what the picture of the allocator is drawn from.
     cc_library(
         name = name + "_boxes",
+        testonly = testonly,
         deps = [":" + name + "_table"] + [
             variant_label(dep, variant)
             for dep in ["//fronts/libc", "//fronts/cxx"]
@@ -94,8 +121,10 @@ def _flavour(flavour):
 
     cc_binary(
         name = "lib" + name + ".so",
+        testonly = testonly,
         linkshared = True,
         linkopts = [
+            "-Wl,-z,nodelete",
             "-Wl,-z,now",
             "-Wl,-z,relro",
             "-Wl,-z,defs",
@@ -108,6 +137,7 @@ def _flavour(flavour):
 
     hak_archive(
         name = name + "_archive",
+        testonly = testonly,
         out = "lib" + name + ".a",
         deps = [":" + name + "_boxes"],
         visibility = ["//visibility:public"],
@@ -117,6 +147,7 @@ def _flavour(flavour):
     # `malloc = "//:NAME"` links the allocator into a program.
     cc_library(
         name = name,
+        testonly = testonly,
         data = [":" + name + "_archive", ":lib" + name + ".so"],
         deps = [":" + name + "_boxes"],
         linkstatic = True,
@@ -128,6 +159,8 @@ def hak_flavours():
     """The targets of every flavour, in the package that calls it."""
     for flavour in FLAVOURS:
         _flavour(flavour)
+    for flavour in TEST_FLAVOURS + FAULTY_FLAVOURS:
+        _flavour(flavour, testonly = True)
 
 def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwargs):
     """One cc_test a flavour, with the flavour as its malloc: NAME_FLAVOUR.
@@ -140,7 +173,7 @@ def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwarg
       flavours: names, or None for all.
       **kwargs: as of cc_test.
     """
-    for flavour in FLAVOURS:
+    for flavour in FLAVOURS + TEST_FLAVOURS:
         if flavours == None or flavour.name in flavours:
             cc_test(
                 name = name + "_" + flavour.name,
@@ -149,7 +182,7 @@ def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwarg
                     "-D_GNU_SOURCE",
                     "-fno-builtin",
                     "-DHAK_FLAVOUR='\"%s\"'" % flavour.name,
-                ],
+                ] + VARIANTS[flavour.variant],
                 linkopts = ["-pthread"],
                 malloc = "//:" + flavour.name,
                 tags = tags + ["noasan", "notsan", "noubsan"],

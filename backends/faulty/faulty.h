@@ -1,0 +1,77 @@
+// faulty: the Linux backend, with calls that fail on a script. For tests.
+//
+// Each call of backends/os.h that can fail is a kind. Calls of the kinds that the script names are
+// numbered from 1 on, all kinds together, in the order in which they are made; the script says
+// which numbers fail. A failed call does what the contract in os.h still allows it: it changes
+// nothing or, where the contents are then undefined, spoils them.
+//
+// A program that links the backend uses the functions below. Any other is told by the environment
+// variables, which are read at the first call. HAKMEM_FAULTY is a script:
+//
+//     KIND[,KIND]...:FIRST[-[LAST]][:taken]     the calls FIRST to LAST fail; "5-": all from 5 on
+//     KIND[,KIND]...:random=PPM,SEED[:taken]    PPM of a million fail
+//
+// KIND is the name of a call without "os_", or "all". "taken": what can fail with OS_TAKEN does,
+// the others do not fail. Text that is none of these ends the program.
+//
+// HAKMEM_FAULTY_CLOCK=US makes time a matter of the program alone: both clocks start at one second,
+// and every look at one of them takes US microseconds. A program of one thread then makes the same
+// calls in every run.
+//
+// Thread-safe, async-signal-safe; allocates nothing.
+#ifndef HAKMEM_BACKENDS_FAULTY_FAULTY_H
+#define HAKMEM_BACKENDS_FAULTY_FAULTY_H
+
+#include "boxes/base/base.h"
+
+HAK_C_BEGIN
+
+enum faulty_kind {
+    FAULTY_RESERVE,
+    FAULTY_MAP,
+    FAULTY_COMMIT,
+    FAULTY_DECOMMIT,
+    FAULTY_PURGE,
+    FAULTY_PURGE_RANGES,
+    FAULTY_REFRESH,
+    FAULTY_MOVE,
+    FAULTY_RELEASE,         // the range stays mapped
+    FAULTY_HUGE_PAGES,      // nothing happens
+    FAULTY_ADDRESS_LIMIT,   // says that there is none
+    FAULTY_PHYSICAL_MEMORY, // 0 bytes
+    FAULTY_READ_FILE,       // 0 bytes
+    FAULTY_KINDS,
+};
+
+enum { FAULTY_ALL = (1 << FAULTY_KINDS) - 1 };
+
+// All zero: nothing fails.
+struct faulty_script {
+    uint32_t kinds;       // 1 << kind for each kind that is numbered
+    bool taken;           // fail with OS_TAKEN instead of OS_NO_MEMORY
+    uint64_t first, last; // numbers that fail, both included; first 0: none of them
+    uint32_t ppm;         // chance of each other number to fail, in a million
+    uint64_t seed;        // of the chances
+};
+
+// Puts a script in force; numbers start at 1 again. Not while other threads make calls.
+void faulty_set(const struct faulty_script *script);
+
+// As faulty_set() with the text of HAKMEM_FAULTY; false, and nothing changed, if it is none.
+bool faulty_parse(const char *text, struct faulty_script *script);
+
+// Calls that have a number so far, under the script in force.
+uint64_t faulty_calls(void);
+
+// Calls of a kind so far, whatever the script.
+uint64_t faulty_calls_of(enum faulty_kind kind);
+
+// Calls that failed on a script: by any thread, and by the one that asks.
+uint64_t faulty_failures(void);
+uint64_t faulty_failures_here(void);
+
+// The name of a kind in HAKMEM_FAULTY.
+const char *faulty_name(enum faulty_kind kind);
+HAK_C_END
+
+#endif

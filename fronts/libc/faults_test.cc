@@ -1,0 +1,216 @@
+// Every call to the kernel may fail: faults_program is run once for each call that it makes, with
+// that call failing (a complete sweep of single failures), with all calls failing from some call
+// on, with addresses taken by someone else, and with calls failing at random. Each run checks
+// itself: see there.
+//
+// The runs are processes of their own, so that the program's first calls fail too, those that libc
+// makes before main(). A clock that moves only when it is looked at makes a run with one thread
+// repeat exactly: what the sweep counts is what it then fails.
+//
+//   FAULTS_RANDOM=n   random runs (a fixed number of them by default)
+//   FAULTS_SEED=n     of the first of them
+#include <ctype.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace {
+
+using Environment = std::vector<std::string>;
+
+constexpr char kProgram[] = "fronts/libc/faults_program_" HAK_FLAVOUR;
+
+struct Outcome {
+    std::string ending; // "exit 0", "signal 6", "hangs"
+    std::string said;   // on stdout and stderr
+
+    bool Good() const { return ending == "exit 0" && said.find("hakmem:") == std::string::npos; }
+    // A number of the line that the program ends with; it has all of them if it is good.
+    uint64_t Number(const std::string &name) const {
+        size_t at = (" " + said).find(" " + name + "=");
+        EXPECT_NE(at, std::string::npos) << name << " is not in " << said;
+        return at == std::string::npos ? 0
+                                       : strtoull(said.c_str() + at + name.size() + 1, nullptr, 10);
+    }
+};
+
+Outcome RunProgram(const std::string &script, const char *mode, const Environment &environment) {
+    std::string output = testing::TempDir() + "/output";
+    std::string faulty = "HAKMEM_FAULTY=" + script;
+    std::vector<char *> envp = {const_cast<char *>(faulty.c_str()),
+                                const_cast<char *>("HAKMEM_FAULTY_CLOCK=1")};
+    for (const std::string &entry : environment) {
+        envp.push_back(const_cast<char *>(entry.c_str()));
+    }
+    envp.push_back(nullptr);
+    char *const argv[] = {const_cast<char *>(kProgram), const_cast<char *>(mode), nullptr};
+
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, output.c_str(),
+                                     O_RDWR | O_CREAT | O_TRUNC | O_APPEND, 0600);
+    posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
+    pid_t pid;
+    int error = posix_spawn(&pid, kProgram, &actions, nullptr, argv, envp.data());
+    posix_spawn_file_actions_destroy(&actions);
+    if (error != 0) {
+        return {std::string("does not start: ") + strerror(error), ""};
+    }
+    Outcome run;
+    int status = 0;
+    // A run takes a fraction of a second. One that hangs must not take the other runs' results
+    // with it.
+    int waits = 0;
+    while (waitpid(pid, &status, WNOHANG) == 0) {
+        struct timespec pause = {0, 1000000};
+        nanosleep(&pause, nullptr);
+        if (++waits == 120000) {
+            kill(pid, SIGKILL);
+            waitpid(pid, &status, 0);
+            run.ending = "hangs";
+            break;
+        }
+    }
+    if (run.ending.empty()) {
+        run.ending = WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status))
+                                         : "exit " + std::to_string(WEXITSTATUS(status));
+    }
+    FILE *file = fopen(output.c_str(), "r");
+    char text[4096];
+    size_t length = fread(text, 1, sizeof text, file);
+    fclose(file);
+    run.said.assign(text, length);
+    return run;
+}
+
+std::string Described(const std::string &script, const char *mode, const Environment &environment) {
+    std::string text = "replay: ";
+    for (const std::string &entry : environment) {
+        text += entry + " ";
+    }
+    return text + "HAKMEM_FAULTY_CLOCK=1 HAKMEM_FAULTY=" + script + " bazel-bin/" + kProgram + " " +
+           mode;
+}
+
+// Memory goes back at once; and: it stays, the settings ask for what is in files, and for huge
+// pages.
+const Environment kSettings[] = {
+    {"HAKMEM_DECAY_MS=0"},
+    {"HAKMEM_LIMIT=50%", "HAKMEM_THP=1"},
+};
+
+class FaultsTest : public testing::TestWithParam<int> {
+  protected:
+    // Runs one script and counts it. False if a run was bad.
+    bool Try(const std::string &script, const char *mode) {
+        const Environment &environment = kSettings[GetParam()];
+        last_ = RunProgram(script, mode, environment);
+        if (!last_.Good()) {
+            ADD_FAILURE() << last_.ending << ": " << last_.said << "\n"
+                          << Described(script, mode, environment);
+            return false;
+        }
+        runs_++;
+        failures_ += last_.Number("failures");
+        refused_ += last_.Number("refused");
+        return true;
+    }
+    void TearDown() override {
+        printf("%s: %llu runs, %llu failures of the kernel, %llu calls of the program refused\n",
+               HAK_FLAVOUR, static_cast<unsigned long long>(runs_),
+               static_cast<unsigned long long>(failures_),
+               static_cast<unsigned long long>(refused_));
+    }
+    Outcome last_;
+    uint64_t runs_ = 0, failures_ = 0, refused_ = 0;
+};
+
+TEST_P(FaultsTest, EachCallAlone) {
+    ASSERT_TRUE(Try("all:0", "alone"));
+    uint64_t calls = last_.Number("calls");
+    EXPECT_EQ(last_.Number("failures"), 0u);
+    EXPECT_EQ(last_.Number("refused"), 0u);
+    // The script reaches every call that the allocator makes with these settings.
+    for (const char *kind : {"reserve", "map", "commit", "purge", "purge_ranges", "refresh", "move",
+                             "address_limit", "physical_memory"}) {
+        EXPECT_GT(last_.Number(kind), 0u) << kind;
+    }
+    if (GetParam() == 1) {
+        EXPECT_GT(last_.Number("read_file"), 0u);
+        EXPECT_GT(last_.Number("huge_pages"), 0u);
+    }
+    ASSERT_GT(calls, 100u);
+    // To the end: a failure may make the program go other ways, and those longer.
+    int bad = 0;
+    for (uint64_t n = 1;; n++) {
+        bad += !Try("all:" + std::to_string(n), "alone");
+        ASSERT_LE(bad, 5) << "and so on";
+        if (last_.Good() && last_.Number("failures") == 0) {
+            EXPECT_GE(n, calls / 2);
+            break;
+        }
+    }
+    EXPECT_GE(failures_, calls / 2);
+    EXPECT_GT(refused_, 0u);
+}
+
+TEST_P(FaultsTest, AllFromOneCallOn) {
+    int bad = 0;
+    // The later ones are mostly alike: closer together where the heap comes to be.
+    for (uint64_t n = 1; n < 400 && bad <= 5; n += 1 + n / 16) {
+        bad += !Try("all:" + std::to_string(n) + "-", "alone");
+    }
+    EXPECT_GT(refused_, failures_ / 1000);
+}
+
+TEST_P(FaultsTest, OneKindNeverWorks) {
+    for (const char *kind : {"reserve", "map", "commit", "decommit", "purge", "purge_ranges",
+                             "refresh", "move", "release", "huge_pages", "address_limit",
+                             "physical_memory", "read_file", "purge,purge_ranges,refresh,move"}) {
+        Try(std::string(kind) + ":1-", "alone");
+    }
+}
+
+TEST_P(FaultsTest, AddressesThatOthersHaveTaken) {
+    int bad = 0;
+    uint64_t n = 0;
+    do {
+        n++;
+        bad += !Try("reserve,map:" + std::to_string(n) + ":taken", "alone");
+        bad += !Try("reserve,map:" + std::to_string(n) + "-" + std::to_string(n + 20) + ":taken",
+                    "alone");
+    } while (bad <= 5 && !(last_.Good() && last_.Number("failures") == 0));
+    EXPECT_GT(failures_, 20u);
+}
+
+TEST_P(FaultsTest, SeveralAtRandom) {
+    const char *text = getenv("FAULTS_RANDOM");
+    uint64_t runs = text == nullptr ? 30 : strtoull(text, nullptr, 0);
+    text = getenv("FAULTS_SEED");
+    uint64_t seed = text == nullptr ? 1 : strtoull(text, nullptr, 0);
+    static constexpr int kPpm[] = {3000, 10000, 50000, 200000, 600000};
+    int bad = 0;
+    for (uint64_t i = 0; i < runs && bad <= 5; i++) {
+        std::string chance = std::to_string(kPpm[i % 5]) + "," + std::to_string(seed + i);
+        bad += !Try("all:random=" + chance, i % 2 == 0 ? "alone" : "threads");
+    }
+    EXPECT_GT(failures_, runs);
+}
+
+INSTANTIATE_TEST_SUITE_P(Settings, FaultsTest, testing::Values(0, 1));
+
+} // namespace

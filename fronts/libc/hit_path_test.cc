@@ -1,0 +1,219 @@
+// The length of the hit path, counted in the library that ships: a child that has it preloaded is
+// stepped through one call, instruction by instruction.
+//
+// Counted is what runs within the library, the `ret` included. The data cache lines are those that
+// memory operands name, the stack left out; the operands are read from objdump's disassembly.
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/user.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <map>
+#include <regex>
+#include <set>
+#include <string>
+
+#include "gtest/gtest.h"
+
+namespace {
+
+constexpr char kLibrary[] = "libhakmem_c23.so";
+constexpr char kCalls[] = "fronts/libc/hit_path_calls";
+
+// Address within the library -> the instruction there, as objdump prints it.
+using Disassembly = std::map<uint64_t, std::string>;
+
+const Disassembly &Disassemble() {
+    static const Disassembly *result = [] {
+        auto *code = new Disassembly;
+        FILE *in = popen((std::string("objdump -d --no-show-raw-insn ") + kLibrary).c_str(), "r");
+        char line[512];
+        while (in != nullptr && fgets(line, sizeof line, in) != nullptr) {
+            char *end;
+            uint64_t address = strtoull(line, &end, 16);
+            if (end != line && *end == ':') {
+                std::string text(end + 1);
+                text.erase(text.find_last_not_of(" \t\n") + 1);
+                (*code)[address] = text.substr(text.find_first_not_of(" \t"));
+            }
+        }
+        EXPECT_TRUE(in != nullptr && pclose(in) == 0) << "objdump";
+        return code;
+    }();
+    return *result;
+}
+
+uint64_t Register(const user_regs_struct &regs, const std::string &name) {
+    const std::map<std::string, uint64_t> values = {
+        {"rax", regs.rax}, {"rbx", regs.rbx}, {"rcx", regs.rcx}, {"rdx", regs.rdx},
+        {"rsi", regs.rsi}, {"rdi", regs.rdi}, {"rbp", regs.rbp}, {"rsp", regs.rsp},
+        {"r8", regs.r8},   {"r9", regs.r9},   {"r10", regs.r10}, {"r11", regs.r11},
+        {"r12", regs.r12}, {"r13", regs.r13}, {"r14", regs.r14}, {"r15", regs.r15},
+    };
+    auto found = values.find(name);
+    EXPECT_NE(found, values.end()) << name;
+    return found == values.end() ? 0 : found->second;
+}
+
+// The address of the instruction's memory operand, 0 if it has none. `base` is where the library
+// is.
+uint64_t Operand(const std::string &text, const user_regs_struct &regs, uint64_t base) {
+    if (text.rfind("lea", 0) == 0 || text.rfind("nop", 0) == 0 || text.rfind("cs nop", 0) == 0 ||
+        text.rfind("data16", 0) == 0) {
+        return 0;
+    }
+    static const std::regex relative(R"(\(%rip\).*# ([0-9a-f]+))");
+    static const std::regex operand(
+        R"((%fs:)?(-?0x[0-9a-f]+)?\((%[a-z0-9]+)?(?:,(%[a-z0-9]+),([1248]))?\))");
+    std::smatch match;
+    if (std::regex_search(text, match, relative)) {
+        return base + strtoull(match[1].str().c_str(), nullptr, 16);
+    }
+    if (!std::regex_search(text, match, operand)) {
+        return 0;
+    }
+    uint64_t address = match[1].matched ? regs.fs_base : 0;
+    if (match[2].matched) {
+        bool negative = match[2].str()[0] == '-';
+        uint64_t offset = strtoull(match[2].str().c_str() + negative, nullptr, 16);
+        address += negative ? -offset : offset;
+    }
+    if (match[3].matched) {
+        address += Register(regs, match[3].str().substr(1));
+    }
+    if (match[4].matched) {
+        address += Register(regs, match[4].str().substr(1)) *
+                   strtoull(match[5].str().c_str(), nullptr, 10);
+    }
+    return address;
+}
+
+// Where the library lies in the process.
+bool FindLibrary(pid_t pid, uint64_t *from, uint64_t *to) {
+    *from = *to = 0;
+    FILE *maps = fopen(("/proc/" + std::to_string(pid) + "/maps").c_str(), "r");
+    char line[512];
+    while (maps != nullptr && fgets(line, sizeof line, maps) != nullptr) {
+        uint64_t start;
+        uint64_t end;
+        if (strstr(line, kLibrary) != nullptr && sscanf(line, "%zx-%zx", &start, &end) == 2) {
+            *from = *from == 0 ? start : *from;
+            *to = end;
+        }
+    }
+    if (maps != nullptr) {
+        fclose(maps);
+    }
+    return *from != 0;
+}
+
+struct Path {
+    int instructions = 0;
+    std::set<uint64_t> lines; // cache lines of data
+    std::string text;         // what ran
+};
+
+int WaitForStop(pid_t pid) {
+    int status = 0;
+    waitpid(pid, &status, 0);
+    return WIFSTOPPED(status) ? WSTOPSIG(status) : -1;
+}
+
+void Follow(const char *call, size_t size, Path *path) {
+    const Disassembly &code = Disassemble();
+    std::string preload = std::string("LD_PRELOAD=./") + kLibrary;
+    std::string number = std::to_string(size);
+    pid_t pid = fork();
+    if (pid == 0) {
+        char *const arguments[] = {const_cast<char *>(kCalls), const_cast<char *>(call),
+                                   const_cast<char *>(number.c_str()), nullptr};
+        char *const environment[] = {const_cast<char *>(preload.c_str()), nullptr};
+        ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
+        execve(kCalls, arguments, environment);
+        _exit(127);
+    }
+    ASSERT_GT(pid, 0);
+    ASSERT_EQ(WaitForStop(pid), SIGTRAP) << "exec of " << kCalls;
+    ASSERT_EQ(ptrace(PTRACE_CONT, pid, nullptr, nullptr), 0);
+    ASSERT_EQ(WaitForStop(pid), SIGTRAP) << "first breakpoint of " << call;
+    uint64_t from;
+    uint64_t to;
+    ASSERT_TRUE(FindLibrary(pid, &from, &to)) << "not preloaded";
+    bool done = false;
+    // Each round: where the child stands, then one instruction. The second breakpoint ends it.
+    for (int steps = 0; !done && steps < 100000; steps++) {
+        user_regs_struct regs;
+        ASSERT_EQ(ptrace(PTRACE_GETREGS, pid, nullptr, &regs), 0);
+        if (regs.rip >= from && regs.rip < to) {
+            auto found = code.find(regs.rip - from);
+            ASSERT_NE(found, code.end()) << std::hex << regs.rip - from;
+            path->instructions++;
+            uint64_t address = Operand(found->second, regs, from);
+            bool on_stack = address >= regs.rsp - 4096 && address < regs.rsp + 65536;
+            if (address != 0 && !on_stack) {
+                path->lines.insert(address / 64);
+            }
+            char where[32];
+            snprintf(where, sizeof where, "  %6zx: ", static_cast<size_t>(regs.rip - from));
+            path->text += where + found->second + "\n";
+        }
+        errno = 0;
+        uint64_t word = static_cast<uint64_t>(ptrace(PTRACE_PEEKTEXT, pid, regs.rip, nullptr));
+        ASSERT_EQ(errno, 0);
+        done = (word & 0xff) == 0xcc;
+        if (!done) {
+            ASSERT_EQ(ptrace(PTRACE_SINGLESTEP, pid, nullptr, nullptr), 0);
+            ASSERT_EQ(WaitForStop(pid), SIGTRAP);
+        }
+    }
+    EXPECT_TRUE(done) << "no second breakpoint";
+    kill(pid, SIGKILL);
+    waitpid(pid, nullptr, 0);
+}
+
+struct Bar {
+    const char *call;
+    size_t size;
+    int instructions; // at most; 0: only reported
+};
+
+class HitPathTest : public testing::TestWithParam<Bar> {};
+
+// The bars of the project: 18 for malloc, 22 for free, and C++'s forms are no longer.
+INSTANTIATE_TEST_SUITE_P(
+    Calls, HitPathTest,
+    testing::Values(Bar{"malloc", 0, 0}, Bar{"malloc", 1, 18}, Bar{"malloc", 16, 18},
+                    Bar{"malloc", 64, 18}, Bar{"malloc", 128, 18}, Bar{"malloc", 256, 18},
+                    Bar{"malloc", 1024, 18}, Bar{"malloc", 2000, 0}, Bar{"malloc", 32768, 0},
+                    Bar{"free", 1, 22}, Bar{"free", 16, 22}, Bar{"free", 64, 22},
+                    Bar{"free", 128, 22}, Bar{"free", 256, 22}, Bar{"free", 1024, 22},
+                    Bar{"free", 2000, 22}, Bar{"free", 32768, 22}, Bar{"calloc", 64, 0},
+                    Bar{"realloc", 64, 0}, Bar{"aligned_alloc", 64, 0},
+                    Bar{"malloc_usable_size", 64, 0}, Bar{"operator_new", 64, 18},
+                    Bar{"operator_delete", 64, 22}, Bar{"operator_delete_sized", 64, 18}),
+    [](const testing::TestParamInfo<Bar> &param) {
+        return std::string(param.param.call) + "_" + std::to_string(param.param.size);
+    });
+
+TEST_P(HitPathTest, IsShort) {
+    Path path;
+    Follow(GetParam().call, GetParam().size, &path);
+    if (HasFatalFailure()) {
+        return;
+    }
+    printf("%-22s %6zu B: %3d instructions, %zu data cache lines\n", GetParam().call,
+           GetParam().size, path.instructions, path.lines.size());
+    RecordProperty("instructions", path.instructions);
+    RecordProperty("cache_lines", static_cast<int>(path.lines.size()));
+    EXPECT_GT(path.instructions, 3) << "the call did not get there";
+    if (GetParam().instructions != 0) {
+        EXPECT_LE(path.instructions, GetParam().instructions) << path.text;
+    }
+}
+
+} // namespace

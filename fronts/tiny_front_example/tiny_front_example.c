@@ -1,0 +1,18 @@
+#include "fronts/tiny_front_example/tiny_front_example.h"
+
+// Blocks of `bin` in a page; one if a page does not hold any, and never more than half of what the
+// cache holds, so that a spill leaves room for frees and blocks for mallocs.
+static unsigned page_of(unsigned bin) {
+    size_t blocks = hak_max(HAK_PAGE / size_class_bins[bin].size, 1);
+    return (unsigned)hak_min(blocks, size_class_bins[bin].slots / 2u);
+}
+
+static unsigned refill(struct thread_heap *heap, unsigned bin) {
+    return tiny_front_refill_direct(heap, bin, page_of(bin));
+}
+
+static void spill(struct thread_heap *heap, unsigned bin) {
+    tiny_front_spill_direct(heap, bin, page_of(bin));
+}
+
+const struct tiny_front tiny_front_example = {"example", refill, spill, NULL};
