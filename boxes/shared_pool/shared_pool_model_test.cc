@@ -659,6 +659,15 @@ TEST(SharedPoolModel, TheSlabIsReformattedUnderASlowTaker) {
     expect_sound(explorer, 1000);
 }
 
+// Here the new bin finds no block while the slow taker holds it, and takes the slab off its list.
+TEST(SharedPoolModel, TheSlowTakerPutsBackForTheNewBin) {
+    Explorer explorer({{kPut, take(kY), take(kY)}, {take(kX)}}, 1);
+    explorer.before(0, take(kX));
+    explorer.before(1, take(kX));
+    explorer.before(1, kPut);
+    expect_sound(explorer, 5000);
+}
+
 TEST(SharedPoolModel, TheSlabIsReformattedTwice) {
     Explorer explorer({{kPut, take(kY), kPut, take(kX)}, {take(kX, 2)}}, 1);
     explorer.before(0, take(kX));
@@ -750,6 +759,13 @@ TEST(SharedPoolModel, PurgeAndReformat) {
     Explorer explorer({{kPut, take(kY)}, {kPurge}}, 1, true);
     explorer.before(0, take(kX));
     expect_sound(explorer, 1000);
+}
+
+// What is a page without a live block to the old bin holds one of the new bin.
+TEST(SharedPoolModel, PurgeByTheOldBin) {
+    Explorer explorer({{kPut, take(kY, 2), kPutOne}, {kPurge}}, 1, true);
+    explorer.before(0, take(kX));
+    expect_sound(explorer, 5000);
 }
 
 TEST(SharedPoolModel, DISABLED_TwoPurgesAndATaker) {
