@@ -172,7 +172,7 @@ class PhaseB {
         Result result;
         for (const Series &series : all) {
             Sample rates;
-            for (const double ns : series.reported("ns")) {
+            for (const double ns : series.reported("cpu_ns")) {
                 rates.push_back(1e3 / ns);
             }
             result.rates.push_back(rates);
@@ -307,7 +307,7 @@ std::string PhaseB::long_runs() const {
                 std::vector<std::string> row = {grouped_number(scaled(iterations)),
                                                 format("%d B", size), grouped_number(slots)};
                 for (const Series &series : all) {
-                    row.push_back(format("%.1f", 1e3 / minimum(series.reported("ns"))));
+                    row.push_back(format("%.1f", 1e3 / minimum(series.reported("cpu_ns"))));
                 }
                 table.row(row);
             }
@@ -396,7 +396,9 @@ int main(int argc, char **argv) {
     const std::string text =
         "# Phase B, measured again\n\n" + machine_text() +
         format("\n%u rounds; in each, every setting runs in a process of its own, one after the "
-               "other. Medians of\nM ops/s with 95 %% intervals by order statistics; changes are "
+               "other. Operations per\nsecond of the thread's own time, user and kernel, which a "
+               "busy machine disturbs less than time on the\nwall. Medians of M ops/s with 95 %% "
+               "intervals by order statistics; changes are "
                "ratios of medians, with intervals by a\nbootstrap over rounds. A verdict stands "
                "only where the intervals of the two medians part. \"by demand,\nagain\" is \"by "
                "demand\" a second time: what sets these two apart is noise.\n",

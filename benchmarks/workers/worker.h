@@ -27,6 +27,13 @@ static inline double worker_now_ns(void) {
     return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
 }
 
+// Of the calling thread's own time on a processor: what others do on a busy machine is not in it.
+static inline double worker_cpu_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
 // xorshift64*: a few cycles, no memory. The state is never 0.
 static inline uint64_t worker_random_seed(uint64_t seed) {
     return seed * 0x9e3779b97f4a7c15u | 1;

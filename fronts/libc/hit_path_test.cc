@@ -3,6 +3,9 @@
 //
 // Counted is what runs within the library, the `ret` included. The data cache lines are those that
 // memory operands name, the stack left out; the operands are read from objdump's disassembly.
+//
+// Which front serves a class is none of the hit path's business: it is the same code, byte for
+// byte, in a flavour with other fronts, and the same instructions run whatever the settings say.
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -13,10 +16,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <map>
 #include <regex>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "gtest/gtest.h"
 
@@ -28,24 +33,54 @@ constexpr char kCalls[] = "fronts/libc/hit_path_calls";
 // Address within the library -> the instruction there, as objdump prints it.
 using Disassembly = std::map<uint64_t, std::string>;
 
-const Disassembly &Disassemble() {
-    static const Disassembly *result = [] {
-        auto *code = new Disassembly;
-        FILE *in = popen((std::string("objdump -d --no-show-raw-insn ") + kLibrary).c_str(), "r");
-        char line[512];
-        while (in != nullptr && fgets(line, sizeof line, in) != nullptr) {
-            char *end;
-            uint64_t address = strtoull(line, &end, 16);
-            if (end != line && *end == ':') {
-                std::string text(end + 1);
-                text.erase(text.find_last_not_of(" \t\n") + 1);
-                (*code)[address] = text.substr(text.find_first_not_of(" \t"));
-            }
+Disassembly RunObjdump(const std::string &arguments) {
+    Disassembly code;
+    FILE *in = popen(("objdump -d " + arguments).c_str(), "r");
+    char line[512];
+    while (in != nullptr && fgets(line, sizeof line, in) != nullptr) {
+        char *end;
+        uint64_t address = strtoull(line, &end, 16);
+        if (end != line && *end == ':') {
+            std::string text(end + 1);
+            text.erase(text.find_last_not_of(" \t\n") + 1);
+            code[address] = text.substr(text.find_first_not_of(" \t"));
         }
-        EXPECT_TRUE(in != nullptr && pclose(in) == 0) << "objdump";
-        return code;
-    }();
-    return *result;
+    }
+    EXPECT_TRUE(in != nullptr && pclose(in) == 0) << "objdump";
+    return code;
+}
+
+const Disassembly &Disassemble(const std::string &library) {
+    static std::map<std::string, Disassembly> known;
+    auto found = known.find(library);
+    if (found == known.end()) {
+        found = known.emplace(library, RunObjdump("--no-show-raw-insn " + library)).first;
+    }
+    return found->second;
+}
+
+// All of a function, an instruction a line with its bytes, without what depends on where things
+// lie: the displacement of an operand relative to %rip, and the target of a jump out of the
+// function.
+std::vector<std::string> Function(const std::string &library, const std::string &name) {
+    std::vector<std::string> lines;
+    const Disassembly code = RunObjdump("--insn-width=16 --disassemble=" + name + " " + library);
+    static const std::regex relative(R"(((?:[0-9a-f]{2} )*)((?:[0-9a-f]{2} ){3}[0-9a-f]{2})\s+\t)"
+                                     R"((\S+ +)-?0x[0-9a-f]+(\(%rip\).*[^ ]) +# .*)");
+    static const std::regex jump(R"(((?:[0-9a-f]{2} )*)((?:[0-9a-f]{2} ){3}[0-9a-f]{2})\s+\t)"
+                                 R"(((?:addr32 )?\S+ +)[0-9a-f]+ <([^+>]*)>)");
+    static const std::regex inside(R"(^(.*\t\S+ +)[0-9a-f]+ (<.*\+.*>)$)");
+    for (const auto &[address, text] : code) {
+        std::smatch match;
+        if (std::regex_match(text, match, relative)) {
+            lines.push_back(match[1].str() + "(4) " + match[3].str() + match[4].str());
+        } else if (std::regex_match(text, match, jump)) {
+            lines.push_back(match[1].str() + "(4) " + match[3].str() + "<" + match[4].str() + ">");
+        } else {
+            lines.push_back(std::regex_replace(text, inside, "$1$2"));
+        }
+    }
+    return lines;
 }
 
 uint64_t Register(const user_regs_struct &regs, const std::string &name) {
@@ -94,14 +129,15 @@ uint64_t Operand(const std::string &text, const user_regs_struct &regs, uint64_t
 }
 
 // Where the library lies in the process.
-bool FindLibrary(pid_t pid, uint64_t *from, uint64_t *to) {
+bool FindLibrary(pid_t pid, const std::string &library, uint64_t *from, uint64_t *to) {
     *from = *to = 0;
     FILE *maps = fopen(("/proc/" + std::to_string(pid) + "/maps").c_str(), "r");
     char line[512];
     while (maps != nullptr && fgets(line, sizeof line, maps) != nullptr) {
         uint64_t start;
         uint64_t end;
-        if (strstr(line, kLibrary) != nullptr && sscanf(line, "%zx-%zx", &start, &end) == 2) {
+        if (strstr(line, library.c_str()) != nullptr &&
+            sscanf(line, "%zx-%zx", &start, &end) == 2) {
             *from = *from == 0 ? start : *from;
             *to = end;
         }
@@ -124,15 +160,18 @@ int WaitForStop(pid_t pid) {
     return WIFSTOPPED(status) ? WSTOPSIG(status) : -1;
 }
 
-void Follow(const char *call, size_t size, Path *path) {
-    const Disassembly &code = Disassemble();
-    std::string preload = std::string("LD_PRELOAD=./") + kLibrary;
+// `setting`: NAME=VALUE for the child's environment.
+void Follow(const std::string &library, const std::string &setting, const char *call, size_t size,
+            Path *path) {
+    const Disassembly &code = Disassemble(library);
+    std::string preload = "LD_PRELOAD=./" + library;
     std::string number = std::to_string(size);
     pid_t pid = fork();
     if (pid == 0) {
         char *const arguments[] = {const_cast<char *>(kCalls), const_cast<char *>(call),
                                    const_cast<char *>(number.c_str()), nullptr};
-        char *const environment[] = {const_cast<char *>(preload.c_str()), nullptr};
+        char *const environment[] = {const_cast<char *>(preload.c_str()),
+                                     const_cast<char *>(setting.c_str()), nullptr};
         ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
         execve(kCalls, arguments, environment);
         _exit(127);
@@ -143,7 +182,7 @@ void Follow(const char *call, size_t size, Path *path) {
     ASSERT_EQ(WaitForStop(pid), SIGTRAP) << "first breakpoint of " << call;
     uint64_t from;
     uint64_t to;
-    ASSERT_TRUE(FindLibrary(pid, &from, &to)) << "not preloaded";
+    ASSERT_TRUE(FindLibrary(pid, library, &from, &to)) << "not preloaded";
     bool done = false;
     // Each round: where the child stands, then one instruction. The second breakpoint ends it.
     for (int steps = 0; !done && steps < 100000; steps++) {
@@ -202,7 +241,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 TEST_P(HitPathTest, IsShort) {
     Path path;
-    Follow(GetParam().call, GetParam().size, &path);
+    Follow(kLibrary, "NONE=", GetParam().call, GetParam().size, &path);
     if (HasFatalFailure()) {
         return;
     }
@@ -214,6 +253,46 @@ TEST_P(HitPathTest, IsShort) {
     if (GetParam().instructions != 0) {
         EXPECT_LE(path.instructions, GetParam().instructions) << path.text;
     }
+}
+
+class EveryFrontTest : public testing::TestWithParam<const char *> {};
+
+INSTANTIATE_TEST_SUITE_P(Calls, EveryFrontTest,
+                         testing::Values("malloc", "free", "operator_new", "operator_delete",
+                                         "operator_delete_sized"),
+                         [](const testing::TestParamInfo<const char *> &param) {
+                             return std::string(param.param);
+                         });
+
+TEST_P(EveryFrontTest, SettingsChangeNothingOfAHit) {
+    for (size_t size : {128, 256}) {
+        Path preset;
+        ASSERT_NO_FATAL_FAILURE(Follow(kLibrary, "NONE=", GetParam(), size, &preset));
+        EXPECT_GT(preset.instructions, 3);
+        for (const char *setting :
+             {"HAKMEM_TINY_FRONT_C23_SIMPLE=0", "HAKMEM_TINY_FRONT_C23_SIMPLE=1",
+              "HAKMEM_TINY_FRONT_C23_REFILL=16", "HAKMEM_TINY_FRONT_C23_REFILL=128"}) {
+            Path path;
+            ASSERT_NO_FATAL_FAILURE(Follow(kLibrary, setting, GetParam(), size, &path));
+            EXPECT_EQ(path.text, preset.text) << setting << ", " << size << " B";
+        }
+    }
+}
+
+TEST(EveryFlavourTest, HasTheSameHitPathToTheByte) {
+    for (const char *name : {"malloc", "free", "_Znwm", "_ZdlPv", "_ZdlPvm"}) {
+        const std::vector<std::string> ours = Function(kLibrary, name);
+        ASSERT_GT(ours.size(), 5u) << name;
+        EXPECT_NE(std::find_if(ours.begin(), ours.end(),
+                               [](const std::string &line) {
+                                   return line.find("(4) ") != std::string::npos;
+                               }),
+                  ours.end())
+            << name << ": nothing that depends on a place; this test would not see it";
+        EXPECT_EQ(Function("libhakmem_classic.so", name), ours) << name;
+    }
+    // What the comparison sees: the header strategy's free() is another one.
+    EXPECT_NE(Function("libhakmem_c23_header.so", "free"), Function(kLibrary, "free"));
 }
 
 } // namespace

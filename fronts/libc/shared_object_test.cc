@@ -21,6 +21,7 @@ namespace {
 
 constexpr char kRelease[] = "libhakmem_c23.so";
 constexpr char kDebug[] = "libhakmem_c23_debug.so";
+constexpr const char *kReleases[] = {kRelease, "libhakmem_c23_header.so", "libhakmem_classic.so"};
 
 // A shared object, read whole.
 class Elf {
@@ -194,15 +195,21 @@ std::set<std::string> Conditions(const Elf &elf) {
 
 TEST(ReleaseTest, HasNoInvariantChecks) {
     EXPECT_FALSE(Conditions(Elf(kDebug)).empty()) << "this test would not see them";
-    EXPECT_EQ(Conditions(Elf(kRelease)), std::set<std::string>());
+    for (const char *release : kReleases) {
+        ASSERT_TRUE(Elf(release).Ok()) << release;
+        EXPECT_EQ(Conditions(Elf(release)), std::set<std::string>()) << release;
+    }
 }
 
 TEST(ReleaseTest, HasNoPathsOfTheBuild) {
-    for (const std::string &text : Elf(kRelease).Strings()) {
-        EXPECT_EQ(text.find("boxes/"), std::string::npos) << text;
-        EXPECT_EQ(text.find("fronts/"), std::string::npos) << text;
-        EXPECT_EQ(text.find("/proc/self/cwd"), std::string::npos) << text;
-        EXPECT_EQ(text.find("__PRETTY_FUNCTION__"), std::string::npos) << text;
+    for (const char *release : kReleases) {
+        for (const std::string &text : Elf(release).Strings()) {
+            EXPECT_EQ(text.find("boxes/"), std::string::npos) << release << ": " << text;
+            EXPECT_EQ(text.find("fronts/"), std::string::npos) << release << ": " << text;
+            EXPECT_EQ(text.find("/proc/self/cwd"), std::string::npos) << release << ": " << text;
+            EXPECT_EQ(text.find("__PRETTY_FUNCTION__"), std::string::npos)
+                << release << ": " << text;
+        }
     }
 }
 
