@@ -78,6 +78,15 @@ void InThread(void (*fn)(void *), void *arg) {
     pthread_join(thread, nullptr);
 }
 
+// Empties the caches, and ends the parking of a thread that has been quiet, which has none: after
+// this, blocks go into the caches.
+void UseCaches(size_t size) {
+    malloc_trim(0);
+    for (int i = 0; i < 2000; i++) {
+        free(Hide(malloc(size)));
+    }
+}
+
 // A small block whose slab stays in use whatever happens to the block.
 class SmallDeathTest : public testing::TestWithParam<size_t> {
   protected:
@@ -254,10 +263,10 @@ TEST_P(SmallDeathTest, SizedDeleteWithAWrongSize) {
         }
         // The block's address may by chance be no start of a block of the wrong bin: then that is
         // what is seen first. The size is used only where the cache it stands for has room, else
-        // the block's own bin is, and nothing is wrong: so the caches are emptied before.
+        // the block's own bin is, and nothing is wrong.
         EXPECT_EXIT(
             {
-                malloc_trim(0);
+                UseCaches(size_);
                 ::operator delete(p_, wrong);
                 exit(0);
             },
@@ -266,7 +275,7 @@ TEST_P(SmallDeathTest, SizedDeleteWithAWrongSize) {
                            StrEq(Line("free", p_, kInterior))));
         EXPECT_EXIT(
             {
-                malloc_trim(0);
+                UseCaches(size_);
                 ::operator delete[](p_, wrong);
                 malloc_trim(0);
                 _exit(0);
