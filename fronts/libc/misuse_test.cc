@@ -504,7 +504,7 @@ TEST(ForeignDeathTest, TheAllocatorsOwnData) {
         EXPECT_MISUSE(_exit(malloc_usable_size(p) > 0), "malloc_usable_size", p, kForeign);
         EXPECT_MISUSE(
             {
-                ::operator delete (p, size_t{64});
+                ::operator delete (p, size_t{64 - SIZE_CLASS_HEADER}); // blocks of 64 B
                 exit(0);
             },
             "free", p, kForeign);
