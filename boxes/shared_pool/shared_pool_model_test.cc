@@ -37,9 +37,9 @@ constexpr size_t kMostSteps = 72; // of one operation
 constexpr size_t kMostWay = 256;  // steps of all threads
 
 // Two bins of two blocks each, with the bitmaps at the same place, and one of two words.
-constexpr unsigned kX = 84;
-constexpr unsigned kY = 83;
-constexpr unsigned kWide = 32;
+const unsigned kX = size_class_bin_of(32768);
+const unsigned kY = size_class_bin_of(28672);
+const unsigned kWide = size_class_bin_of(512);
 
 using Mask = std::array<uint64_t, kWords>;
 
@@ -49,7 +49,7 @@ struct Op {
     unsigned want = 0; // TAKE
 };
 
-constexpr Op take(unsigned bin, unsigned want = 1) {
+Op take(unsigned bin, unsigned want = 1) {
     return {Op::TAKE, bin, want};
 }
 constexpr Op kPut = {Op::PUT};        // all that the thread holds
@@ -623,6 +623,13 @@ void expect_sound(Explorer &explorer, size_t least_states) {
     std::string states = std::to_string(explorer.states);
     testing::Test::RecordProperty("states", states);
     printf("%s states, %zu ends\n", states.c_str(), explorer.ends);
+}
+
+TEST(SharedPoolModel, BinsAreWhatTheSearchesAreMadeFor) {
+    EXPECT_NE(kX, kY);
+    EXPECT_EQ(size_class_bins[kX].blocks, 2);
+    EXPECT_EQ(size_class_bins[kY].blocks, 2);
+    EXPECT_EQ(size_class_bins[kWide].blocks, 128);
 }
 
 // Those named DISABLED_ have more than five million states: shared_pool_model_long_test runs them.
