@@ -212,7 +212,7 @@ static void trim(struct thread_heap *heap) {
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
         if (heap->missed[bin]) {
             heap->missed[bin] = 0;
-        } else if (heap->want[bin] != 0 ||
+        } else if (heap->want[bin] != 0 || heap->behind[bin] != 0 ||
                    heap->bins[bin].top != heap->slots + heap->bottoms[bin]) {
             flush_bin(heap, bin);
         }
