@@ -28,12 +28,9 @@ HAK_INLINE uint64_t atomic_bitmap_take(atomic_bitmap_word *word, unsigned most) 
     if (seen == 0) {
         return 0;
     }
-    if ((unsigned)__builtin_popcountll(seen) <= most) {
-        // Bits set since the look are taken too only if they fit: claim just those seen.
-        return atomic_fetch_and(word, ~seen) & seen;
-    }
+    // Bits set since the look are left alone: there may be no room for them.
     uint64_t rest = seen;
-    for (unsigned i = 0; i < most; i++) {
+    for (unsigned i = 0; i < most && rest != 0; i++) {
         rest &= rest - 1;
     }
     uint64_t want = seen & ~rest;

@@ -2,6 +2,8 @@
 
 #include "boxes/diagnostics/diagnostics.h"
 
+#include <string.h>
+
 static unsigned narrow_slots(unsigned bin) {
     if (bin == 0) {
         return 0;
@@ -43,19 +45,23 @@ void fast_cache_init(struct fast_bin *bins, uint16_t *bottoms, void **slots, boo
     }
 }
 
-bool fast_cache_widen(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin) {
-    unsigned bottom = bottoms[bin];
-    unsigned wide = size_class_bins[bin].slots;
-    if (bottom != narrow_bottom(bin) || wide <= narrow_slots(bin)) {
+bool fast_cache_widen(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin,
+                      enum fast_cache_width width) {
+    void **bottom = &slots[bottoms[bin]];
+    size_t held = (size_t)(bins[bin].top - bottom);
+    size_t most = size_class_bins[bin].slots;
+    if (width == FAST_CACHE_MIDDLE) {
+        most = hak_min(most, FAST_CACHE_MIDDLE_BYTES / hak_max(size_class_bins[bin].size, 1));
+    }
+    if (most <= (size_t)(bins[bin].limit - bottom)) {
         return false;
     }
-    unsigned held = (unsigned)(bins[bin].top - &slots[bottom]);
-    unsigned to = wide_bottom(bin);
-    slots[to] = NULL;
-    for (unsigned i = 1; i <= held; i++) {
-        slots[to + i] = slots[bottom + i];
+    void **to = &slots[wide_bottom(bin)];
+    if (bottom != to) {
+        to[0] = NULL;
+        memcpy(to + 1, bottom + 1, held * sizeof *to);
     }
-    place(bins, bottoms, slots, bin, to, wide);
+    place(bins, bottoms, slots, bin, wide_bottom(bin), (unsigned)most);
     bins[bin].top += held;
     return true;
 }
@@ -69,8 +75,8 @@ void fast_cache_narrow(struct fast_bin *bins, uint16_t *bottoms, void **slots, u
 void fast_cache_fill(struct fast_bin *bin, void *const *blocks, unsigned count) {
     void **top = bin->top;
     DIAG_ASSERT(count <= (unsigned)(bin->limit - top));
-    for (unsigned i = count; i-- > 0;) {
-        *++top = blocks[i];
+    for (void *const *from = blocks + count; from != blocks;) {
+        *++top = *--from;
     }
     bin->top = top;
 }
@@ -78,11 +84,7 @@ void fast_cache_fill(struct fast_bin *bin, void *const *blocks, unsigned count) 
 void fast_cache_drain(struct fast_bin *bin, void **bottom, void **blocks, unsigned count) {
     unsigned held = (unsigned)(bin->top - bottom);
     DIAG_ASSERT(count <= held);
-    for (unsigned i = 0; i < count; i++) {
-        blocks[i] = bottom[1 + i];
-    }
-    for (unsigned i = 0; i < held - count; i++) {
-        bottom[1 + i] = bottom[1 + i + count];
-    }
+    memcpy(blocks, bottom + 1, count * sizeof *blocks);
+    memmove(bottom + 1, bottom + 1 + count, (held - count) * sizeof *blocks);
     bin->top -= count;
 }

@@ -23,13 +23,16 @@ struct fast_bin {
 static_assert(sizeof(struct fast_bin) == SIZE_CLASS_STEP, "bin n is at byte n * 16");
 
 // A stack starts narrow, all narrow ones close together: a thread that uses a bin a little touches
-// no page for it and keeps next to nothing. Once enough blocks have gone through it, it becomes as
-// wide as the bin allows.
+// no page for it and keeps next to nothing. Once enough blocks have gone through it, it becomes
+// wider: as wide as the bin allows, or, for a thread that frees only, as is worth a step to the
+// pool.
 enum {
     FAST_CACHE_NARROW = 8,          // blocks in a narrow stack at most,
     FAST_CACHE_NARROW_BYTES = 4096, // and bytes, but for one block
+    FAST_CACHE_MIDDLE_BYTES = 8192, // bytes in one of middle width
     FAST_CACHE_SLOTS = 7400,        // room for both stacks of all bins, each one's NULL included
 };
+enum fast_cache_width { FAST_CACHE_MIDDLE, FAST_CACHE_WIDE };
 
 // Pops a block; NULL if there is none.
 HAK_INLINE void *fast_cache_pop(struct fast_bin *bin) {
@@ -66,8 +69,9 @@ HAK_INLINE struct fast_bin *fast_cache_of_size(struct fast_bin *bins, const uint
 // are known to hold NULL, and are not touched.
 void fast_cache_init(struct fast_bin *bins, uint16_t *bottoms, void **slots, bool zeroed);
 
-// Makes the stack of a bin wide, with the blocks it has. False if it was wide.
-bool fast_cache_widen(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin);
+// Makes the stack of a bin wider, with the blocks it has. False if it was as wide.
+bool fast_cache_widen(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin,
+                      enum fast_cache_width width);
 
 // Makes the empty stack of a bin narrow again.
 void fast_cache_narrow(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin);

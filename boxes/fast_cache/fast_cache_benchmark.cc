@@ -13,7 +13,7 @@ constexpr unsigned kMost = 64;
 struct Cache {
     Cache() : slots(FAST_CACHE_SLOTS, nullptr) {
         fast_cache_init(bins, bottoms, slots.data(), true);
-        fast_cache_widen(bins, bottoms, slots.data(), bin);
+        fast_cache_widen(bins, bottoms, slots.data(), bin, FAST_CACHE_WIDE);
         for (unsigned i = 0; i < kMost; i++) {
             blocks[i] = &memory[i];
         }
@@ -62,8 +62,8 @@ void WidenAndNarrow(benchmark::State &state) {
     Cache cache;
     for (auto _ : state) {
         fast_cache_narrow(cache.bins, cache.bottoms, cache.slots.data(), cache.bin);
-        benchmark::DoNotOptimize(
-            fast_cache_widen(cache.bins, cache.bottoms, cache.slots.data(), cache.bin));
+        benchmark::DoNotOptimize(fast_cache_widen(cache.bins, cache.bottoms, cache.slots.data(),
+                                                  cache.bin, FAST_CACHE_WIDE));
     }
 }
 BENCHMARK(WidenAndNarrow);

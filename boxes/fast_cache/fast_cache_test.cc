@@ -29,7 +29,9 @@ class FastCache : public testing::Test {
         int fit = FAST_CACHE_NARROW_BYTES / static_cast<int>(size_class_bins[bin].size);
         return std::clamp(fit, 1, int{FAST_CACHE_NARROW});
     }
-    bool widen(unsigned bin) { return fast_cache_widen(bins, bottoms, slots.data(), bin); }
+    bool widen(unsigned bin, fast_cache_width width = FAST_CACHE_WIDE) {
+        return fast_cache_widen(bins, bottoms, slots.data(), bin, width);
+    }
     size_t held(unsigned bin) { return static_cast<size_t>(bins[bin].top - bottom(bin)); }
 
     fast_bin bins[SIZE_CLASS_BINS];
@@ -82,6 +84,35 @@ TEST_F(FastCache, FullStacksOfAllBinsDoNotOverlap) {
         ASSERT_EQ(bins[bin].limit - bins[bin].top, narrow(bin));
     }
     EXPECT_FALSE(widen(0)) << "bin 0 has no slots, however wide";
+}
+
+TEST_F(FastCache, FromNarrowOverMiddleToWideNoBlockIsLost) {
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        const int wide = size_class_bins[bin].slots;
+        const int middle =
+            std::min(wide, static_cast<int>(FAST_CACHE_MIDDLE_BYTES / size_class_bins[bin].size));
+        int room = narrow(bin);
+        int pushed = 0;
+        auto fill = [&] {
+            while (fast_cache_push(&bins[bin], block(pushed + 1))) {
+                pushed++;
+            }
+            EXPECT_EQ(pushed, room) << "bin " << bin;
+        };
+        fill();
+        EXPECT_EQ(widen(bin, FAST_CACHE_MIDDLE), middle > room);
+        room = std::max(room, middle);
+        fill();
+        EXPECT_EQ(widen(bin), wide > room);
+        room = std::max(room, wide);
+        fill();
+        EXPECT_FALSE(widen(bin, FAST_CACHE_MIDDLE)) << "it does not shrink";
+        while (pushed > 0) {
+            ASSERT_EQ(fast_cache_pop(&bins[bin]), block(pushed));
+            pushed--;
+        }
+        EXPECT_EQ(fast_cache_pop(&bins[bin]), nullptr);
+    }
 }
 
 TEST_F(FastCache, EverySizeOfTheHitPathFindsItsStack) {

@@ -85,23 +85,48 @@ static void unlist(const struct page_arena_window *window, size_t slab, unsigned
     }
 }
 
+// A number that tells the current thread from most others; not 0.
+static uint8_t myself(void) {
+    uint64_t hash = (uintptr_t)__builtin_thread_pointer() * UINT64_C(0x9e3779b97f4a7c15);
+    return (uint8_t)(hash >> 56 | 1);
+}
+
+// The lowest listed slab that no other thread takes from, or if there is none, the lowest of all.
+// Threads that take from one slab write to the same lines: its bitmap, and often the blocks.
 static size_t find_listed(const struct page_arena_window *window, unsigned bin) {
+    enum { LOOKS = 64 }; // then a slab of another thread will do
     size_t groups = (page_arena_high() + ARENA_GROUP_SLABS - 1) / ARENA_GROUP_SLABS;
+    size_t lowest = ARENA_NONE;
+    unsigned looks = 0;
     for (size_t g = 0; g < groups; g++) {
         uint64_t superslabs =
             atomic_load_explicit(&window->groups[g].user[bin], memory_order_relaxed);
-        while (superslabs != 0) {
-            size_t slab =
+        for (; superslabs != 0; superslabs &= superslabs - 1) {
+            size_t first =
                 g * ARENA_GROUP_SLABS + (size_t)__builtin_ctzll(superslabs) * ARENA_SUPERSLAB_SLABS;
-            uint32_t slabs = atomic_load_explicit(&superslab_at(window, slab)->listed[bin],
-                                                  memory_order_relaxed);
-            if (slabs != 0) {
-                return slab + (size_t)__builtin_ctz(slabs);
+            struct superslab *superslab = superslab_at(window, first);
+            uint32_t slabs = atomic_load_explicit(&superslab->listed[bin], memory_order_relaxed);
+            for (; slabs != 0; slabs &= slabs - 1) {
+                unsigned slab = (unsigned)__builtin_ctz(slabs);
+                uint8_t taker = atomic_load_explicit(&superslab->taker[slab], memory_order_relaxed);
+                if (taker == 0 || taker == myself()) {
+                    return first + slab;
+                }
+                lowest = hak_min(lowest, first + slab);
+                if (++looks == LOOKS) {
+                    return lowest;
+                }
             }
-            superslabs &= superslabs - 1;
         }
     }
-    return ARENA_NONE;
+    return lowest;
+}
+
+static void set_taker(const struct page_arena_window *window, size_t slab, uint8_t taker) {
+    _Atomic(uint8_t) *at = &superslab_at(window, slab)->taker[slab % ARENA_SUPERSLAB_SLABS];
+    if (atomic_load_explicit(at, memory_order_relaxed) != taker) {
+        atomic_store_explicit(at, taker, memory_order_relaxed);
+    }
 }
 
 // Every block of a slab seems to be free: takes them all, and if that works gives the slab away.
@@ -119,7 +144,9 @@ static void put_bits(const struct page_arena_window *window, size_t slab, unsign
                     "block freed twice");
     }
     mark_active(superslab_slab(window, slab));
-    list(window, slab, bin);
+    if (before == 0) { // else it is listed, or whoever made the word so is about to do that
+        list(window, slab, bin);
+    }
     if ((before | mask) == superslab_full_word(bin, word)) {
         for (unsigned w = 0; w < size_class_bins[bin].words; w++) {
             if (atomic_load_explicit(&bits[w], memory_order_relaxed) !=
@@ -181,6 +208,16 @@ static void leave_clean(struct slab *meta, size_t size, unsigned word, uint64_t 
     }
 }
 
+// Writes the addresses of the blocks in `mask` (not 0), lowest first; returns the place behind
+// them. `start` is that of the block at bit 0.
+HAK_INLINE void **write_blocks(char *start, size_t size, uint64_t mask, void **blocks) {
+    do {
+        *blocks++ = start + (size_t)__builtin_ctzll(mask) * size;
+        mask &= mask - 1;
+    } while (mask != 0);
+    return blocks;
+}
+
 static unsigned take_from(const struct page_arena_window *window, size_t slab, unsigned bin,
                           void **blocks, unsigned want) {
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
@@ -201,10 +238,7 @@ static unsigned take_from(const struct page_arena_window *window, size_t slab, u
             return got;
         }
         leave_clean(superslab_slab(window, slab), size, w, mask);
-        for (; mask != 0; mask &= mask - 1) {
-            size_t block = w * 64 + (size_t)__builtin_ctzll(mask);
-            blocks[got++] = start + block * size;
-        }
+        got = (unsigned)(write_blocks(start + w * 64 * size, size, mask, blocks + got) - blocks);
     }
     return got;
 }
@@ -242,6 +276,7 @@ static unsigned take_from_fresh(const struct page_arena_window *window, unsigned
             left = true;
         }
     }
+    set_taker(window, slab, myself());
     if (left) {
         list(window, slab, bin);
     }
@@ -269,6 +304,7 @@ unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_poo
                             : 0;
         got += more;
         *hint = slab;
+        set_taker(&window, slab, myself());
         if (got < want) {
             unlist(&window, slab, bin);
         }
@@ -435,25 +471,26 @@ static HAK_NORETURN HAK_COLD void not_a_start(const struct page_arena_window *wi
 
 void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
     struct page_arena_window window = page_arena_get_window();
+    const struct size_class_bin info = size_class_bins[bin];
+    enum { WORDS = SIZE_CLASS_MAX_BLOCKS / 64 }; // that a slab may have
     // Blocks of one word go back in one step; neighbours in a cache are often neighbours in a slab.
-    size_t slab = ARENA_NONE;
-    unsigned word = 0;
+    size_t place = SIZE_MAX; // slab * WORDS + word
     uint64_t mask = 0;
     for (unsigned i = 0; i < count; i++) {
         void *ptr = blocks[i];
-        uint32_t block = size_class_block_at(bin, (uint32_t)((uintptr_t)ptr & (ARENA_SLAB - 1)));
-        if (HAK_UNLIKELY(shared_pool_block_start(bin, ptr) != ptr)) {
+        uint32_t offset = (uint32_t)((uintptr_t)ptr & (ARENA_SLAB - 1));
+        uint32_t block = (uint32_t)((uint64_t)offset * info.reciprocal >> 32);
+        if (HAK_UNLIKELY(block * info.size != offset || block >= info.blocks)) {
             not_a_start(&window, bin, ptr);
         }
-        size_t its_slab = page_arena_slab_of(&window, ptr);
-        unsigned its_word = block / 64;
+        size_t slab = page_arena_slab_of(&window, ptr);
+        size_t its_place = slab * WORDS + block / 64;
         uint64_t its_mask = UINT64_C(1) << (block % 64);
-        if (its_slab != slab || its_word != word || (mask & its_mask) != 0) {
+        if (its_place != place || (mask & its_mask) != 0) {
             if (mask != 0) {
-                put_bits(&window, slab, bin, word, mask);
+                put_bits(&window, place / WORDS, bin, place % WORDS, mask);
             }
-            slab = its_slab;
-            word = its_word;
+            place = its_place;
             mask = 0;
             if (HAK_UNLIKELY(!superslab_known(&window, slab) || !is_tiny(&window, slab, bin))) {
                 not_of_bin(&window, slab, ptr);
@@ -462,7 +499,7 @@ void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
         mask |= its_mask;
     }
     if (mask != 0) {
-        put_bits(&window, slab, bin, word, mask);
+        put_bits(&window, place / WORDS, bin, place % WORDS, mask);
     }
 }
 

@@ -26,12 +26,12 @@
 #define atomic_fetch_and(p, v)                 OP(MODEL_AND, p, v, 0)
 #define atomic_fetch_add_explicit(p, v, order) OP(MODEL_ADD, p, v, 0)
 #define atomic_fetch_sub_explicit(p, v, order) OP(MODEL_SUB, p, v, 0)
-#define atomic_compare_exchange_strong(p, expected, desired)              \
-    __extension__({                                                       \
-        uint64_t before_ = OP(MODEL_CAS, p, *(expected), desired);        \
-        bool done_ = before_ == *(expected);                              \
-        *(expected) = before_;                                            \
-        done_;                                                            \
+#define atomic_compare_exchange_strong(p, expected, desired)       \
+    __extension__({                                                \
+        uint64_t before_ = OP(MODEL_CAS, p, *(expected), desired); \
+        bool done_ = before_ == *(expected);                       \
+        *(expected) = before_;                                     \
+        done_;                                                     \
     })
 
 #undef HAKMEM_DEBUG

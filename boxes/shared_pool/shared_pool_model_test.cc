@@ -69,7 +69,7 @@ enum Cell {
 };
 
 struct Thread {
-    uint32_t next = 0; // operation of its program
+    uint32_t next = 0;  // operation of its program
     uint32_t steps = 0; // done in it
     shared_pool_hint hint = ARENA_NONE;
     std::array<Mask, kSlabs> held = {};
@@ -146,8 +146,7 @@ Memory &memory() {
 // The search, and what the hooks below need to know of it.
 class Explorer {
   public:
-    explicit Explorer(std::vector<std::vector<Op>> programs, size_t slabs,
-                      bool with_clean = false)
+    explicit Explorer(std::vector<std::vector<Op>> programs, size_t slabs, bool with_clean = false)
         : programs_(std::move(programs)), slabs_(slabs), with_clean_(with_clean),
           cells_at_(find_cells(with_clean)) {
         start_.cells[AVAIL] = (1u << slabs) - 1;
@@ -191,7 +190,8 @@ class Explorer {
         }
         states = seen.size();
         return fault_.empty() ? testing::AssertionSuccess()
-                              : testing::AssertionFailure() << fault_ << "\n" << describe(state_);
+                              : testing::AssertionFailure() << fault_ << "\n"
+                                                            << describe(state_);
     }
 
     size_t states = 0;
@@ -215,17 +215,30 @@ class Explorer {
             uint64_t &value = state_.cells[static_cast<size_t>(cell)];
             uint64_t before = value;
             switch (op) {
-            case MODEL_LOAD: break;
+            case MODEL_LOAD:
+                break;
             case MODEL_STORE:
                 value = a;
                 before = 0; // has no result, which could tell states apart
                 break;
-            case MODEL_EXCHANGE: value = a; break;
-            case MODEL_OR: value |= a; break;
-            case MODEL_AND: value &= a; break;
-            case MODEL_ADD: value += a; break;
-            case MODEL_SUB: value -= a; break;
-            case MODEL_CAS: value = value == a ? b : value; break;
+            case MODEL_EXCHANGE:
+                value = a;
+                break;
+            case MODEL_OR:
+                value |= a;
+                break;
+            case MODEL_AND:
+                value &= a;
+                break;
+            case MODEL_ADD:
+                value += a;
+                break;
+            case MODEL_SUB:
+                value -= a;
+                break;
+            case MODEL_CAS:
+                value = value == a ? b : value;
+                break;
             }
             if (size < 8) {
                 value &= (uint64_t{1} << size * 8) - 1;
@@ -266,8 +279,8 @@ class Explorer {
     void purge(const os_range *ranges, size_t count) {
         one_step([&] {
             for (size_t i = 0; i < count; i++) {
-                auto from = static_cast<size_t>(static_cast<char *>(ranges[i].at) -
-                                                memory().window.base);
+                auto from =
+                    static_cast<size_t>(static_cast<char *>(ranges[i].at) - memory().window.base);
                 check_no_live(from, from + ranges[i].size);
             }
             return uint64_t{0};
@@ -285,7 +298,8 @@ class Explorer {
     enum { kUnknown = -1, kIgnored = -2, kOnes = -3 };
 
     int cell_of(const volatile void *pointer) const {
-        size_t offset = reinterpret_cast<uintptr_t>(pointer) - reinterpret_cast<uintptr_t>(&memory());
+        size_t offset =
+            reinterpret_cast<uintptr_t>(pointer) - reinterpret_cast<uintptr_t>(&memory());
         if (offset >= sizeof(Memory)) {
             return model_is_counter(pointer) ? kIgnored : kUnknown;
         }
@@ -308,7 +322,8 @@ class Explorer {
             place(&meta.kind, KIND + s);
             place(&meta.bin, BIN + s);
             place(&meta.clean, with_clean ? CLEAN + s : static_cast<size_t>(kIgnored));
-            place(&meta.active, static_cast<size_t>(kIgnored)); // a hint to the decay
+            place(&meta.active, static_cast<size_t>(kIgnored));     // a hint to the decay
+            place(&m.meta.taker[s], static_cast<size_t>(kIgnored)); // a hint to takers
         }
         for (unsigned bin : {kX, kY, kWide}) {
             place(&m.meta.listed[bin], LISTED + bin_index(bin));
@@ -542,10 +557,11 @@ class Explorer {
     }
 
     static std::string describe(const State &state) {
-        static const char *const names[] = {"bits", "", "", "", "kind", "",  "bin",
-                                            "",     "clean", "", "listed", "", "", "summary",
-                                            "",     "", "avail"};
-        std::string text = "steps, by thread: " + std::string(state.way.data(), state.length) + "\n";
+        static const char *const names[] = {"bits", "",        "",      "", "kind",   "",
+                                            "bin",  "",        "clean", "", "listed", "",
+                                            "",     "summary", "",      "", "avail"};
+        std::string text =
+            "steps, by thread: " + std::string(state.way.data(), state.length) + "\n";
         for (size_t i = 0; i < CELLS; i++) {
             text += std::string(names[i]) + " " + std::to_string(state.cells[i]) + " ";
         }

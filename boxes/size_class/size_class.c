@@ -1,14 +1,20 @@
 #include "boxes/size_class/size_class.h"
 
-// A cache holds up to 128 blocks and about 64 KiB of a bin, but never fewer than 4 blocks.
-#define SLOTS(size) \
-    ((size) <= 512 ? 128 : 65536 / (size) >= 64 ? 64 : 65536 / (size) >= 4 ? 65536 / (size) : 4)
+// A cache holds up to 384 blocks and about 64 KiB of a bin, but never fewer than 4 blocks. As many
+// as that, as many programs allocate and free in phases, which a cache swallows or the pool has to.
+#define SLOTS(size)                          \
+    ((size) <= 128          ? 384            \
+     : (size) <= 256        ? 256            \
+     : (size) <= 512        ? 128            \
+     : 65536 / (size) >= 64 ? 64             \
+     : 65536 / (size) >= 4  ? 65536 / (size) \
+                            : 4)
 
 #define BIN(bytes)                                                                           \
     {                                                                                        \
         .size = (bytes), .reciprocal = (uint32_t)((0x100000000u + (bytes)-1) / (bytes)),     \
         .blocks = SIZE_CLASS_SLAB / (bytes), .words = (SIZE_CLASS_SLAB / (bytes) + 63) / 64, \
-        .slots = SLOTS(bytes), .batch = SLOTS(bytes) / 2                                     \
+        .slots = SLOTS(bytes), .batch = SLOTS(bytes) > 128 ? 64 : SLOTS(bytes) / 2           \
     }
 
 #define BIN4(from, step)                                                      \

@@ -38,9 +38,12 @@ struct superslab {
     // One bit a slab and bin: the slab may have free blocks of that bin. A hint that errs on the
     // side of a set bit: whoever makes blocks free sets it, whoever finds none clears it.
     _Atomic(uint32_t) listed[ARENA_GROUP_USER_WORDS];
-    char pad_[32];
+    // Who took blocks of a slab last, as a number that tells threads apart mostly; 0: nobody. A
+    // hint.
+    _Atomic(uint8_t) taker[ARENA_SUPERSLAB_SLABS];
     struct slab slabs[ARENA_SUPERSLAB_SLABS];
-    char pad2_[HAK_PAGE - ARENA_GROUP_USER_WORDS * 4 - 32 - ARENA_SUPERSLAB_SLABS * 64];
+    char pad2_[HAK_PAGE - ARENA_GROUP_USER_WORDS * 4 - ARENA_SUPERSLAB_SLABS -
+               ARENA_SUPERSLAB_SLABS * 64];
     // Bitmaps of slabs whose blocks are smaller than 256 B. On pages of their own: a SuperSlab of
     // larger blocks never touches them.
     atomic_bitmap_word bits[ARENA_SUPERSLAB_SLABS][SIZE_CLASS_MAX_BLOCKS / 64];

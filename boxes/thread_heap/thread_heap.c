@@ -176,17 +176,19 @@ static void flush_bin(struct thread_heap *heap, unsigned bin) {
     void *blocks[SHARED_POOL_BATCH_MOST];
     void (*front)(struct thread_heap *, unsigned) = atomic_load(&flush_front);
     void **bottom = heap->slots + heap->bottoms[bin];
-    unsigned held = (unsigned)(heap->bins[bin].top - bottom);
     thread_heap_enter(heap);
-    if (held > 0) {
-        fast_cache_drain(&heap->bins[bin], bottom, blocks, held);
-        shared_pool_put(bin, blocks, held);
+    while (heap->bins[bin].top != bottom) {
+        unsigned count =
+            (unsigned)hak_min((size_t)(heap->bins[bin].top - bottom), SHARED_POOL_BATCH_MOST);
+        fast_cache_drain(&heap->bins[bin], bottom, blocks, count);
+        shared_pool_put(bin, blocks, count);
         heap->counts.spills++;
-        heap->counts.spilled += held;
-        heap->counts.bytes -= (int64_t)held * size_class_bins[bin].size;
+        heap->counts.spilled += count;
+        heap->counts.bytes -= (int64_t)count * size_class_bins[bin].size;
     }
     fast_cache_narrow(heap->bins, heap->bottoms, heap->slots, bin);
-    heap->moved[bin] = 0;
+    heap->taken[bin] = 0;
+    heap->given[bin] = 0;
     heap->want[bin] = 0;
     heap->hints[bin] = ARENA_NONE;
     thread_heap_leave(heap);

@@ -38,7 +38,8 @@ struct thread_heap {
     uint64_t seen_ms;                // clock of the thread's last miss
     uint64_t trim_ms;                // clock at which unused caches are emptied next
     uint8_t missed[SIZE_CLASS_BINS]; // the bin has been refilled or spilled since the last trim
-    uint8_t moved[SIZE_CLASS_BINS];  // blocks that have gone through a narrow stack, up to 255
+    uint8_t taken[SIZE_CLASS_BINS];  // blocks from the pool since the stack was narrow, up to 255
+    uint8_t given[SIZE_CLASS_BINS];  // and to the pool
     uint8_t want[SIZE_CLASS_BINS];   // blocks the next refill of a bin asks for
     uint16_t bottoms[SIZE_CLASS_BINS];
     shared_pool_hint hints[SIZE_CLASS_BINS];

@@ -152,7 +152,7 @@ TEST_P(HeaderDeathTest, AnotherBinsHeaderIsReportedWhenTheCacheSpills) {
             << bin;
         // When the cache of the bin that it says is full.
         std::vector<void *> others;
-        for (int i = 0; i < 300; i++) {
+        for (int i = 0; i < 1000; i++) {
             others.push_back(malloc((size_t{8} << bin) - 1));
         }
         EXPECT_EXIT(

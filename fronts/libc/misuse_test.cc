@@ -147,7 +147,7 @@ TEST_P(SmallDeathTest, DoubleFreeIsCaughtByTrim) {
 }
 
 TEST_P(SmallDeathTest, DoubleFreeIsCaughtWhenTheCacheSpills) {
-    std::vector<void *> others(300);
+    std::vector<void *> others(1000);
     for (void *&other : others) {
         other = malloc(size_);
     }

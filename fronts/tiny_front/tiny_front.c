@@ -18,15 +18,15 @@ void tiny_front_start(void) {
     thread_heap_set_flush(flush);
 }
 
-static void count_moved(struct thread_heap *heap, unsigned bin, unsigned count) {
+static void count_moved(struct thread_heap *heap, unsigned bin, uint8_t *counter, unsigned count) {
     heap->missed[bin] = 1;
-    heap->moved[bin] = (uint8_t)hak_min(heap->moved[bin] + count, UINT8_MAX);
+    *counter = (uint8_t)hak_min(*counter + count, UINT8_MAX);
 }
 
 unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, unsigned want) {
     unsigned got = shared_pool_take(bin, blocks, want, &heap->hints[bin]);
     front_gate_mark(bin, blocks, got);
-    count_moved(heap, bin, got);
+    count_moved(heap, bin, &heap->taken[bin], got);
     heap->counts.refills++;
     heap->counts.refilled += got;
     heap->counts.bytes += (int64_t)got * size_class_bins[bin].size;
@@ -35,7 +35,7 @@ unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, 
 
 void tiny_front_give(struct thread_heap *heap, unsigned bin, void *const *blocks, unsigned count) {
     shared_pool_put(bin, blocks, count);
-    count_moved(heap, bin, count);
+    count_moved(heap, bin, &heap->given[bin], count);
     heap->counts.spills++;
     heap->counts.spilled += count;
     heap->counts.bytes -= (int64_t)count * size_class_bins[bin].size;
@@ -58,8 +58,12 @@ unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsign
 
 bool tiny_front_widen(struct thread_heap *heap, unsigned bin) {
     enum { WIDEN_AFTER = 64 }; // blocks: a burst that does not come again leaves the stack narrow
-    return heap->moved[bin] >= WIDEN_AFTER &&
-           fast_cache_widen(heap->bins, heap->bottoms, heap->slots, bin);
+    if (heap->taken[bin] < WIDEN_AFTER && heap->given[bin] < WIDEN_AFTER) {
+        return false;
+    }
+    // What a thread that frees only keeps is of no use to it.
+    return fast_cache_widen(heap->bins, heap->bottoms, heap->slots, bin,
+                            heap->taken[bin] < WIDEN_AFTER ? FAST_CACHE_MIDDLE : FAST_CACHE_WIDE);
 }
 
 unsigned tiny_front_half(const struct thread_heap *heap, unsigned bin) {

@@ -54,7 +54,7 @@ void tiny_front_give(struct thread_heap *heap, unsigned bin, void *const *blocks
 // Aborts with a line on stderr if one of the blocks does not start a block of `bin`, or is free.
 void tiny_front_check(unsigned bin, void *const *blocks, unsigned count);
 
-// Makes a stack that is still narrow, and much used, wide; false if not. Between begin and end.
+// Makes a much used stack as wide as its use asks for; false if it is. Between begin and end.
 bool tiny_front_widen(struct thread_heap *heap, unsigned bin);
 
 // Half of the blocks in a stack, rounded up.
