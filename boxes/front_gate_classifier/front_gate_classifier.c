@@ -47,11 +47,10 @@ struct classified classify_ptr(const void *ptr) {
     }
     case SLAB_LARGE: {
         struct classified answer = {.kind = CLASSIFIED_LARGE, .slab = slab};
-        if (page_arena_address(&window, slab) != ptr) {
+        if (superslab_large_start(&window, slab) != ptr) {
             answer.kind = CLASSIFIED_LARGE_INTERIOR;
         } else {
-            answer.usable = atomic_load_explicit(&meta->run, memory_order_relaxed)
-                            << ARENA_SLAB_SHIFT;
+            answer.usable = superslab_large_usable(&window, slab);
         }
         return answer;
     }

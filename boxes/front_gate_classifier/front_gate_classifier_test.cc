@@ -115,7 +115,7 @@ TEST_F(FrontGateClassifier, OverwrittenHeaderIsSeen) {
 
 TEST_F(FrontGateClassifier, LargeBlocks) {
     constexpr size_t kSlabs = 100; // over several SuperSlabs
-    auto *block = static_cast<char *>(large_block_alloc(kSlabs * ARENA_SLAB, 1, true));
+    auto *block = static_cast<char *>(large_block_alloc(kSlabs * ARENA_SLAB, ARENA_SLAB, true));
     ASSERT_NE(block, nullptr);
     classified live = classify_ptr(block);
     EXPECT_EQ(live.kind, CLASSIFIED_LARGE);

@@ -6,15 +6,36 @@
 
 #include <string.h>
 
+// Build setting: 0 starts every block at the start of a slab. The header strategy needs that: it
+// looks at the byte in front of a block, which is the block's own run where there is a colour.
+#ifndef HAK_LARGE_COLOURS
+#    define HAK_LARGE_COLOURS !HAK_HEADER
+#endif
+
 static size_t slabs_for(size_t size) {
-    return size > (size_t)PTRDIFF_MAX ? SIZE_MAX : (size + ARENA_SLAB - 1) >> ARENA_SLAB_SHIFT;
+    return (size + ARENA_SLAB - 1) >> ARENA_SLAB_SHIFT;
+}
+
+// Blocks that all start at the start of a page share a few sets of the processor's cache: a program
+// that goes through many of them at once would have one line of each. So they start at different
+// lines of their first page. A small block only does so where its run has room.
+enum { COLOURS_BYTES = HAK_PAGE - HAK_CACHE_LINE, ROOM_FROM = 256 << 10 };
+
+static bool is_coloured(size_t align) {
+    return align <= HAK_CACHE_LINE && HAK_LARGE_COLOURS != 0;
+}
+
+static size_t colour_of(size_t slab, size_t room) {
+    uint64_t hash = slab * UINT64_C(0x9e3779b97f4a7c15) >> 52;
+    return hak_min(hash & COLOURS_BYTES, room) & ~(size_t)(HAK_CACHE_LINE - 1);
 }
 
 void *large_block_alloc(size_t size, size_t align, bool zero) {
-    if (HAK_UNLIKELY(!page_arena_init())) {
+    if (HAK_UNLIKELY(size > (size_t)PTRDIFF_MAX || !page_arena_init())) {
         return NULL;
     }
-    size_t run = slabs_for(size);
+    bool coloured = is_coloured(align);
+    size_t run = slabs_for(coloured && size >= ROOM_FROM ? size + COLOURS_BYTES : size);
     bool is_zero;
     size_t slab = page_arena_claim(run, align, &is_zero);
     if (slab == ARENA_NONE) {
@@ -22,10 +43,12 @@ void *large_block_alloc(size_t size, size_t align, bool zero) {
     }
     struct page_arena_window window = page_arena_get_window();
     struct slab *meta = superslab_slab(&window, slab);
-    char *ptr = page_arena_address(&window, slab);
+    size_t colour = coloured ? colour_of(slab, (run << ARENA_SLAB_SHIFT) - size) : 0;
+    char *ptr = (char *)page_arena_address(&window, slab) + colour;
     if (zero && !is_zero) {
         memset(ptr, 0, size);
     }
+    atomic_store_explicit(&meta->colour, (uint16_t)colour, memory_order_relaxed);
     atomic_store_explicit(&meta->run, run, memory_order_relaxed);
     atomic_store_explicit(&meta->size, size, memory_order_relaxed);
     atomic_store_explicit(&meta->kind, SLAB_LARGE, memory_order_release);
@@ -33,11 +56,14 @@ void *large_block_alloc(size_t size, size_t align, bool zero) {
 }
 
 static struct slab *find(const struct page_arena_window *window, const void *ptr, size_t slab) {
-    if (!superslab_known(window, slab) || page_arena_address(window, slab) != ptr) {
+    if (!superslab_known(window, slab)) {
         return NULL;
     }
     struct slab *meta = superslab_slab(window, slab);
-    return atomic_load_explicit(&meta->kind, memory_order_acquire) == SLAB_LARGE ? meta : NULL;
+    return atomic_load_explicit(&meta->kind, memory_order_acquire) == SLAB_LARGE &&
+                   superslab_large_start(window, slab) == ptr
+               ? meta
+               : NULL;
 }
 
 bool large_block_free(void *ptr, size_t slab) {
@@ -61,20 +87,18 @@ bool large_block_free(void *ptr, size_t slab) {
 
 size_t large_block_usable(const void *ptr, size_t slab) {
     struct page_arena_window window = page_arena_get_window();
-    struct slab *meta = find(&window, ptr, slab);
-    return meta == NULL
-               ? 0
-               : atomic_load_explicit(&meta->run, memory_order_relaxed) << ARENA_SLAB_SHIFT;
+    return find(&window, ptr, slab) == NULL ? 0 : superslab_large_usable(&window, slab);
 }
 
 void *large_block_resize(void *ptr, size_t slab, size_t size) {
     struct page_arena_window window = page_arena_get_window();
     struct slab *meta = superslab_slab(&window, slab);
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
-    size_t want = slabs_for(size);
-    if (want > window.slabs) {
+    size_t colour = atomic_load_explicit(&meta->colour, memory_order_relaxed);
+    if (size > window.slabs << ARENA_SLAB_SHIFT) {
         return NULL;
     }
+    size_t want = slabs_for(size + colour);
     bool zero;
     if (want < run) {
         atomic_store_explicit(&meta->run, want, memory_order_relaxed);
@@ -86,7 +110,7 @@ void *large_block_resize(void *ptr, size_t slab, size_t size) {
             if (run << ARENA_SLAB_SHIFT < LARGE_BLOCK_MOVE) {
                 return NULL;
             }
-            char *to = large_block_alloc(size, ARENA_SLAB, false);
+            char *to = large_block_alloc(size + colour, ARENA_SLAB, false);
             if (to == NULL) {
                 return NULL;
             }
@@ -97,7 +121,11 @@ void *large_block_resize(void *ptr, size_t slab, size_t size) {
             }
             atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
             page_arena_release(slab, run, false);
-            return to;
+            // Pages moved as they were, and so the block starts at the same line of its page.
+            struct slab *to_meta = superslab_slab(&window, to_slab);
+            atomic_store_explicit(&to_meta->colour, (uint16_t)colour, memory_order_relaxed);
+            atomic_store_explicit(&to_meta->size, size, memory_order_relaxed);
+            return to + colour;
         }
     }
     atomic_store_explicit(&meta->size, size, memory_order_relaxed);

@@ -15,8 +15,9 @@ HAK_C_BEGIN
 // Blocks from here on (bytes) are moved by the page table instead of copied.
 #define LARGE_BLOCK_MOVE ((size_t)1 << 20)
 
-// A block of at least `size` bytes (> 0) at a multiple of `align` (a power of two; 64 KiB is the
-// least), all zero if `zero`. NULL if size or align is beyond what can be or the kernel refuses.
+// A block of at least `size` bytes (> 0) at a multiple of `align` (a power of two; 64 is the least,
+// and up to 64 the block may start at any cache line of its first page), all zero if `zero`. NULL
+// if size or align is beyond what can be or the kernel refuses.
 void *large_block_alloc(size_t size, size_t align, bool zero);
 
 // Frees the block that starts at `ptr`, an address in slab `slab`. False if no large block starts

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cstring>
 #include <random>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -35,7 +36,7 @@ class LargeBlock : public testing::Test {
         page_arena_window window = page_arena_get_window();
         return page_arena_slab_of(&window, ptr);
     }
-    static char *alloc(size_t size, size_t align = 1, bool zero = false) {
+    static char *alloc(size_t size, size_t align = kSlab, bool zero = false) {
         return static_cast<char *>(large_block_alloc(size, align, zero));
     }
     static bool release(void *ptr) { return large_block_free(ptr, slab_of(ptr)); }
@@ -71,11 +72,71 @@ TEST_F(LargeBlock, SizesAndAlignments) {
         for (size_t align = 1; align <= size_t{1} << 30; align *= 32) {
             char *ptr = alloc(size, align);
             ASSERT_NE(ptr, nullptr) << size << " " << align;
-            EXPECT_EQ(reinterpret_cast<uintptr_t>(ptr) % std::max(align, kSlab), 0u);
-            EXPECT_EQ(usable(ptr), hak_round_up(size, kSlab));
+            const size_t least =
+                align <= HAK_CACHE_LINE ? size_t{HAK_CACHE_LINE} : std::max(align, kSlab);
+            EXPECT_EQ(reinterpret_cast<uintptr_t>(ptr) % least, 0u);
+            if (align <= HAK_CACHE_LINE) {
+                EXPECT_GE(usable(ptr), size);
+            } else {
+                EXPECT_EQ(usable(ptr), hak_round_up(size, kSlab));
+            }
             ptr[0] = ptr[size - 1] = ptr[usable(ptr) - 1] = 1;
             EXPECT_TRUE(release(ptr));
         }
+    }
+}
+
+TEST_F(LargeBlock, BlocksOfOneSizeStartAtManyLinesOfTheirPages) {
+    for (size_t size : {size_t{40000}, size_t{256} << 10, size_t{1} << 20}) {
+        std::vector<char *> blocks;
+        std::set<size_t> lines;
+        for (int i = 0; i < 64; i++) {
+            blocks.push_back(alloc(size, 16));
+            ASSERT_NE(blocks.back(), nullptr);
+            size_t offset = reinterpret_cast<uintptr_t>(blocks.back()) % kSlab;
+            EXPECT_LT(offset, size_t{HAK_PAGE});
+            EXPECT_EQ(offset % HAK_CACHE_LINE, 0u);
+            EXPECT_GE(usable(blocks.back()), size);
+            lines.insert(offset / HAK_CACHE_LINE);
+        }
+        EXPECT_GE(lines.size(), 16u) << "of the 64 of a page, for " << size;
+        for (char *block : blocks) {
+            char *slab = block - reinterpret_cast<uintptr_t>(block) % kSlab;
+            EXPECT_EQ(slab != block && release(slab), false) << "the start of its run";
+            EXPECT_TRUE(release(block));
+        }
+    }
+}
+
+TEST_F(LargeBlock, ResizeKeepsTheLine) {
+    size_t size = LARGE_BLOCK_MOVE;
+    char *ptr = alloc(size, 1);
+    while (reinterpret_cast<uintptr_t>(ptr) % kSlab == 0) {
+        char *next = alloc(size, 1);
+        EXPECT_TRUE(release(ptr));
+        ptr = next;
+    }
+    const size_t offset = reinterpret_cast<uintptr_t>(ptr) % HAK_PAGE;
+    fill(ptr, size, 9);
+    std::vector<char *> walls;
+    for (int round = 0; round < 4; round++) {
+        walls.push_back(alloc(kSlab));
+        char *now = resize(ptr, size * 2);
+        if (now == nullptr) {
+            break; // a kernel that cannot move it
+        }
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(now) % HAK_PAGE, offset);
+        EXPECT_GE(usable(now), size * 2);
+        EXPECT_TRUE(filled(now, size, 9, size));
+        ptr = now;
+        size *= 2;
+        fill(ptr, size, 9);
+    }
+    ptr = resize(ptr, 1);
+    EXPECT_EQ(usable(ptr), kSlab - offset);
+    EXPECT_TRUE(release(ptr));
+    for (char *wall : walls) {
+        EXPECT_TRUE(release(wall));
     }
 }
 
@@ -113,12 +174,12 @@ TEST_F(LargeBlock, ZeroMeansZeroOnDirtyRunsToo) {
         char *dirty = alloc(size);
         memset(dirty, 0xff, usable(dirty));
         EXPECT_TRUE(release(dirty));
-        char *ptr = alloc(size, 1, true);
+        char *ptr = alloc(size, kSlab, true);
         EXPECT_EQ(ptr, dirty) << "the dirty run comes first";
         EXPECT_TRUE(is_zero(ptr, size));
         EXPECT_TRUE(release(ptr));
     }
-    char *fresh = alloc(size_t{80} << 20, 1, true);
+    char *fresh = alloc(size_t{80} << 20, kSlab, true);
     EXPECT_TRUE(is_zero(fresh, size_t{80} << 20));
     EXPECT_TRUE(release(fresh));
 }
@@ -204,7 +265,7 @@ TEST_F(LargeBlock, ResizeMovesThePages) {
         EXPECT_TRUE(release(wall));
     }
     // What moves left behind is as good as new.
-    char *all = alloc(size_t{30} << 20, 1, true);
+    char *all = alloc(size_t{30} << 20, kSlab, true);
     EXPECT_TRUE(is_zero(all, size_t{30} << 20));
     EXPECT_TRUE(release(all));
 }
@@ -226,7 +287,7 @@ TEST_F(LargeBlock, Storm) {
             unsigned what = random() % 8;
             if (what < 3 || held.empty()) {
                 bool zero = random() % 4 == 0;
-                char *ptr = alloc(size, kSlab << random() % 4, zero);
+                char *ptr = alloc(size, random() % 2 == 0 ? 1 : kSlab << random() % 4, zero);
                 if (ptr == nullptr) {
                     faults++;
                     continue;

@@ -275,6 +275,19 @@ static enum os_result grow(const struct page_arena_window *window, size_t slabs)
     return result;
 }
 
+static size_t limit_slabs(void) {
+    return (size_t)settings_get(SETTING_LIMIT) >> ARENA_SLAB_SHIFT;
+}
+
+// A heap much larger than what the processor's TLB covers is faster on huge pages. A SuperSlab of
+// single slabs will soon be full; of a heap that large it is an eighth at most meanwhile.
+static bool huge_at_once(size_t slabs) {
+    enum { HUGE_FROM = 8 * ARENA_SUPERSLAB_SLABS }; // slabs in use
+    int64_t thp = settings_get(SETTING_THP);
+    return thp == 1 ||
+           (thp == 2 && slabs == 1 && limit_slabs() == 0 && page_arena_held() >= HUGE_FROM);
+}
+
 // Gives the SuperSlabs of held slabs read and write rights. A SuperSlab is only ever decommitted by
 // someone who holds all of it, so the bits of these cannot be cleared meanwhile.
 static bool commit(const struct page_arena_window *window, size_t from, size_t slabs) {
@@ -293,7 +306,7 @@ static bool commit(const struct page_arena_window *window, size_t from, size_t s
         if (os_commit(at, bytes) != OS_OK) {
             return false;
         }
-        if (settings_get(SETTING_THP) == 1) {
+        if (huge_at_once(slabs)) {
             os_huge_pages(at, bytes, true);
         }
         for (; i < end; i++) {
@@ -392,10 +405,6 @@ static size_t find_run(const struct page_arena_window *window, size_t slabs, siz
         }
     }
     return ARENA_NONE;
-}
-
-static size_t limit_slabs(void) {
-    return (size_t)settings_get(SETTING_LIMIT) >> ARENA_SLAB_SHIFT;
 }
 
 static void give_quota(size_t slabs) {

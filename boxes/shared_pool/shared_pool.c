@@ -208,13 +208,25 @@ static void leave_clean(struct slab *meta, size_t size, unsigned word, uint64_t 
     }
 }
 
-// Writes the addresses of the blocks in `mask` (not 0), lowest first; returns the place behind
-// them. `start` is that of the block at bit 0.
-HAK_INLINE void **write_blocks(char *start, size_t size, uint64_t mask, void **blocks) {
-    do {
+HAK_INLINE void **write_mask(char *start, size_t size, uint64_t mask, void **blocks) {
+    while (mask != 0) {
         *blocks++ = start + (size_t)__builtin_ctzll(mask) * size;
         mask &= mask - 1;
-    } while (mask != 0);
+    }
+    return blocks;
+}
+
+// Writes the addresses of the blocks in `mask`, of one word of a slab's bitmap, lowest first, and
+// returns the place behind them. Blocks that share a cache line do not follow each other, as the
+// program may give them to different threads: every fourth one comes first.
+static void **write_blocks(char *slab, size_t size, unsigned word, uint64_t mask, void **blocks) {
+    char *start = slab + word * 64 * size;
+    if (size >= HAK_CACHE_LINE) {
+        return write_mask(start, size, mask, blocks);
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        blocks = write_mask(start, size, mask & UINT64_C(0x1111111111111111) << i, blocks);
+    }
     return blocks;
 }
 
@@ -238,7 +250,7 @@ static unsigned take_from(const struct page_arena_window *window, size_t slab, u
             return got;
         }
         leave_clean(superslab_slab(window, slab), size, w, mask);
-        got = (unsigned)(write_blocks(start + w * 64 * size, size, mask, blocks + got) - blocks);
+        got = (unsigned)(write_blocks(start, size, w, mask, blocks + got) - blocks);
     }
     return got;
 }
@@ -264,13 +276,12 @@ static unsigned take_from_fresh(const struct page_arena_window *window, unsigned
     atomic_store(&meta->kind, SLAB_TINY);
     ((_Atomic uint8_t *)window->base)[slab] = (uint8_t)(bin * 2);
     char *start = page_arena_address(window, slab);
-    for (unsigned i = 0; i < got; i++) {
-        blocks[i] = start + (size_t)i * info->size;
-    }
     bool left = false;
     for (unsigned w = 0; w < info->words; w++) {
         unsigned ours = w * 64 >= got ? 0 : (unsigned)hak_min(got - w * 64, 64);
-        uint64_t rest = superslab_full_word(bin, w) & ~atomic_bitmap_mask(0, ours);
+        uint64_t mask = atomic_bitmap_mask(0, ours);
+        blocks = write_blocks(start, info->size, w, mask, blocks);
+        uint64_t rest = superslab_full_word(bin, w) & ~mask;
         if (rest != 0) {
             atomic_bitmap_put(&bits[w], rest);
             left = true;

@@ -45,6 +45,9 @@ class SharedPool : public testing::Test {
     static std::vector<void *> take(unsigned bin, unsigned want, shared_pool_hint &hint) {
         std::vector<void *> blocks(want);
         blocks.resize(shared_pool_take(bin, blocks.data(), want, &hint));
+        if (size_class_bins[bin].size < HAK_CACHE_LINE) {
+            std::sort(blocks.begin(), blocks.end()); // BlocksOfALineDoNotFollowEachOther
+        }
         return blocks;
     }
     static std::vector<void *> take(unsigned bin, unsigned want) {
@@ -90,6 +93,31 @@ class SharedPool : public testing::Test {
 
     page_arena_window window;
 };
+
+TEST_F(SharedPool, BlocksOfALineDoNotFollowEachOther) {
+    auto apart = [](const std::vector<void *> &blocks) {
+        for (size_t i = 0; i + 1 < blocks.size(); i++) {
+            if (reinterpret_cast<uintptr_t>(blocks[i]) / HAK_CACHE_LINE ==
+                reinterpret_cast<uintptr_t>(blocks[i + 1]) / HAK_CACHE_LINE) {
+                return false;
+            }
+        }
+        return true;
+    };
+    for (unsigned bin = 1; size_class_bins[bin].size < HAK_CACHE_LINE; bin++) {
+        shared_pool_hint hint = ARENA_NONE;
+        std::vector<void *> blocks(64);
+        ASSERT_EQ(shared_pool_take(bin, blocks.data(), 64, &hint), 64u);
+        EXPECT_TRUE(apart(blocks)) << "of a fresh slab, bin " << bin;
+        void *rest;
+        ASSERT_EQ(shared_pool_take(bin, &rest, 1, &hint), 1u);
+        put(bin, blocks);
+        ASSERT_EQ(shared_pool_take(bin, blocks.data(), 64, &hint), 64u);
+        EXPECT_TRUE(apart(blocks)) << "of one in use, bin " << bin;
+        put(bin, blocks);
+        put(bin, {rest});
+    }
+}
 
 TEST_F(SharedPool, BlocksOfEveryBinAreApartAndAscending) {
     for (unsigned bin = 1; bin <= kLastBin; bin++) {

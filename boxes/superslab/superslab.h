@@ -26,10 +26,10 @@ struct slab {
     _Atomic(uint8_t) bin;    // SLAB_TINY: 1..84; written by the slab's holder
     _Atomic(uint8_t) active; // SLAB_TINY: blocks moved since the decay last looked; anyone
     uint8_t unused_;
-    _Atomic(uint16_t) clean; // SLAB_TINY: a bit a page that has no memory; see shared_pool.c
-    uint16_t unused2_;
-    _Atomic(uint64_t) run;  // SLAB_LARGE: slabs in the run
-    _Atomic(uint64_t) size; // SLAB_LARGE: bytes asked for
+    _Atomic(uint16_t) clean;  // SLAB_TINY: a bit a page that has no memory; see shared_pool.c
+    _Atomic(uint16_t) colour; // SLAB_LARGE: bytes in front of the block; written by its holder
+    _Atomic(uint64_t) run;    // SLAB_LARGE: slabs in the run
+    _Atomic(uint64_t) size;   // SLAB_LARGE: bytes asked for
     uint64_t unused3_;
     atomic_bitmap_word bits[SLAB_INLINE_WORDS]; // free blocks; anyone sets, takers clear
 };
@@ -42,8 +42,8 @@ struct superslab {
     // hint.
     _Atomic(uint8_t) taker[ARENA_SUPERSLAB_SLABS];
     struct slab slabs[ARENA_SUPERSLAB_SLABS];
-    char pad2_[HAK_PAGE - ARENA_GROUP_USER_WORDS * 4 - ARENA_SUPERSLAB_SLABS -
-               ARENA_SUPERSLAB_SLABS * 64];
+    char pad_[HAK_PAGE - ARENA_GROUP_USER_WORDS * 4 - ARENA_SUPERSLAB_SLABS -
+              ARENA_SUPERSLAB_SLABS * 64];
     // Bitmaps of slabs whose blocks are smaller than 256 B. On pages of their own: a SuperSlab of
     // larger blocks never touches them.
     atomic_bitmap_word bits[ARENA_SUPERSLAB_SLABS][SIZE_CLASS_MAX_BLOCKS / 64];
@@ -71,6 +71,18 @@ HAK_INLINE atomic_bitmap_word *superslab_bits(const struct page_arena_window *wi
     return size_class_bins[bin].words <= SLAB_INLINE_WORDS
                ? superslab->slabs[slab % ARENA_SUPERSLAB_SLABS].bits
                : superslab->bits[slab % ARENA_SUPERSLAB_SLABS];
+}
+
+// The large block whose run starts with `slab`, and its usable bytes.
+HAK_INLINE char *superslab_large_start(const struct page_arena_window *window, size_t slab) {
+    struct slab *meta = superslab_slab(window, slab);
+    return (char *)page_arena_address(window, slab) +
+           atomic_load_explicit(&meta->colour, memory_order_relaxed);
+}
+HAK_INLINE size_t superslab_large_usable(const struct page_arena_window *window, size_t slab) {
+    struct slab *meta = superslab_slab(window, slab);
+    return (atomic_load_explicit(&meta->run, memory_order_relaxed) << ARENA_SLAB_SHIFT) -
+           atomic_load_explicit(&meta->colour, memory_order_relaxed);
 }
 
 // The value that word `word` of a slab's bitmap has when all its blocks are free.

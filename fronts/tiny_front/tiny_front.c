@@ -88,7 +88,8 @@ unsigned tiny_front_next_batch(struct thread_heap *heap, unsigned bin) {
     const struct size_class_bin *info = &size_class_bins[bin];
     unsigned want = heap->want[bin];
     if (want == 0) {
-        want = 1;
+        // Whole cache lines at first: two threads that take turns do not get blocks of one line.
+        want = info->size < HAK_CACHE_LINE ? FAST_CACHE_NARROW : 1;
     }
     want = (unsigned)hak_min(want, info->batch);
     heap->want[bin] = (uint8_t)hak_min(want * 2, info->batch);
