@@ -25,8 +25,8 @@ static unsigned wide_bottom(unsigned bin) {
 
 static void place(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin,
                   unsigned bottom, unsigned size) {
-    bottoms[bin] = (uint16_t)bottom;
-    bins[bin].top = &slots[bottom];
+    HAK_POKE(&bottoms[bin], (uint16_t)bottom);
+    HAK_POKE(&bins[bin].top, &slots[bottom]);
     bins[bin].limit = &slots[bottom + size];
 }
 
@@ -56,7 +56,7 @@ bool fast_cache_widen(struct fast_bin *bins, uint16_t *bottoms, void **slots, un
         slots[to + i] = slots[bottom + i];
     }
     place(bins, bottoms, slots, bin, to, wide);
-    bins[bin].top += held;
+    HAK_POKE(&bins[bin].top, &slots[to + held]);
     return true;
 }
 
@@ -72,7 +72,15 @@ void fast_cache_fill(struct fast_bin *bin, void *const *blocks, unsigned count) 
     for (unsigned i = count; i-- > 0;) {
         *++top = blocks[i];
     }
-    bin->top = top;
+    HAK_POKE(&bin->top, top);
+}
+
+unsigned fast_cache_held(const struct fast_bin *bins, const uint16_t *bottoms, void *const *slots,
+                         unsigned bin) {
+    // The two may be of different times: of a narrow stack and of a wide one.
+    void *const *top = HAK_PEEK(&bins[bin].top);
+    size_t held = (size_t)(top - &slots[HAK_PEEK(&bottoms[bin])]);
+    return held <= hak_max(size_class_bins[bin].slots, FAST_CACHE_NARROW) ? (unsigned)held : 0;
 }
 
 void fast_cache_drain(struct fast_bin *bin, void **bottom, void **blocks, unsigned count) {
@@ -84,5 +92,5 @@ void fast_cache_drain(struct fast_bin *bin, void **bottom, void **blocks, unsign
     for (unsigned i = 0; i < held - count; i++) {
         bottom[1 + i] = bottom[1 + i + count];
     }
-    bin->top -= count;
+    HAK_POKE(&bin->top, bin->top - count);
 }
