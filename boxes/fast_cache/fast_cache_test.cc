@@ -30,7 +30,7 @@ class FastCache : public testing::Test {
         return std::clamp(fit, 1, int{FAST_CACHE_NARROW});
     }
     bool widen(unsigned bin) { return fast_cache_widen(bins, bottoms, slots.data(), bin); }
-    size_t held(unsigned bin) { return static_cast<size_t>(bins[bin].top - bottom(bin)); }
+    unsigned held(unsigned bin) { return fast_cache_held(bins, bottoms, slots.data(), bin); }
 
     fast_bin bins[SIZE_CLASS_BINS];
     uint16_t bottoms[SIZE_CLASS_BINS];
