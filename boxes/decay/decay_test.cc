@@ -7,6 +7,8 @@
 #include "boxes/size_class/size_class.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstring>
@@ -31,18 +33,23 @@ namespace {
 
 constexpr int kDecay = 400;
 
+// The background thread, once started, reads the settings for ever.
+void set(setting which, int64_t value) {
+    HAK_POKE(&settings_values[which], value);
+}
+
 class Decay : public testing::Test {
   protected:
     void SetUp() override {
         ASSERT_TRUE(page_arena_init());
         decay_all();
-        settings_values[SETTING_DECAY_MS] = kDecay;
+        set(SETTING_DECAY_MS, kDecay);
         clock_ms += 10 * kDecay;
     }
     void TearDown() override {
         EXPECT_EQ(page_arena_held(), 0u);
-        settings_values[SETTING_DECAY_MS] = settings_table[SETTING_DECAY_MS].preset;
-        settings_values[SETTING_BACKGROUND] = 0;
+        set(SETTING_DECAY_MS, settings_table[SETTING_DECAY_MS].preset);
+        set(SETTING_BACKGROUND, 0);
     }
 
     // `slabs` free slabs with pages.
@@ -62,6 +69,18 @@ class Decay : public testing::Test {
         return clock_ms - begin;
     }
     static bool clean() { return page_arena_dirty() == 0; }
+
+    // Runs fn() in a forked child; 0 if all it expected was so.
+    template <typename Function> static int in_child(Function fn) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            fn();
+            _exit(HasFailure());
+        }
+        int status = -1;
+        waitpid(pid, &status, 0);
+        return status;
+    }
 };
 
 class DecayUptime : public Decay, public testing::WithParamInterface<uint64_t> {};
@@ -146,12 +165,12 @@ TEST_F(Decay, OneStepIsBounded) {
 
 TEST_F(Decay, NeverAndAtOnce) {
     make_dirty(10);
-    settings_values[SETTING_DECAY_MS] = -1;
+    set(SETTING_DECAY_MS, -1);
     EXPECT_EQ(decay_idle_ms(), UINT64_MAX);
     tick_until([] { return false; }, 5000);
     EXPECT_EQ(page_arena_dirty(), 10u);
     EXPECT_EQ(decay_tick(++clock_ms), DECAY_NOTHING);
-    settings_values[SETTING_DECAY_MS] = 0;
+    set(SETTING_DECAY_MS, 0);
     EXPECT_EQ(decay_idle_ms(), 0u);
     EXPECT_LE(tick_until(clean, 1000), 5u);
     EXPECT_TRUE(clean());
@@ -194,18 +213,26 @@ TEST_F(Decay, BackgroundThreadDoesTheSteps) {
     make_dirty(10);
     tick_until(clean, 10 * kDecay);
     EXPECT_TRUE(clean()) << "not asked for: misses do them";
-    settings_values[SETTING_BACKGROUND] = 1;
-    decay_start();
-    make_dirty(10);
-    uint64_t freed = clock_ms;
-    while (!clean()) {
-        clock_ms++;
-        ASSERT_EQ(decay_tick(clock_ms), DECAY_NOTHING);
-        std::this_thread::yield();
-    }
-    EXPECT_GE(clock_ms, freed + kDecay);
-    decay_after_fork(); // misses do them again
-    settings_values[SETTING_DECAY_MS] = -1;
+    // In a process of its own: the thread never ends.
+    EXPECT_EQ(in_child([] {
+                  set(SETTING_BACKGROUND, 1);
+                  decay_start();
+                  make_dirty(10);
+                  uint64_t freed = clock_ms;
+                  while (!clean()) {
+                      EXPECT_EQ(decay_tick(++clock_ms), DECAY_NOTHING);
+                      std::this_thread::yield();
+                  }
+                  EXPECT_GE(clock_ms, freed + kDecay);
+                  EXPECT_EQ(in_child([] {
+                                decay_after_fork();
+                                make_dirty(10);
+                                tick_until(clean, 10 * kDecay);
+                                EXPECT_TRUE(clean()) << "misses do them again";
+                            }),
+                            0);
+              }),
+              0);
 }
 
 } // namespace

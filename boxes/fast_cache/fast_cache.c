@@ -27,8 +27,8 @@ static unsigned wide_bottom(unsigned bin) {
 
 static void place(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin,
                   unsigned bottom, unsigned size) {
-    bottoms[bin] = (uint16_t)bottom;
-    bins[bin].top = &slots[bottom];
+    HAK_POKE(&bottoms[bin], (uint16_t)bottom);
+    HAK_POKE(&bins[bin].top, &slots[bottom]);
     bins[bin].limit = &slots[bottom + size];
 }
 
@@ -62,7 +62,7 @@ bool fast_cache_widen(struct fast_bin *bins, uint16_t *bottoms, void **slots, un
         memcpy(to + 1, bottom + 1, held * sizeof *to);
     }
     place(bins, bottoms, slots, bin, wide_bottom(bin), (unsigned)most);
-    bins[bin].top += held;
+    HAK_POKE(&bins[bin].top, to + held);
     return true;
 }
 
@@ -78,7 +78,15 @@ void fast_cache_fill(struct fast_bin *bin, void *const *blocks, unsigned count) 
     for (void *const *from = blocks + count; from != blocks;) {
         *++top = *--from;
     }
-    bin->top = top;
+    HAK_POKE(&bin->top, top);
+}
+
+unsigned fast_cache_held(const struct fast_bin *bins, const uint16_t *bottoms, void *const *slots,
+                         unsigned bin) {
+    // The two may be of different times: of a narrow stack and of a wide one.
+    void *const *top = HAK_PEEK(&bins[bin].top);
+    size_t held = (size_t)(top - &slots[HAK_PEEK(&bottoms[bin])]);
+    return held <= hak_max(size_class_bins[bin].slots, FAST_CACHE_NARROW) ? (unsigned)held : 0;
 }
 
 void fast_cache_drain(struct fast_bin *bin, void **bottom, void **blocks, unsigned count) {
@@ -86,5 +94,5 @@ void fast_cache_drain(struct fast_bin *bin, void **bottom, void **blocks, unsign
     DIAG_ASSERT(count <= held);
     memcpy(blocks, bottom + 1, count * sizeof *blocks);
     memmove(bottom + 1, bottom + 1 + count, (held - count) * sizeof *blocks);
-    bin->top -= count;
+    HAK_POKE(&bin->top, bin->top - count);
 }

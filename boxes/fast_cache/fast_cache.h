@@ -16,7 +16,7 @@
 HAK_C_BEGIN
 
 struct fast_bin {
-    void **top;   // the topmost block, or the NULL in slot 0
+    void **top;   // the topmost block, or the NULL in slot 0; others may HAK_PEEK
     void **limit; // the last slot
 };
 
@@ -39,7 +39,7 @@ HAK_INLINE void *fast_cache_pop(struct fast_bin *bin) {
     void **top = bin->top;
     void *block = *top;
     if (HAK_LIKELY(block != NULL)) {
-        bin->top = top - 1;
+        HAK_POKE(&bin->top, top - 1);
     }
     return block;
 }
@@ -54,7 +54,7 @@ HAK_INLINE bool fast_cache_push(struct fast_bin *bin, void *block) {
     // with whatever the slot held before.
     top[1] = block;
     atomic_signal_fence(memory_order_release);
-    bin->top = top + 1;
+    HAK_POKE(&bin->top, top + 1);
     return true;
 }
 
@@ -78,6 +78,10 @@ void fast_cache_narrow(struct fast_bin *bins, uint16_t *bottoms, void **slots, u
 
 // Pushes `count` blocks (which fit) so that blocks[0] is popped first.
 void fast_cache_fill(struct fast_bin *bin, void *const *blocks, unsigned count);
+
+// Blocks in a stack of any thread; a guess while that thread uses it.
+unsigned fast_cache_held(const struct fast_bin *bins, const uint16_t *bottoms, void *const *slots,
+                         unsigned bin);
 
 // Takes the `count` (at most what is there) oldest blocks out of the stack that starts at `bottom`.
 void fast_cache_drain(struct fast_bin *bin, void **bottom, void **blocks, unsigned count);

@@ -32,7 +32,7 @@ class FastCache : public testing::Test {
     bool widen(unsigned bin, fast_cache_width width = FAST_CACHE_WIDE) {
         return fast_cache_widen(bins, bottoms, slots.data(), bin, width);
     }
-    size_t held(unsigned bin) { return static_cast<size_t>(bins[bin].top - bottom(bin)); }
+    unsigned held(unsigned bin) { return fast_cache_held(bins, bottoms, slots.data(), bin); }
 
     fast_bin bins[SIZE_CLASS_BINS];
     uint16_t bottoms[SIZE_CLASS_BINS];

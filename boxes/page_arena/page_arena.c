@@ -6,13 +6,34 @@
 
 // The window is placed between the random hints of JavaScript engines (below 64 TiB) and the
 // addresses that the kernel gives programs (above 85 TiB).
-#define ZONE_START   ((uintptr_t)64 << 40)
-#define ZONE_SIZE    ((uintptr_t)16 << 40)
-#define WINDOW_MOST  ((size_t)4 << 40)
-#define WINDOW_USUAL ((size_t)1 << 40)
+#if !defined(__SANITIZE_THREAD__)
+#    define ZONE_START   ((uintptr_t)64 << 40)
+#    define ZONE_SIZE    ((uintptr_t)16 << 40)
+#    define WINDOW_MOST  ((size_t)4 << 40)
+#    define WINDOW_USUAL ((size_t)1 << 40)
+#else
+// ThreadSanitizer has no shadow for the addresses there. It has for the topmost 1.5 TiB, of which
+// the kernel uses the upper 1 TiB.
+#    define ZONE_START   ((uintptr_t)0x7e8000000000)
+#    define ZONE_SIZE    ((uintptr_t)512 << 30)
+#    define WINDOW_MOST  ((size_t)256 << 30)
+#    define WINDOW_USUAL WINDOW_MOST
+#endif
 #define WINDOW_LEAST ((size_t)ARENA_GROUP_SLABS << ARENA_SLAB_SHIFT)
 #define CHUNK_USUAL  ((size_t)64 << 20)
 #define CHUNK_LEAST  ((size_t)4 << 20) // a whole word of slabs
+
+// What is ordered, and by what:
+//
+// - What a holder did with a slab comes before what the next one does: putting the bit into `avail`
+//   releases, claiming it acquires. `dirty` is written between the two, by the holder.
+// - `config` and `high` publish what lies behind them: mapped metadata. Stored by a
+//   read-modify-write, loaded with acquire.
+// - A release sets a bit and then looks at `lowest`; a search raises `lowest` and then looks at the
+//   bits that it has passed. One of the two must see the other: all four are sequentially
+//   consistent.
+// - `committed` stands for rights that the kernel gave before the bit was set. They are not data of
+//   this process: a relaxed look is enough, as it is for hints and counts.
 
 // The whole configuration in one word, so that it is published by one compare-and-swap: the base
 // (2 MiB aligned), log2 of the window's slabs in bits 0..7 and of a chunk's slabs in bits 8..15.

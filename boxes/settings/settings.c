@@ -144,7 +144,10 @@ void settings_load(char *const *environment) {
             if (strncmp(entry, row->name, length) != 0 || entry[length] != '=') {
                 continue;
             }
-            if (!settings_parse(row, entry + length + 1, &settings_values[i])) {
+            int64_t value;
+            if (settings_parse(row, entry + length + 1, &value)) {
+                HAK_POKE(&settings_values[i], value);
+            } else {
                 diag_warn_setting(row->name, entry + length + 1,
                                   "not a number of the setting's range, default used");
             }

@@ -6,6 +6,7 @@
 #ifndef HAKMEM_BOXES_SETTINGS_SETTINGS_H
 #define HAKMEM_BOXES_SETTINGS_SETTINGS_H
 
+#include "boxes/base/atomic.h"
 #include "boxes/base/base.h"
 
 HAK_C_BEGIN
@@ -30,8 +31,8 @@ struct setting_row {
 
 extern const struct setting_row settings_table[SETTING_COUNT];
 
-// Reads the environment (NULL-terminated, as environ). Not thread-safe; called once, from the
-// library's constructor.
+// Reads the environment (NULL-terminated, as environ). Called once, from the library's constructor;
+// another library's may have started threads before, which see the one value or the other.
 void settings_load(char *const *environment);
 
 // Parses one value into *out; false, and *out untouched, if it is not a decimal integer (with an
@@ -45,7 +46,7 @@ size_t settings_memory(void);
 // The value in force. Thread-safe.
 HAK_INLINE int64_t settings_get(enum setting setting) {
     extern int64_t settings_values[SETTING_COUNT];
-    return settings_values[setting];
+    return HAK_PEEK(&settings_values[setting]);
 }
 HAK_C_END
 

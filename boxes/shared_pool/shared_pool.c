@@ -6,6 +6,20 @@
 #include "boxes/size_class/size_class.h"
 #include "boxes/superslab/superslab.h"
 
+// What is ordered, and by what:
+//
+// - A block's contents, and a slab's kind, bin, bitmap and byte in the page map, go from thread to
+//   thread with a bit of the slab's bitmap: setting it releases, taking it acquires. Whoever has a
+//   block has seen what was written before the block was handed out, and so reads the page map
+//   without an atomic.
+// - A thread that puts blocks back sets a bit and then looks whether the slab is listed; one that
+//   unlists the slab clears `listed` and then looks whether a bit is set. One of the two must see
+//   the other, so both are sequentially consistent, the looking too; so are they again one level
+//   up, between `listed` and its summary.
+// - What is read to decide where to look (find_listed, the first look at a word, `active`, `clean`
+//   for its being zero) is relaxed: what was seen is tried with a read-modify-write afterwards.
+// - Totals order nothing.
+
 static struct {
     _Atomic(size_t) slabs; // in use
     _Atomic(size_t) clean; // pages of them without memory

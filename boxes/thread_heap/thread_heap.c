@@ -68,12 +68,17 @@ static struct {
     _Atomic(int64_t) bytes;
 } retired;
 
-static void retire_counts(const struct thread_heap_counts *counts) {
+static void retire_counts(struct thread_heap_counts *counts) {
     atomic_fetch_add(&retired.refills, counts->refills);
     atomic_fetch_add(&retired.refilled, counts->refilled);
     atomic_fetch_add(&retired.spills, counts->spills);
     atomic_fetch_add(&retired.spilled, counts->spilled);
     atomic_fetch_add(&retired.bytes, counts->bytes);
+    HAK_POKE(&counts->refills, 0);
+    HAK_POKE(&counts->refilled, 0);
+    HAK_POKE(&counts->spills, 0);
+    HAK_POKE(&counts->spilled, 0);
+    HAK_POKE(&counts->bytes, 0);
 }
 
 // A heap whose first part is zero, and whose slots are if `zeroed`.
@@ -182,9 +187,9 @@ static void flush_bin(struct thread_heap *heap, unsigned bin) {
             (unsigned)hak_min((size_t)(heap->bins[bin].top - bottom), SHARED_POOL_BATCH_MOST);
         fast_cache_drain(&heap->bins[bin], bottom, blocks, count);
         shared_pool_put(bin, blocks, count);
-        heap->counts.spills++;
-        heap->counts.spilled += count;
-        heap->counts.bytes -= (int64_t)count * size_class_bins[bin].size;
+        HAK_COUNT(&heap->counts.spills, 1);
+        HAK_COUNT(&heap->counts.spilled, count);
+        HAK_COUNT(&heap->counts.bytes, -(int64_t)count * size_class_bins[bin].size);
     }
     fast_cache_narrow(heap->bins, heap->bottoms, heap->slots, bin);
     heap->taken[bin] = 0;
@@ -257,7 +262,6 @@ static void give(struct thread_heap *heap) {
     if (atomic_fetch_add(&directory.idle, 1) >= KEEP && heap->front_state == NULL) {
         struct page_arena_window window = page_arena_get_window();
         retire_counts(&heap->counts);
-        heap->counts = (struct thread_heap_counts){0};
         atomic_bitmap_put(&directory.cold[id / 64], UINT64_C(1) << id % 64);
         if (!page_arena_clean(page_arena_slab_of(&window, heap), 1)) {
             atomic_bitmap_claim(directory.cold, id);
@@ -296,7 +300,7 @@ int64_t thread_heap_bytes(void) {
     uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
     for (uint32_t id = 0; id < made; id++) {
         struct thread_heap *heap = atomic_load(&directory.heaps[id]);
-        sum += heap == NULL ? 0 : heap->counts.bytes;
+        sum += heap == NULL ? 0 : HAK_PEEK(&heap->counts.bytes);
     }
     return sum;
 }
@@ -318,14 +322,13 @@ void thread_heap_get_stats(struct thread_heap_stats *stats) {
         if (atomic_bitmap_test(directory.cold, id)) {
             continue;
         }
-        stats->counts.refills += heap->counts.refills;
-        stats->counts.refilled += heap->counts.refilled;
-        stats->counts.spills += heap->counts.spills;
-        stats->counts.spilled += heap->counts.spilled;
+        stats->counts.refills += HAK_PEEK(&heap->counts.refills);
+        stats->counts.refilled += HAK_PEEK(&heap->counts.refilled);
+        stats->counts.spills += HAK_PEEK(&heap->counts.spills);
+        stats->counts.spilled += HAK_PEEK(&heap->counts.spilled);
         for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-            stats->bin_cached[bin] +=
-                (size_t)(heap->bins[bin].top - (heap->slots + heap->bottoms[bin])) +
-                heap->behind[bin];
+            stats->bin_cached[bin] += fast_cache_held(heap->bins, heap->bottoms, heap->slots, bin) +
+                                      HAK_PEEK(&heap->behind[bin]);
         }
     }
 }

@@ -19,7 +19,7 @@
 
 HAK_C_BEGIN
 
-// What a heap has done, counted on misses only.
+// What a heap has done, counted on misses only, by its thread with HAK_COUNT.
 struct thread_heap_counts {
     uint64_t refills, refilled; // times and blocks
     uint64_t spills, spilled;
@@ -45,7 +45,7 @@ struct thread_heap {
     shared_pool_hint hints[SIZE_CLASS_BINS];
     struct thread_heap_counts counts;
     void *front_state;                // a front's own, made by thread_heap_make_state()
-    uint16_t behind[SIZE_CLASS_BINS]; // blocks that a front holds behind the cache
+    uint16_t behind[SIZE_CLASS_BINS]; // blocks that a front holds behind the cache; HAK_POKE
     void *slots[];                    // FAST_CACHE_SLOTS
 };
 

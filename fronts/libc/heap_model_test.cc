@@ -592,7 +592,7 @@ class Lockstep {
         size_t large_blocks = 0;
         for (const auto &entry : live_) {
             size_t usable = malloc_usable_size(reinterpret_cast<void *>(entry.first));
-            if (usable >= 65536) {
+            if (usable > SIZE_CLASS_TINY_MAX) {
                 large += std::max(entry.second.requested, size_t{1});
                 large_blocks++;
             } else {

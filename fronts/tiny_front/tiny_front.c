@@ -12,8 +12,8 @@ static void flush(struct thread_heap *heap, unsigned bin) {
 void tiny_front_start(void) {
     enum { C2 = 2, C3 = 3 };
     if (tiny_front_alternative != NULL && settings_get(SETTING_C23_SIMPLE) == 0) {
-        tiny_fronts[C2] = tiny_front_alternative;
-        tiny_fronts[C3] = tiny_front_alternative;
+        HAK_POKE(&tiny_fronts[C2], tiny_front_alternative);
+        HAK_POKE(&tiny_fronts[C3], tiny_front_alternative);
     }
     thread_heap_set_flush(flush);
 }
@@ -27,18 +27,18 @@ unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, 
     unsigned got = shared_pool_take(bin, blocks, want, &heap->hints[bin]);
     front_gate_mark(bin, blocks, got);
     count_moved(heap, bin, &heap->taken[bin], got);
-    heap->counts.refills++;
-    heap->counts.refilled += got;
-    heap->counts.bytes += (int64_t)got * size_class_bins[bin].size;
+    HAK_COUNT(&heap->counts.refills, 1);
+    HAK_COUNT(&heap->counts.refilled, got);
+    HAK_COUNT(&heap->counts.bytes, (int64_t)got * size_class_bins[bin].size);
     return got;
 }
 
 void tiny_front_give(struct thread_heap *heap, unsigned bin, void *const *blocks, unsigned count) {
     shared_pool_put(bin, blocks, count);
     count_moved(heap, bin, &heap->given[bin], count);
-    heap->counts.spills++;
-    heap->counts.spilled += count;
-    heap->counts.bytes -= (int64_t)count * size_class_bins[bin].size;
+    HAK_COUNT(&heap->counts.spills, 1);
+    HAK_COUNT(&heap->counts.spilled, count);
+    HAK_COUNT(&heap->counts.bytes, -(int64_t)count * size_class_bins[bin].size);
 }
 
 void tiny_front_check(unsigned bin, void *const *blocks, unsigned count) {

@@ -29,11 +29,12 @@ extern const struct tiny_front *tiny_fronts[SIZE_CLASS_CLASSES];
 // What the flavour links for C2 and C3 when HAKMEM_TINY_FRONT_C23_SIMPLE is 0; NULL: no choice.
 extern const struct tiny_front *const tiny_front_alternative;
 
-// Applies the settings. Called once, from the library's constructor.
+// Applies the settings. Called once, from the library's constructor; another library's may have
+// started threads before.
 void tiny_front_start(void);
 
 HAK_INLINE const struct tiny_front *tiny_front_of(unsigned bin) {
-    return tiny_fronts[size_class_of_bin(bin)];
+    return HAK_PEEK(&tiny_fronts[size_class_of_bin(bin)]);
 }
 
 // What a front is made of. Between begin and end the heap may be inconsistent: a forked child does

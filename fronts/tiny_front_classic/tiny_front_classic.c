@@ -27,6 +27,10 @@ static unsigned list_most(unsigned bin) {
     return (unsigned)hak_min(LIST_MOST, size_class_bins[bin].slots);
 }
 
+static void count_behind(struct thread_heap *heap, unsigned bin, int more) {
+    HAK_POKE(&heap->behind[bin], (uint16_t)(heap->behind[bin] + more));
+}
+
 static unsigned refill(struct thread_heap *heap, unsigned bin) {
     struct layers *layers = layers_of(heap);
     if (HAK_UNLIKELY(layers == NULL)) {
@@ -40,7 +44,7 @@ static unsigned refill(struct thread_heap *heap, unsigned bin) {
         unsigned batch = (unsigned)hak_min(tiny_front_next_batch(heap, bin), MAGAZINE_BLOCKS);
         if (magazine->count == 0) {
             unsigned got = tiny_front_take(heap, bin, blocks, batch);
-            heap->behind[bin] += (uint16_t)magazine_load(magazine, blocks, got);
+            count_behind(heap, bin, (int)magazine_load(magazine, blocks, got));
         }
         tls_sll_push(list, blocks, magazine_unload(magazine, blocks, batch));
     }
@@ -48,7 +52,7 @@ static unsigned refill(struct thread_heap *heap, unsigned bin) {
     tiny_front_widen(heap, bin);
     fill = (unsigned)hak_min(fill, (size_t)(heap->bins[bin].limit - heap->bins[bin].top));
     unsigned got = tls_sll_pop(list, blocks, fill);
-    heap->behind[bin] -= (uint16_t)got;
+    count_behind(heap, bin, -(int)got);
     fast_cache_fill(&heap->bins[bin], blocks, got);
     tiny_front_end(heap);
     return got;
@@ -64,7 +68,7 @@ static void hand_down(struct thread_heap *heap, unsigned bin, unsigned count) {
     unsigned fit = magazine_load(magazine, blocks, got);
     if (fit < got) {
         tiny_front_give(heap, bin, blocks + fit, got - fit);
-        heap->behind[bin] -= (uint16_t)(got - fit);
+        count_behind(heap, bin, -(int)(got - fit));
     }
 }
 
@@ -86,7 +90,7 @@ static void spill(struct thread_heap *heap, unsigned bin) {
     // The list is threaded through the blocks: what is not the start of a block must not get there.
     tiny_front_check(bin, blocks, count);
     tls_sll_push(&layers->lists[bin], blocks, count);
-    heap->behind[bin] += (uint16_t)count;
+    count_behind(heap, bin, (int)count);
     if (layers->lists[bin].count > list_most(bin)) {
         hand_down(heap, bin, layers->lists[bin].count - list_most(bin) / 2);
     }
@@ -105,7 +109,7 @@ static void flush(struct thread_heap *heap, unsigned bin) {
     while ((got = tls_sll_pop(&layers->lists[bin], blocks, SHARED_POOL_BATCH_MOST)) > 0) {
         tiny_front_give(heap, bin, blocks, got);
     }
-    heap->behind[bin] = 0;
+    HAK_POKE(&heap->behind[bin], 0);
     tiny_front_end(heap);
 }
 

@@ -104,6 +104,7 @@ def _flavour(flavour, testonly = False):
         ],
         linkstatic = True,
         alwayslink = True,
+        visibility = ["//fronts/libc:__pkg__"],
         deps = [variant_label(dep, variant) for dep in fronts + ["//fronts/tiny_front"]],
     )
 
