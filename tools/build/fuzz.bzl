@@ -24,8 +24,15 @@ def hak_fuzz(name, deps, variants = [""], flavours = False, runs = 20000, linkop
     """
     corpus = name[:-len("_fuzz")] + "_corpus"
     if flavours:
+
+        # Without the shared object that comes with //:NAME, which libFuzzer's callbacks keep from linking.
         builds = [
-            ("_" + flavour.name, VARIANTS[flavour.variant] + ["-fno-builtin"], deps, {"malloc": "//:" + flavour.name})
+            (
+                "_" + flavour.name,
+                VARIANTS[flavour.variant] + ["-fno-builtin"],
+                deps,
+                {"malloc": "//:" + flavour.name + "_boxes"},
+            )
             for flavour in FLAVOURS
         ]
         tags = tags + ["noasan", "notsan", "noubsan"]
