@@ -36,11 +36,13 @@ Block slots[kSlots];
 uint64_t next_id;
 size_t live_bytes;
 
-// Where a block's content is written and looked at: everywhere, or at both ends and once a page.
+// Where a block's content is written and looked at: everywhere, or at both ends and once a page, or
+// less in very large ones.
 template <typename Fn> void Visit(size_t size, Fn fn) {
+    const size_t step = size > 1 << 20 ? 65536 + 8 : 4096;
     for (size_t at = 0; at < size; at++) {
         if (at == 256 && size > 4096 + 256) {
-            for (; at + 4096 < size - 256; at += 4096) {
+            for (; at + step < size - 256; at += step) {
                 fn(at);
             }
             at = size - 256;
@@ -100,7 +102,7 @@ size_t Size(FuzzInput &input) {
         return input.Number(2);
     }
     if (kind < 15) {
-        return input.Number(3) / 2;
+        return input.Number(3) / (kind == 13 ? 32 : 4);
     }
     // Above what can be.
     return input.Flag() ? SIZE_MAX - input.Number(3) : (size_t{1} << 47) << input.Below(16);
