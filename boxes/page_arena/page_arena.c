@@ -513,21 +513,20 @@ static uint32_t now_ms(void) {
 
 void page_arena_release(size_t from, size_t slabs, bool dirty) {
     struct page_arena_window window = page_arena_get_window();
-    size_t added = 0;
     if (dirty) {
-        uint32_t now = now_ms();
         FOR_EACH_GROUP(&window, from, slabs, group, first, here) {
             atomic_bitmap_put_run(group->dirty, first, here);
+        }
+    }
+    size_t added = dirty ? slabs : count_dirty(&window, from, slabs);
+    if (added > 0) {
+        uint32_t now = now_ms();
+        FOR_EACH_GROUP(&window, from, slabs, group, first, here) {
             size_t last = (first + here - 1) / ARENA_SUPERSLAB_SLABS;
             for (size_t s = first / ARENA_SUPERSLAB_SLABS; s <= last; s++) {
                 atomic_store_explicit(&group->freed_at[s], now, memory_order_relaxed);
             }
         }
-        added = slabs;
-    } else {
-        added = count_dirty(&window, from, slabs);
-    }
-    if (added > 0) {
         atomic_fetch_add_explicit(&state.dirty, added, memory_order_relaxed);
     }
     put_avail(&window, from, slabs);

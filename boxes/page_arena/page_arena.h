@@ -45,8 +45,9 @@ struct page_arena_group {
     atomic_bitmap_word committed;                     // SuperSlabs with read and write rights
     atomic_bitmap_word meta_used;                     // SuperSlabs whose metadata may hold pages
     atomic_bitmap_word moved; // SuperSlabs in which os_move left mappings that cannot merge
-    _Atomic(uint32_t) freed_at[ARENA_GROUP_SUPERSLABS]; // ms clock of the last dirty release
-    atomic_bitmap_word user[ARENA_GROUP_USER_WORDS];    // the box above
+    _Atomic(uint32_t)
+        freed_at[ARENA_GROUP_SUPERSLABS];            // ms clock of the last release of dirty slabs
+    atomic_bitmap_word user[ARENA_GROUP_USER_WORDS]; // the box above
 };
 
 // The window, once page_arena_init() has succeeded. Constant from then on.

@@ -386,6 +386,45 @@ TEST_F(PageArena, PurgeTakesOnlyWhatIsOldEnough) {
     page_arena_release(high + 7, ARENA_SUPERSLAB_SLABS - 7, false);
 }
 
+// What a holder has not written to may be dirty from before: it waits as long as the rest.
+TEST_F(PageArena, ACleanReleaseOfDirtySlabsCountsAsFreedNow) {
+    size_t run = claim(8);
+    page_arena_release(run, 8, true);
+    clock_ms += 400;
+    ASSERT_EQ(claim(8), run);
+    page_arena_release(run + 3, 5, false);
+    page_arena_release(run, 3, false);
+    clock_ms += 499;
+    EXPECT_EQ(purge(500, SIZE_MAX), 0u);
+    clock_ms += 1;
+    EXPECT_EQ(purge(500, SIZE_MAX), 8u);
+}
+
+TEST_F(PageArena, ALongRunIsShrunk) {
+    // Over several groups; what is left ends in the middle of a group, then of a SuperSlab.
+    constexpr size_t kSlabs = 3 * ARENA_GROUP_SLABS;
+    size_t run = claim(kSlabs);
+    address(run)[0] = 1;
+    size_t left = kSlabs;
+    for (size_t keep : {2 * ARENA_GROUP_SLABS + 17, ARENA_GROUP_SLABS + 1, 5, 1}) {
+        page_arena_release(run + keep, left - keep, true);
+        left = keep;
+        EXPECT_EQ(stats().held_slabs, left);
+        EXPECT_EQ(stats().dirty_slabs, kSlabs - left);
+        EXPECT_EQ(dirty_bits(), kSlabs - left);
+    }
+    EXPECT_EQ(address(run)[0], 1);
+    // The tails are one run again.
+    EXPECT_EQ(claim(kSlabs - 1), run + 1);
+    EXPECT_FALSE(zero);
+    EXPECT_EQ(stats().dirty_slabs, 0u);
+    page_arena_release(run + 1, kSlabs - 1, false);
+    EXPECT_EQ(purge(0, SIZE_MAX), kSlabs - 1);
+    ASSERT_TRUE(page_arena_claim_at(run + 1, kSlabs - 1, &zero));
+    EXPECT_TRUE(zero);
+    page_arena_release(run, kSlabs, true);
+}
+
 TEST_F(PageArena, ClaimAt) {
     size_t run = claim(10);
     fill(run, 10, 3);

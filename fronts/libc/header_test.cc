@@ -22,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "fronts/libc/test_util.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -41,9 +42,7 @@ constexpr int kMagic = 0xA0;
 constexpr int kBins = 12;
 
 std::string Line(const void *ptr, const char *fault) {
-    char line[256];
-    snprintf(line, sizeof line, "hakmem: free(0x%zx): %s\n", reinterpret_cast<size_t>(ptr), fault);
-    return line;
+    return test_util::MisuseLine("free", ptr, fault);
 }
 
 // Found in the cache of another bin, or on the way there.

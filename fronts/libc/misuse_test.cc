@@ -4,6 +4,7 @@
 // What needs the pointer's kind only is caught by the call itself. What needs the block's bit
 // (freed twice, not the start of a block, wrong size) is caught when the thread's cache gives the
 // block back: when it is full, on malloc_trim(), at the thread's exit or at the program's.
+#include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <stdint.h>
@@ -11,12 +12,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
+#include <fstream>
+#include <functional>
+#include <map>
 #include <new>
+#include <regex>
 #include <string>
 #include <vector>
 
 #include "boxes/size_class/size_class.h"
+#include "fronts/libc/libc.h"
+#include "fronts/libc/test_util.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -26,6 +35,7 @@
 
 namespace {
 
+using test_util::MisuseLine;
 using testing::KilledBySignal;
 using testing::StrEq;
 
@@ -41,16 +51,9 @@ constexpr const char *kWrongSize =
     SIZE_CLASS_HEADER ? "heap corruption: header byte overwritten, or a wrong size given"
                       : "the size given does not fit the block";
 
-std::string Line(const char *call, const void *ptr, const char *fault) {
-    char line[256];
-    snprintf(line, sizeof line, "hakmem: %s(0x%zx): %s\n", call, reinterpret_cast<size_t>(ptr),
-             fault);
-    return line;
-}
-
 // The statement aborts after it has written this line and nothing else.
 #define EXPECT_MISUSE(statement, call, ptr, fault) \
-    EXPECT_EXIT(statement, KilledBySignal(SIGABRT), StrEq(Line(call, ptr, fault)))
+    EXPECT_EXIT(statement, KilledBySignal(SIGABRT), StrEq(MisuseLine(call, ptr, fault)))
 
 // A pointer that the compiler knows nothing of.
 void *Hide(const void *p) {
@@ -273,8 +276,8 @@ TEST_P(SmallDeathTest, SizedDeleteWithAWrongSize) {
                 exit(0);
             },
             KilledBySignal(SIGABRT),
-            testing::AnyOf(StrEq(Line("free", p_, kWrongSize)),
-                           StrEq(Line("free", p_, kInterior))));
+            testing::AnyOf(StrEq(MisuseLine("free", p_, kWrongSize)),
+                           StrEq(MisuseLine("free", p_, kInterior))));
         EXPECT_EXIT(
             {
                 UseCaches(size_);
@@ -283,8 +286,8 @@ TEST_P(SmallDeathTest, SizedDeleteWithAWrongSize) {
                 _exit(0);
             },
             KilledBySignal(SIGABRT),
-            testing::AnyOf(StrEq(Line("free", p_, kWrongSize)),
-                           StrEq(Line("free", p_, kInterior))));
+            testing::AnyOf(StrEq(MisuseLine("free", p_, kWrongSize)),
+                           StrEq(MisuseLine("free", p_, kInterior))));
     }
 }
 
@@ -510,6 +513,242 @@ TEST(ForeignDeathTest, TheAllocatorsOwnData) {
             "free", p, kForeign);
     }
     free(ours);
+}
+
+// --- README.md's table
+
+// Two zeroed blocks of usable size kTable, the one right behind the other and not at the start of a
+// page.
+constexpr size_t kTable = 128 - SIZE_CLASS_HEADER;
+struct Pair {
+    char *first;
+    char *second;
+};
+
+Pair Neighbours() {
+    std::vector<char *> blocks;
+    for (;;) {
+        blocks.push_back(static_cast<char *>(calloc(1, kTable)));
+        char *last = blocks.back();
+        for (char *block : blocks) {
+            if (last - block == 128 && reinterpret_cast<uintptr_t>(last) % 4096 != 0) {
+                return {block, last};
+            }
+        }
+    }
+}
+
+void Overflow(size_t bytes) {
+    Pair pair = Neighbours();
+    memset(At(pair.first, kTable), 'x', bytes);
+    free(Hide(pair.second));
+}
+
+// "NULL" is what the row says then: no pointer and ENOMEM, and the block is as it was.
+void ExpectNull(void *p) {
+    if (p != nullptr || errno != ENOMEM) {
+        _exit(1);
+    }
+    errno = 0;
+}
+
+// Each row's name and its program, of which a child runs what it does and then either _exit() or
+// exit().
+const std::map<std::string, std::function<void()>> kPrograms = {
+    {"small block freed twice",
+     [] {
+         void *p = malloc(kTable);
+         free(p);
+         free(Hide(p));
+     }},
+    {"small block freed twice, with twenty others between",
+     [] {
+         void *others[20];
+         void *p = malloc(kTable);
+         for (void *&other : others) {
+             other = malloc(kTable);
+         }
+         free(p);
+         for (void *other : others) {
+             free(other);
+         }
+         free(Hide(p));
+     }},
+    {"small block freed twice, by two threads",
+     [] {
+         void *p = Neighbours().first;
+         free(p);
+         InThread(free, Hide(p));
+     }},
+    {"large block freed twice",
+     [] {
+         void *p = malloc(100000);
+         free(p);
+         free(Hide(p));
+     }},
+    {"large block freed twice, by two threads",
+     [] {
+         void *p = malloc(100000);
+         InThread(free, p);
+         free(Hide(p));
+     }},
+    {"free of a pointer into a small block", [] { free(At(Neighbours().first, 16)); }},
+    {"free of an unaligned pointer", [] { free(At(Neighbours().first, 1)); }},
+    {"free of a pointer into a large block", [] { free(At(malloc(100000), 65536)); }},
+    {"free of a pointer to the stack",
+     [] {
+         int on_stack[16];
+         free(Hide(on_stack));
+     }},
+    {"free of a pointer to static data", [] { free(Hide(a_static)); }},
+    {"free of memory from mmap",
+     [] {
+         free(mmap(nullptr, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+     }},
+    {"free of a wild pointer", [] { free(reinterpret_cast<void *>(0xdeadbeefdeadbee0)); }},
+    {"realloc of a freed small block",
+     [] {
+         void *p = malloc(kTable);
+         free(p);
+         free(realloc(Hide(p), 50000));
+     }},
+    {"realloc of a freed large block",
+     [] {
+         void *p = malloc(100000);
+         free(p);
+         free(realloc(Hide(p), 50000));
+     }},
+    {"`malloc_usable_size` of a freed small block",
+     [] {
+         void *p = Neighbours().first;
+         free(p);
+         malloc_usable_size(Hide(p));
+     }},
+    {"the same, once its cache has spilled",
+     [] {
+         void *p = Neighbours().first;
+         free(p);
+         malloc_trim(0);
+         malloc_usable_size(Hide(p));
+     }},
+    {"`malloc_usable_size` of a freed large block",
+     [] {
+         void *p = malloc(100000);
+         free(p);
+         malloc_usable_size(Hide(p));
+     }},
+    {"write of 1 byte past the end of a block, free of the next", [] { Overflow(1); }},
+    {"write of 100 bytes past the end of a block, free of the next", [] { Overflow(100); }},
+    {"C++ sized delete with a wrong size",
+     [] { ::operator delete(Hide(Neighbours().first), kTable / 2); }},
+    {"C++ sized delete of a pointer to static data",
+     [] { ::operator delete(Hide(a_static), kTable); }},
+    {"C++ aligned delete with a wrong alignment",
+     [] { ::operator delete (malloc(kTable), std::align_val_t{256}); }},
+    {"`free_sized`, `free_aligned_sized` with a wrong size or alignment",
+     [] {
+         free_sized(malloc(kTable), 1);
+         free_aligned_sized(malloc(kTable), 4096, kTable);
+     }},
+    {"malloc, calloc, realloc, aligned_alloc of a huge size",
+     [] {
+         void *p = malloc(kTable);
+         for (size_t huge : {size_t{1} << 48, SIZE_MAX / 2, SIZE_MAX - 4096, SIZE_MAX}) {
+             ExpectNull(malloc(huge));
+             ExpectNull(calloc(1, huge));
+             ExpectNull(calloc(huge, 16));
+             ExpectNull(aligned_alloc(4096, huge));
+             ExpectNull(realloc(p, huge));
+         }
+         free(p);
+         const char null[] = "NULL\n";
+         _exit(write(STDERR_FILENO, null, strlen(null)) == 5 ? 0 : 1);
+     }},
+};
+
+// What a child writes that runs `program` and then ends, orderly or at once; "" if it goes on to
+// its end, "NULL" as the program says, "stops" for a misuse's line and abort().
+std::string End(const std::function<void()> &program, bool orderly) {
+    FILE *written = tmpfile();
+    std::string ending = test_util::InChild([&] {
+        dup2(fileno(written), STDERR_FILENO);
+        UseCaches(kTable);
+        program();
+        if (orderly) {
+            exit(0);
+        }
+        return 0;
+    });
+    char text[1000];
+    rewind(written);
+    std::string said(text, fread(text, 1, sizeof text, written));
+    fclose(written);
+    static const std::regex kLine("hakmem: [a-z_]+\\(0x[0-9a-f]+\\): [^\n]+\n");
+    if (ending == "signal 6" && std::regex_match(said, kLine)) {
+        return "stops";
+    }
+    return ending == "exit 0" && (said.empty() || said == "NULL\n") ? said.substr(0, 4)
+                                                                    : ending + ": " + said;
+}
+
+// The word that the table is to have.
+std::string Observed(const std::function<void()> &program) {
+    std::string soon = End(program, false);
+    std::string late = End(program, true);
+    return soon == "stops" && late == soon   ? "at once"
+           : soon.empty() && late == "stops" ? "spill"
+           : soon.empty() && late.empty()    ? "no"
+           : soon == "NULL" && late == soon  ? soon
+                                             : soon + " / " + late;
+}
+
+// The cells of a line of a table; none if it is no such line.
+std::vector<std::string> Cells(const std::string &line) {
+    std::vector<std::string> cells;
+    size_t at = line.find('|');
+    for (size_t end; at == 0 || !cells.empty(); at = end) {
+        end = line.find('|', at + 1);
+        if (end == std::string::npos) {
+            break;
+        }
+        std::string cell = line.substr(at + 1, end - at - 1);
+        size_t from = cell.find_first_not_of(' ');
+        cells.push_back(from == std::string::npos
+                            ? ""
+                            : cell.substr(from, cell.find_last_not_of(' ') + 1 - from));
+    }
+    return cells;
+}
+
+TEST(MisuseTable, ReadmeSaysWhatTheProgramsGet) {
+    std::ifstream readme("README.md");
+    std::string line;
+    while (std::getline(readme, line) && line != "## What misuse gets") {
+    }
+    std::vector<std::vector<std::string>> table;
+    while (std::getline(readme, line) && line.compare(0, 3, "## ") != 0) {
+        if (std::vector<std::string> cells = Cells(line); !cells.empty()) {
+            table.push_back(cells);
+        }
+    }
+    ASSERT_GT(table.size(), 2u);
+    const std::string mine = "`" + std::string(HAK_FLAVOUR) + "`";
+    const auto found = std::find(table[0].begin(), table[0].end(), mine);
+    if (std::string(HAK_FLAVOUR) == "hakmem_example") {
+        GTEST_SKIP() << "not for programs";
+    }
+    ASSERT_NE(found, table[0].end()) << mine << " has no column";
+    const size_t column = static_cast<size_t>(found - table[0].begin());
+    std::map<std::string, std::string> rows;
+    for (size_t i = 2; i < table.size(); i++) { // below the names and the rule
+        ASSERT_EQ(table[i].size(), table[0].size()) << table[i][0];
+        EXPECT_TRUE(rows.emplace(table[i][0], table[i][column]).second) << table[i][0] << " twice";
+    }
+    for (const auto &[name, program] : kPrograms) {
+        EXPECT_EQ(rows[name], Observed(program)) << name;
+        rows.erase(name);
+    }
+    EXPECT_THAT(rows, testing::IsEmpty()) << "rows without a program";
 }
 
 TEST(NoMisuse, LookAlikesPass) {

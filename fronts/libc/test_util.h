@@ -63,6 +63,14 @@ inline size_t ResidentBytes() {
     return StatusBytes("VmRSS:");
 }
 
+// The line that a misuse gets on stderr.
+inline std::string MisuseLine(const char *call, const void *ptr, const char *fault) {
+    char line[256];
+    snprintf(line, sizeof line, "hakmem: %s(0x%zx): %s\n", call, reinterpret_cast<size_t>(ptr),
+             fault);
+    return line;
+}
+
 // What became of a child: how it ended in words ("exit 0", "signal 6", "hangs").
 inline std::string Ending(int status) {
     return WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status))

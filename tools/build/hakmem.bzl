@@ -118,6 +118,7 @@ def _flavour(flavour, testonly = False):
         ] + [variant_label(flavour.backend, variant)],
         linkstatic = True,
         alwayslink = True,
+        visibility = ["//fronts:__subpackages__"],
     )
 
     cc_binary(
