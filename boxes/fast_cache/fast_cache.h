@@ -20,7 +20,7 @@ struct fast_bin {
     void **limit; // the last slot
 };
 
-static_assert(sizeof(struct fast_bin) == SIZE_CLASS_STEP, "bin n is at byte n * 16");
+static_assert(sizeof(struct fast_bin) == 2 * sizeof(void **), "bin n is at word n * 2");
 
 // A stack starts narrow, all narrow ones close together: a thread that uses a bin a little touches
 // no page for it and keeps next to nothing. Once enough blocks have gone through it, it becomes
@@ -34,34 +34,44 @@ enum {
 };
 enum fast_cache_width { FAST_CACHE_MIDDLE, FAST_CACHE_WIDE };
 
+// The top and behind it the limit of the stack at `place`: twice the bin, its index in words.
+HAK_INLINE void ***fast_cache_words(struct fast_bin *bins, size_t place) {
+    __asm__("" : "+r"(place)); // the sum is one instruction: not to be taken apart by the compiler
+    return &bins->top + place;
+}
+
 // Pops a block; NULL if there is none.
-HAK_INLINE void *fast_cache_pop(struct fast_bin *bin) {
-    void **top = bin->top;
+HAK_INLINE void *fast_cache_pop_at(struct fast_bin *bins, size_t place) {
+    void ***words = fast_cache_words(bins, place);
+    void **top = words[0];
     void *block = *top;
+    __asm__("" : "+a"(block)); // the register it is returned in: saves a move
     if (HAK_LIKELY(block != NULL)) {
-        HAK_POKE(&bin->top, top - 1);
+        HAK_POKE(&words[0], top - 1);
     }
     return block;
 }
 
 // Pushes a block; false if the stack is full.
-HAK_INLINE bool fast_cache_push(struct fast_bin *bin, void *block) {
-    void **top = bin->top;
-    if (HAK_UNLIKELY(top == bin->limit)) {
+HAK_INLINE bool fast_cache_push_at(struct fast_bin *bins, size_t place, void *block) {
+    void ***words = fast_cache_words(bins, place);
+    void **top = words[0];
+    if (HAK_UNLIKELY(top == words[1])) {
         return false;
     }
     // In this order: a fork between the two leaves the child a stack without the block, and not one
     // with whatever the slot held before.
     top[1] = block;
     atomic_signal_fence(memory_order_release);
-    HAK_POKE(&bin->top, top + 1);
+    HAK_POKE(&words[0], top + 1);
     return true;
 }
 
-// The stack of a request of `size` bytes, 0..SIZE_CLASS_HIT_MAX, by the table of size_class.
-HAK_INLINE struct fast_bin *fast_cache_of_size(struct fast_bin *bins, const uint16_t *table,
-                                               size_t size) {
-    return (struct fast_bin *)((char *)bins + size_class_hit_offset(table, size));
+HAK_INLINE void *fast_cache_pop(struct fast_bin *bin) {
+    return fast_cache_pop_at(bin, 0);
+}
+HAK_INLINE bool fast_cache_push(struct fast_bin *bin, void *block) {
+    return fast_cache_push_at(bin, 0, block);
 }
 
 // Lays narrow stacks of all bins out over slots[FAST_CACHE_SLOTS]; all empty. bottoms[b] is then

@@ -116,13 +116,15 @@ TEST_F(FastCache, FromNarrowOverMiddleToWideNoBlockIsLost) {
 }
 
 TEST_F(FastCache, EverySizeOfTheHitPathFindsItsStack) {
-    uint16_t table[SIZE_CLASS_TABLE];
+    uint8_t table[SIZE_CLASS_TABLE];
     size_class_fill_table(table);
     for (size_t size = 1; size <= SIZE_CLASS_HIT_MAX; size++) {
-        ASSERT_EQ(fast_cache_of_size(bins, table, size), &bins[size_class_bin_of(size)]) << size;
+        ASSERT_EQ(fast_cache_words(bins, size_class_hit_place(table, size)),
+                  &bins[size_class_bin_of(size)].top)
+            << size;
     }
     // Size 0 may find the bin that never holds anything.
-    EXPECT_LE(fast_cache_of_size(bins, table, 0), &bins[1]);
+    EXPECT_LE(size_class_hit_place(table, 0), 2u);
 }
 
 TEST_F(FastCache, FillKeepsTheOrderAndDrainTakesTheOldest) {

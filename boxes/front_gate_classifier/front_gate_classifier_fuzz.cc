@@ -44,7 +44,9 @@ class Heap {
             size_t size = 1 + (input.Number(1) << 16);
             auto *p = large_block_alloc(size, size_t{1} << input.Below(24), input.Flag());
             FUZZ_CHECK(p != nullptr);
-            blocks_.push_back({reinterpret_cast<uintptr_t>(p), 0, hak_round_up(size, ARENA_SLAB)});
+            size_t usable = large_block_usable(p, page_arena_slab_of(&window_, p));
+            FUZZ_CHECK(usable >= size);
+            blocks_.push_back({reinterpret_cast<uintptr_t>(p), 0, usable});
         } else if (what == 2 && !blocks_.empty()) {
             Block &block = blocks_[input.Below(blocks_.size())];
             Free(block);

@@ -57,9 +57,9 @@ unsigned size_class_aligned_bin(size_t size, size_t align) {
     return bin < SIZE_CLASS_BINS ? bin : 0;
 }
 
-void size_class_fill_table(uint16_t *table) {
+void size_class_fill_table(uint8_t *table) {
     table[0] = 0;
     for (unsigned i = 1; i < SIZE_CLASS_TABLE; i++) {
-        table[i] = (uint16_t)(size_class_bin_of((size_t)i * SIZE_CLASS_STEP) * SIZE_CLASS_STEP);
+        table[i] = (uint8_t)(size_class_bin_of((size_t)i * SIZE_CLASS_STEP) * 2);
     }
 }

@@ -25,7 +25,7 @@ enum {
     SIZE_CLASS_HIT_MAX = 32768 - SIZE_CLASS_HEADER,
 #else
     SIZE_CLASS_BINS = 49,      // bins 0..48
-    SIZE_CLASS_HIT_MAX = 1024, // largest request that size_class_hit_offset() takes
+    SIZE_CLASS_HIT_MAX = 1024, // largest request that size_class_hit_place() takes
 #endif
     SIZE_CLASS_TINY_MAX = 32768 - SIZE_CLASS_HEADER, // largest request served by a tiny block
     SIZE_CLASS_CLASSES = 8,                          // C0..C7
@@ -63,17 +63,16 @@ HAK_INLINE unsigned size_class_bin_of(size_t size) {
 #endif
 }
 
-// The table for the hit path: by (size + 15) / 16, the bin of a request times SIZE_CLASS_STEP,
-// which is the byte offset of its stack; 0 ("no bin") for size 0. Each heap has its own beside its
-// stacks.
+// The table for the hit path: by (size + 15) / 16, twice the bin of a request, which is the place
+// of its stack; 0 ("no bin") for size 0. Each heap has its own beside its stacks.
 enum { SIZE_CLASS_TABLE = HAK_HEADER ? 1 : SIZE_CLASS_HIT_MAX / SIZE_CLASS_STEP + 1 };
-void size_class_fill_table(uint16_t *table);
+void size_class_fill_table(uint8_t *table);
 
 // An entry of the table. size in 0..SIZE_CLASS_HIT_MAX.
-HAK_INLINE size_t size_class_hit_offset(const uint16_t *table, size_t size) {
+HAK_INLINE size_t size_class_hit_place(const uint8_t *table, size_t size) {
 #if HAK_HEADER
     (void)table;
-    return (size_t)size_class_bin_of(size) * SIZE_CLASS_STEP;
+    return (size_t)size_class_bin_of(size) * 2;
 #else
     return table[(size + SIZE_CLASS_STEP - 1) / SIZE_CLASS_STEP];
 #endif

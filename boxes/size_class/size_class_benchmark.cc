@@ -28,11 +28,11 @@ BENCHMARK(BinOf)->Arg(256)->Arg(1024)->Arg(SIZE_CLASS_TINY_MAX);
 
 void HitOffset(benchmark::State &state) {
     const auto list = sizes(1000);
-    uint16_t table[SIZE_CLASS_TABLE];
+    uint8_t table[SIZE_CLASS_TABLE];
     size_class_fill_table(table);
     size_t i = 0;
     for (auto _ : state) {
-        benchmark::DoNotOptimize(size_class_hit_offset(table, list[i++ % list.size()]));
+        benchmark::DoNotOptimize(size_class_hit_place(table, list[i++ % list.size()]));
     }
 }
 BENCHMARK(HitOffset);

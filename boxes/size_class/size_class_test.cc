@@ -20,17 +20,14 @@ TEST(SizeClass, EverySizeGetsTheSmallestBinThatHoldsIt) {
     EXPECT_EQ(size_class_usable(kBins - 1), kMost);
 }
 
-TEST(SizeClass, HitOffsetIsTheBinTimesItsStep) {
-    uint16_t table[SIZE_CLASS_TABLE];
+TEST(SizeClass, HitPlaceIsTwiceTheBin) {
+    uint8_t table[SIZE_CLASS_TABLE];
     size_class_fill_table(table);
     for (size_t size = 1; size <= SIZE_CLASS_HIT_MAX; size++) {
-        ASSERT_EQ(size_class_hit_offset(table, size),
-                  size_t{size_class_bin_of(size)} * SIZE_CLASS_STEP)
-            << size;
+        ASSERT_EQ(size_class_hit_place(table, size), size_t{size_class_bin_of(size)} * 2) << size;
     }
     // 0 may find no bin; it must not find one that holds nothing.
-    EXPECT_TRUE(size_class_hit_offset(table, 0) == 0 ||
-                size_class_hit_offset(table, 0) == SIZE_CLASS_STEP);
+    EXPECT_TRUE(size_class_hit_place(table, 0) == 0 || size_class_hit_place(table, 0) == 2);
 }
 
 TEST(SizeClass, TableIsConsistent) {

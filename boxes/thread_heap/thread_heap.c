@@ -133,6 +133,9 @@ static struct thread_heap *adopt(void) {
     return heap;
 }
 
+// The thread is about to get its heap: a signal handler that forks now has not got it yet.
+static __thread bool getting __attribute__((tls_model("initial-exec")));
+
 struct thread_heap *thread_heap_get(void) {
     struct thread_heap *heap = mine();
     if (HAK_LIKELY(heap != NULL)) {
@@ -141,17 +144,20 @@ struct thread_heap *thread_heap_get(void) {
     if (thread_heap_tls == &gone_heap || !page_arena_init()) {
         return NULL;
     }
+    getting = true;
+    atomic_signal_fence(memory_order_seq_cst);
     heap = adopt();
     if (heap == NULL) {
         heap = make();
     }
-    if (heap == NULL) {
-        return NULL;
+    if (heap != NULL) {
+        thread_heap_tls = heap;
+        int saved = errno;
+        register_exit(heap);
+        errno = saved;
     }
-    thread_heap_tls = heap;
-    int saved = errno;
-    register_exit(heap);
-    errno = saved;
+    atomic_signal_fence(memory_order_seq_cst);
+    getting = false;
     return heap;
 }
 
@@ -284,6 +290,9 @@ void thread_heap_after_fork(void) {
     // The other threads are gone, and with them whatever they were doing. x86-64 makes stores
     // visible in program order, so a heap that is not busy is whole; a busy one is left alone.
     struct thread_heap *current = mine();
+    if (current == NULL && getting) {
+        return; // one of them is about to be the current one; which, is not known yet
+    }
     uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
     for (uint32_t id = 0; id < made; id++) {
         struct thread_heap *heap = atomic_load(&directory.heaps[id]);

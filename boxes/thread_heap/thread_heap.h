@@ -27,10 +27,9 @@ struct thread_heap_counts {
 };
 
 struct thread_heap {
-    struct fast_bin
-        bins[SIZE_CLASS_BINS];        // hit path; at the start, so that bin n is at byte n * 16
-    struct front_gate gate;           // hit path of free; a copy of the window's
-    uint16_t table[SIZE_CLASS_TABLE]; // hit path of malloc: from size to stack
+    struct fast_bin bins[SIZE_CLASS_BINS]; // hit path; at the start, so that bin n is at word n * 2
+    struct front_gate gate;                // hit path of free; a copy of the window's
+    uint8_t table[SIZE_CLASS_TABLE];       // hit path of malloc: from size to stack
     // From here on: misses only.
     _Atomic(uint8_t) busy;           // its thread is between two steps that belong together
     uint8_t quick;                   // calls in quick succession since it was parked

@@ -26,16 +26,13 @@ HAK_INLINE void *hit_alloc(size_t size) {
         return NULL;
     }
     struct thread_heap *heap = thread_heap_current();
-    return fast_cache_pop(fast_cache_of_size(heap->bins, heap->table, size));
+    return fast_cache_pop_at(heap->bins, size_class_hit_place(heap->table, size));
 }
 
 // True if the block went into the thread's cache; otherwise slow_free() is next.
 HAK_INLINE bool hit_free(void *ptr) {
     struct thread_heap *heap = thread_heap_current();
-    size_t twice_bin = front_gate_lookup(&heap->gate, ptr);
-    struct fast_bin *bin =
-        (struct fast_bin *)((char *)heap->bins + twice_bin * (SIZE_CLASS_STEP / 2));
-    return fast_cache_push(bin, ptr);
+    return fast_cache_push_at(heap->bins, front_gate_lookup(&heap->gate, ptr), ptr);
 }
 
 // As hit_free(), for a block of `size` bytes that came from hit_alloc() or slow_alloc(): its bin
@@ -45,7 +42,7 @@ HAK_INLINE bool hit_free_sized(void *ptr, size_t size) {
         return false;
     }
     struct thread_heap *heap = thread_heap_current();
-    return fast_cache_push(fast_cache_of_size(heap->bins, heap->table, size), ptr);
+    return fast_cache_push_at(heap->bins, size_class_hit_place(heap->table, size), ptr);
 }
 HAK_C_END
 
