@@ -297,7 +297,8 @@ static enum os_result grow(const struct page_arena_window *window, size_t slabs)
 }
 
 static size_t limit_slabs(void) {
-    return (size_t)settings_get(SETTING_LIMIT) >> ARENA_SLAB_SHIFT;
+    size_t limit = (size_t)settings_get(SETTING_LIMIT);
+    return limit == 0 ? 0 : hak_max(limit >> ARENA_SLAB_SHIFT, 1);
 }
 
 // A heap much larger than what the processor's TLB covers is faster on huge pages. A SuperSlab of
@@ -436,11 +437,14 @@ static void give_quota(size_t slabs) {
 // room for them; false if that is not enough.
 static bool take_quota(size_t slabs) {
     size_t limit = limit_slabs();
+    if (limit != 0 && slabs > limit) {
+        return false;
+    }
     size_t held = atomic_fetch_add(&state.held, slabs) + slabs;
     if (HAK_LIKELY(limit == 0)) {
         return true;
     }
-    if (held > limit || slabs > limit) {
+    if (held > limit) {
         give_quota(slabs);
         return false;
     }
@@ -457,7 +461,7 @@ static bool take_quota(size_t slabs) {
 static size_t claim(size_t slabs, size_t align, bool *zero);
 
 size_t page_arena_claim(size_t slabs, size_t align, bool *zero) {
-    if (!take_quota(slabs)) {
+    if (slabs > page_arena_get_window().slabs || !take_quota(slabs)) {
         return ARENA_NONE;
     }
     size_t from = claim(slabs, align, zero);
@@ -470,7 +474,7 @@ size_t page_arena_claim(size_t slabs, size_t align, bool *zero) {
 static size_t claim(size_t slabs, size_t align, bool *zero) {
     struct page_arena_window window = page_arena_get_window();
     align = hak_max(align, ARENA_SLAB);
-    if (slabs > window.slabs || align > window.slabs << ARENA_SLAB_SHIFT) {
+    if (align > window.slabs << ARENA_SLAB_SHIFT) {
         return ARENA_NONE;
     }
     for (;;) {

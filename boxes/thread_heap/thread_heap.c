@@ -167,8 +167,7 @@ void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin)
     atomic_store(&flush_front, flush);
 }
 
-void *thread_heap_make_state(struct thread_heap *heap) {
-    (void)heap;
+void *thread_heap_make_state(void) {
     bool zero;
     size_t slab = page_arena_claim(1, ARENA_SLAB, &zero);
     if (slab == ARENA_NONE) {

@@ -82,7 +82,7 @@ void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin)
 
 // One zeroed slab for a front's own state, which stays with the heap for good; NULL if there is no
 // memory.
-void *thread_heap_make_state(struct thread_heap *heap);
+void *thread_heap_make_state(void);
 
 // For pthread_atfork, in the child.
 void thread_heap_after_fork(void);

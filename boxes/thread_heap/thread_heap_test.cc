@@ -161,7 +161,7 @@ TEST(ThreadHeap, FrontsOwnLayersAreFlushedToo) {
     });
     in_thread([] {
         thread_heap *heap = thread_heap_get();
-        heap->front_state = thread_heap_make_state(heap);
+        heap->front_state = thread_heap_make_state();
         ASSERT_NE(heap->front_state, nullptr);
         std::string state(static_cast<char *>(heap->front_state), ARENA_SLAB);
         EXPECT_EQ(state.find_first_not_of('\0'), std::string::npos);

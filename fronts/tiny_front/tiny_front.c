@@ -66,21 +66,24 @@ bool tiny_front_widen(struct thread_heap *heap, unsigned bin) {
                             heap->taken[bin] < WIDEN_AFTER ? FAST_CACHE_MIDDLE : FAST_CACHE_WIDE);
 }
 
-unsigned tiny_front_half(const struct thread_heap *heap, unsigned bin) {
-    size_t held = (size_t)(heap->bins[bin].top - (heap->slots + heap->bottoms[bin]));
-    return (unsigned)(held + 1) / 2;
+unsigned tiny_front_drain(struct thread_heap *heap, unsigned bin, void **blocks, unsigned count) {
+    if (tiny_front_widen(heap, bin)) {
+        return 0;
+    }
+    void **bottom = heap->slots + heap->bottoms[bin];
+    size_t held = (size_t)(heap->bins[bin].top - bottom);
+    count = (unsigned)hak_min(count, (held + 1) / 2);
+    fast_cache_drain(&heap->bins[bin], bottom, blocks, count);
+    return count;
 }
 
 void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned count) {
     void *blocks[SHARED_POOL_BATCH_MOST];
     tiny_front_begin(heap);
-    if (tiny_front_widen(heap, bin)) {
-        tiny_front_end(heap);
-        return;
+    count = tiny_front_drain(heap, bin, blocks, count);
+    if (count > 0) {
+        tiny_front_give(heap, bin, blocks, count);
     }
-    count = (unsigned)hak_min(count, tiny_front_half(heap, bin));
-    fast_cache_drain(&heap->bins[bin], heap->slots + heap->bottoms[bin], blocks, count);
-    tiny_front_give(heap, bin, blocks, count);
     tiny_front_end(heap);
 }
 

@@ -58,8 +58,9 @@ void tiny_front_check(unsigned bin, void *const *blocks, unsigned count);
 // Makes a much used stack as wide as its use asks for; false if it is. Between begin and end.
 bool tiny_front_widen(struct thread_heap *heap, unsigned bin);
 
-// Half of the blocks in a stack, rounded up.
-unsigned tiny_front_half(const struct thread_heap *heap, unsigned bin);
+// Makes room in a full stack: widens it, or else takes its oldest blocks out, up to `count` and up
+// to half of them, and returns how many. Between begin and end.
+unsigned tiny_front_drain(struct thread_heap *heap, unsigned bin, void **blocks, unsigned count);
 
 // FastCache <-> SharedPool in one step, with a batch of the caller's choice (1..slots of the bin):
 // what the fronts that have no layer in between share.

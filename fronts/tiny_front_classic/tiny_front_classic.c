@@ -17,7 +17,7 @@ static_assert(sizeof(struct layers) <= ARENA_SLAB, "the layers of a heap fit in 
 
 static struct layers *layers_of(struct thread_heap *heap) {
     if (heap->front_state == NULL) {
-        heap->front_state = thread_heap_make_state(heap);
+        heap->front_state = thread_heap_make_state();
     }
     return heap->front_state;
 }
@@ -81,12 +81,7 @@ static void spill(struct thread_heap *heap, unsigned bin) {
     }
     void *blocks[SHARED_POOL_BATCH_MOST];
     tiny_front_begin(heap);
-    if (tiny_front_widen(heap, bin)) {
-        tiny_front_end(heap);
-        return;
-    }
-    count = (unsigned)hak_min(count, tiny_front_half(heap, bin));
-    fast_cache_drain(&heap->bins[bin], heap->slots + heap->bottoms[bin], blocks, count);
+    count = tiny_front_drain(heap, bin, blocks, count);
     // The list is threaded through the blocks: what is not the start of a block must not get there.
     tiny_front_check(bin, blocks, count);
     tls_sll_push(&layers->lists[bin], blocks, count);
