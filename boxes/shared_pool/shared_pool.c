@@ -497,34 +497,36 @@ static HAK_NORETURN HAK_COLD void not_a_start(const struct page_arena_window *wi
 void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
     struct page_arena_window window = page_arena_get_window();
     const struct size_class_bin info = size_class_bins[bin];
-    enum { WORDS = SIZE_CLASS_MAX_BLOCKS / 64 }; // that a slab may have
     // Blocks of one word go back in one step; neighbours in a cache are often neighbours in a slab.
-    size_t place = SIZE_MAX; // slab * WORDS + word
+    size_t slab = ARENA_NONE;
+    unsigned word = 0;
     uint64_t mask = 0;
     for (unsigned i = 0; i < count; i++) {
         void *ptr = blocks[i];
+        size_t its_slab = page_arena_slab_of(&window, ptr);
         uint32_t offset = (uint32_t)((uintptr_t)ptr & (ARENA_SLAB - 1));
         uint32_t block = (uint32_t)((uint64_t)offset * info.reciprocal >> 32);
         if (HAK_UNLIKELY(block * info.size != offset || block >= info.blocks)) {
             not_a_start(&window, bin, ptr);
         }
-        size_t slab = page_arena_slab_of(&window, ptr);
-        size_t its_place = slab * WORDS + block / 64;
-        uint64_t its_mask = UINT64_C(1) << (block % 64);
-        if (its_place != place || (mask & its_mask) != 0) {
-            if (mask != 0) {
-                put_bits(&window, place / WORDS, bin, place % WORDS, mask);
-            }
-            place = its_place;
-            mask = 0;
-            if (HAK_UNLIKELY(!superslab_known(&window, slab) || !is_tiny(&window, slab, bin))) {
-                not_of_bin(&window, slab, ptr);
-            }
+        uint64_t bit = UINT64_C(1) << (block % 64);
+        if (HAK_LIKELY(its_slab == slab && block / 64 == word && (mask & bit) == 0)) {
+            mask |= bit;
+            continue;
         }
-        mask |= its_mask;
+        if (mask != 0) {
+            put_bits(&window, slab, bin, word, mask);
+        }
+        // After each step, which may have given the slab away if the next block was freed twice.
+        if (HAK_UNLIKELY(!superslab_known(&window, its_slab) || !is_tiny(&window, its_slab, bin))) {
+            not_of_bin(&window, its_slab, ptr);
+        }
+        slab = its_slab;
+        word = block / 64;
+        mask = bit;
     }
     if (mask != 0) {
-        put_bits(&window, place / WORDS, bin, place % WORDS, mask);
+        put_bits(&window, slab, bin, word, mask);
     }
 }
 
