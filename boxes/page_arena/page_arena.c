@@ -302,9 +302,9 @@ static size_t limit_slabs(void) {
 }
 
 // A heap much larger than what the processor's TLB covers is faster on huge pages. A SuperSlab of
-// single slabs will soon be full; of a heap that large it is an eighth at most meanwhile.
+// single slabs will soon be full; of a heap that large it is a quarter at most meanwhile.
 static bool huge_at_once(size_t slabs) {
-    enum { HUGE_FROM = 8 * ARENA_SUPERSLAB_SLABS }; // slabs in use
+    enum { HUGE_FROM = 4 * ARENA_SUPERSLAB_SLABS }; // slabs in use
     int64_t thp = settings_get(SETTING_THP);
     return thp == 1 ||
            (thp == 2 && slabs == 1 && limit_slabs() == 0 && page_arena_held() >= HUGE_FROM);
