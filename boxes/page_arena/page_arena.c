@@ -301,18 +301,9 @@ static size_t limit_slabs(void) {
     return limit == 0 ? 0 : hak_max(limit >> ARENA_SLAB_SHIFT, 1);
 }
 
-// A heap much larger than what the processor's TLB covers is faster on huge pages. A SuperSlab of
-// single slabs will soon be full; of a heap that large it is a quarter at most meanwhile.
-static bool huge_at_once(size_t slabs) {
-    enum { HUGE_FROM = 4 * ARENA_SUPERSLAB_SLABS }; // slabs in use
-    int64_t thp = settings_get(SETTING_THP);
-    return thp == 1 ||
-           (thp == 2 && slabs == 1 && limit_slabs() == 0 && page_arena_held() >= HUGE_FROM);
-}
-
 // Gives the SuperSlabs of held slabs read and write rights. A SuperSlab is only ever decommitted by
 // someone who holds all of it, so the bits of these cannot be cleared meanwhile.
-static bool commit(const struct page_arena_window *window, size_t from, size_t slabs) {
+static bool commit(const struct page_arena_window *window, size_t from, size_t slabs, bool huge) {
     size_t first = from / ARENA_SUPERSLAB_SLABS;
     size_t last = (from + slabs - 1) / ARENA_SUPERSLAB_SLABS;
     for (size_t i = first; i <= last; i++) {
@@ -328,7 +319,7 @@ static bool commit(const struct page_arena_window *window, size_t from, size_t s
         if (os_commit(at, bytes) != OS_OK) {
             return false;
         }
-        if (huge_at_once(slabs)) {
+        if (huge || settings_get(SETTING_THP) == 1) {
             os_huge_pages(at, bytes, true);
         }
         for (; i < end; i++) {
@@ -340,8 +331,8 @@ static bool commit(const struct page_arena_window *window, size_t from, size_t s
 
 // Ends a claim: commits, and answers whether every page of the run is untouched.
 static bool finish_claim(const struct page_arena_window *window, size_t from, size_t slabs,
-                         bool *zero) {
-    if (!commit(window, from, slabs)) {
+                         bool huge, bool *zero) {
+    if (!commit(window, from, slabs, huge)) {
         put_avail(window, from, slabs);
         return false;
     }
@@ -458,20 +449,29 @@ static bool take_quota(size_t slabs) {
     return true;
 }
 
-static size_t claim(size_t slabs, size_t align, bool *zero);
+static size_t claim(size_t slabs, size_t align, bool huge, bool *zero);
 
-size_t page_arena_claim(size_t slabs, size_t align, bool *zero) {
+static size_t claim_held(size_t slabs, size_t align, bool huge, bool *zero) {
     if (slabs > page_arena_get_window().slabs || !take_quota(slabs)) {
         return ARENA_NONE;
     }
-    size_t from = claim(slabs, align, zero);
+    size_t from = claim(slabs, align, huge, zero);
     if (from == ARENA_NONE) {
         give_quota(slabs);
     }
     return from;
 }
 
-static size_t claim(size_t slabs, size_t align, bool *zero) {
+size_t page_arena_claim(size_t slabs, size_t align, bool *zero) {
+    return claim_held(slabs, align, false, zero);
+}
+
+size_t page_arena_claim_dense(bool *zero) {
+    // What is advised may be in memory without being held.
+    return claim_held(1, ARENA_SLAB, settings_get(SETTING_THP) == 2 && limit_slabs() == 0, zero);
+}
+
+static size_t claim(size_t slabs, size_t align, bool huge, bool *zero) {
     struct page_arena_window window = page_arena_get_window();
     align = hak_max(align, ARENA_SLAB);
     if (align > window.slabs << ARENA_SLAB_SHIFT) {
@@ -486,7 +486,7 @@ static size_t claim(size_t slabs, size_t align, bool *zero) {
             from = find_run(&window, slabs, align, false);
         }
         if (from != ARENA_NONE) {
-            return finish_claim(&window, from, slabs, zero) ? from : ARENA_NONE;
+            return finish_claim(&window, from, slabs, huge, zero) ? from : ARENA_NONE;
         }
         size_t more = slabs + (align >> ARENA_SLAB_SHIFT) - 1;
         if (grow(&window, more) == OS_NO_MEMORY) {
@@ -504,7 +504,7 @@ bool page_arena_claim_at(size_t from, size_t slabs, bool *zero) {
     if (!take_quota(slabs)) {
         return false;
     }
-    if (claim_avail(&window, from, slabs) && finish_claim(&window, from, slabs, zero)) {
+    if (claim_avail(&window, from, slabs) && finish_claim(&window, from, slabs, false, zero)) {
         return true;
     }
     give_quota(slabs);

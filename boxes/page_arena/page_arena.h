@@ -69,6 +69,10 @@ struct page_arena_window page_arena_get_window(void);
 // Returns the first slab's index, or ARENA_NONE if the kernel refuses memory.
 size_t page_arena_claim(size_t slabs, size_t align, bool *zero);
 
+// The same for one slab of a heap whose slabs are full, nearly all: a SuperSlab that is put to use
+// for it is advised huge pages.
+size_t page_arena_claim_dense(bool *zero);
+
 // Claims the `slabs` slabs from index `from` on, if they are free; *zero as above.
 bool page_arena_claim_at(size_t from, size_t slabs, bool *zero);
 

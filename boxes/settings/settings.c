@@ -17,7 +17,7 @@ const struct setting_row settings_table[SETTING_COUNT] = {
     [SETTING_C23_REFILL] = {"HAKMEM_TINY_FRONT_C23_REFILL", "blocks", 0, 256, 0,
                             "blocks per refill of the C2/C3 front; 0: by demand"},
     [SETTING_THP]        = {"HAKMEM_THP", "0|1|2", 0, 2, 2,
-                            "advise huge pages, 0: never, 1: for SuperSlabs, 2: in large heaps"},
+                            "advise huge pages, 0: never, 1: for SuperSlabs, 2: in dense heaps"},
     [SETTING_BACKGROUND] = {"HAKMEM_BACKGROUND", "0|1", 0, 1, 0,
                             "give idle memory back from a thread instead of on cache misses"},
     [SETTING_LIMIT]      = {"HAKMEM_LIMIT", "bytes|%", 0, INT64_MAX, 0,

@@ -269,11 +269,22 @@ static unsigned take_from(const struct page_arena_window *window, size_t slab, u
     return got;
 }
 
+// A heap much larger than what the processor's TLB covers is faster on huge pages, and loses little
+// memory by them if it is of slabs of tiny blocks and these are full.
+static bool is_dense(void) {
+    enum { LEAST = 128 }; // slabs
+    size_t slabs = atomic_load_explicit(&totals.slabs, memory_order_relaxed);
+    size_t clean = atomic_load_explicit(&totals.clean, memory_order_relaxed);
+    return slabs >= LEAST && slabs >= page_arena_held() / 8 * 7 &&
+           clean <= slabs * (ARENA_SLAB / HAK_PAGE) / 8;
+}
+
 // Puts a fresh slab to use for `bin`. The first `want` blocks are the caller's.
 static unsigned take_from_fresh(const struct page_arena_window *window, unsigned bin, void **blocks,
                                 unsigned want, shared_pool_hint *hint) {
     bool zero;
-    size_t slab = page_arena_claim(1, ARENA_SLAB, &zero);
+    size_t slab =
+        is_dense() ? page_arena_claim_dense(&zero) : page_arena_claim(1, ARENA_SLAB, &zero);
     if (slab == ARENA_NONE) {
         return 0;
     }

@@ -608,10 +608,16 @@ page_arena_window page_arena_get_window() {
 size_t page_arena_high() {
     return Explorer::current().high();
 }
+size_t page_arena_held() {
+    return kSlabs;
+}
 size_t page_arena_claim(size_t slabs, size_t, bool *zero) {
     EXPECT_EQ(slabs, 1u);
     *zero = false;
     return Explorer::current().claim();
+}
+size_t page_arena_claim_dense(bool *zero) {
+    return page_arena_claim(1, ARENA_SLAB, zero);
 }
 void page_arena_release(size_t from, size_t slabs, bool dirty) {
     EXPECT_EQ(slabs, 1u);
