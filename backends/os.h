@@ -79,6 +79,10 @@ uint64_t os_now_ns(void);
 // Reads at most `size` bytes of a (small, /proc or /sys) file; returns how many, 0 on any failure.
 size_t os_read_file(const char *path, char *buf, size_t size);
 
+// Keeps stderr as it is now for os_write_stderr(), at the cost of a descriptor: programs close theirs
+// before they end.
+void os_keep_stderr(void);
+
 // Writes to stderr, whole if it can be; failures are ignored.
 void os_write_stderr(const char *text, size_t size);
 

@@ -202,10 +202,24 @@ size_t os_read_file(const char *path, char *buf, size_t size) {
     return got;
 }
 
+static _Atomic(long) kept_stderr = -1;
+
+void os_keep_stderr(void) {
+    enum { OUT_OF_THE_WAY = 64 }; // of programs that use the low descriptors by number
+    long ret = sys3(SYS_fcntl, 2, F_DUPFD_CLOEXEC, OUT_OF_THE_WAY);
+    atomic_store_explicit(&kept_stderr, is_error(ret) ? -1 : ret, memory_order_relaxed);
+}
+
 void os_write_stderr(const char *text, size_t size) {
+    long kept = atomic_load_explicit(&kept_stderr, memory_order_relaxed);
+    long to = kept < 0 ? 2 : kept;
     while (size > 0) {
-        long ret = sys3(SYS_write, 2, (long)text, (long)size);
+        long ret = sys3(SYS_write, to, (long)text, (long)size);
         if (ret == -EINTR) {
+            continue;
+        }
+        if (ret == -EBADF && to != 2) {
+            to = 2; // the program has closed what it did not open
             continue;
         }
         if (ret <= 0) {

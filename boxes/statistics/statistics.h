@@ -10,6 +10,8 @@
 
 HAK_C_BEGIN
 
+enum { HAK_STATS_BINS = 49 }; // the most that a flavour has
+
 // Returned by hak_stats(). Bytes unless said otherwise.
 struct hak_stats {
     size_t superslabs;                          // SuperSlabs in use (count)
@@ -34,8 +36,10 @@ struct hak_stats {
         size_t size;                // of a block
         size_t slabs;               // (count)
         size_t live, cached, free_; // blocks (count)
-    } bins[SIZE_CLASS_BINS];        // bins[0] is unused
+    } bins[HAK_STATS_BINS];         // bins[0] is unused, and those whose size is 0
 };
+
+static_assert((int)SIZE_CLASS_BINS <= (int)HAK_STATS_BINS, "room for every bin");
 
 void hak_stats(struct hak_stats *stats);
 

@@ -103,9 +103,14 @@ static void *resize(const char *call, void *ptr, size_t size) {
             return same;
         }
     }
+    int saved = errno;
     void *fresh = malloc(size);
     if (fresh == NULL) {
-        return NULL;
+        if (size > old.usable) {
+            return NULL;
+        }
+        errno = saved; // what shrinks cannot fail
+        return ptr;
     }
     memcpy(fresh, ptr, hak_min(size, old.usable));
     free(ptr);
@@ -254,6 +259,9 @@ static void after_fork(void) {
 
 static __attribute__((constructor(101))) void start(void) {
     settings_load(environ);
+    if (settings_get(SETTING_STATS) != 0) {
+        os_keep_stderr();
+    }
     tiny_front_start();
     pthread_atfork(NULL, NULL, after_fork);
     decay_start();

@@ -266,6 +266,40 @@ TEST(Limit, ThatLeavesNoRoomForAHeap) {
               "exit 0");
 }
 
+TEST(Limit, ShrinkingByReallocDoesNotFail) {
+    for (size_t size : {size_t{24}, size_t{200}, size_t{3000}, size_t{33000}, size_t{1} << 20}) {
+        EXPECT_EQ(test_util::InChild([size] {
+                      struct rlimit rlimit;
+                      rlimit.rlim_cur = rlimit.rlim_max =
+                          test_util::StatusBytes("VmSize:") + 100 * kMiB;
+                      setrlimit(RLIMIT_AS, &rlimit);
+                      unsigned char *p = static_cast<unsigned char *>(malloc(size));
+                      memset(p, 0x3c, size);
+                      Blocks blocks;
+                      if (!blocks.Exhaust(kMiB) || !blocks.Exhaust(40000) || !blocks.Exhaust(64)) {
+                          return 1;
+                      }
+                      for (size_t now = size; now > 1; now = now / 3 + 1) {
+                          errno = 0;
+                          p = static_cast<unsigned char *>(realloc(p, now / 3 + 1));
+                          if (p == nullptr || errno != 0) {
+                              return 2;
+                          }
+                          if (p[0] != 0x3c || memcmp(p, p + 1, now / 3) != 0) {
+                              return 3;
+                          }
+                          if (now == 2) {
+                              break;
+                          }
+                      }
+                      free(p);
+                      return 0;
+                  }),
+                  "exit 0")
+            << size;
+    }
+}
+
 TEST(Limit, GrowthByReallocEndsWithTheOldBlock) {
     EXPECT_EQ(test_util::InChild([] {
                   struct rlimit rlimit;

@@ -11,14 +11,15 @@ def _hak_archive_impl(ctx):
     out = ctx.actions.declare_file(ctx.attr.out)
 
     # One relocatable object, in which everything but the exported interface is made local: what
-    # links it sees malloc() and its kin, and no name of a box can clash with a program's.
+    # links it sees malloc() and its kin, and no name of a box can clash with a program's. It has no
+    # section groups: a program's copy of one would replace ours, and what is local there be gone.
     ctx.actions.run_shell(
         inputs = libraries,
         outputs = [out],
         command = """
 set -e
 object="$1.o"; out="$1"; shift
-ld -r -o "$object" --whole-archive "$@"
+ld -r --force-group-allocation -o "$object" --whole-archive "$@"
 objcopy --localize-hidden "$object"
 rm -f "$out"
 ar rcsD "$out" "$object"
