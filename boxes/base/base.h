@@ -22,8 +22,10 @@
 #define HAK_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define HAK_COLD        __attribute__((noinline, cold))
 #define HAK_NOINLINE    __attribute__((noinline))
-#define HAK_NORETURN    __attribute__((noreturn))
-#define HAK_INLINE      static inline __attribute__((always_inline))
+// For the hit path: starts at a cache line, whatever stands before it.
+#define HAK_HOT      __attribute__((aligned(64)))
+#define HAK_NORETURN __attribute__((noreturn))
+#define HAK_INLINE   static inline __attribute__((always_inline))
 
 #if defined(HAKMEM_DEBUG) && HAKMEM_DEBUG
 #    define HAK_DEBUG 1

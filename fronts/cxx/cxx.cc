@@ -95,7 +95,7 @@ std::size_t number(std::align_val_t align) {
 
 } // namespace
 
-EXPORT void *operator new(std::size_t n) {
+EXPORT HAK_HOT void *operator new(std::size_t n) {
     return new_plain(n);
 }
 EXPORT void *operator new[](std::size_t n) {
@@ -120,13 +120,13 @@ EXPORT void *operator new[](std::size_t n, std::align_val_t a, const std::nothro
     return slow_new_nothrow(n, number(a));
 }
 
-EXPORT void operator delete(void *p) noexcept {
+EXPORT HAK_HOT void operator delete(void *p) noexcept {
     delete_plain(p);
 }
 EXPORT void operator delete[](void *p) noexcept {
     delete_plain(p);
 }
-EXPORT void operator delete(void *p, std::size_t n) noexcept {
+EXPORT HAK_HOT void operator delete(void *p, std::size_t n) noexcept {
     delete_sized(p, n);
 }
 EXPORT void operator delete[](void *p, std::size_t n) noexcept {

@@ -22,12 +22,12 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-EXPORT void *malloc(size_t size) {
+EXPORT HAK_HOT void *malloc(size_t size) {
     void *block = hit_alloc(size);
     return HAK_LIKELY(block != NULL) ? block : slow_alloc(size);
 }
 
-EXPORT void free(void *ptr) {
+EXPORT HAK_HOT void free(void *ptr) {
     if (HAK_UNLIKELY(!hit_free(ptr))) {
         slow_free(ptr);
     }
