@@ -35,9 +35,14 @@ void *large_block_alloc(size_t size, size_t align, bool zero) {
         return NULL;
     }
     bool coloured = is_coloured(align);
+    size_t least = slabs_for(size);
     size_t run = slabs_for(coloured && size >= ROOM_FROM ? size + COLOURS_BYTES : size);
     bool is_zero;
     size_t slab = page_arena_claim(run, align, &is_zero);
+    if (slab == ARENA_NONE && run > least) {
+        run = least;
+        slab = page_arena_claim(run, align, &is_zero);
+    }
     if (slab == ARENA_NONE) {
         return NULL;
     }

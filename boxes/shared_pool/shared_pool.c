@@ -109,6 +109,7 @@ static uint8_t myself(void) {
 // Threads that take from one slab write to the same lines: its bitmap, and often the blocks.
 static size_t find_listed(const struct page_arena_window *window, unsigned bin) {
     enum { LOOKS = 64 }; // then a slab of another thread will do
+    uint8_t me = myself();
     size_t groups = (page_arena_high() + ARENA_GROUP_SLABS - 1) / ARENA_GROUP_SLABS;
     size_t lowest = ARENA_NONE;
     unsigned looks = 0;
@@ -123,7 +124,7 @@ static size_t find_listed(const struct page_arena_window *window, unsigned bin) 
             for (; slabs != 0; slabs &= slabs - 1) {
                 unsigned slab = (unsigned)__builtin_ctz(slabs);
                 uint8_t taker = atomic_load_explicit(&superslab->taker[slab], memory_order_relaxed);
-                if (taker == 0 || taker == myself()) {
+                if (taker == 0 || taker == me) {
                     return first + slab;
                 }
                 lowest = hak_min(lowest, first + slab);
@@ -136,10 +137,11 @@ static size_t find_listed(const struct page_arena_window *window, unsigned bin) 
     return lowest;
 }
 
-static void set_taker(const struct page_arena_window *window, size_t slab, uint8_t taker) {
+static void set_taker(const struct page_arena_window *window, size_t slab) {
     _Atomic(uint8_t) *at = &superslab_at(window, slab)->taker[slab % ARENA_SUPERSLAB_SLABS];
-    if (atomic_load_explicit(at, memory_order_relaxed) != taker) {
-        atomic_store_explicit(at, taker, memory_order_relaxed);
+    uint8_t me = myself();
+    if (atomic_load_explicit(at, memory_order_relaxed) != me) {
+        atomic_store_explicit(at, me, memory_order_relaxed);
     }
 }
 
@@ -158,9 +160,7 @@ static void put_bits(const struct page_arena_window *window, size_t slab, unsign
                     "block freed twice");
     }
     mark_active(superslab_slab(window, slab));
-    if (before == 0) { // else it is listed, or whoever made the word so is about to do that
-        list(window, slab, bin);
-    }
+    list(window, slab, bin);
     if ((before | mask) == superslab_full_word(bin, word)) {
         for (unsigned w = 0; w < size_class_bins[bin].words; w++) {
             if (atomic_load_explicit(&bits[w], memory_order_relaxed) !=
@@ -312,7 +312,7 @@ static unsigned take_from_fresh(const struct page_arena_window *window, unsigned
             left = true;
         }
     }
-    set_taker(window, slab, myself());
+    set_taker(window, slab);
     if (left) {
         list(window, slab, bin);
     }
@@ -340,7 +340,7 @@ unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_poo
                             : 0;
         got += more;
         *hint = slab;
-        set_taker(&window, slab, myself());
+        set_taker(&window, slab);
         if (got < want) {
             unlist(&window, slab, bin);
         }
@@ -507,7 +507,7 @@ static HAK_NORETURN HAK_COLD void not_a_start(const struct page_arena_window *wi
 
 void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
     struct page_arena_window window = page_arena_get_window();
-    const struct size_class_bin info = size_class_bins[bin];
+    const struct size_class_bin *info = &size_class_bins[bin];
     // Blocks of one word go back in one step; neighbours in a cache are often neighbours in a slab.
     size_t slab = ARENA_NONE;
     unsigned word = 0;
@@ -516,8 +516,8 @@ void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
         void *ptr = blocks[i];
         size_t its_slab = page_arena_slab_of(&window, ptr);
         uint32_t offset = (uint32_t)((uintptr_t)ptr & (ARENA_SLAB - 1));
-        uint32_t block = (uint32_t)((uint64_t)offset * info.reciprocal >> 32);
-        if (HAK_UNLIKELY(block * info.size != offset || block >= info.blocks)) {
+        uint32_t block = size_class_block_at(bin, offset);
+        if (HAK_UNLIKELY(block * info->size != offset || block >= info->blocks)) {
             not_a_start(&window, bin, ptr);
         }
         uint64_t bit = UINT64_C(1) << (block % 64);

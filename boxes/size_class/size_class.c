@@ -1,7 +1,7 @@
 #include "boxes/size_class/size_class.h"
 
-// A cache holds up to 384 blocks and about 64 KiB of a bin, but never fewer than 4 blocks. As many
-// as that, as many programs allocate and free in phases, which a cache swallows or the pool has to.
+// A cache holds up to 384 blocks and about 64 KiB of a bin, but never fewer than 4 blocks: room for
+// programs that allocate and free in phases, which would go to the pool otherwise.
 #define SLOTS(size)                          \
     ((size) <= 128          ? 384            \
      : (size) <= 256        ? 256            \

@@ -26,7 +26,7 @@ void BinOf(benchmark::State &state) {
 }
 BENCHMARK(BinOf)->Arg(256)->Arg(1024)->Arg(SIZE_CLASS_TINY_MAX);
 
-void HitOffset(benchmark::State &state) {
+void HitPlace(benchmark::State &state) {
     const auto list = sizes(1000);
     uint8_t table[SIZE_CLASS_TABLE];
     size_class_fill_table(table);
@@ -35,7 +35,7 @@ void HitOffset(benchmark::State &state) {
         benchmark::DoNotOptimize(size_class_hit_place(table, list[i++ % list.size()]));
     }
 }
-BENCHMARK(HitOffset);
+BENCHMARK(HitPlace);
 
 void BlockAt(benchmark::State &state) {
     const auto list = sizes(SIZE_CLASS_SLAB - 1);

@@ -38,8 +38,7 @@ struct superslab {
     // One bit a slab and bin: the slab may have free blocks of that bin. A hint that errs on the
     // side of a set bit: whoever makes blocks free sets it, whoever finds none clears it.
     _Atomic(uint32_t) listed[ARENA_GROUP_USER_WORDS];
-    // Who took blocks of a slab last, as a number that tells threads apart mostly; 0: nobody. A
-    // hint.
+    // Who took blocks of a slab last, a number that tells most threads apart; 0: nobody. A hint.
     _Atomic(uint8_t) taker[ARENA_SUPERSLAB_SLABS];
     struct slab slabs[ARENA_SUPERSLAB_SLABS];
     char pad_[HAK_PAGE - ARENA_GROUP_USER_WORDS * 4 - ARENA_SUPERSLAB_SLABS -

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "fronts/libc/direct.h"
+#include "fronts/libc/test_random.h"
 #include "gtest/gtest.h"
 
 #pragma GCC diagnostic push
@@ -20,16 +21,10 @@
 
 namespace {
 
+using test_util::Random;
+
 constexpr unsigned kThreads = 8;
 constexpr size_t kBoard = 512;
-
-struct Random {
-    uint64_t state;
-    uint32_t operator()() {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        return static_cast<uint32_t>(state >> 33);
-    }
-};
 
 // What stands at the start of each block; its other bytes are `mark`.
 struct Block {

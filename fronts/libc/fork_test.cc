@@ -19,20 +19,14 @@
 #include <vector>
 
 #include "boxes/base/base.h"
+#include "fronts/libc/test_random.h"
 #include "fronts/libc/test_util.h"
 #include "gtest/gtest.h"
 
 namespace {
 
 using test_util::InChild;
-
-struct Random {
-    uint64_t state;
-    uint32_t operator()() {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        return static_cast<uint32_t>(state >> 33);
-    }
-};
+using test_util::Random;
 
 size_t MixedSize(uint32_t r) {
     return r % 200 == 0 ? 1 + r / 200 % 300000 : r % 16 == 0 ? 1 + r / 16 % 9000 : 1 + r / 16 % 600;

@@ -13,11 +13,13 @@
 #include <string>
 #include <vector>
 
+#include "fronts/libc/test_random.h"
 #include "fronts/libc/test_util.h"
 #include "gtest/gtest.h"
 
 namespace {
 
+using test_util::Random;
 using test_util::ResidentBytes;
 using test_util::Stats;
 
@@ -25,14 +27,6 @@ size_t Live() {
     struct hak_stats s = Stats();
     return s.tiny_live + s.large_live;
 }
-
-struct Random {
-    uint64_t state;
-    uint32_t operator()() {
-        state = state * 6364136223846793005u + 1442695040888963407u;
-        return static_cast<uint32_t>(state >> 33);
-    }
-};
 
 // --- Blocks that travel
 

@@ -70,10 +70,9 @@ unsigned tiny_front_drain(struct thread_heap *heap, unsigned bin, void **blocks,
     if (tiny_front_widen(heap, bin)) {
         return 0;
     }
-    void **bottom = heap->slots + heap->bottoms[bin];
-    size_t held = (size_t)(heap->bins[bin].top - bottom);
+    unsigned held = fast_cache_held(heap->bins, heap->bottoms, heap->slots, bin);
     count = (unsigned)hak_min(count, (held + 1) / 2);
-    fast_cache_drain(&heap->bins[bin], bottom, blocks, count);
+    fast_cache_drain(&heap->bins[bin], heap->slots + heap->bottoms[bin], blocks, count);
     return count;
 }
 
