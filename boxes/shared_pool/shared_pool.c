@@ -67,6 +67,11 @@ static bool has_free(atomic_bitmap_word *bits, unsigned bin) {
     return false;
 }
 
+// A slab's byte in the page map: twice its bin while it is in use.
+static _Atomic(uint8_t) *map_of(const struct page_arena_window *window, size_t slab) {
+    return (_Atomic(uint8_t) *)window->base + slab;
+}
+
 static void mark_active(struct slab *meta) {
     if (atomic_load_explicit(&meta->active, memory_order_relaxed) == 0) {
         atomic_store_explicit(&meta->active, 1, memory_order_relaxed);
@@ -148,28 +153,46 @@ static void set_taker(const struct page_arena_window *window, size_t slab) {
 // Every block of a slab seems to be free: takes them all, and if that works gives the slab away.
 static void reclaim(const struct page_arena_window *window, size_t slab, unsigned bin);
 
-static void put_bits(const struct page_arena_window *window, size_t slab, unsigned bin,
-                     unsigned word, uint64_t mask) {
+static HAK_NORETURN HAK_COLD void freed_twice(const struct page_arena_window *window, size_t slab,
+                                              unsigned bin, unsigned word, uint64_t twice) {
+    size_t block = word * 64 + (size_t)__builtin_ctzll(twice);
+    diag_misuse(DIAG_CALL_FREE,
+                (char *)page_arena_address(window, slab) + block * size_class_bins[bin].size,
+                "block freed twice");
+}
+
+static HAK_NOINLINE void reclaim_if_free(const struct page_arena_window *window, size_t slab,
+                                         unsigned bin) {
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
+    for (unsigned w = size_class_bins[bin].words; w-- > 0;) {
+        if (atomic_load_explicit(&bits[w], memory_order_relaxed) != superslab_full_word(bin, w)) {
+            return;
+        }
+    }
+    reclaim(window, slab, bin);
+}
+
+// Sets the bits of `mask` in one word of the bitmap `bits` of a slab.
+HAK_INLINE void put_word(const struct page_arena_window *window, size_t slab, unsigned bin,
+                         atomic_bitmap_word *bits, unsigned word, uint64_t mask) {
     uint64_t before = atomic_bitmap_put(&bits[word], mask);
     if (HAK_UNLIKELY((before & mask) != 0)) {
-        uint64_t twice = before & mask;
-        size_t block = word * 64 + (size_t)__builtin_ctzll(twice);
-        diag_misuse(DIAG_CALL_FREE,
-                    (char *)page_arena_address(window, slab) + block * size_class_bins[bin].size,
-                    "block freed twice");
+        freed_twice(window, slab, bin, word, before & mask);
     }
     mark_active(superslab_slab(window, slab));
-    list(window, slab, bin);
-    if ((before | mask) == superslab_full_word(bin, word)) {
-        for (unsigned w = 0; w < size_class_bins[bin].words; w++) {
-            if (atomic_load_explicit(&bits[w], memory_order_relaxed) !=
-                superslab_full_word(bin, w)) {
-                return;
-            }
-        }
-        reclaim(window, slab, bin);
+    if (before == 0) { // else it is listed, or whoever made the word so is about to do that
+        list(window, slab, bin);
     }
+    // A word all of whose blocks are free is some 2^n - 1, and few other words are.
+    uint64_t after = before | mask;
+    if (HAK_UNLIKELY((after & (after + 1)) == 0)) {
+        reclaim_if_free(window, slab, bin);
+    }
+}
+
+static void put_bits(const struct page_arena_window *window, size_t slab, unsigned bin,
+                     unsigned word, uint64_t mask) {
+    put_word(window, slab, bin, superslab_bits(window, slab, bin), word, mask);
 }
 
 static void reclaim(const struct page_arena_window *window, size_t slab, unsigned bin) {
@@ -192,7 +215,7 @@ static void reclaim(const struct page_arena_window *window, size_t slab, unsigne
         return;
     }
     struct slab *meta = superslab_slab(window, slab);
-    ((_Atomic uint8_t *)window->base)[slab] = 0;
+    atomic_store(map_of(window, slab), 0);
     atomic_store(&meta->kind, SLAB_NONE);
     count_clean(0, atomic_exchange(&meta->clean, 0));
     atomic_fetch_sub_explicit(&totals.slabs, 1, memory_order_relaxed);
@@ -299,7 +322,7 @@ static unsigned take_from_fresh(const struct page_arena_window *window, unsigned
     atomic_store(&meta->active, 1);
     atomic_store(&meta->bin, (uint8_t)bin);
     atomic_store(&meta->kind, SLAB_TINY);
-    ((_Atomic uint8_t *)window->base)[slab] = (uint8_t)(bin * 2);
+    atomic_store(map_of(window, slab), (uint8_t)(bin * 2));
     char *start = page_arena_address(window, slab);
     bool left = false;
     for (unsigned w = 0; w < info->words; w++) {
@@ -456,6 +479,10 @@ size_t shared_pool_purge(size_t *cursor, size_t look, size_t budget, bool all, b
         }
         unsigned bin = atomic_load_explicit(&meta->bin, memory_order_relaxed);
         size_t got = purge_slab(&window, slab, bin);
+        // Whoever was to list it may have been another thread of the process that forked this one.
+        if (has_free(superslab_bits(&window, slab, bin), bin) && is_tiny(&window, slab, bin)) {
+            list(&window, slab, bin);
+        }
         // Taking the blocks out and putting them back was no use of the slab.
         atomic_store_explicit(&meta->active, 0, memory_order_relaxed);
         pages += got;
@@ -507,37 +534,41 @@ static HAK_NORETURN HAK_COLD void not_a_start(const struct page_arena_window *wi
 
 void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
     struct page_arena_window window = page_arena_get_window();
-    const struct size_class_bin *info = &size_class_bins[bin];
+    const struct size_class_bin info = size_class_bins[bin];
     // Blocks of one word go back in one step; neighbours in a cache are often neighbours in a slab.
     size_t slab = ARENA_NONE;
     unsigned word = 0;
     uint64_t mask = 0;
+    atomic_bitmap_word *bits = NULL;
     for (unsigned i = 0; i < count; i++) {
         void *ptr = blocks[i];
         size_t its_slab = page_arena_slab_of(&window, ptr);
         uint32_t offset = (uint32_t)((uintptr_t)ptr & (ARENA_SLAB - 1));
-        uint32_t block = size_class_block_at(bin, offset);
-        if (HAK_UNLIKELY(block * info->size != offset || block >= info->blocks)) {
+        uint32_t block = (uint32_t)((uint64_t)offset * info.reciprocal >> 32);
+        if (HAK_UNLIKELY(block * info.size != offset || block >= info.blocks)) {
             not_a_start(&window, bin, ptr);
         }
         uint64_t bit = UINT64_C(1) << (block % 64);
-        if (HAK_LIKELY(its_slab == slab && block / 64 == word && (mask & bit) == 0)) {
+        if (its_slab == slab && block / 64 == word && (mask & bit) == 0) {
             mask |= bit;
             continue;
         }
         if (mask != 0) {
-            put_bits(&window, slab, bin, word, mask);
+            put_word(&window, slab, bin, bits, word, mask);
         }
         // After each step, which may have given the slab away if the next block was freed twice.
-        if (HAK_UNLIKELY(!superslab_known(&window, its_slab) || !is_tiny(&window, its_slab, bin))) {
+        if (HAK_UNLIKELY(its_slab >= window.slabs ||
+                         atomic_load_explicit(map_of(&window, its_slab), memory_order_relaxed) !=
+                             bin * 2)) {
             not_of_bin(&window, its_slab, ptr);
         }
         slab = its_slab;
         word = block / 64;
         mask = bit;
+        bits = superslab_bits(&window, slab, bin);
     }
     if (mask != 0) {
-        put_bits(&window, slab, bin, word, mask);
+        put_word(&window, slab, bin, bits, word, mask);
     }
 }
 

@@ -64,7 +64,8 @@ enum Cell {
     CLEAN = BIN + kSlabs,
     LISTED = CLEAN + kSlabs, // by bin: kX, kY, kWide
     SUMMARY = LISTED + 3,
-    AVAIL = SUMMARY + 3, // the arena: bit s is slab s
+    MAP = SUMMARY + 3,    // the page map
+    AVAIL = MAP + kSlabs, // the arena: bit s is slab s
     CELLS,
 };
 
@@ -119,8 +120,7 @@ unsigned bin_index(unsigned bin) {
     return bin == kX ? 0 : bin == kY ? 1 : 2;
 }
 
-// What the pool sees as memory: addresses only, but for the page map at its start, which is
-// written without a step and not part of the model.
+// What the pool sees as memory: addresses only.
 struct Memory {
     page_arena_window window;
     page_arena_group group;
@@ -300,6 +300,11 @@ class Explorer {
     int cell_of(const volatile void *pointer) const {
         size_t offset =
             reinterpret_cast<uintptr_t>(pointer) - reinterpret_cast<uintptr_t>(&memory());
+        size_t slab = reinterpret_cast<uintptr_t>(pointer) -
+                      reinterpret_cast<uintptr_t>(memory().window.base);
+        if (slab < kSlabs) {
+            return static_cast<int>(MAP + slab);
+        }
         if (offset >= sizeof(Memory)) {
             return model_is_counter(pointer) ? kIgnored : kUnknown;
         }
