@@ -500,6 +500,13 @@ void *shared_pool_block_start(unsigned bin, const void *ptr) {
     return (char *)ptr - (offset - block * size_class_bins[bin].size);
 }
 
+bool shared_pool_is_live(unsigned bin, const void *ptr) {
+    uint32_t offset = (uint32_t)((uintptr_t)ptr & (ARENA_SLAB - 1));
+    uint32_t block = size_class_block_at(bin, offset);
+    return block * size_class_bins[bin].size == offset && block < size_class_bins[bin].blocks &&
+           !shared_pool_is_free(bin, ptr);
+}
+
 bool shared_pool_is_free(unsigned bin, const void *ptr) {
     struct page_arena_window window = page_arena_get_window();
     size_t slab = page_arena_slab_of(&window, ptr);

@@ -59,6 +59,9 @@ void *shared_pool_block_start(unsigned bin, const void *ptr);
 
 // True if the block at `ptr` is marked free in its slab's bitmap (not: in some thread's cache).
 bool shared_pool_is_free(unsigned bin, const void *ptr);
+
+// True if `ptr`, an address within a slab in use for `bin`, starts a block that is not marked free.
+bool shared_pool_is_live(unsigned bin, const void *ptr);
 HAK_C_END
 
 #endif

@@ -42,7 +42,9 @@ struct size_class_bin {
     uint16_t batch;      // most blocks that move between a cache and the pool at once
 };
 
-extern const struct size_class_bin size_class_bins[SIZE_CLASS_BINS];
+// Hidden: read without a detour through the shared object's table of addresses.
+extern const struct size_class_bin size_class_bins[SIZE_CLASS_BINS]
+    __attribute__((visibility("hidden")));
 
 // The bin of a request (1..SIZE_CLASS_BINS - 1). size in 0..SIZE_CLASS_TINY_MAX; 0 counts as 1.
 HAK_INLINE unsigned size_class_bin_of(size_t size) {

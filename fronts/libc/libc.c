@@ -9,6 +9,7 @@
 #include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/settings/settings.h"
+#include "boxes/shared_pool/shared_pool.h"
 #include "boxes/statistics/statistics.h"
 #include "fronts/tiny_front/tiny_front.h"
 
@@ -83,10 +84,7 @@ static struct classified classify_live(const char *call, const void *ptr) {
     return what;
 }
 
-static void *resize(const char *call, void *ptr, size_t size) {
-    if (ptr == NULL) {
-        return malloc(size);
-    }
+static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) {
     struct classified old = classify_live(call, ptr);
     if (size == 0) {
         free(ptr);
@@ -117,13 +115,39 @@ static void *resize(const char *call, void *ptr, size_t size) {
     return fresh;
 }
 
+// Tiny blocks that stay where they are or grow into another bin; all else is slow_resize()'s.
+static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
+    unsigned bin = front_gate_registry(&thread_heap_current()->gate, ptr) / 2;
+    if (HAK_UNLIKELY(bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||
+                     !shared_pool_is_live(bin, ptr))) {
+        return slow_resize(call, ptr, size);
+    }
+    size_t usable = size_class_usable(bin);
+    if (size <= usable) {
+        return size > usable / 2 ? ptr : slow_resize(call, ptr, size);
+    }
+    void *fresh = hit_alloc(size);
+    if (HAK_UNLIKELY(fresh == NULL)) {
+        fresh = slow_alloc(size);
+        if (fresh == NULL) {
+            return NULL;
+        }
+    }
+    memcpy(fresh, ptr, usable);
+    free(ptr);
+    return fresh;
+}
+
 EXPORT void *realloc(void *ptr, size_t size) {
-    return resize("realloc", ptr, size);
+    return ptr == NULL ? malloc(size) : resize("realloc", ptr, size);
 }
 
 EXPORT void *reallocarray(void *ptr, size_t count, size_t size) {
     size_t total;
-    return product(count, size, &total) ? resize("reallocarray", ptr, total) : NULL;
+    if (!product(count, size, &total)) {
+        return NULL;
+    }
+    return ptr == NULL ? malloc(total) : resize("reallocarray", ptr, total);
 }
 
 static void *aligned(size_t align, size_t size) {
