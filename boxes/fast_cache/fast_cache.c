@@ -25,51 +25,78 @@ static unsigned wide_bottom(unsigned bin) {
     return bottom;
 }
 
-static void place(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin,
-                  unsigned bottom, unsigned size) {
-    HAK_POKE(&bottoms[bin], (uint16_t)bottom);
-    HAK_POKE(&bins[bin].top, &slots[bottom]);
-    bins[bin].limit = &slots[bottom + size];
+// Blocks in a stack at most.
+static size_t room_of(unsigned bin, enum fast_cache_width width) {
+    if (bin == 0) {
+        return 0;
+    }
+    size_t size = size_class_bins[bin].size;
+    size_t wide = size_class_bins[bin].slots;
+    switch (width) {
+    case FAST_CACHE_MIDDLE:
+        return hak_min(wide, FAST_CACHE_MIDDLE_BYTES / size);
+    case FAST_CACHE_WIDE:
+        return wide;
+    default:
+        return hak_max(wide, hak_min(FAST_CACHE_DEEP_MOST, FAST_CACHE_DEEP_BYTES / size));
+    }
 }
 
-void fast_cache_init(struct fast_bin *bins, uint16_t *bottoms, void **slots, bool zeroed) {
+bool fast_cache_can_be_deep(unsigned bin) {
+    return room_of(bin, FAST_CACHE_DEEP) > room_of(bin, FAST_CACHE_WIDE);
+}
+
+static unsigned deep_bottom(unsigned bin) {
+    unsigned bottom = 0;
+    for (unsigned b = 1; b < bin; b++) {
+        bottom += fast_cache_can_be_deep(b) ? (unsigned)room_of(b, FAST_CACHE_DEEP) + 1 : 0;
+    }
+    return bottom;
+}
+
+static void place(struct fast_bin *bins, void ***bottoms, unsigned bin, void **bottom,
+                  size_t size) {
+    HAK_POKE(&bottoms[bin], bottom);
+    HAK_POKE(&bins[bin].top, bottom);
+    bins[bin].limit = bottom + size;
+}
+
+void fast_cache_init(struct fast_bin *bins, void ***bottoms, void **slots, bool zeroed) {
     static_assert(SIZE_CLASS_BINS * (FAST_CACHE_NARROW + 1) < FAST_CACHE_SLOTS, "room for all");
     for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
-        place(bins, bottoms, slots, bin, narrow_bottom(bin), narrow_slots(bin));
+        place(bins, bottoms, bin, slots + narrow_bottom(bin), narrow_slots(bin));
         if (!zeroed) { // fresh pages already hold NULL: a touch would make them cost memory
-            slots[bottoms[bin]] = NULL;
+            *bottoms[bin] = NULL;
         }
     }
-    if (wide_bottom(SIZE_CLASS_BINS) > FAST_CACHE_SLOTS) {
-        diag_broken(__func__, "more slots than FAST_CACHE_SLOTS");
+    if (wide_bottom(SIZE_CLASS_BINS) > FAST_CACHE_SLOTS ||
+        deep_bottom(SIZE_CLASS_BINS) > FAST_CACHE_DEEP_SLOTS) {
+        diag_broken(__func__, "more slots than there are");
     }
 }
 
-bool fast_cache_widen(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin,
+bool fast_cache_widen(struct fast_bin *bins, void ***bottoms, void **slots, unsigned bin,
                       enum fast_cache_width width) {
-    void **bottom = &slots[bottoms[bin]];
+    void **bottom = bottoms[bin];
     size_t held = (size_t)(bins[bin].top - bottom);
-    size_t most = size_class_bins[bin].slots;
-    if (width == FAST_CACHE_MIDDLE) {
-        most = hak_min(most, FAST_CACHE_MIDDLE_BYTES / hak_max(size_class_bins[bin].size, 1));
-    }
-    if (most <= (size_t)(bins[bin].limit - bottom)) {
+    size_t room = room_of(bin, width);
+    if (room <= (size_t)(bins[bin].limit - bottom)) {
         return false;
     }
-    void **to = &slots[wide_bottom(bin)];
+    void **to = slots + (width == FAST_CACHE_DEEP ? deep_bottom(bin) : wide_bottom(bin));
     if (bottom != to) {
         to[0] = NULL;
         memcpy(to + 1, bottom + 1, held * sizeof *to);
     }
-    place(bins, bottoms, slots, bin, wide_bottom(bin), (unsigned)most);
+    place(bins, bottoms, bin, to, room);
     HAK_POKE(&bins[bin].top, to + held);
     return true;
 }
 
-void fast_cache_narrow(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin) {
-    DIAG_ASSERT(bins[bin].top == &slots[bottoms[bin]]);
+void fast_cache_narrow(struct fast_bin *bins, void ***bottoms, void **slots, unsigned bin) {
+    DIAG_ASSERT(bins[bin].top == bottoms[bin]);
     slots[narrow_bottom(bin)] = NULL;
-    place(bins, bottoms, slots, bin, narrow_bottom(bin), narrow_slots(bin));
+    place(bins, bottoms, bin, slots + narrow_bottom(bin), narrow_slots(bin));
 }
 
 void fast_cache_fill(struct fast_bin *bin, void *const *blocks, unsigned count) {
@@ -81,12 +108,11 @@ void fast_cache_fill(struct fast_bin *bin, void *const *blocks, unsigned count) 
     HAK_POKE(&bin->top, top);
 }
 
-unsigned fast_cache_held(const struct fast_bin *bins, const uint16_t *bottoms, void *const *slots,
-                         unsigned bin) {
+unsigned fast_cache_held(const struct fast_bin *bins, void **const *bottoms, unsigned bin) {
     // The two may be of different times: of a narrow stack and of a wide one.
-    void *const *top = HAK_PEEK(&bins[bin].top);
-    size_t held = (size_t)(top - &slots[HAK_PEEK(&bottoms[bin])]);
-    return held <= hak_max(size_class_bins[bin].slots, FAST_CACHE_NARROW) ? (unsigned)held : 0;
+    uintptr_t bytes = (uintptr_t)HAK_PEEK(&bins[bin].top) - (uintptr_t)HAK_PEEK(&bottoms[bin]);
+    size_t held = bytes / sizeof(void *);
+    return held <= hak_max(room_of(bin, FAST_CACHE_DEEP), FAST_CACHE_NARROW) ? (unsigned)held : 0;
 }
 
 void fast_cache_drain(struct fast_bin *bin, void **bottom, void **blocks, unsigned count) {

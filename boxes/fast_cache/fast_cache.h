@@ -25,14 +25,23 @@ static_assert(sizeof(struct fast_bin) == 2 * sizeof(void **), "bin n is at word 
 // A stack starts narrow, all narrow ones close together: a thread that uses a bin a little touches
 // no page for it and keeps next to nothing. Once enough blocks have gone through it, it becomes
 // wider: as wide as the bin allows, or, for a thread that frees only, as is worth a step to the
-// pool.
+// pool. One through which many blocks go to the pool and come back becomes deep, in slots of its
+// own: a program that allocates and frees in phases then keeps the blocks of a phase.
 enum {
     FAST_CACHE_NARROW = 8,          // blocks in a narrow stack at most,
     FAST_CACHE_NARROW_BYTES = 4096, // and bytes, but for one block
     FAST_CACHE_MIDDLE_BYTES = 8192, // bytes in one of middle width
+    FAST_CACHE_DEEP_MOST = 1024,    // blocks in a deep stack at most,
     FAST_CACHE_SLOTS = 7400,        // room for both stacks of all bins, each one's NULL included
+    FAST_CACHE_DEEP_SLOTS = 16384,  // room for the deep stacks of all bins
 };
-enum fast_cache_width { FAST_CACHE_MIDDLE, FAST_CACHE_WIDE };
+
+// Build setting: bytes in a deep stack at most. 0: no stack becomes deep.
+#ifndef FAST_CACHE_DEEP_BYTES
+#    define FAST_CACHE_DEEP_BYTES 131072
+#endif
+
+enum fast_cache_width { FAST_CACHE_MIDDLE, FAST_CACHE_WIDE, FAST_CACHE_DEEP };
 
 // The top and behind it the limit of the stack at `place`: twice the bin, its index in words.
 HAK_INLINE void ***fast_cache_words(struct fast_bin *bins, size_t place) {
@@ -75,23 +84,26 @@ HAK_INLINE bool fast_cache_push(struct fast_bin *bin, void *block) {
 }
 
 // Lays narrow stacks of all bins out over slots[FAST_CACHE_SLOTS]; all empty. bottoms[b] is then
-// the index of bin b's slot 0. Bin 0 has no slots: it is always empty and full. zeroed: all slots
+// bin b's slot 0. Bin 0 has no slots: it is always empty and full. zeroed: all slots
 // are known to hold NULL, and are not touched.
-void fast_cache_init(struct fast_bin *bins, uint16_t *bottoms, void **slots, bool zeroed);
+void fast_cache_init(struct fast_bin *bins, void ***bottoms, void **slots, bool zeroed);
 
-// Makes the stack of a bin wider, with the blocks it has. False if it was as wide.
-bool fast_cache_widen(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin,
+// Makes the stack of a bin wider, with the blocks it has. False if it was as wide. For a deep one
+// `slots` are slots[FAST_CACHE_DEEP_SLOTS], whatever they hold.
+bool fast_cache_widen(struct fast_bin *bins, void ***bottoms, void **slots, unsigned bin,
                       enum fast_cache_width width);
 
+// True if a deep stack of the bin has more room than a wide one.
+bool fast_cache_can_be_deep(unsigned bin);
+
 // Makes the empty stack of a bin narrow again.
-void fast_cache_narrow(struct fast_bin *bins, uint16_t *bottoms, void **slots, unsigned bin);
+void fast_cache_narrow(struct fast_bin *bins, void ***bottoms, void **slots, unsigned bin);
 
 // Pushes `count` blocks (which fit) so that blocks[0] is popped first.
 void fast_cache_fill(struct fast_bin *bin, void *const *blocks, unsigned count);
 
 // Blocks in a stack of any thread; a guess while that thread uses it.
-unsigned fast_cache_held(const struct fast_bin *bins, const uint16_t *bottoms, void *const *slots,
-                         unsigned bin);
+unsigned fast_cache_held(const struct fast_bin *bins, void **const *bottoms, unsigned bin);
 
 // Takes the `count` (at most what is there) oldest blocks out of the stack that starts at `bottom`.
 void fast_cache_drain(struct fast_bin *bin, void **bottom, void **blocks, unsigned count);

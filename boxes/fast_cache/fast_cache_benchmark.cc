@@ -23,7 +23,7 @@ struct Cache {
     std::array<std::array<char, 128>, kMost> memory;
     std::array<void *, kMost> blocks;
     fast_bin bins[SIZE_CLASS_BINS];
-    uint16_t bottoms[SIZE_CLASS_BINS];
+    void **bottoms[SIZE_CLASS_BINS];
 };
 
 void PopAndPush(benchmark::State &state) {
@@ -49,7 +49,7 @@ BENCHMARK(PopFromNothing);
 void FillAndDrain(benchmark::State &state) {
     Cache cache;
     const auto count = static_cast<unsigned>(state.range(0));
-    void **bottom = cache.slots.data() + cache.bottoms[cache.bin];
+    void **bottom = cache.bottoms[cache.bin];
     for (auto _ : state) {
         fast_cache_fill(&cache.bins[cache.bin], cache.blocks.data(), count);
         fast_cache_drain(&cache.bins[cache.bin], bottom, cache.blocks.data(), count);

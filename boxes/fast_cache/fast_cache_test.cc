@@ -21,7 +21,7 @@ class FastCache : public testing::Test {
 
     // Anything but NULL serves as a block: blocks are neither read nor written.
     static void *block(uintptr_t n) { return reinterpret_cast<void *>(n * 16); }
-    void **bottom(unsigned bin) { return &slots[bottoms[bin]]; }
+    void **bottom(unsigned bin) { return bottoms[bin]; }
     static int narrow(unsigned bin) {
         if (bin == 0) {
             return 0;
@@ -32,10 +32,10 @@ class FastCache : public testing::Test {
     bool widen(unsigned bin, fast_cache_width width = FAST_CACHE_WIDE) {
         return fast_cache_widen(bins, bottoms, slots.data(), bin, width);
     }
-    unsigned held(unsigned bin) { return fast_cache_held(bins, bottoms, slots.data(), bin); }
+    unsigned held(unsigned bin) { return fast_cache_held(bins, bottoms, bin); }
 
     fast_bin bins[SIZE_CLASS_BINS];
-    uint16_t bottoms[SIZE_CLASS_BINS];
+    void **bottoms[SIZE_CLASS_BINS];
     std::vector<void *> slots;
 };
 
@@ -112,6 +112,60 @@ TEST_F(FastCache, FromNarrowOverMiddleToWideNoBlockIsLost) {
             pushed--;
         }
         EXPECT_EQ(fast_cache_pop(&bins[bin]), nullptr);
+    }
+}
+
+TEST_F(FastCache, DeepStacksHoldMoreAndDoNotOverlap) {
+    std::vector<void *> deep(FAST_CACHE_DEEP_SLOTS + 1, block(99)); // whatever they held
+    std::vector<int> room(SIZE_CLASS_BINS);
+    int deeper = 0;
+    for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
+        const int wide = size_class_bins[bin].slots;
+        const int fit =
+            bin == 0
+                ? 0
+                : std::min(int{FAST_CACHE_DEEP_MOST},
+                           FAST_CACHE_DEEP_BYTES / static_cast<int>(size_class_bins[bin].size));
+        EXPECT_EQ(fast_cache_can_be_deep(bin), fit > wide) << "bin " << bin;
+        room[bin] = fit > wide ? fit : 0;
+        deeper += fit > wide;
+    }
+    EXPECT_GE(deeper, SIZE_CLASS_BINS / 4);
+    // From narrow ones that hold a block or from wide ones that are full.
+    for (bool from_wide : {false, true}) {
+        for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+            if (room[bin] == 0) {
+                continue;
+            }
+            int pushed = 0;
+            auto push = [&] { return fast_cache_push(&bins[bin], block(bin * 2000 + ++pushed)); };
+            ASSERT_TRUE(push());
+            if (from_wide) {
+                ASSERT_TRUE(widen(bin));
+                while (push()) {
+                }
+                pushed--;
+            }
+            ASSERT_TRUE(fast_cache_widen(bins, bottoms, deep.data(), bin, FAST_CACHE_DEEP));
+            EXPECT_FALSE(fast_cache_widen(bins, bottoms, deep.data(), bin, FAST_CACHE_DEEP));
+            EXPECT_FALSE(widen(bin)) << "it does not shrink";
+            EXPECT_EQ(held(bin), static_cast<unsigned>(pushed));
+            while (push()) {
+            }
+            pushed--;
+            EXPECT_EQ(pushed, room[bin]);
+            EXPECT_EQ(held(bin), static_cast<unsigned>(pushed));
+            ASSERT_LE(bins[bin].limit, &deep[FAST_CACHE_DEEP_SLOTS - 1]);
+        }
+        EXPECT_EQ(deep.back(), block(99));
+        for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+            for (int i = room[bin]; i > 0; i--) {
+                ASSERT_EQ(fast_cache_pop(&bins[bin]), block(bin * 2000 + static_cast<unsigned>(i)));
+            }
+            ASSERT_EQ(fast_cache_pop(&bins[bin]), nullptr);
+            fast_cache_narrow(bins, bottoms, slots.data(), bin);
+            ASSERT_EQ(bins[bin].limit - bins[bin].top, narrow(bin));
+        }
     }
 }
 

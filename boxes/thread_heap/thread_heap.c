@@ -182,10 +182,60 @@ void *thread_heap_make_state(void) {
     return state;
 }
 
+enum { DEEP_SLABS = FAST_CACHE_DEEP_SLOTS * sizeof(void *) / ARENA_SLAB };
+static_assert(DEEP_SLABS * ARENA_SLAB == FAST_CACHE_DEEP_SLOTS * sizeof(void *), "whole slabs");
+
+// For the statistics, and for whoever classifies a pointer.
+static void mark_deep(const struct page_arena_window *window, size_t slab, enum slab_kind kind) {
+    for (size_t i = 0; i < DEEP_SLABS; i++) {
+        atomic_store(&superslab_slab(window, slab + i)->kind, (uint8_t)kind);
+    }
+}
+
+bool thread_heap_deepen(struct thread_heap *heap, unsigned bin) {
+    if (!fast_cache_can_be_deep(bin)) {
+        return false;
+    }
+    if (heap->deep == NULL) {
+        bool zero;
+        size_t slab = page_arena_claim(DEEP_SLABS, ARENA_SLAB, &zero);
+        if (slab == ARENA_NONE) {
+            return false;
+        }
+        struct page_arena_window window = page_arena_get_window();
+        mark_deep(&window, slab, SLAB_HEAP);
+        heap->deep = page_arena_address(&window, slab);
+    }
+    return fast_cache_widen(heap->bins, heap->bottoms, heap->deep, bin, FAST_CACHE_DEEP);
+}
+
+static bool is_deep(const struct thread_heap *heap, unsigned bin) {
+    return heap->deep != NULL &&
+           (uintptr_t)heap->bottoms[bin] - (uintptr_t)heap->deep < DEEP_SLABS * ARENA_SLAB;
+}
+
+// Gives the slots of deep stacks back if there is no such stack any more.
+static void drop_deep(struct thread_heap *heap) {
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        if (is_deep(heap, bin)) {
+            return;
+        }
+    }
+    if (heap->deep != NULL) {
+        struct page_arena_window window = page_arena_get_window();
+        size_t slab = page_arena_slab_of(&window, heap->deep);
+        thread_heap_enter(heap);
+        heap->deep = NULL;
+        mark_deep(&window, slab, SLAB_NONE);
+        page_arena_release(slab, DEEP_SLABS, true);
+        thread_heap_leave(heap);
+    }
+}
+
 static void flush_bin(struct thread_heap *heap, unsigned bin) {
     void *blocks[SHARED_POOL_BATCH_MOST];
     void (*front)(struct thread_heap *, unsigned) = atomic_load(&flush_front);
-    void **bottom = heap->slots + heap->bottoms[bin];
+    void **bottom = heap->bottoms[bin];
     thread_heap_enter(heap);
     while (heap->bins[bin].top != bottom) {
         unsigned count =
@@ -211,6 +261,7 @@ static void flush(struct thread_heap *heap) {
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
         flush_bin(heap, bin);
     }
+    drop_deep(heap);
 }
 
 void thread_heap_flush(void) {
@@ -225,10 +276,11 @@ static void trim(struct thread_heap *heap) {
         if (heap->missed[bin]) {
             heap->missed[bin] = 0;
         } else if (heap->want[bin] != 0 || heap->behind[bin] != 0 ||
-                   heap->bins[bin].top != heap->slots + heap->bottoms[bin]) {
+                   heap->bins[bin].top != heap->bottoms[bin]) {
             flush_bin(heap, bin);
         }
     }
+    drop_deep(heap);
 }
 
 void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms,
@@ -335,8 +387,8 @@ void thread_heap_get_stats(struct thread_heap_stats *stats) {
         stats->counts.spills += HAK_PEEK(&heap->counts.spills);
         stats->counts.spilled += HAK_PEEK(&heap->counts.spilled);
         for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-            stats->bin_cached[bin] += fast_cache_held(heap->bins, heap->bottoms, heap->slots, bin) +
-                                      HAK_PEEK(&heap->behind[bin]);
+            stats->bin_cached[bin] +=
+                fast_cache_held(heap->bins, heap->bottoms, bin) + HAK_PEEK(&heap->behind[bin]);
         }
     }
 }

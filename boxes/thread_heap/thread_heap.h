@@ -37,10 +37,11 @@ struct thread_heap {
     uint64_t seen_ms;                // clock of the thread's last miss
     uint64_t trim_ms;                // clock at which unused caches are emptied next
     uint8_t missed[SIZE_CLASS_BINS]; // the bin has been refilled or spilled since the last trim
-    uint8_t taken[SIZE_CLASS_BINS];  // blocks from the pool since the stack was narrow, up to 255
-    uint8_t given[SIZE_CLASS_BINS];  // and to the pool
+    uint16_t taken[SIZE_CLASS_BINS]; // blocks from the pool since the stack was narrow, up to 65535
+    uint16_t given[SIZE_CLASS_BINS]; // and to the pool
     uint8_t want[SIZE_CLASS_BINS];   // blocks the next refill of a bin asks for
-    uint16_t bottoms[SIZE_CLASS_BINS];
+    void **bottoms[SIZE_CLASS_BINS]; // slot 0 of each bin's stack
+    void **deep;                     // slots of deep stacks; NULL: there are none
     shared_pool_hint hints[SIZE_CLASS_BINS];
     struct thread_heap_counts counts;
     void *front_state;                // a front's own, made by thread_heap_make_state()
@@ -83,6 +84,10 @@ void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin)
 // One zeroed slab for a front's own state, which stays with the heap for good; NULL if there is no
 // memory.
 void *thread_heap_make_state(void);
+
+// Makes the stack of a bin deep (see fast_cache), in slabs that the heap has while it has such a
+// stack. False if it is, or cannot be. Between enter and leave.
+bool thread_heap_deepen(struct thread_heap *heap, unsigned bin);
 
 // For pthread_atfork, in the child.
 void thread_heap_after_fork(void);

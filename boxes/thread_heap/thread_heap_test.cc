@@ -420,6 +420,74 @@ TEST(ThreadHeapFork, ChildAdoptsTheHeapsOfTheOthers) {
     works.join();
 }
 
+size_t heap_slabs() {
+    superslab_stats s;
+    superslab_get_stats(&s);
+    return s.heap_slabs;
+}
+
+bool deepen(thread_heap *heap, unsigned bin) {
+    thread_heap_enter(heap);
+    bool done = thread_heap_deepen(heap, bin);
+    thread_heap_leave(heap);
+    return done;
+}
+
+TEST(ThreadHeapDeep, TheSlotsAreThereWhileAStackNeedsThem) {
+    in_thread([] {
+        thread_heap *heap = thread_heap_get();
+        size_t before = heap_slabs();
+        constexpr size_t kDeepSlabs = FAST_CACHE_DEEP_SLOTS * sizeof(void *) / ARENA_SLAB;
+        std::vector<void *> blocks = refill(kBin, 8);
+        ASSERT_TRUE(deepen(heap, kBin));
+        EXPECT_FALSE(deepen(heap, kBin)) << "it is deep by now";
+        EXPECT_FALSE(deepen(heap, SIZE_CLASS_BINS - 1)) << "blocks of 32 KiB";
+        EXPECT_EQ(heap_slabs(), before + kDeepSlabs);
+        EXPECT_EQ(stats().bin_cached[kBin], blocks.size());
+        ASSERT_TRUE(deepen(heap, kBin + 1));
+        EXPECT_EQ(heap_slabs(), before + kDeepSlabs) << "one set of slots for all bins";
+        // More than a wide stack holds.
+        while (heap->bins[kBin].limit - heap->bins[kBin].top >= 64) {
+            std::vector<void *> more = refill(kBin, 64);
+            blocks.insert(blocks.end(), more.begin(), more.end());
+        }
+        EXPECT_GT(blocks.size(), size_class_bins[kBin].slots);
+        EXPECT_EQ(stats().bin_cached[kBin], blocks.size());
+        thread_heap_flush();
+        EXPECT_EQ(stats().bin_cached[kBin], 0u);
+        EXPECT_EQ(heap_slabs(), before);
+        EXPECT_EQ(heap->deep, nullptr);
+        refill(kBin, 4);
+        ASSERT_TRUE(deepen(heap, kBin)) << "and again";
+    });
+    size_t left = heap_slabs();
+    in_thread([left] {
+        thread_heap *heap = thread_heap_get();
+        EXPECT_EQ(heap->deep, nullptr) << "a thread that ends gives them back";
+        EXPECT_EQ(heap_slabs(), left);
+    });
+}
+
+TEST(ThreadHeapDeep, TrimmingEndsIt) {
+    in_thread([] {
+        thread_heap *heap = thread_heap_get();
+        size_t before = heap_slabs();
+        std::vector<void *> blocks = refill(kBin, 8);
+        ASSERT_TRUE(deepen(heap, kBin));
+        Anchor anchor(kBin);
+        uint64_t now = 1000000;
+        heap->missed[kBin] = 1;
+        thread_heap_tick(heap, now, 100, THREAD_HEAP_NOTHING_DUE);
+        heap->missed[kBin] = 1;
+        thread_heap_tick(heap, now += 200, 100, THREAD_HEAP_NOTHING_DUE);
+        EXPECT_NE(heap->deep, nullptr) << "the bin was in use";
+        thread_heap_tick(heap, now += 200, 100, THREAD_HEAP_NOTHING_DUE);
+        EXPECT_EQ(heap->deep, nullptr);
+        EXPECT_EQ(heap_slabs(), before);
+        EXPECT_TRUE(all_free(kBin, blocks));
+    });
+}
+
 TEST(ThreadHeapFork, ForkByAThreadWithoutAHeap) {
     in_thread([] { EXPECT_TRUE(in_child([] { return stats().free_heaps == stats().heaps; })); });
 }

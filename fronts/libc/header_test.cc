@@ -151,7 +151,7 @@ TEST_P(HeaderDeathTest, AnotherBinsHeaderIsReportedWhenTheCacheSpills) {
             << bin;
         // When the cache of the bin that it says is full.
         std::vector<void *> others;
-        for (int i = 0; i < 1000; i++) {
+        for (int i = 0; i < 2000; i++) {
             others.push_back(malloc((size_t{8} << bin) - 1));
         }
         EXPECT_EXIT(

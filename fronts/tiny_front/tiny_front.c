@@ -18,9 +18,9 @@ void tiny_front_start(void) {
     thread_heap_set_flush(flush);
 }
 
-static void count_moved(struct thread_heap *heap, unsigned bin, uint8_t *counter, unsigned count) {
+static void count_moved(struct thread_heap *heap, unsigned bin, uint16_t *counter, unsigned count) {
     heap->missed[bin] = 1;
-    *counter = (uint8_t)hak_min(*counter + count, UINT8_MAX);
+    *counter = (uint16_t)hak_min(*counter + count, UINT16_MAX);
 }
 
 unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, unsigned want) {
@@ -57,28 +57,36 @@ unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsign
 }
 
 bool tiny_front_widen(struct thread_heap *heap, unsigned bin) {
-    enum { WIDEN_AFTER = 64 }; // blocks: a burst that does not come again leaves the stack narrow
-    if (heap->taken[bin] < WIDEN_AFTER && heap->given[bin] < WIDEN_AFTER) {
+    // In blocks: a burst that does not come again leaves the stack narrow, and one that the pool
+    // gets back after a while leaves it wide.
+    enum { WIDEN_AFTER = 64, DEEPEN_AFTER = 1024 };
+    unsigned taken = heap->taken[bin];
+    unsigned given = heap->given[bin];
+    if (taken < WIDEN_AFTER && given < WIDEN_AFTER) {
         return false;
+    }
+    if (taken >= DEEPEN_AFTER && given >= DEEPEN_AFTER && thread_heap_deepen(heap, bin)) {
+        return true;
     }
     // What a thread that frees only keeps is of no use to it.
     return fast_cache_widen(heap->bins, heap->bottoms, heap->slots, bin,
-                            heap->taken[bin] < WIDEN_AFTER ? FAST_CACHE_MIDDLE : FAST_CACHE_WIDE);
+                            taken < WIDEN_AFTER ? FAST_CACHE_MIDDLE : FAST_CACHE_WIDE);
 }
 
 unsigned tiny_front_drain(struct thread_heap *heap, unsigned bin, void **blocks, unsigned count) {
     if (tiny_front_widen(heap, bin)) {
         return 0;
     }
-    unsigned held = fast_cache_held(heap->bins, heap->bottoms, heap->slots, bin);
+    unsigned held = fast_cache_held(heap->bins, heap->bottoms, bin);
     count = (unsigned)hak_min(count, (held + 1) / 2);
-    fast_cache_drain(&heap->bins[bin], heap->slots + heap->bottoms[bin], blocks, count);
+    fast_cache_drain(&heap->bins[bin], heap->bottoms[bin], blocks, count);
     return count;
 }
 
 void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned count) {
     void *blocks[SHARED_POOL_BATCH_MOST];
     tiny_front_begin(heap);
+    count = (unsigned)hak_min(count, SHARED_POOL_BATCH_MOST);
     count = tiny_front_drain(heap, bin, blocks, count);
     if (count > 0) {
         tiny_front_give(heap, bin, blocks, count);
