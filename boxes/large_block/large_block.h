@@ -10,7 +10,7 @@
 HAK_C_BEGIN
 
 // Blocks from here on (bytes) give their pages back as soon as they are freed.
-#define LARGE_BLOCK_EAGER ((size_t)32 << 20)
+#define LARGE_BLOCK_EAGER ((size_t)64 << 20)
 
 // Blocks from here on (bytes) are moved by the page table instead of copied.
 #define LARGE_BLOCK_MOVE ((size_t)1 << 20)
