@@ -5,6 +5,7 @@
 #define HAKMEM_BOXES_BASE_BASE_H
 
 #include <assert.h>
+#include <stdalign.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

@@ -20,8 +20,8 @@ static void *const null_slot = NULL;
 static const struct thread_heap empty_heap = {.bins = EMPTY_BINS};
 static const struct thread_heap gone_heap = {.bins = EMPTY_BINS};
 
-__thread struct thread_heap *thread_heap_tls __attribute__((tls_model("initial-exec"))) =
-    (struct thread_heap *)&empty_heap;
+__thread struct thread_heap_link thread_heap_tls
+    __attribute__((tls_model("initial-exec"))) = {.heap = (struct thread_heap *)&empty_heap};
 
 // In the order of use, so that a process with few threads touches few pages of it.
 static struct {
@@ -54,7 +54,7 @@ static void register_exit(struct thread_heap *heap) {
 
 // The current thread's heap, parked or not; NULL if it has none.
 static struct thread_heap *mine(void) {
-    struct thread_heap *heap = thread_heap_tls;
+    struct thread_heap *heap = thread_heap_tls.heap;
     if (HAK_LIKELY(heap != &empty_heap)) {
         return heap == &gone_heap ? NULL : heap;
     }
@@ -83,9 +83,7 @@ static void retire_counts(struct thread_heap_counts *counts) {
 
 // A heap whose first part is zero, and whose slots are if `zeroed`.
 static void start(struct thread_heap *heap, uint32_t id, bool zeroed) {
-    struct page_arena_window window = page_arena_get_window();
     fast_cache_init(heap->bins, heap->bottoms, heap->slots, zeroed);
-    heap->gate = front_gate_of(&window);
     size_class_fill_table(heap->table);
     heap->id = id;
     for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
@@ -133,31 +131,30 @@ static struct thread_heap *adopt(void) {
     return heap;
 }
 
-// The thread is about to get its heap: a signal handler that forks now has not got it yet.
-static __thread bool getting __attribute__((tls_model("initial-exec")));
-
 struct thread_heap *thread_heap_get(void) {
     struct thread_heap *heap = mine();
     if (HAK_LIKELY(heap != NULL)) {
         return heap;
     }
-    if (thread_heap_tls == &gone_heap || !page_arena_init()) {
+    if (thread_heap_tls.heap == &gone_heap || !page_arena_init()) {
         return NULL;
     }
-    getting = true;
+    thread_heap_tls.getting = true;
     atomic_signal_fence(memory_order_seq_cst);
     heap = adopt();
     if (heap == NULL) {
         heap = make();
     }
     if (heap != NULL) {
-        thread_heap_tls = heap;
+        struct page_arena_window window = page_arena_get_window();
+        thread_heap_tls.gate = front_gate_of(&window);
+        thread_heap_tls.heap = heap;
         int saved = errno;
         register_exit(heap);
         errno = saved;
     }
     atomic_signal_fence(memory_order_seq_cst);
-    getting = false;
+    thread_heap_tls.getting = false;
     return heap;
 }
 
@@ -288,19 +285,19 @@ void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms,
     enum { QUIET_MS = 10, QUICK_MOST = 64 };
     uint64_t gap = now - heap->seen_ms;
     heap->seen_ms = now;
-    if (HAK_UNLIKELY(thread_heap_tls == &empty_heap)) { // parked
+    if (HAK_UNLIKELY(thread_heap_tls.heap == &empty_heap)) { // parked
         heap->quick = gap > 0 ? 0 : (uint8_t)hak_min(heap->quick + 1u, 255);
         if (due == THREAD_HEAP_NOTHING_DUE ||
             (due == THREAD_HEAP_DUE && heap->quick > QUICK_MOST)) {
-            thread_heap_tls = heap;
+            thread_heap_tls.heap = heap;
         }
     } else if (HAK_UNLIKELY(
                    (due == THREAD_HEAP_PRESSURE || (due == THREAD_HEAP_DUE && gap >= QUIET_MS)) &&
-                   thread_heap_tls == heap)) {
+                   thread_heap_tls.heap == heap)) {
         uint64_t key = atomic_load_explicit(&directory.key, memory_order_relaxed);
         if (key != 0 && pthread_getspecific((pthread_key_t)(key - 1)) == heap) {
             heap->quick = 0;
-            thread_heap_tls = (struct thread_heap *)&empty_heap;
+            thread_heap_tls.heap = (struct thread_heap *)&empty_heap;
         }
     }
     if (HAK_UNLIKELY(now >= heap->trim_ms && idle_ms != UINT64_MAX)) {
@@ -329,11 +326,11 @@ static void give(struct thread_heap *heap) {
 
 static void on_thread_exit(void *arg) {
     struct thread_heap *heap = arg;
-    if (thread_heap_tls != heap && thread_heap_tls != &empty_heap) {
+    if (thread_heap_tls.heap != heap && thread_heap_tls.heap != &empty_heap) {
         return; // gone already
     }
     flush(heap);
-    thread_heap_tls = (struct thread_heap *)&gone_heap;
+    thread_heap_tls.heap = (struct thread_heap *)&gone_heap;
     give(heap);
 }
 
@@ -341,7 +338,7 @@ void thread_heap_after_fork(void) {
     // The other threads are gone, and with them whatever they were doing. x86-64 makes stores
     // visible in program order, so a heap that is not busy is whole; a busy one is left alone.
     struct thread_heap *current = mine();
-    if (current == NULL && getting) {
+    if (current == NULL && thread_heap_tls.getting) {
         return; // one of them is about to be the current one; which, is not known yet
     }
     uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);

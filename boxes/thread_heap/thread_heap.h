@@ -28,7 +28,6 @@ struct thread_heap_counts {
 
 struct thread_heap {
     struct fast_bin bins[SIZE_CLASS_BINS]; // hit path; at the start, so that bin n is at word n * 2
-    struct front_gate gate;                // hit path of free; a copy of the window's
     uint8_t table[SIZE_CLASS_TABLE];       // hit path of malloc: from size to stack
     // From here on: misses only.
     _Atomic(uint8_t) busy;           // its thread is between two steps that belong together
@@ -52,11 +51,22 @@ struct thread_heap {
 static_assert(sizeof(struct thread_heap) + FAST_CACHE_SLOTS * sizeof(void *) <= ARENA_SLAB,
               "a heap fits in a slab");
 
-extern __thread struct thread_heap *thread_heap_tls __attribute__((tls_model("initial-exec")));
+// What the hit path reads of a thread, in one cache line.
+struct thread_heap_link {
+    alignas(HAK_HEADER ? 64 : 32) struct thread_heap *heap;
+    struct front_gate gate; // a copy of the window's; all zero until the thread's first miss
+    bool getting;           // a heap: a signal handler that forks now has not got it yet
+};
+extern __thread struct thread_heap_link thread_heap_tls __attribute__((tls_model("initial-exec")));
 
 // The current thread's heap, or one of the two static empty ones. Never NULL.
 HAK_INLINE struct thread_heap *thread_heap_current(void) {
-    return thread_heap_tls;
+    return thread_heap_tls.heap;
+}
+
+// What the current thread's free looks pointers up in.
+HAK_INLINE struct front_gate *thread_heap_gate(void) {
+    return &thread_heap_tls.gate;
 }
 
 // The current thread's own heap, made or adopted if it has none. NULL if the thread is past its

@@ -74,7 +74,7 @@ TEST(ThreadHeap, BeforeTheFirstMissTheHeapIsEmptyAndFull) {
             EXPECT_FALSE(fast_cache_push(&bin, &bin));
         }
         // No pointer is known to it, so that every free is a miss, too.
-        EXPECT_EQ(front_gate_lookup(&heap->gate, heap), 0u);
+        EXPECT_EQ(front_gate_lookup(thread_heap_gate(), heap), 0u);
         thread_heap_flush(); // nothing to flush
         EXPECT_EQ(thread_heap_current(), heap);
     });
@@ -92,7 +92,7 @@ TEST(ThreadHeap, GetMakesOneAndKeepsIt) {
         size_t slab = page_arena_slab_of(&window, heap);
         EXPECT_EQ(page_arena_address(&window, slab), heap);
         EXPECT_EQ(superslab_slab(&window, slab)->kind, SLAB_HEAP);
-        EXPECT_EQ(heap->gate.slabs, window.slabs);
+        EXPECT_EQ(thread_heap_gate()->slabs, window.slabs);
         for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
             EXPECT_EQ(fast_cache_pop(&heap->bins[bin]), nullptr);
         }

@@ -32,7 +32,7 @@ HAK_INLINE void *hit_alloc(size_t size) {
 // True if the block went into the thread's cache; otherwise slow_free() is next.
 HAK_INLINE bool hit_free(void *ptr) {
     struct thread_heap *heap = thread_heap_current();
-    return fast_cache_push_at(heap->bins, front_gate_lookup(&heap->gate, ptr), ptr);
+    return fast_cache_push_at(heap->bins, front_gate_lookup(thread_heap_gate(), ptr), ptr);
 }
 
 // As hit_free(), for a block of `size` bytes that came from hit_alloc() or slow_alloc(): its bin

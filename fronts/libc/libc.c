@@ -117,7 +117,7 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
 
 // Tiny blocks that stay where they are or grow into another bin; all else is slow_resize()'s.
 static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
-    unsigned bin = front_gate_registry(&thread_heap_current()->gate, ptr) / 2;
+    unsigned bin = front_gate_registry(thread_heap_gate(), ptr) / 2;
     if (HAK_UNLIKELY(bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||
                      !shared_pool_is_live(bin, ptr))) {
         return slow_resize(call, ptr, size);

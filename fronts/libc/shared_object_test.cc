@@ -156,7 +156,7 @@ TEST_P(SharedObjectTest, IsHardenedAndSmallInStaticTls) {
     bool stack = false;
     for (const Elf64_Phdr &segment : elf_.Segments()) {
         if (segment.p_type == PT_TLS) {
-            EXPECT_LE(segment.p_memsz, 16u);
+            EXPECT_LE(segment.p_memsz, 64u); // what dlopen() has room for is above 1 KiB
         }
         if (segment.p_type == PT_LOAD) {
             EXPECT_NE(segment.p_flags & (PF_W | PF_X), unsigned{PF_W | PF_X});

@@ -110,7 +110,7 @@ void slow_free(void *ptr) {
             shared_pool_put(bin, &ptr, 1);
             return;
         }
-        heap->gate = gate; // the part that can be read may have grown
+        *thread_heap_gate() = gate; // the part that can be read may have grown
         if (!fast_cache_push(&heap->bins[bin], ptr)) {
             tiny_front_of(bin)->spill(heap, bin);
             fast_cache_push(&heap->bins[bin], ptr);
