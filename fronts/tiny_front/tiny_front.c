@@ -49,6 +49,7 @@ unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsign
     void *blocks[SHARED_POOL_BATCH_MOST];
     tiny_front_begin(heap);
     tiny_front_widen(heap, bin);
+    want = (unsigned)hak_min(want, SHARED_POOL_BATCH_MOST);
     want = (unsigned)hak_min(want, (size_t)(heap->bins[bin].limit - heap->bins[bin].top));
     unsigned got = tiny_front_take(heap, bin, blocks, want);
     fast_cache_fill(&heap->bins[bin], blocks, got);
@@ -104,4 +105,10 @@ unsigned tiny_front_next_batch(struct thread_heap *heap, unsigned bin) {
     want = (unsigned)hak_min(want, info->batch);
     heap->want[bin] = (uint8_t)hak_min(want * 2, info->batch);
     return want;
+}
+
+unsigned tiny_front_spill_batch(const struct thread_heap *heap, unsigned bin) {
+    // What stays is moved down in its stack: the more there is, the less often.
+    unsigned quarter = fast_cache_held(heap->bins, heap->bottoms, bin) / 4;
+    return (unsigned)hak_max(size_class_bins[bin].batch, quarter);
 }

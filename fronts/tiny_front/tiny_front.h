@@ -62,14 +62,17 @@ bool tiny_front_widen(struct thread_heap *heap, unsigned bin);
 // to half of them, and returns how many. Between begin and end.
 unsigned tiny_front_drain(struct thread_heap *heap, unsigned bin, void **blocks, unsigned count);
 
-// FastCache <-> SharedPool in one step, with a batch of the caller's choice (1..slots of the bin):
-// what the fronts that have no layer in between share.
+// FastCache <-> SharedPool in one step, with a batch of the caller's choice (at least 1, and no more
+// than SHARED_POOL_BATCH_MOST are moved): what the fronts that have no layer in between share.
 unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsigned want);
 void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned count);
 
 // The size of the next refill of a bin by demand: one block at first, twice as many each time, up
 // to the bin's batch. A thread that needs one block does not take sixty-four.
 unsigned tiny_front_next_batch(struct thread_heap *heap, unsigned bin);
+
+// The size of the next spill: the bin's batch, or a quarter of what a deep stack holds.
+unsigned tiny_front_spill_batch(const struct thread_heap *heap, unsigned bin);
 HAK_C_END
 
 #endif

@@ -10,9 +10,7 @@ static unsigned refill(struct thread_heap *heap, unsigned bin) {
 }
 
 static void spill(struct thread_heap *heap, unsigned bin) {
-    // What stays is moved down in its stack: the more there is, the less often.
-    unsigned quarter = fast_cache_held(heap->bins, heap->bottoms, bin) / 4;
-    tiny_front_spill_direct(heap, bin, (unsigned)hak_max(size_class_bins[bin].batch, quarter));
+    tiny_front_spill_direct(heap, bin, tiny_front_spill_batch(heap, bin));
 }
 
 const struct tiny_front tiny_front_c23 = {"c23", refill, spill, NULL};

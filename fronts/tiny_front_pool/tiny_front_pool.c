@@ -5,7 +5,7 @@ static unsigned refill(struct thread_heap *heap, unsigned bin) {
 }
 
 static void spill(struct thread_heap *heap, unsigned bin) {
-    tiny_front_spill_direct(heap, bin, size_class_bins[bin].batch);
+    tiny_front_spill_direct(heap, bin, tiny_front_spill_batch(heap, bin));
 }
 
 const struct tiny_front tiny_front_pool = {"pool", refill, spill, NULL};
