@@ -462,12 +462,14 @@ static size_t claim_held(size_t slabs, size_t align, bool huge, bool *zero) {
     return from;
 }
 
+static _Atomic(int) densemode;
 size_t page_arena_claim(size_t slabs, size_t align, bool *zero) {
-    return claim_held(slabs, align, false, zero);
+    return claim_held(slabs, align, densemode && slabs >= 3, zero);
 }
 
 size_t page_arena_claim_dense(bool *zero) {
     // What is advised may be in memory without being held.
+    densemode = 1;
     return claim_held(1, ARENA_SLAB, settings_get(SETTING_THP) == 2 && limit_slabs() == 0, zero);
 }
 

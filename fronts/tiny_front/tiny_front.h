@@ -62,8 +62,8 @@ bool tiny_front_widen(struct thread_heap *heap, unsigned bin);
 // to half of them, and returns how many. Between begin and end.
 unsigned tiny_front_drain(struct thread_heap *heap, unsigned bin, void **blocks, unsigned count);
 
-// FastCache <-> SharedPool in one step, with a batch of the caller's choice (at least 1, and no more
-// than SHARED_POOL_BATCH_MOST are moved): what the fronts that have no layer in between share.
+// FastCache <-> SharedPool in one step, with a batch of the caller's choice (at least 1, and no
+// more than SHARED_POOL_BATCH_MOST are moved): what the fronts that have no layer in between share.
 unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsigned want);
 void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned count);
 
