@@ -30,6 +30,12 @@ static size_t colour_of(size_t slab, size_t room) {
     return hak_min(hash & COLOURS_BYTES, room) & ~(size_t)(HAK_CACHE_LINE - 1);
 }
 
+// A block of some SuperSlabs may be a sparse table; what shares one with others is filled, mostly.
+static size_t claim(size_t run, size_t align, bool *zero) {
+    return run < ARENA_SUPERSLAB_SLABS ? page_arena_claim_filled(run, align, zero)
+                                       : page_arena_claim(run, align, zero);
+}
+
 void *large_block_alloc(size_t size, size_t align, bool zero) {
     if (HAK_UNLIKELY(size > (size_t)PTRDIFF_MAX || !page_arena_init())) {
         return NULL;
@@ -38,10 +44,10 @@ void *large_block_alloc(size_t size, size_t align, bool zero) {
     size_t least = slabs_for(size);
     size_t run = slabs_for(coloured && size >= ROOM_FROM ? size + COLOURS_BYTES : size);
     bool is_zero;
-    size_t slab = page_arena_claim(run, align, &is_zero);
+    size_t slab = claim(run, align, &is_zero);
     if (slab == ARENA_NONE && run > least) {
         run = least;
-        slab = page_arena_claim(run, align, &is_zero);
+        slab = claim(run, align, &is_zero);
     }
     if (slab == ARENA_NONE) {
         return NULL;

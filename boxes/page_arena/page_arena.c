@@ -47,6 +47,8 @@ static struct {
     _Atomic size_t reserved;     // bytes
     _Atomic size_t readable_end; // see page_arena_readable(), a SuperSlab's index
     _Atomic uint64_t purged_slabs, moved_slabs;
+    _Atomic size_t sparse; // see page_arena_count_sparse()
+    _Atomic bool dense;    // see page_arena_mark_dense()
 } state;
 
 static size_t window_slabs(uintptr_t word) {
@@ -462,15 +464,32 @@ static size_t claim_held(size_t slabs, size_t align, bool huge, bool *zero) {
     return from;
 }
 
-static _Atomic(int) densemode;
 size_t page_arena_claim(size_t slabs, size_t align, bool *zero) {
-    return claim_held(slabs, align, densemode && slabs >= 3, zero);
+    return claim_held(slabs, align, false, zero);
 }
 
-size_t page_arena_claim_dense(bool *zero) {
-    // What is advised may be in memory without being held.
-    densemode = 1;
-    return claim_held(1, ARENA_SLAB, settings_get(SETTING_THP) == 2 && limit_slabs() == 0, zero);
+void page_arena_mark_dense(bool dense) {
+    if (atomic_load_explicit(&state.dense, memory_order_relaxed) != dense) {
+        atomic_store_explicit(&state.dense, dense, memory_order_relaxed);
+    }
+}
+
+void page_arena_count_sparse(ptrdiff_t slabs) {
+    atomic_fetch_add_explicit(&state.sparse, (size_t)slabs, memory_order_relaxed);
+}
+
+size_t page_arena_sparse(void) {
+    return atomic_load_explicit(&state.sparse, memory_order_relaxed);
+}
+
+static bool wants_huge(void) {
+    // Under a limit nothing is advised: it may be in memory without being held.
+    return atomic_load_explicit(&state.dense, memory_order_relaxed) &&
+           settings_get(SETTING_THP) == 2 && limit_slabs() == 0;
+}
+
+size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero) {
+    return claim_held(slabs, align, wants_huge(), zero);
 }
 
 static size_t claim(size_t slabs, size_t align, bool huge, bool *zero) {
@@ -506,7 +525,8 @@ bool page_arena_claim_at(size_t from, size_t slabs, bool *zero) {
     if (!take_quota(slabs)) {
         return false;
     }
-    if (claim_avail(&window, from, slabs) && finish_claim(&window, from, slabs, false, zero)) {
+    if (claim_avail(&window, from, slabs) &&
+        finish_claim(&window, from, slabs, wants_huge(), zero)) {
         return true;
     }
     give_quota(slabs);

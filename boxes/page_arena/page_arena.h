@@ -69,11 +69,20 @@ struct page_arena_window page_arena_get_window(void);
 // Returns the first slab's index, or ARENA_NONE if the kernel refuses memory.
 size_t page_arena_claim(size_t slabs, size_t align, bool *zero);
 
-// The same for one slab of a heap whose slabs are full, nearly all: a SuperSlab that is put to use
-// for it is advised huge pages.
-size_t page_arena_claim_dense(bool *zero);
+// The same for slabs that will be filled: as long as the heap is marked dense, a SuperSlab that is
+// put to use for them is advised huge pages.
+size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero);
 
-// Claims the `slabs` slabs from index `from` on, if they are free; *zero as above.
+// Says whether the heap is large and full, nearly all of it. A hint.
+void page_arena_mark_dense(bool dense);
+
+// Counts slabs, of those claimed, that stay empty for the most part; a negative number when they
+// are given back. How many there are.
+void page_arena_count_sparse(ptrdiff_t slabs);
+size_t page_arena_sparse(void);
+
+// Claims the `slabs` slabs from index `from` on, which will be filled, if they are free; *zero as
+// above.
 bool page_arena_claim_at(size_t from, size_t slabs, bool *zero);
 
 // Gives slabs back. dirty: they may hold something else than zero bytes.

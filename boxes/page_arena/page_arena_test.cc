@@ -18,11 +18,13 @@
 // The test's link puts these between the arena and the backend: a clock that the test moves, and
 // calls that fail when it says so.
 static std::atomic<uint64_t> clock_ms{1000};
+static size_t advised; // bytes, huge pages
 static bool refuse_commit, refuse_reserve, refuse_map, refuse_purge, refuse_move;
 
 extern "C" {
 enum os_result __real_os_commit(void *at, size_t size);
 enum os_result __real_os_reserve(void *at, size_t size, void **got);
+void __real_os_huge_pages(void *at, size_t size, bool on);
 enum os_result __real_os_map(void *at, size_t size, void **got);
 enum os_result __real_os_purge(void *at, size_t size);
 enum os_result __real_os_move(void *from, void *to, size_t size);
@@ -31,6 +33,10 @@ uint64_t __wrap_os_now_ms(void) {
 }
 enum os_result __wrap_os_commit(void *at, size_t size) {
     return refuse_commit ? OS_NO_MEMORY : __real_os_commit(at, size);
+}
+void __wrap_os_huge_pages(void *at, size_t size, bool on) {
+    advised += on ? size : 0;
+    __real_os_huge_pages(at, size, on);
 }
 enum os_result __wrap_os_reserve(void *at, size_t size, void **got) {
     return refuse_reserve ? OS_NO_MEMORY : __real_os_reserve(at, size, got);
@@ -202,6 +208,46 @@ TEST_F(PageArena, AlignmentUpToOneGiB) {
             page_arena_release(held, 1, false);
         }
     }
+}
+
+TEST_F(PageArena, HugePagesAreForFilledRunsOfADenseHeap) {
+    // Behind all that has ever been in use, so that its SuperSlabs are fresh.
+    constexpr size_t kRun = 8 * ARENA_SUPERSLAB_SLABS;
+    std::vector<Extent> held;
+    auto fresh = [&](auto claim_run) {
+        size_t high = page_arena_high();
+        for (;;) {
+            advised = 0;
+            size_t from = claim_run(kRun);
+            EXPECT_NE(from, ARENA_NONE);
+            held.push_back({from, kRun});
+            if (from == ARENA_NONE || from >= high) {
+                return advised;
+            }
+        }
+    };
+    auto sparse = [&](size_t slabs) { return page_arena_claim(slabs, 1, &zero); };
+    auto filled = [&](size_t slabs) { return page_arena_claim_filled(slabs, 1, &zero); };
+    EXPECT_EQ(fresh(filled), 0u) << "not dense";
+    page_arena_mark_dense(true);
+    EXPECT_GE(fresh(filled), (kRun - 1) * ARENA_SLAB);
+    EXPECT_EQ(fresh(sparse), 0u);
+    settings_values[SETTING_LIMIT] = INT64_MAX;
+    EXPECT_EQ(fresh(filled), 0u) << "under a limit";
+    settings_values[SETTING_LIMIT] = 0;
+    settings_values[SETTING_THP] = 0;
+    EXPECT_EQ(fresh(filled), 0u) << "switched off";
+    settings_values[SETTING_THP] = 2;
+    page_arena_mark_dense(false);
+    EXPECT_EQ(fresh(filled), 0u);
+    for (const Extent &run : held) {
+        page_arena_release(run.from, run.slabs, false);
+    }
+    size_t before = page_arena_sparse();
+    page_arena_count_sparse(3);
+    page_arena_count_sparse(-2);
+    EXPECT_EQ(page_arena_sparse(), before + 1);
+    page_arena_count_sparse(-1);
 }
 
 TEST_F(PageArena, WhatCannotBeIsRefused) {

@@ -293,12 +293,14 @@ static unsigned take_from(const struct page_arena_window *window, size_t slab, u
 }
 
 // A heap much larger than what the processor's TLB covers is faster on huge pages, and loses little
-// memory by them if it is of slabs of tiny blocks and these are full.
+// memory by them if it is of slabs of tiny blocks and these are full. Not one of many threads that
+// do little.
 static bool is_dense(void) {
     enum { LEAST = 128 }; // slabs
     size_t slabs = atomic_load_explicit(&totals.slabs, memory_order_relaxed);
     size_t clean = atomic_load_explicit(&totals.clean, memory_order_relaxed);
-    return slabs >= LEAST && slabs >= page_arena_held() / 8 * 7 &&
+    size_t held = page_arena_held();
+    return slabs >= LEAST && slabs >= held / 4 * 3 && page_arena_sparse() <= held / 16 &&
            clean <= slabs * (ARENA_SLAB / HAK_PAGE) / 8;
 }
 
@@ -306,8 +308,8 @@ static bool is_dense(void) {
 static unsigned take_from_fresh(const struct page_arena_window *window, unsigned bin, void **blocks,
                                 unsigned want, shared_pool_hint *hint) {
     bool zero;
-    size_t slab =
-        is_dense() ? page_arena_claim_dense(&zero) : page_arena_claim(1, ARENA_SLAB, &zero);
+    page_arena_mark_dense(is_dense());
+    size_t slab = page_arena_claim_filled(1, ARENA_SLAB, &zero);
     if (slab == ARENA_NONE) {
         return 0;
     }

@@ -613,6 +613,12 @@ page_arena_window page_arena_get_window() {
 size_t page_arena_high() {
     return Explorer::current().high();
 }
+size_t page_arena_sparse() {
+    return 0;
+}
+
+void page_arena_mark_dense(bool) {}
+
 size_t page_arena_held() {
     return kSlabs;
 }
@@ -621,8 +627,8 @@ size_t page_arena_claim(size_t slabs, size_t, bool *zero) {
     *zero = false;
     return Explorer::current().claim();
 }
-size_t page_arena_claim_dense(bool *zero) {
-    return page_arena_claim(1, ARENA_SLAB, zero);
+size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero) {
+    return page_arena_claim(slabs, align, zero);
 }
 void page_arena_release(size_t from, size_t slabs, bool dirty) {
     EXPECT_EQ(slabs, 1u);

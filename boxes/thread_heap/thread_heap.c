@@ -111,6 +111,7 @@ static struct thread_heap *make(void) {
         *heap = (struct thread_heap){.busy = 0};
     }
     atomic_store(&superslab_slab(&window, slab)->kind, SLAB_HEAP);
+    page_arena_count_sparse(1);
     start(heap, id, zero);
     atomic_store(&directory.heaps[id], heap);
     return heap;
@@ -176,6 +177,7 @@ void *thread_heap_make_state(void) {
         memset(state, 0, ARENA_SLAB);
     }
     atomic_store(&superslab_slab(&window, slab)->kind, SLAB_HEAP);
+    page_arena_count_sparse(1);
     return state;
 }
 
@@ -201,6 +203,7 @@ bool thread_heap_deepen(struct thread_heap *heap, unsigned bin) {
         }
         struct page_arena_window window = page_arena_get_window();
         mark_deep(&window, slab, SLAB_HEAP);
+        page_arena_count_sparse(DEEP_SLABS);
         heap->deep = page_arena_address(&window, slab);
     }
     return fast_cache_widen(heap->bins, heap->bottoms, heap->deep, bin, FAST_CACHE_DEEP);
@@ -224,6 +227,7 @@ static void drop_deep(struct thread_heap *heap) {
         thread_heap_enter(heap);
         heap->deep = NULL;
         mark_deep(&window, slab, SLAB_NONE);
+        page_arena_count_sparse(-(ptrdiff_t)DEEP_SLABS);
         page_arena_release(slab, DEEP_SLABS, true);
         thread_heap_leave(heap);
     }
