@@ -276,5 +276,93 @@ TEST(PhaseB, TheSettingsAreInForce) {
                                  "+HAKMEM_TINY_FRONT_C23_REFILL=016"));
 }
 
+TEST(Scaling, RefusesBadArguments) {
+    const std::vector<std::vector<std::string>> bad = {
+        {"1"},
+        {"--scenarios", "nosuch"},
+        {"--scenarios", ","},
+        {"--allocators", "nosuch"},
+        {"--runs", "0"},
+        {"--percent", "0"},
+        {"--most-blocks", "999"},
+        {"--out", "/proc/none"},
+    };
+    for (const auto &arguments : bad) {
+        expect_usage("scaling", arguments);
+    }
+}
+
+TEST(Scaling, WritesTablesJsonAndCharts) {
+    const ScratchDirectory scratch;
+    const Outcome outcome =
+        drive("scaling", {"--quick", "--runs", "2", "--percent", "1", "--most-blocks", "10000",
+                          "--allocators", "hakmem_c23,system", "--out", scratch.path()});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    EXPECT_THAT(contents(scratch.path() + "/scaling.md"), HasSubstr(outcome.out));
+    // The larger cells are left out; the threads' are all there.
+    EXPECT_THAT(outcome.out, ContainsRegex("\\| live blocks \\| +1 000 \\| +10 000 \\|\n"));
+    EXPECT_THAT(outcome.out, ContainsRegex("\\| threads +\\| +1 \\| +2 \\| +4 \\| +8 \\| +16 \\| "
+                                           "+32 \\| +64 \\|\n"));
+    const std::string cost = " +[0-9.]+ \\([0-9]+ %\\) \\|";
+    for (const char *name : {"floor", "hakmem_c23", "system"}) {
+        EXPECT_THAT(outcome.out, ContainsRegex(std::string("\\| ") + name + " +\\|" + cost + cost));
+        EXPECT_THAT(outcome.out, ContainsRegex(std::string("\\| ") + name +
+                                               " +\\| +1.00 \\| +[0-9.]+ \\| +[0-9.]+ \\|\n"));
+    }
+    EXPECT_THAT(outcome.out, HasSubstr("On the clock"));
+    const std::string json = contents(scratch.path() + "/scaling.json");
+    // 1 % of 30 million, shared.
+    EXPECT_THAT(json, ContainsRegex("\"threads\": 64, \"operations_per_thread\": 4687,"));
+    for (const char *member : {"\"scenario\": \"blocks\"", "\"scenario\": \"mixed\"",
+                               "\"scenario\": \"threads\"", "\"floor_growth\": 1,"}) {
+        EXPECT_THAT(json, HasSubstr(member));
+    }
+    for (const char *name : {"blocks", "mixed", "threads"}) {
+        const std::string chart = scratch.path() + "/scaling-" + name;
+        EXPECT_THAT(contents(chart + ".gp"), HasSubstr("set logscale x")) << name;
+        EXPECT_TRUE(contents(chart + ".svg").find("</svg>") != std::string::npos ||
+                    outcome.err.find("gnuplot is not installed") != std::string::npos)
+            << outcome.err;
+    }
+}
+
+TEST(Scaling, RefusesFiguresOfAnotherAllocator) {
+    const ScratchDirectory scratch;
+    const Outcome outcome =
+        drive("scaling", {"--runs", "1", "--percent", "1", "--most-blocks", "1000", "--allocators",
+                          "/lib/x86_64-linux-gnu/libm.so.6", "--out", scratch.path()});
+    EXPECT_THAT(outcome.error, ContainsRegex("^exit status 1: .*libc.*and not by .*libm"));
+    EXPECT_EQ(contents(scratch.path() + "/scaling.md"), "");
+}
+
+// The heap of the cell is there when its figure is taken: as many blocks as it is named for.
+TEST(Scaling, HoldsTheBlocksOfItsCell) {
+    const ScratchDirectory scratch;
+    const Outcome outcome =
+        drive("scaling", {"--scenarios", "blocks", "--runs", "1", "--percent", "1", "--most-blocks",
+                          "10000", "--allocators", "system", "--out", scratch.path()});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    EXPECT_THAT(contents(scratch.path() + "/scaling.json"),
+                ContainsRegex("\"live_blocks\": (9[5-9][0-9]|10[0-4][0-9]),.*"
+                              "\"live_blocks\": (9[89]|10[01])[0-9]{2},"));
+}
+
+// A floor whose blocks are a page each: what it holds is half of the slots, as the workload, and no
+// more, however often blocks go round.
+TEST(Scaling, TheFloorHasTheWorkloadsFootprint) {
+    const auto rss_kib = [](const std::string &floor_size) {
+        Report report;
+        const Outcome outcome = run_worker(
+            "random_mixed_worker",
+            {"200000", "16", "42", "--slots=4000", "--floor-size=" + floor_size}, {}, &report);
+        EXPECT_EQ(outcome.error, "");
+        EXPECT_GT(report_number(report, "floor_cpu_ns"), 0);
+        return outcome.rss_kib;
+    };
+    const long pages = (rss_kib("4096") - rss_kib("0")) / 4;
+    EXPECT_GT(pages, 1900);
+    EXPECT_LT(pages, 2600);
+}
+
 } // namespace
 } // namespace bench

@@ -114,7 +114,10 @@ std::string draw(const LineChart &chart, const std::string &path) {
     std::string script = heading(chart.title, file, 900);
     script +=
         "set xlabel " + quoted(chart.x_label) + "\nset ylabel " + quoted(chart.y_label) + "\n";
-    script += chart.logarithmic ? "set logscale y\n" : "set yrange [0:*]\n";
+    script += "set yrange [0:*]\n";
+    script += chart.log_base != 0
+                  ? format("set logscale x %g\nset autoscale xfix\n", chart.log_base)
+                  : "";
     std::string curves;
     for (size_t s = 0; s < chart.series.size(); s++) {
         script += format("$series%zu << EOD\n", s);

@@ -23,7 +23,7 @@ struct RatioChart {
 // Curves over a common x axis.
 struct LineChart {
     std::string title, x_label, y_label;
-    bool logarithmic = false; // y
+    double log_base = 0; // of a logarithmic x axis; 0: it is linear
     std::vector<std::pair<std::string, std::vector<std::pair<double, double>>>> series;
 };
 
