@@ -2,7 +2,9 @@
 // stepped through one call, instruction by instruction.
 //
 // Counted is what runs within the library, the `ret` included. The data cache lines are those that
-// memory operands name, the stack left out; the operands are read from objdump's disassembly.
+// memory operands name, the stack left out; the operands are read from objdump's disassembly. The
+// same is done with a program that the library is linked into, which saves the line in which a
+// shared object finds its thread-local storage.
 //
 // Which front serves a class is none of the hit path's business: it is the same code, byte for
 // byte, in a flavour with other fronts, and the same instructions run whatever the settings say.
@@ -29,6 +31,7 @@ namespace {
 
 constexpr char kLibrary[] = "libhakmem_c23.so";
 constexpr char kCalls[] = "fronts/libc/hit_path_calls";
+constexpr char kLinked[] = "fronts/libc/hit_path_calls_linked";
 
 // Address within the library -> the instruction there, as objdump prints it.
 using Disassembly = std::map<uint64_t, std::string>;
@@ -160,24 +163,29 @@ int WaitForStop(pid_t pid) {
     return WIFSTOPPED(status) ? WSTOPSIG(status) : -1;
 }
 
-// `setting`: NAME=VALUE for the child's environment.
+// `setting`: NAME=VALUE for the child's environment. In the library, or in the program that has it
+// in itself; then what counts are the instructions of the function `name`.
 void Follow(const std::string &library, const std::string &setting, const char *call, size_t size,
-            Path *path) {
-    const Disassembly &code = Disassemble(library);
-    std::string preload = "LD_PRELOAD=./" + library;
+            Path *path, const std::string &name = "") {
+    const bool linked = !name.empty();
+    const Disassembly code =
+        linked ? RunObjdump("--no-show-raw-insn --disassemble=" + name + " " + library)
+               : Disassemble(library);
+    const char *program = linked ? library.c_str() : kCalls;
+    std::string preload = linked ? "NOTHING=" : "LD_PRELOAD=./" + library;
     std::string number = std::to_string(size);
     pid_t pid = fork();
     if (pid == 0) {
-        char *const arguments[] = {const_cast<char *>(kCalls), const_cast<char *>(call),
+        char *const arguments[] = {const_cast<char *>(program), const_cast<char *>(call),
                                    const_cast<char *>(number.c_str()), nullptr};
         char *const environment[] = {const_cast<char *>(preload.c_str()),
                                      const_cast<char *>(setting.c_str()), nullptr};
         ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
-        execve(kCalls, arguments, environment);
+        execve(program, arguments, environment);
         _exit(127);
     }
     ASSERT_GT(pid, 0);
-    ASSERT_EQ(WaitForStop(pid), SIGTRAP) << "exec of " << kCalls;
+    ASSERT_EQ(WaitForStop(pid), SIGTRAP) << "exec of " << program;
     ASSERT_EQ(ptrace(PTRACE_CONT, pid, nullptr, nullptr), 0);
     ASSERT_EQ(WaitForStop(pid), SIGTRAP) << "first breakpoint of " << call;
     uint64_t from;
@@ -188,7 +196,7 @@ void Follow(const std::string &library, const std::string &setting, const char *
     for (int steps = 0; !done && steps < 100000; steps++) {
         user_regs_struct regs;
         ASSERT_EQ(ptrace(PTRACE_GETREGS, pid, nullptr, &regs), 0);
-        if (regs.rip >= from && regs.rip < to) {
+        if (regs.rip >= from && regs.rip < to && (!linked || code.count(regs.rip - from) != 0)) {
             auto found = code.find(regs.rip - from);
             ASSERT_NE(found, code.end()) << std::hex << regs.rip - from;
             path->instructions++;
@@ -219,40 +227,62 @@ struct Bar {
     const char *call;
     size_t size;
     int instructions; // at most; 0: only reported
+    size_t lines;     // likewise
 };
 
 class HitPathTest : public testing::TestWithParam<Bar> {};
 
-// The bars of the project: 18 for malloc, 22 for free, and C++'s forms are no longer.
+// The bars of the project, and C++'s forms are no longer.
 INSTANTIATE_TEST_SUITE_P(
     Calls, HitPathTest,
-    testing::Values(Bar{"malloc", 0, 0}, Bar{"malloc", 1, 18}, Bar{"malloc", 16, 18},
-                    Bar{"malloc", 64, 18}, Bar{"malloc", 128, 18}, Bar{"malloc", 256, 18},
-                    Bar{"malloc", 1024, 18}, Bar{"malloc", 2000, 0}, Bar{"malloc", 32768, 0},
-                    Bar{"free", 1, 22}, Bar{"free", 16, 22}, Bar{"free", 64, 22},
-                    Bar{"free", 128, 22}, Bar{"free", 256, 22}, Bar{"free", 1024, 22},
-                    Bar{"free", 2000, 22}, Bar{"free", 32768, 22}, Bar{"calloc", 64, 0},
-                    Bar{"realloc", 64, 0}, Bar{"aligned_alloc", 64, 0},
-                    Bar{"malloc_usable_size", 64, 0}, Bar{"operator_new", 64, 18},
-                    Bar{"operator_delete", 64, 22}, Bar{"operator_delete_sized", 64, 18}),
+    testing::Values(Bar{"malloc", 0, 0, 0}, Bar{"malloc", 1, 15, 5}, Bar{"malloc", 16, 15, 5},
+                    Bar{"malloc", 64, 15, 5}, Bar{"malloc", 128, 15, 5}, Bar{"malloc", 256, 15, 5},
+                    Bar{"malloc", 1024, 15, 5}, Bar{"malloc", 2000, 0, 0},
+                    Bar{"malloc", 32768, 0, 0}, Bar{"free", 1, 17, 5}, Bar{"free", 16, 17, 5},
+                    Bar{"free", 64, 17, 5}, Bar{"free", 128, 17, 5}, Bar{"free", 256, 17, 5},
+                    Bar{"free", 1024, 17, 5}, Bar{"free", 2000, 17, 5}, Bar{"free", 32768, 17, 5},
+                    Bar{"calloc", 64, 0, 0}, Bar{"realloc", 64, 0, 0},
+                    Bar{"aligned_alloc", 64, 0, 0}, Bar{"malloc_usable_size", 64, 0, 0},
+                    Bar{"operator_new", 64, 15, 5}, Bar{"operator_delete", 64, 17, 5},
+                    Bar{"operator_delete_sized", 64, 17, 5}),
     [](const testing::TestParamInfo<Bar> &param) {
         return std::string(param.param.call) + "_" + std::to_string(param.param.size);
     });
 
+void Report(const Bar &bar, const Path &path) {
+    printf("%-22s %6zu B: %3d instructions, %zu data cache lines\n", bar.call, bar.size,
+           path.instructions, path.lines.size());
+    EXPECT_GT(path.instructions, 3) << "the call did not get there";
+    if (bar.instructions != 0) {
+        EXPECT_LE(path.instructions, bar.instructions) << path.text;
+        EXPECT_LE(path.lines.size(), bar.lines) << path.text;
+    }
+}
+
 TEST_P(HitPathTest, IsShort) {
     Path path;
-    Follow(kLibrary, "NONE=", GetParam().call, GetParam().size, &path);
-    if (HasFatalFailure()) {
-        return;
-    }
-    printf("%-22s %6zu B: %3d instructions, %zu data cache lines\n", GetParam().call,
-           GetParam().size, path.instructions, path.lines.size());
+    ASSERT_NO_FATAL_FAILURE(Follow(kLibrary, "NONE=", GetParam().call, GetParam().size, &path));
     RecordProperty("instructions", path.instructions);
     RecordProperty("cache_lines", static_cast<int>(path.lines.size()));
-    EXPECT_GT(path.instructions, 3) << "the call did not get there";
-    if (GetParam().instructions != 0) {
-        EXPECT_LE(path.instructions, GetParam().instructions) << path.text;
-    }
+    Report(GetParam(), path);
+}
+
+class LinkedHitPathTest : public testing::TestWithParam<Bar> {};
+
+INSTANTIATE_TEST_SUITE_P(Calls, LinkedHitPathTest,
+                         testing::Values(Bar{"malloc", 16, 15, 4}, Bar{"malloc", 256, 15, 4},
+                                         Bar{"malloc", 1024, 15, 4}, Bar{"free", 16, 17, 4},
+                                         Bar{"free", 256, 17, 4}, Bar{"free", 1024, 17, 4}),
+                         [](const testing::TestParamInfo<Bar> &param) {
+                             return std::string(param.param.call) + "_" +
+                                    std::to_string(param.param.size);
+                         });
+
+TEST_P(LinkedHitPathTest, IsShort) {
+    Path path;
+    ASSERT_NO_FATAL_FAILURE(
+        Follow(kLinked, "NONE=", GetParam().call, GetParam().size, &path, GetParam().call));
+    Report(GetParam(), path);
 }
 
 class EveryFrontTest : public testing::TestWithParam<const char *> {};

@@ -66,8 +66,11 @@ bool tiny_front_widen(struct thread_heap *heap, unsigned bin) {
     if (taken < WIDEN_AFTER && given < WIDEN_AFTER) {
         return false;
     }
-    if (taken >= DEEPEN_AFTER && given >= DEEPEN_AFTER && thread_heap_deepen(heap, bin)) {
-        return true;
+    if (taken >= DEEPEN_AFTER && given >= DEEPEN_AFTER) {
+        if (thread_heap_deepen(heap, bin)) {
+            return true;
+        }
+        heap->taken[bin] = WIDEN_AFTER; // it is, or there is no memory: not asked at every spill
     }
     // What a thread that frees only keeps is of no use to it.
     return fast_cache_widen(heap->bins, heap->bottoms, heap->slots, bin,
