@@ -266,6 +266,51 @@ TEST(Limit, ThatLeavesNoRoomForAHeap) {
               "exit 0");
 }
 
+constexpr char kPhases[] = "--phases";
+
+// Blocks of many sizes that come and go in phases leave full caches of each; then one that needs
+// nearly all there may be. 0 if all is well.
+int PhasesThenALargeBlock() {
+    for (int phase = 0; phase < 6; phase++) {
+        for (size_t size = 16; size <= 1024; size += 16) {
+            Link *first = nullptr;
+            for (int i = 0; i < 3000; i++) {
+                Link *link = static_cast<Link *>(malloc(size));
+                if (link == nullptr) {
+                    return 1;
+                }
+                link->next = first;
+                first = link;
+            }
+            while (first != nullptr) {
+                Link *next = first->next;
+                free(first);
+                first = next;
+            }
+        }
+    }
+    errno = 0;
+    void *large = malloc(22 * kMiB);
+    if (large == nullptr || errno != 0) {
+        return 2;
+    }
+    if (malloc(4 * kMiB) != nullptr) {
+        return 3; // there is no limit
+    }
+    free(large);
+    return 0;
+}
+
+TEST(Limit, WhatTheThreadsCachesHoldIsNotInTheWay) {
+    fflush(stdout);
+    EXPECT_EQ(test_util::InChild([] {
+                  setenv("HAKMEM_LIMIT", "24M", 1);
+                  execl("/proc/self/exe", "limits_test", kPhases, nullptr);
+                  return 127;
+              }),
+              "exit 0");
+}
+
 TEST(Limit, ShrinkingByReallocDoesNotFail) {
     for (size_t size : {size_t{24}, size_t{200}, size_t{3000}, size_t{33000}, size_t{1} << 20}) {
         EXPECT_EQ(test_util::InChild([size] {
@@ -343,6 +388,9 @@ int main(int argc, char **argv) {
         size_t size = strtoul(argv[1] + strlen(kFlag), &end, 10);
         size_t at_least = strtoul(end + 1, nullptr, 10);
         return LiveWithinLimit(size, at_least);
+    }
+    if (argc == 2 && strcmp(argv[1], kPhases) == 0) {
+        return PhasesThenALargeBlock();
     }
     testing::InitGoogleTest(&argc, argv);
     return RUN_ALL_TESTS();

@@ -44,9 +44,12 @@ static HAK_NOINLINE void *miss(unsigned bin) {
         return block;
     }
     tick(heap);
-    if (tiny_front_of(bin)->refill(heap, bin) == 0) {
-        errno = ENOMEM;
-        return NULL;
+    if (HAK_UNLIKELY(tiny_front_of(bin)->refill(heap, bin) == 0)) {
+        thread_heap_flush(); // what the caches hold may be whole slabs
+        if (tiny_front_of(bin)->refill(heap, bin) == 0) {
+            errno = ENOMEM;
+            return NULL;
+        }
     }
     return fast_cache_pop(&heap->bins[bin]);
 }
@@ -54,8 +57,12 @@ static HAK_NOINLINE void *miss(unsigned bin) {
 static HAK_NOINLINE void *large(size_t size, size_t align, bool zero) {
     tick(thread_heap_get());
     void *block = large_block_alloc(size, align, zero);
-    if (block == NULL) {
-        errno = ENOMEM;
+    if (HAK_UNLIKELY(block == NULL)) {
+        thread_heap_flush();
+        block = large_block_alloc(size, align, zero);
+        if (block == NULL) {
+            errno = ENOMEM;
+        }
     }
     return block;
 }
