@@ -9,7 +9,7 @@
 // Build setting: 0 starts every block at the start of a slab. The header strategy needs that: it
 // looks at the byte in front of a block, which is the block's own run where there is a colour.
 #ifndef HAK_LARGE_COLOURS
-#    define HAK_LARGE_COLOURS !HAK_HEADER
+#    define HAK_LARGE_COLOURS (HAK_HEADER == 0)
 #endif
 
 static size_t slabs_for(size_t size) {
