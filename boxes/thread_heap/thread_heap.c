@@ -1,6 +1,7 @@
 #include "boxes/thread_heap/thread_heap.h"
 
 #include "boxes/diagnostics/diagnostics.h"
+#include "boxes/settings/settings.h"
 #include "boxes/superslab/superslab.h"
 
 #include <errno.h>
@@ -192,7 +193,8 @@ static void mark_deep(const struct page_arena_window *window, size_t slab, enum 
 }
 
 bool thread_heap_deepen(struct thread_heap *heap, unsigned bin) {
-    if (!fast_cache_can_be_deep(bin)) {
+    // Under a limit what one thread keeps is what another cannot have.
+    if (!fast_cache_can_be_deep(bin) || settings_get(SETTING_LIMIT) != 0) {
         return false;
     }
     if (heap->deep == NULL) {
@@ -269,6 +271,18 @@ void thread_heap_flush(void) {
     struct thread_heap *heap = mine();
     if (heap != NULL) {
         flush(heap);
+    }
+}
+
+void thread_heap_flush_free(void) {
+    uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
+    for (uint32_t id = 0; id < made; id++) {
+        if (atomic_bitmap_test(directory.free, id) && atomic_bitmap_claim(directory.free, id)) {
+            if (!atomic_bitmap_test(directory.cold, id)) {
+                flush(atomic_load(&directory.heaps[id]));
+            }
+            atomic_bitmap_put(&directory.free[id / 64], UINT64_C(1) << id % 64);
+        }
     }
 }
 

@@ -76,6 +76,9 @@ struct thread_heap *thread_heap_get(void);
 // Moves every cached block of the current thread to the pool (checking each).
 void thread_heap_flush(void);
 
+// The same for all heaps without a thread: those of a forked child's parent may have blocks.
+void thread_heap_flush_free(void);
+
 // For every miss, with the clock in ms: empties caches of bins without a miss for `idle_ms` or more
 // (UINT64_MAX: never), and parks the heap if the thread is quiet and there is work for it to do; a
 // parked thread that has become busy is let go. Under pressure it is parked however busy it is: it
@@ -96,7 +99,7 @@ void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin)
 void *thread_heap_make_state(void);
 
 // Makes the stack of a bin deep (see fast_cache), in slabs that the heap has while it has such a
-// stack. False if it is, or cannot be. Between enter and leave.
+// stack. False if it is, or cannot be: never under HAKMEM_LIMIT. Between enter and leave.
 bool thread_heap_deepen(struct thread_heap *heap, unsigned bin);
 
 // For pthread_atfork, in the child.

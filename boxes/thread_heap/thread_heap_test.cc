@@ -1,6 +1,7 @@
 #include "boxes/thread_heap/thread_heap.h"
 
 #include "boxes/page_arena/page_arena.h"
+#include "boxes/settings/settings.h"
 #include "boxes/shared_pool/shared_pool.h"
 #include "boxes/superslab/superslab.h"
 
@@ -409,6 +410,14 @@ TEST(ThreadHeapFork, ChildAdoptsTheHeapsOfTheOthers) {
             }
             return ok && adopted.count(resting) == 1 && found == blocks && stats().heaps == s.heaps;
         }));
+        // Or nobody does, and their blocks are wanted.
+        EXPECT_TRUE(in_child([&] {
+            Anchor anchor(kBin);
+            size_t free_heaps = stats().free_heaps;
+            bool ok = stats().bin_cached[kBin] >= blocks.size() && !all_free(kBin, blocks);
+            thread_heap_flush_free();
+            return ok && all_free(kBin, blocks) && stats().free_heaps == free_heaps;
+        }));
         // A fork of a thread whose heap is parked keeps it.
         park(mine);
         EXPECT_TRUE(in_child(
@@ -465,6 +474,18 @@ TEST(ThreadHeapDeep, TheSlotsAreThereWhileAStackNeedsThem) {
         thread_heap *heap = thread_heap_get();
         EXPECT_EQ(heap->deep, nullptr) << "a thread that ends gives them back";
         EXPECT_EQ(heap_slabs(), left);
+    });
+}
+
+extern "C" int64_t settings_values[SETTING_COUNT];
+
+TEST(ThreadHeapDeep, NotUnderALimit) {
+    in_thread([] {
+        thread_heap *heap = thread_heap_get();
+        settings_values[SETTING_LIMIT] = INT64_MAX;
+        EXPECT_FALSE(deepen(heap, kBin));
+        settings_values[SETTING_LIMIT] = 0;
+        EXPECT_TRUE(deepen(heap, kBin));
     });
 }
 

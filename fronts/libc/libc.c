@@ -202,6 +202,7 @@ EXPORT size_t malloc_usable_size(void *ptr) {
 EXPORT int malloc_trim(size_t pad) {
     (void)pad;
     thread_heap_flush();
+    thread_heap_flush_free();
     return decay_all() > 0;
 }
 

@@ -25,6 +25,12 @@ static void tick(struct thread_heap *heap) {
     }
 }
 
+// What caches hold may be whole slabs.
+static HAK_COLD void make_room(void) {
+    thread_heap_flush();
+    thread_heap_flush_free();
+}
+
 static HAK_NOINLINE void *miss(unsigned bin) {
     struct thread_heap *heap = thread_heap_get();
     void *block = NULL;
@@ -45,7 +51,7 @@ static HAK_NOINLINE void *miss(unsigned bin) {
     }
     tick(heap);
     if (HAK_UNLIKELY(tiny_front_of(bin)->refill(heap, bin) == 0)) {
-        thread_heap_flush(); // what the caches hold may be whole slabs
+        make_room();
         if (tiny_front_of(bin)->refill(heap, bin) == 0) {
             errno = ENOMEM;
             return NULL;
@@ -58,7 +64,7 @@ static HAK_NOINLINE void *large(size_t size, size_t align, bool zero) {
     tick(thread_heap_get());
     void *block = large_block_alloc(size, align, zero);
     if (HAK_UNLIKELY(block == NULL)) {
-        thread_heap_flush();
+        make_room();
         block = large_block_alloc(size, align, zero);
         if (block == NULL) {
             errno = ENOMEM;
