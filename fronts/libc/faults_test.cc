@@ -165,7 +165,7 @@ TEST_P(FaultsTest, EachCallAlone) {
         }
     }
     EXPECT_GE(failures_, calls / 2);
-    EXPECT_GT(refused_, 0u);
+    EXPECT_EQ(refused_, 0u) << "what failed once is tried again before the program hears of it";
 }
 
 TEST_P(FaultsTest, AllFromOneCallOn) {
