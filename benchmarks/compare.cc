@@ -602,23 +602,15 @@ int main(int argc, char **argv) {
         flags.fail("the baseline \"" + baseline + "\" is not one of the allocators");
     }
     std::vector<Runnable> chosen = choose(programs, flags);
-    out = std::filesystem::absolute(user_path(out));
-    std::error_code error;
-    std::filesystem::create_directories(out, error);
-    if (error) {
-        flags.fail(out + ": " + error.message());
-    }
+    out = flags.make_directory(out);
 
     Comparison comparison(std::move(chosen), allocators, base,
                           statistic_name == "min" ? Statistic::kMinimum : Statistic::kMedian, runs,
                           static_cast<double>(timeout_s), !no_syscalls);
     comparison.measure();
 
-    std::string text = "# compare\n\n" + machine_text() + "\n" + comparison.explanation() + "\n";
-    for (const Allocator &allocator : allocators) {
-        text += "- " + allocator.name + ": " +
-                (allocator.preload.empty() ? "the program's own malloc" : allocator.preload) + "\n";
-    }
+    std::string text = "# compare\n\n" + machine_text() + "\n" + comparison.explanation() + "\n" +
+                       allocators_text(allocators);
     std::string charts_missing;
     for (int m = 0; m < kMetrics; m++) {
         const auto metric = static_cast<Metric>(m);
@@ -649,10 +641,5 @@ int main(int argc, char **argv) {
     if (!charts_missing.empty()) {
         std::fprintf(stderr, "compare: no charts: %s\n", charts_missing.c_str());
     }
-    if (!write_file(out + "/compare.md", text) ||
-        !write_file(out + "/compare.json", comparison.json().text() + "\n")) {
-        return 1;
-    }
-    std::fprintf(stderr, "compare: wrote %s/compare.{json,md} and charts\n", out.c_str());
-    return 0;
+    return write_results("compare", out, text, comparison.json()) ? 0 : 1;
 }

@@ -10,7 +10,6 @@
 
 #include <cmath>
 #include <cstdio>
-#include <filesystem>
 #include <iostream>
 #include <sstream>
 
@@ -398,7 +397,7 @@ struct Scenario {
     const char *name;
     void (Measurements::*run)();
 };
-constexpr Scenario kScenarios[] = {
+const std::vector<Scenario> kScenarios = {
     {"peak", &Measurements::peak},
     {"queue", &Measurements::queue},
     {"sequence", &Measurements::sequence},
@@ -432,41 +431,14 @@ int main(int argc, char **argv) {
     if (!why.empty()) {
         flags.fail(why);
     }
-    std::vector<Scenario> chosen;
-    for (const std::string &name : split_list(scenarios)) {
-        const size_t before = chosen.size();
-        for (const Scenario &scenario : kScenarios) {
-            if (name == scenario.name) {
-                chosen.push_back(scenario);
-            }
-        }
-        if (chosen.size() == before) {
-            flags.fail("no scenario \"" + name + "\"");
-        }
-    }
-    if (chosen.empty()) {
-        flags.fail("no scenario named");
-    }
-    out = std::filesystem::absolute(user_path(out));
-    std::error_code error;
-    std::filesystem::create_directories(out, error);
-    if (error) {
-        flags.fail(out + ": " + error.message());
-    }
+    const auto chosen = flags.choose(scenarios, kScenarios);
+    out = flags.make_directory(out);
 
     Measurements measurements(allocators, runs, quick, out);
     for (const Scenario &scenario : chosen) {
         (measurements.*scenario.run)();
     }
-    std::string text = "# memory\n\n" + machine_text() + "\n";
-    for (const Allocator &allocator : allocators) {
-        text += "- " + allocator.name + ": " +
-                (allocator.preload.empty() ? "the program's own malloc" : allocator.preload) + "\n";
-    }
-    if (!write_file(out + "/memory.md", text + measurements.text()) ||
-        !write_file(out + "/memory.json", measurements.json().text() + "\n")) {
-        return 1;
-    }
-    std::fprintf(stderr, "memory: wrote %s/memory.{json,md} and charts\n", out.c_str());
-    return 0;
+    const std::string text =
+        "# memory\n\n" + machine_text() + "\n" + allocators_text(allocators) + measurements.text();
+    return write_results("memory", out, text, measurements.json()) ? 0 : 1;
 }

@@ -15,7 +15,6 @@
 #include <array>
 #include <cstdio>
 #include <cstdlib>
-#include <filesystem>
 #include <iostream>
 
 using namespace bench;
@@ -376,12 +375,7 @@ int main(int argc, char **argv) {
     flags.text("out", "DIR", &out, "where phase_b.md and the charts go");
     flags.parse(argc, argv);
     runs = runs != 0 ? runs : quick ? 15 : 31;
-    out = std::filesystem::absolute(user_path(out));
-    std::error_code error;
-    std::filesystem::create_directories(out, error);
-    if (error) {
-        flags.fail(out + ": " + error.message());
-    }
+    out = flags.make_directory(out);
 
     PhaseB phase_b(runs, percent, quick);
     phase_b.measure();

@@ -13,7 +13,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include <iostream>
 
 using namespace bench;
@@ -302,15 +301,15 @@ int main(int argc, char **argv) {
     uint64_t percent = 0;
     uint64_t most_blocks = 0;
     bool quick = false;
-    std::string list = "hakmem_c23,system,rivals";
-    std::string names = "blocks,mixed,threads";
+    std::string names = "hakmem_c23,system,rivals";
+    std::string scenarios = "blocks,mixed,threads";
     std::string out = "scaling-results";
     Flags flags("scaling",
                 "How the cost of one operation grows with live blocks, 10^3 to 10^7, and with "
                 "threads, 1 to 64,\nbeside that of a floor that misses the cache as often.");
     flags.toggle("quick", &quick, "no more than 10^6 live blocks, fewer operations and rounds");
-    flags.text("scenarios", "LIST", &names, "which");
-    flags.text("allocators", "LIST", &list,
+    flags.text("scenarios", "LIST", &scenarios, "which");
+    flags.text("allocators", "LIST", &names,
                "of system, a flavour, rivals, mimalloc ..., /path/lib.so; +NAME=VALUE after one "
                "sets a variable");
     flags.number("runs", 1, 1000, &runs, "rounds; medians (default 5; --quick: 3)");
@@ -323,29 +322,12 @@ int main(int argc, char **argv) {
     percent = percent != 0 ? percent : quick ? 20 : 100;
     most_blocks = most_blocks != 0 ? most_blocks : quick ? 1000000 : UINT64_MAX;
     std::vector<Allocator> allocators;
-    const std::string why = find_allocators(list, &allocators);
+    const std::string why = find_allocators(names, &allocators);
     if (!why.empty()) {
         flags.fail(why);
     }
-    std::vector<Scenario> chosen;
-    for (const std::string &name : split_list(names)) {
-        const auto found =
-            std::find_if(kScenarios.begin(), kScenarios.end(),
-                         [&name](const Scenario &scenario) { return name == scenario.name; });
-        if (found == kScenarios.end()) {
-            flags.fail("no scenario \"" + name + "\"");
-        }
-        chosen.push_back(*found);
-    }
-    if (chosen.empty()) {
-        flags.fail("no scenario named");
-    }
-    out = std::filesystem::absolute(user_path(out));
-    std::error_code error;
-    std::filesystem::create_directories(out, error);
-    if (error) {
-        flags.fail(out + ": " + error.message());
-    }
+    const auto chosen = flags.choose(scenarios, kScenarios);
+    out = flags.make_directory(out);
 
     Scaling scaling(allocators, runs, percent, out);
     for (const Scenario &scenario : chosen) {
@@ -355,15 +337,7 @@ int main(int argc, char **argv) {
             return 1;
         }
     }
-    std::string text = "# scaling\n\n" + machine_text() + "\n";
-    for (const Allocator &allocator : allocators) {
-        text += "- " + allocator.name + ": " +
-                (allocator.preload.empty() ? "the program's own malloc" : allocator.preload) + "\n";
-    }
-    if (!write_file(out + "/scaling.md", text + scaling.text()) ||
-        !write_file(out + "/scaling.json", scaling.json().text() + "\n")) {
-        return 1;
-    }
-    std::fprintf(stderr, "scaling: wrote %s/scaling.{json,md} and charts\n", out.c_str());
-    return 0;
+    const std::string text =
+        "# scaling\n\n" + machine_text() + "\n" + allocators_text(allocators) + scaling.text();
+    return write_results("scaling", out, text, scaling.json()) ? 0 : 1;
 }

@@ -185,4 +185,13 @@ std::string find_allocators(const std::string &list, std::vector<Allocator> *out
     return "";
 }
 
+std::string allocators_text(const std::vector<Allocator> &allocators) {
+    std::string text;
+    for (const Allocator &allocator : allocators) {
+        text += "- " + allocator.name + ": " +
+                (allocator.preload.empty() ? "the program's own malloc" : allocator.preload) + "\n";
+    }
+    return text;
+}
+
 } // namespace bench

@@ -30,6 +30,9 @@ std::string find_allocator(const std::string &text, Allocator *out);
 // The same for a comma-separated list, which may hold "rivals" for all of Debian's.
 std::string find_allocators(const std::string &list, std::vector<Allocator> *out);
 
+// A Markdown list of the allocators and what is preloaded for each.
+std::string allocators_text(const std::vector<Allocator> &allocators);
+
 // The names of the flavours built, of the system's malloc and of Debian's libraries on this
 // machine.
 std::vector<std::string> known_flavours();

@@ -3,6 +3,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <getopt.h>
 
 namespace bench {
@@ -71,6 +72,19 @@ std::string Flags::usage() const {
 void Flags::fail(const std::string &why) const {
     std::fprintf(stderr, "%s: %s\n%s", program_.c_str(), why.c_str(), usage().c_str());
     std::exit(2);
+}
+
+std::string Flags::make_directory(const std::string &path) const {
+    // `bazel run` starts programs elsewhere, and says here where the person is.
+    const char *base = std::getenv("BUILD_WORKING_DIRECTORY");
+    const std::string directory =
+        std::filesystem::absolute(std::filesystem::path(base == nullptr ? "" : base) / path);
+    std::error_code error;
+    std::filesystem::create_directories(directory, error);
+    if (error) {
+        fail(directory + ": " + error.message());
+    }
+    return directory;
 }
 
 std::vector<std::string> Flags::parse(int argc, char **argv) {

@@ -3,6 +3,7 @@
 #ifndef HAKMEM_BENCHMARKS_HARNESS_FLAGS_H
 #define HAKMEM_BENCHMARKS_HARNESS_FLAGS_H
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -27,6 +28,31 @@ class Flags {
 
     // Returns the positional arguments: as many as were named.
     std::vector<std::string> parse(int argc, char **argv);
+
+    // Of `known`, whose members have a `name`, the scenarios that a comma-separated list names, in
+    // its order. fail()s on another name and on an empty list.
+    template <class Scenario>
+    std::vector<Scenario> choose(const std::string &list,
+                                 const std::vector<Scenario> &known) const {
+        std::vector<Scenario> chosen;
+        for (const std::string &name : split_list(list)) {
+            const auto found =
+                std::find_if(known.begin(), known.end(),
+                             [&name](const Scenario &scenario) { return name == scenario.name; });
+            if (found == known.end()) {
+                fail("no scenario \"" + name + "\"");
+            }
+            chosen.push_back(*found);
+        }
+        if (chosen.empty()) {
+            fail("no scenario named");
+        }
+        return chosen;
+    }
+
+    // Makes a directory for results, of which there may be one already; a relative path starts
+    // where the person stands who runs the driver. Returns its absolute path, or fail()s.
+    std::string make_directory(const std::string &path) const;
 
     // For what only the driver can find wrong.
     [[noreturn]] void fail(const std::string &why) const;

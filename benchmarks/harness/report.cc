@@ -7,7 +7,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
-#include <filesystem>
 #include <fstream>
 #include <gnu/libc-version.h>
 #include <sstream>
@@ -197,12 +196,14 @@ bool write_file(const std::string &path, const std::string &text) {
     return true;
 }
 
-std::string user_path(const std::string &path) {
-    const char *directory = std::getenv("BUILD_WORKING_DIRECTORY");
-    if (directory == nullptr || path.empty() || path[0] == '/') {
-        return path;
+bool write_results(const std::string &driver, const std::string &directory,
+                   const std::string &markdown, const Json &json) {
+    const std::string path = directory + "/" + driver;
+    if (!write_file(path + ".md", markdown) || !write_file(path + ".json", json.text() + "\n")) {
+        return false;
     }
-    return std::filesystem::path(directory) / path;
+    std::fprintf(stderr, "%s: wrote %s.{json,md} and charts\n", driver.c_str(), path.c_str());
+    return true;
 }
 
 } // namespace bench

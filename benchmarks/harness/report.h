@@ -55,9 +55,10 @@ std::string machine_text();
 // True if all was written; else says why on stderr.
 bool write_file(const std::string &path, const std::string &text);
 
-// The directory in which a person typed `bazel run`, which itself starts programs elsewhere; a
-// relative path given to a driver is relative to it.
-std::string user_path(const std::string &path);
+// Writes DRIVER.md and DRIVER.json into the directory, and says so on stderr. True if all was
+// written.
+bool write_results(const std::string &driver, const std::string &directory,
+                   const std::string &markdown, const Json &json);
 
 } // namespace bench
 

@@ -503,10 +503,7 @@ void *shared_pool_block_start(unsigned bin, const void *ptr) {
 }
 
 bool shared_pool_is_live(unsigned bin, const void *ptr) {
-    uint32_t offset = (uint32_t)((uintptr_t)ptr & (ARENA_SLAB - 1));
-    uint32_t block = size_class_block_at(bin, offset);
-    return block * size_class_bins[bin].size == offset && block < size_class_bins[bin].blocks &&
-           !shared_pool_is_free(bin, ptr);
+    return shared_pool_block_start(bin, ptr) == ptr && !shared_pool_is_free(bin, ptr);
 }
 
 bool shared_pool_is_free(unsigned bin, const void *ptr) {

@@ -82,6 +82,27 @@ static void retire_counts(struct thread_heap_counts *counts) {
     HAK_POKE(&counts->bytes, 0);
 }
 
+// Slabs are or are no more the thread heaps' own: for the statistics, for whoever classifies a
+// pointer, and for whoever asks how densely the memory is used.
+static void count_own(const struct page_arena_window *window, size_t slab, size_t slabs,
+                      enum slab_kind kind) {
+    for (size_t i = 0; i < slabs; i++) {
+        atomic_store(&superslab_slab(window, slab + i)->kind, (uint8_t)kind);
+    }
+    page_arena_count_sparse(kind == SLAB_HEAP ? (ptrdiff_t)slabs : -(ptrdiff_t)slabs);
+}
+
+// Memory that a heap keeps for itself; NULL if there is none.
+static void *claim(size_t slabs, bool *zero) {
+    size_t slab = page_arena_claim(slabs, ARENA_SLAB, zero);
+    if (slab == ARENA_NONE) {
+        return NULL;
+    }
+    struct page_arena_window window = page_arena_get_window();
+    count_own(&window, slab, slabs, SLAB_HEAP);
+    return page_arena_address(&window, slab);
+}
+
 // A heap whose first part is zero, and whose slots are if `zeroed`.
 static void start(struct thread_heap *heap, uint32_t id, bool zeroed) {
     fast_cache_init(heap->bins, heap->bottoms, heap->slots, zeroed);
@@ -99,20 +120,16 @@ static struct thread_heap *make(void) {
         return NULL;
     }
     bool zero;
-    size_t slab = page_arena_claim(1, ARENA_SLAB, &zero);
-    if (slab == ARENA_NONE) {
+    struct thread_heap *heap = claim(1, &zero);
+    if (heap == NULL) {
         // The place in the directory stays empty; the number is small next to HEAPS_MOST.
         uint32_t last = id + 1;
         atomic_compare_exchange_strong(&directory.made, &last, id);
         return NULL;
     }
-    struct page_arena_window window = page_arena_get_window();
-    struct thread_heap *heap = page_arena_address(&window, slab);
     if (!zero) {
         *heap = (struct thread_heap){.busy = 0};
     }
-    atomic_store(&superslab_slab(&window, slab)->kind, SLAB_HEAP);
-    page_arena_count_sparse(1);
     start(heap, id, zero);
     atomic_store(&directory.heaps[id], heap);
     return heap;
@@ -168,45 +185,24 @@ void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin)
 
 void *thread_heap_make_state(void) {
     bool zero;
-    size_t slab = page_arena_claim(1, ARENA_SLAB, &zero);
-    if (slab == ARENA_NONE) {
-        return NULL;
-    }
-    struct page_arena_window window = page_arena_get_window();
-    void *state = page_arena_address(&window, slab);
-    if (!zero) {
+    void *state = claim(1, &zero);
+    if (state != NULL && !zero) {
         memset(state, 0, ARENA_SLAB);
     }
-    atomic_store(&superslab_slab(&window, slab)->kind, SLAB_HEAP);
-    page_arena_count_sparse(1);
     return state;
 }
 
 enum { DEEP_SLABS = FAST_CACHE_DEEP_SLOTS * sizeof(void *) / ARENA_SLAB };
 static_assert(DEEP_SLABS * ARENA_SLAB == FAST_CACHE_DEEP_SLOTS * sizeof(void *), "whole slabs");
 
-// For the statistics, and for whoever classifies a pointer.
-static void mark_deep(const struct page_arena_window *window, size_t slab, enum slab_kind kind) {
-    for (size_t i = 0; i < DEEP_SLABS; i++) {
-        atomic_store(&superslab_slab(window, slab + i)->kind, (uint8_t)kind);
-    }
-}
-
 bool thread_heap_deepen(struct thread_heap *heap, unsigned bin) {
     // Under a limit what one thread keeps is what another cannot have.
     if (!fast_cache_can_be_deep(bin) || settings_get(SETTING_LIMIT) != 0) {
         return false;
     }
-    if (heap->deep == NULL) {
-        bool zero;
-        size_t slab = page_arena_claim(DEEP_SLABS, ARENA_SLAB, &zero);
-        if (slab == ARENA_NONE) {
-            return false;
-        }
-        struct page_arena_window window = page_arena_get_window();
-        mark_deep(&window, slab, SLAB_HEAP);
-        page_arena_count_sparse(DEEP_SLABS);
-        heap->deep = page_arena_address(&window, slab);
+    bool zero;
+    if (heap->deep == NULL && (heap->deep = claim(DEEP_SLABS, &zero)) == NULL) {
+        return false;
     }
     return fast_cache_widen(heap->bins, heap->bottoms, heap->deep, bin, FAST_CACHE_DEEP);
 }
@@ -228,8 +224,7 @@ static void drop_deep(struct thread_heap *heap) {
         size_t slab = page_arena_slab_of(&window, heap->deep);
         thread_heap_enter(heap);
         heap->deep = NULL;
-        mark_deep(&window, slab, SLAB_NONE);
-        page_arena_count_sparse(-(ptrdiff_t)DEEP_SLABS);
+        count_own(&window, slab, DEEP_SLABS, SLAB_NONE);
         page_arena_release(slab, DEEP_SLABS, true);
         thread_heap_leave(heap);
     }
