@@ -29,9 +29,12 @@ HAK_INLINE uint64_t atomic_bitmap_take(atomic_bitmap_word *word, unsigned most) 
         return 0;
     }
     // Bits set since the look are left alone: there may be no room for them.
-    uint64_t rest = seen;
-    for (unsigned i = 0; i < most && rest != 0; i++) {
-        rest &= rest - 1;
+    uint64_t rest = 0;
+    if (most < ATOMIC_BITMAP_BITS && most < (unsigned)__builtin_popcountll(seen)) {
+        rest = seen;
+        for (unsigned i = 0; i < most; i++) {
+            rest &= rest - 1;
+        }
     }
     uint64_t want = seen & ~rest;
     return atomic_fetch_and(word, ~want) & want;
@@ -46,6 +49,19 @@ HAK_INLINE bool atomic_bitmap_claim(atomic_bitmap_word *words, size_t bit) {
 // Returns bits to one word; the value is the word as it was before.
 HAK_INLINE uint64_t atomic_bitmap_put(atomic_bitmap_word *word, uint64_t mask) {
     return atomic_fetch_or(word, mask);
+}
+
+// The same for bits that should be clear, in fewer instructions; where the result has one of them
+// set, the word is broken from then on. While the process has one thread, no atomic step is made.
+HAK_INLINE uint64_t atomic_bitmap_put_clear(atomic_bitmap_word *word, uint64_t mask) {
+#if HAK_ALONE
+    if (hak_alone()) {
+        // One instruction still: a signal handler comes before it or behind it.
+        __asm__("xaddq %0, %1" : "+r"(mask), "+m"(*word) : : "cc");
+        return mask;
+    }
+#endif
+    return atomic_fetch_add(word, mask);
 }
 
 HAK_INLINE bool atomic_bitmap_test(atomic_bitmap_word *words, size_t bit) {

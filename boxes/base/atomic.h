@@ -4,6 +4,8 @@
 #ifndef HAKMEM_BOXES_BASE_ATOMIC_H
 #define HAKMEM_BOXES_BASE_ATOMIC_H
 
+#include "boxes/base/base.h"
+
 #ifdef __cplusplus
 #    include <atomic>
 #    define _Atomic(T) std::atomic<T>
@@ -33,5 +35,24 @@ using std::memory_order_seq_cst;
 #define HAK_PEEK(at)        __atomic_load_n((at), __ATOMIC_RELAXED)
 #define HAK_POKE(at, value) __atomic_store_n((at), (value), __ATOMIC_RELAXED)
 #define HAK_COUNT(at, more) HAK_POKE((at), *(at) + (more)) // by the one writer: no atomic addition
+
+// Build setting: 0 makes every step atomic, also while the process has one thread only.
+#ifndef HAK_ALONE
+#    if defined(__SANITIZE_THREAD__)
+#        define HAK_ALONE 0
+#    else
+#        define HAK_ALONE 1
+#    endif
+#endif
+
+#if HAK_ALONE
+// glibc's, from 2.32 on: true as long as no other thread was started.
+extern char __libc_single_threaded __attribute__((weak));
+
+// True if no other thread can be in the process's memory now.
+HAK_INLINE bool hak_alone(void) {
+    return &__libc_single_threaded != NULL && __libc_single_threaded != 0;
+}
+#endif
 
 #endif

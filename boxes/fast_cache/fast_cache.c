@@ -102,10 +102,11 @@ void fast_cache_narrow(struct fast_bin *bins, void ***bottoms, void **slots, uns
 void fast_cache_fill(struct fast_bin *bin, void *const *blocks, unsigned count) {
     void **top = bin->top;
     DIAG_ASSERT(count <= (unsigned)(bin->limit - top));
-    for (void *const *from = blocks + count; from != blocks;) {
-        *++top = *--from;
+#pragma GCC unroll 4
+    for (unsigned i = 0; i < count; i++) {
+        top[count - i] = blocks[i];
     }
-    HAK_POKE(&bin->top, top);
+    HAK_POKE(&bin->top, top + count);
 }
 
 unsigned fast_cache_held(const struct fast_bin *bins, void **const *bottoms, unsigned bin) {

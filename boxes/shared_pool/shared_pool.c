@@ -172,15 +172,14 @@ static HAK_NOINLINE void reclaim_if_free(const struct page_arena_window *window,
     reclaim(window, slab, bin);
 }
 
-// Sets the bits of `mask` in one word of the bitmap `bits` of a slab.
+// Sets the bits of `mask` in `at`, word number `word` of a slab's bitmap.
 HAK_INLINE void put_word(const struct page_arena_window *window, size_t slab, unsigned bin,
-                         atomic_bitmap_word *bits, unsigned word, uint64_t mask) {
-    uint64_t before = atomic_bitmap_put(&bits[word], mask);
+                         atomic_bitmap_word *at, unsigned word, uint64_t mask) {
+    uint64_t before = atomic_bitmap_put_clear(at, mask);
     if (HAK_UNLIKELY((before & mask) != 0)) {
         freed_twice(window, slab, bin, word, before & mask);
     }
-    mark_active(superslab_slab(window, slab));
-    if (before == 0) { // else it is listed, or whoever made the word so is about to do that
+    if (HAK_UNLIKELY(before == 0)) { // else it is listed, or whoever made the word so does that
         list(window, slab, bin);
     }
     // A word all of whose blocks are free is some 2^n - 1, and few other words are.
@@ -192,7 +191,7 @@ HAK_INLINE void put_word(const struct page_arena_window *window, size_t slab, un
 
 static void put_bits(const struct page_arena_window *window, size_t slab, unsigned bin,
                      unsigned word, uint64_t mask) {
-    put_word(window, slab, bin, superslab_bits(window, slab, bin), word, mask);
+    put_word(window, slab, bin, superslab_bits(window, slab, bin) + word, word, mask);
 }
 
 static void reclaim(const struct page_arena_window *window, size_t slab, unsigned bin) {
@@ -253,12 +252,34 @@ HAK_INLINE void **write_mask(char *start, size_t size, uint64_t mask, void **blo
     return blocks;
 }
 
+HAK_INLINE void **write_run(char *start, size_t size, unsigned from, unsigned count,
+                            void **blocks) {
+    char *block = start + from * size;
+    void **end = blocks + count;
+    while (blocks != end) {
+        *blocks++ = block;
+        block += size;
+    }
+    return blocks;
+}
+
 // Writes the addresses of the blocks in `mask`, of one word of a slab's bitmap, lowest first, and
-// returns the place behind them. Blocks that share a cache line do not follow each other, as the
-// program may give them to different threads: every fourth one comes first.
+// returns the place behind them. In a small batch blocks that share a cache line do not follow each
+// other, as the program may give them to different threads: every fourth one comes first. A thread
+// that takes many goes through memory in one direction, which the processor's prefetcher sees.
 static void **write_blocks(char *slab, size_t size, unsigned word, uint64_t mask, void **blocks) {
+    enum { APART = 32 };
     char *start = slab + word * 64 * size;
-    if (size >= HAK_CACHE_LINE) {
+    if (mask == 0) {
+        return blocks;
+    }
+    unsigned from = (unsigned)__builtin_ctzll(mask);
+    uint64_t low = mask >> from;
+    bool is_run = (low & (low + 1)) == 0;
+    if (is_run && (size >= HAK_CACHE_LINE || low >> APART != 0)) {
+        return write_run(start, size, from, 64 - (unsigned)__builtin_clzll(low), blocks);
+    }
+    if (size >= HAK_CACHE_LINE || __builtin_popcountll(mask) > APART) {
         return write_mask(start, size, mask, blocks);
     }
     for (unsigned i = 0; i < 4; i++) {
@@ -538,43 +559,56 @@ static HAK_NORETURN HAK_COLD void not_a_start(const struct page_arena_window *wi
     diag_misuse(DIAG_CALL_FREE, ptr, "pointer into a block, not to its start");
 }
 
+// Blocks of one word go back in one step; neighbours in a cache are often neighbours in a slab.
+struct gathered {
+    atomic_bitmap_word *word;
+    size_t place; // of the word: its slab, and its number in the low GATHERED_NUMBER bits
+    uint64_t mask;
+};
+enum { GATHERED_NUMBER = 10 };
+
+HAK_INLINE void put_gathered(const struct page_arena_window *window, unsigned bin,
+                             const struct gathered *some) {
+    unsigned number = (unsigned)(some->place & ((1u << GATHERED_NUMBER) - 1));
+    put_word(window, some->place >> GATHERED_NUMBER, bin, some->word, number, some->mask);
+}
+
 void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
-    struct page_arena_window window = page_arena_get_window();
+    const struct page_arena_window window = page_arena_get_window();
     const struct size_class_bin info = size_class_bins[bin];
-    // Blocks of one word go back in one step; neighbours in a cache are often neighbours in a slab.
-    size_t slab = ARENA_NONE;
-    unsigned word = 0;
-    uint64_t mask = 0;
-    atomic_bitmap_word *bits = NULL;
+    struct gathered some = {NULL, SIZE_MAX, 0};
     for (unsigned i = 0; i < count; i++) {
         void *ptr = blocks[i];
-        size_t its_slab = page_arena_slab_of(&window, ptr);
-        uint32_t offset = (uint32_t)((uintptr_t)ptr & (ARENA_SLAB - 1));
-        uint32_t block = (uint32_t)((uint64_t)offset * info.reciprocal >> 32);
-        if (HAK_UNLIKELY(block * info.size != offset || block >= info.blocks)) {
+        size_t slab = page_arena_slab_of(&window, ptr);
+        uint64_t product = ((uintptr_t)ptr & (ARENA_SLAB - 1)) * (uint64_t)info.reciprocal;
+        size_t block = product >> 32;
+        // The fraction of offset / size is below that of 1 / size: there is no remainder.
+        if (HAK_UNLIKELY((uint32_t)product >= info.reciprocal || block >= info.blocks)) {
             not_a_start(&window, bin, ptr);
         }
         uint64_t bit = UINT64_C(1) << (block % 64);
-        if (its_slab == slab && block / 64 == word && (mask & bit) == 0) {
-            mask |= bit;
+        size_t place = slab << GATHERED_NUMBER | block / 64;
+        if (place == some.place && (some.mask & bit) == 0) {
+            some.mask |= bit;
             continue;
         }
-        if (mask != 0) {
-            put_word(&window, slab, bin, bits, word, mask);
+        if (HAK_LIKELY(some.mask != 0)) {
+            put_gathered(&window, bin, &some);
         }
         // After each step, which may have given the slab away if the next block was freed twice.
-        if (HAK_UNLIKELY(its_slab >= window.slabs ||
-                         atomic_load_explicit(map_of(&window, its_slab), memory_order_relaxed) !=
+        if (HAK_UNLIKELY(slab >= window.slabs ||
+                         atomic_load_explicit(map_of(&window, slab), memory_order_relaxed) !=
                              bin * 2)) {
-            not_of_bin(&window, its_slab, ptr);
+            not_of_bin(&window, slab, ptr);
         }
-        slab = its_slab;
-        word = block / 64;
-        mask = bit;
-        bits = superslab_bits(&window, slab, bin);
+        some.word = superslab_bits(&window, slab, bin) + block / 64;
+        some.place = place;
+        some.mask = bit;
     }
-    if (mask != 0) {
-        put_word(&window, slab, bin, bits, word, mask);
+    if (some.mask != 0) {
+        put_gathered(&window, bin, &some);
+        // The others of a batch are not worth a look at their slabs' metadata.
+        mark_active(superslab_slab(&window, some.place >> GATHERED_NUMBER));
     }
 }
 

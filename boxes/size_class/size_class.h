@@ -103,6 +103,14 @@ HAK_INLINE unsigned size_class_of_bin(unsigned bin) {
 HAK_INLINE uint32_t size_class_block_at(unsigned bin, uint32_t offset) {
     return (uint32_t)(((uint64_t)offset * size_class_bins[bin].reciprocal) >> 32);
 }
+
+// True if a byte offset (0..65535) in a slab of `bin` is the start of one of its blocks.
+HAK_INLINE bool size_class_is_start(unsigned bin, uint32_t offset) {
+    const struct size_class_bin *info = &size_class_bins[bin];
+    // The fraction of offset / size is below that of 1 / size: there is no remainder.
+    uint64_t product = (uint64_t)offset * info->reciprocal;
+    return (uint32_t)product < info->reciprocal && product >> 32 < info->blocks;
+}
 HAK_C_END
 
 #endif

@@ -57,6 +57,18 @@ static bool product(size_t count, size_t size, size_t *total) {
     return true;
 }
 
+// A few stores instead of a call where a block is small; they may run on to the block's end.
+HAK_INLINE void *clear(void *block, size_t size) {
+    enum { SMALL = 128 };
+    if (HAK_HEADER || size > SMALL) {
+        return memset(block, 0, size);
+    }
+    for (size_t at = 0; at < size; at += HAK_MIN_ALIGN) {
+        memset((char *)block + at, 0, HAK_MIN_ALIGN);
+    }
+    return block;
+}
+
 EXPORT void *calloc(size_t count, size_t size) {
     size_t total;
     if (!product(count, size, &total)) {
@@ -72,7 +84,7 @@ EXPORT void *calloc(size_t count, size_t size) {
             return NULL;
         }
     }
-    return memset(block, 0, total);
+    return clear(block, total);
 }
 
 // The block's kind; does not return for a pointer that starts no live block.
@@ -118,8 +130,11 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
 // Tiny blocks that stay where they are or grow into another bin; all else is slow_resize()'s.
 static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
     unsigned bin = front_gate_registry(thread_heap_gate(), ptr) / 2;
+    // A block that is free is found when it is freed again. A look at its bit would bring a line of
+    // the slab's bitmap into the processor's cache for each call.
     if (HAK_UNLIKELY(bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||
-                     !shared_pool_is_live(bin, ptr))) {
+                     !size_class_is_start(bin, (uint32_t)((uintptr_t)ptr % ARENA_SLAB)) ||
+                     (HAK_DEBUG && shared_pool_is_free(bin, ptr)))) {
         return slow_resize(call, ptr, size);
     }
     size_t usable = size_class_usable(bin);
