@@ -46,8 +46,10 @@ using std::memory_order_seq_cst;
 #endif
 
 #if HAK_ALONE
+HAK_C_BEGIN
 // glibc's, from 2.32 on: true as long as no other thread was started.
 extern char __libc_single_threaded __attribute__((weak));
+HAK_C_END
 
 // True if no other thread can be in the process's memory now.
 HAK_INLINE bool hak_alone(void) {

@@ -3,6 +3,9 @@
 // Before any box's header: their inline functions are part of what is checked.
 #include <stdatomic.h>
 
+// The model's threads are none to the C library.
+#define HAK_ALONE 0
+
 #undef atomic_load
 #undef atomic_load_explicit
 #undef atomic_store
@@ -10,6 +13,7 @@
 #undef atomic_exchange
 #undef atomic_fetch_or
 #undef atomic_fetch_and
+#undef atomic_fetch_add
 #undef atomic_fetch_add_explicit
 #undef atomic_fetch_sub_explicit
 #undef atomic_compare_exchange_strong
@@ -24,6 +28,7 @@
 #define atomic_exchange(p, v)                  OP(MODEL_EXCHANGE, p, v, 0)
 #define atomic_fetch_or(p, v)                  OP(MODEL_OR, p, v, 0)
 #define atomic_fetch_and(p, v)                 OP(MODEL_AND, p, v, 0)
+#define atomic_fetch_add(p, v)                 OP(MODEL_ADD, p, v, 0)
 #define atomic_fetch_add_explicit(p, v, order) OP(MODEL_ADD, p, v, 0)
 #define atomic_fetch_sub_explicit(p, v, order) OP(MODEL_SUB, p, v, 0)
 #define atomic_compare_exchange_strong(p, expected, desired)       \

@@ -38,7 +38,7 @@ constexpr size_t kMostWay = 256;  // steps of all threads
 
 // Two bins of two blocks each, with the bitmaps at the same place, and one of two words.
 const unsigned kX = size_class_bin_of(32768);
-const unsigned kY = size_class_bin_of(28672);
+const unsigned kY = size_class_bin_of(27648);
 const unsigned kWide = size_class_bin_of(512);
 
 using Mask = std::array<uint64_t, kWords>;

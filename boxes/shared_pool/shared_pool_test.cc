@@ -106,16 +106,37 @@ TEST_F(SharedPool, BlocksOfALineDoNotFollowEachOther) {
     };
     for (unsigned bin = 1; size_class_bins[bin].size < HAK_CACHE_LINE; bin++) {
         shared_pool_hint hint = ARENA_NONE;
-        std::vector<void *> blocks(64);
-        ASSERT_EQ(shared_pool_take(bin, blocks.data(), 64, &hint), 64u);
+        std::vector<void *> blocks(32);
+        ASSERT_EQ(shared_pool_take(bin, blocks.data(), 32, &hint), 32u);
         EXPECT_TRUE(apart(blocks)) << "of a fresh slab, bin " << bin;
         void *rest;
         ASSERT_EQ(shared_pool_take(bin, &rest, 1, &hint), 1u);
         put(bin, blocks);
-        ASSERT_EQ(shared_pool_take(bin, blocks.data(), 64, &hint), 64u);
+        ASSERT_EQ(shared_pool_take(bin, blocks.data(), 32, &hint), 32u);
         EXPECT_TRUE(apart(blocks)) << "of one in use, bin " << bin;
         put(bin, blocks);
         put(bin, {rest});
+    }
+}
+
+TEST_F(SharedPool, ManyBlocksComeInAddressOrder) {
+    for (unsigned bin = 1; size_class_bins[bin].size < HAK_CACHE_LINE; bin++) {
+        shared_pool_hint hint = ARENA_NONE;
+        std::vector<void *> blocks(64);
+        ASSERT_EQ(shared_pool_take(bin, blocks.data(), 64, &hint), 64u);
+        EXPECT_TRUE(std::is_sorted(blocks.begin(), blocks.end())) << "of a fresh slab, bin " << bin;
+        // Every third one stays away.
+        std::vector<void *> out;
+        std::vector<void *> back;
+        for (size_t i = 0; i < blocks.size(); i++) {
+            (i % 3 == 0 ? out : back).push_back(blocks[i]);
+        }
+        put(bin, back);
+        ASSERT_EQ(shared_pool_take(bin, back.data(), static_cast<unsigned>(back.size()), &hint),
+                  back.size());
+        EXPECT_TRUE(std::is_sorted(back.begin(), back.end())) << "of one in use, bin " << bin;
+        put(bin, back);
+        put(bin, out);
     }
 }
 

@@ -17,6 +17,11 @@
         .slots = SLOTS(bytes), .batch = SLOTS(bytes) > 128 ? 64 : SLOTS(bytes) / 2           \
     }
 
+// The four of a doubling from 1024 B on. The first is an eighth above the power of two: what
+// programs ask for is often a power of two and a header.
+#define DOUBLING(from) \
+    BIN((from) / 16 * 18), BIN((from) / 16 * 22), BIN((from) / 16 * 27), BIN((from) * 2)
+
 #define BIN4(from, step)                                                      \
     BIN((from) + (step)), BIN((from) + 2 * (step)), BIN((from) + 3 * (step)), \
         BIN((from) + 4 * (step))
@@ -34,11 +39,11 @@ const struct size_class_bin size_class_bins[SIZE_CLASS_BINS] = {
     BIN4(384, 32),
     BIN4(512, 64),
     BIN4(768, 64),
-    BIN4(1024, 256),
-    BIN4(2048, 512),
-    BIN4(4096, 1024),
-    BIN4(8192, 2048),
-    BIN4(16384, 4096),
+    DOUBLING(1024),
+    DOUBLING(2048),
+    DOUBLING(4096),
+    DOUBLING(8192),
+    DOUBLING(16384),
 #endif
 };
 

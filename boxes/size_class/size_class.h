@@ -1,7 +1,7 @@
 // size_class: request size <-> bin <-> class.
 //
 // A bin holds blocks of one size: 16 B apart up to 128 B, 32 B up to 512 B, 64 B up to 1024 B, and
-// above that 4 bins a doubling up to 32 KiB. Bin 0 is no bin: it stands for "not a tiny block". The
+// above that 4 bins a doubling up to 32 KiB, at 18, 22, 27 and 32 sixteenths. Bin 0 is no bin: it stands for "not a tiny block". The
 // classes C0..C7 group bins by powers of two; C2 is 65..128 B, C3 is 129..256 B, and C7, the last
 // tiny class, takes all from 2049 B to 32 KiB.
 //
@@ -61,7 +61,8 @@ HAK_INLINE unsigned size_class_bin_of(size_t size) {
         return (unsigned)(20 + (size - 512 + 63) / 64);
     }
     unsigned log = hak_log2(size - 1);
-    return 28 + 1 + (log - 10) * 4 + (unsigned)((size - 1) >> (log - 2)) - 4;
+    unsigned sixteenth = (unsigned)((size - 1) >> (log - 4)) - 16;
+    return 29 + (log - 10) * 4 + (sixteenth >= 2) + (sixteenth >= 6) + (sixteenth >= 11);
 #endif
 }
 
