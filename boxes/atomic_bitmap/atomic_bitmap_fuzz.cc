@@ -77,7 +77,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         case 6: {
             unsigned from = static_cast<unsigned>(bit % 64);
             mask = atomic_bitmap_mask(from, static_cast<unsigned>(input.Below(64 - from + 1)));
-            FUZZ_CHECK(atomic_bitmap_put(&words[word], mask) == Word(model, word));
+            if ((mask & Word(model, word)) == 0) {
+                FUZZ_CHECK(atomic_bitmap_put_clear(&words[word], mask) == Word(model, word));
+            } else {
+                FUZZ_CHECK(atomic_bitmap_put(&words[word], mask) == Word(model, word));
+            }
             model |= Model(mask) << (word * 64);
             break;
         }

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
 #include <bitset>
 #include <memory>
 #include <random>
@@ -96,6 +97,57 @@ TEST(AtomicBitmap, ClaimAndPutOneBit) {
         EXPECT_TRUE(atomic_bitmap_claim(bitmap.words.data(), bit));
         EXPECT_TRUE(bitmap.model().none());
     }
+}
+
+// As atomic_bitmap_put() as long as no bit is there already; and that one is, is seen.
+void check_put_clear() {
+    std::mt19937_64 random(1);
+    for (int i = 0; i < 1000; i++) {
+        uint64_t before = random() & random();
+        uint64_t more = random() & ~before;
+        atomic_bitmap_word word = before;
+        ASSERT_EQ(atomic_bitmap_put_clear(&word, more), before);
+        ASSERT_EQ(word, before | more);
+        uint64_t twice = uint64_t{1} << random() % 64;
+        uint64_t had = word & twice;
+        ASSERT_EQ(atomic_bitmap_put_clear(&word, twice) & twice, had);
+    }
+}
+
+TEST(AtomicBitmap, PutClear) {
+    check_put_clear(); // the process's only thread
+    std::thread other([] { check_put_clear(); });
+    check_put_clear();
+    other.join();
+}
+
+TEST(AtomicBitmapStorm, PutClearLosesNoBit) {
+    atomic_bitmap_word word = 0;
+    std::atomic<int> faults = 0;
+    std::vector<std::thread> threads;
+    for (unsigned t = 0; t < 4; t++) {
+        threads.emplace_back([&word, &faults, t] {
+            uint64_t mine = uint64_t{0x1111111111111111} << t;
+            for (int i = 0; i < 20000; i++) {
+                faults += (atomic_bitmap_put_clear(&word, mine) & mine) != 0;
+                uint64_t got = 0;
+                while (got != mine) {
+                    // The lowest ones may be another's: they go back at once.
+                    uint64_t some = atomic_bitmap_take(&word, 64);
+                    got |= some & mine;
+                    if ((some & ~mine) != 0) {
+                        faults +=
+                            (atomic_bitmap_put_clear(&word, some & ~mine) & some & ~mine) != 0;
+                    }
+                }
+            }
+        });
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    EXPECT_EQ(faults, 0);
+    EXPECT_EQ(word, 0u);
 }
 
 TEST(AtomicBitmap, RunsAgainstAModel) {

@@ -321,8 +321,8 @@ static bool is_dense(void) {
     size_t slabs = atomic_load_explicit(&totals.slabs, memory_order_relaxed);
     size_t clean = atomic_load_explicit(&totals.clean, memory_order_relaxed);
     size_t held = page_arena_held();
-    return slabs >= LEAST && slabs >= held / 4 * 3 && page_arena_sparse() <= held / 16 &&
-           clean <= slabs * (ARENA_SLAB / HAK_PAGE) / 8;
+    return held >= LEAST && slabs >= held / 4 * 3 && page_arena_sparse() <= held / 16 &&
+           clean <= slabs * (ARENA_SLAB / HAK_PAGE) / 4;
 }
 
 // Puts a fresh slab to use for `bin`. The first `want` blocks are the caller's.

@@ -90,6 +90,17 @@ TEST(SizeClass, BlockNumberIsTheQuotientAtEveryOffset) {
     }
 }
 
+TEST(SizeClass, StartsAreTheMultiplesOfTheSizeThatHoldABlock) {
+    for (unsigned bin = 1; bin < kBins; bin++) {
+        const size_class_bin &info = size_class_bins[bin];
+        for (uint32_t offset = 0; offset < SIZE_CLASS_SLAB; offset++) {
+            ASSERT_EQ(size_class_is_start(bin, offset),
+                      offset % info.size == 0 && offset / info.size < info.blocks)
+                << bin << " " << offset;
+        }
+    }
+}
+
 TEST(SizeClass, AlignedBinIsTheSmallestThatFits) {
     for (size_t align = 1; align <= 65536; align *= 2) {
         unsigned expected = 1;
