@@ -19,6 +19,8 @@
 // - What is read to decide where to look (find_listed, the first look at a word, `active`, `clean`
 //   for its being zero) is relaxed: what was seen is tried with a read-modify-write afterwards.
 // - Totals order nothing.
+// - While the process has one thread there is nobody to order anything for: then a bit is set
+//   without an atomic step (atomic_bitmap_put_clear).
 
 static struct {
     _Atomic(size_t) slabs; // in use
@@ -523,10 +525,6 @@ void *shared_pool_block_start(unsigned bin, const void *ptr) {
     return (char *)ptr - (offset - block * size_class_bins[bin].size);
 }
 
-bool shared_pool_is_live(unsigned bin, const void *ptr) {
-    return shared_pool_block_start(bin, ptr) == ptr && !shared_pool_is_free(bin, ptr);
-}
-
 bool shared_pool_is_free(unsigned bin, const void *ptr) {
     struct page_arena_window window = page_arena_get_window();
     size_t slab = page_arena_slab_of(&window, ptr);
@@ -580,10 +578,8 @@ void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
     for (unsigned i = 0; i < count; i++) {
         void *ptr = blocks[i];
         size_t slab = page_arena_slab_of(&window, ptr);
-        uint64_t product = ((uintptr_t)ptr & (ARENA_SLAB - 1)) * (uint64_t)info.reciprocal;
-        size_t block = product >> 32;
-        // The fraction of offset / size is below that of 1 / size: there is no remainder.
-        if (HAK_UNLIKELY((uint32_t)product >= info.reciprocal || block >= info.blocks)) {
+        uint32_t block = size_class_start_at(&info, (uintptr_t)ptr & (ARENA_SLAB - 1));
+        if (HAK_UNLIKELY(block == SIZE_CLASS_NO_BLOCK)) {
             not_a_start(&window, bin, ptr);
         }
         uint64_t bit = UINT64_C(1) << (block % 64);

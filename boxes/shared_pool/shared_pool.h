@@ -28,8 +28,8 @@ enum { SHARED_POOL_BATCH_MOST = 256 };
 typedef size_t shared_pool_hint;
 
 // Takes up to `want` (1..SHARED_POOL_BATCH_MOST) free blocks of `bin` into blocks[], lowest address
-// first within a slab. Where blocks are smaller than a cache line and 32 or fewer neighbours come at
-// once, those that share a line do not follow each other. Returns how many; 0 only if the kernel
+// first within a slab. Where blocks are smaller than a cache line and 32 or fewer neighbours come
+// at once, those that share a line do not follow each other. Returns how many; 0 only if the kernel
 // refuses memory.
 unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_pool_hint *hint);
 
@@ -60,9 +60,6 @@ void *shared_pool_block_start(unsigned bin, const void *ptr);
 
 // True if the block at `ptr` is marked free in its slab's bitmap (not: in some thread's cache).
 bool shared_pool_is_free(unsigned bin, const void *ptr);
-
-// True if `ptr`, an address within a slab in use for `bin`, starts a block that is not marked free.
-bool shared_pool_is_live(unsigned bin, const void *ptr);
 HAK_C_END
 
 #endif

@@ -1,9 +1,9 @@
 // size_class: request size <-> bin <-> class.
 //
 // A bin holds blocks of one size: 16 B apart up to 128 B, 32 B up to 512 B, 64 B up to 1024 B, and
-// above that 4 bins a doubling up to 32 KiB, at 18, 22, 27 and 32 sixteenths. Bin 0 is no bin: it stands for "not a tiny block". The
-// classes C0..C7 group bins by powers of two; C2 is 65..128 B, C3 is 129..256 B, and C7, the last
-// tiny class, takes all from 2049 B to 32 KiB.
+// above that 4 bins a doubling up to 32 KiB, at 18, 22, 27 and 32 sixteenths. Bin 0 is no bin: it
+// stands for "not a tiny block". The classes C0..C7 group bins by powers of two; C2 is 65..128 B,
+// C3 is 129..256 B, and C7, the last tiny class, takes all from 2049 B to 32 KiB.
 //
 // With HAKMEM_HEADER=1 (the build setting of the header strategy) every block ends in one byte that
 // belongs to the block behind it, and the bins are powers of two, 16 B to 32 KiB: their number has
@@ -105,12 +105,15 @@ HAK_INLINE uint32_t size_class_block_at(unsigned bin, uint32_t offset) {
     return (uint32_t)(((uint64_t)offset * size_class_bins[bin].reciprocal) >> 32);
 }
 
-// True if a byte offset (0..65535) in a slab of `bin` is the start of one of its blocks.
-HAK_INLINE bool size_class_is_start(unsigned bin, uint32_t offset) {
-    const struct size_class_bin *info = &size_class_bins[bin];
-    // The fraction of offset / size is below that of 1 / size: there is no remainder.
-    uint64_t product = (uint64_t)offset * info->reciprocal;
-    return (uint32_t)product < info->reciprocal && product >> 32 < info->blocks;
+// The number of the block that starts at a byte offset (0..65535) in a slab of `bin`;
+// SIZE_CLASS_NO_BLOCK if none does.
+#define SIZE_CLASS_NO_BLOCK UINT32_MAX
+HAK_INLINE uint32_t size_class_start_at(const struct size_class_bin *bin, uint32_t offset) {
+    uint64_t product = (uint64_t)offset * bin->reciprocal;
+    uint32_t block = (uint32_t)(product >> 32);
+    // A fraction of offset / size below that of 1 / size: there is no remainder.
+    bool starts = (uint32_t)product < bin->reciprocal && block < bin->blocks;
+    return starts ? block : SIZE_CLASS_NO_BLOCK;
 }
 HAK_C_END
 

@@ -133,7 +133,8 @@ static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
     // A block that is free is found when it is freed again. A look at its bit would bring a line of
     // the slab's bitmap into the processor's cache for each call.
     if (HAK_UNLIKELY(bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||
-                     !size_class_is_start(bin, (uint32_t)((uintptr_t)ptr % ARENA_SLAB)) ||
+                     size_class_start_at(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB) ==
+                         SIZE_CLASS_NO_BLOCK ||
                      (HAK_DEBUG && shared_pool_is_free(bin, ptr)))) {
         return slow_resize(call, ptr, size);
     }
