@@ -578,8 +578,8 @@ void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
     for (unsigned i = 0; i < count; i++) {
         void *ptr = blocks[i];
         size_t slab = page_arena_slab_of(&window, ptr);
-        uint32_t block = size_class_start_at(&info, (uintptr_t)ptr & (ARENA_SLAB - 1));
-        if (HAK_UNLIKELY(block == SIZE_CLASS_NO_BLOCK)) {
+        size_t block;
+        if (HAK_UNLIKELY(!size_class_is_start(&info, (uintptr_t)ptr & (ARENA_SLAB - 1), &block))) {
             not_a_start(&window, bin, ptr);
         }
         uint64_t bit = UINT64_C(1) << (block % 64);

@@ -105,15 +105,13 @@ HAK_INLINE uint32_t size_class_block_at(unsigned bin, uint32_t offset) {
     return (uint32_t)(((uint64_t)offset * size_class_bins[bin].reciprocal) >> 32);
 }
 
-// The number of the block that starts at a byte offset (0..65535) in a slab of `bin`;
-// SIZE_CLASS_NO_BLOCK if none does.
-#define SIZE_CLASS_NO_BLOCK UINT32_MAX
-HAK_INLINE uint32_t size_class_start_at(const struct size_class_bin *bin, uint32_t offset) {
+// True if a block starts at a byte offset (0..65535) in a slab of `bin`: block number *block.
+HAK_INLINE bool size_class_is_start(const struct size_class_bin *bin, uint32_t offset,
+                                    size_t *block) {
     uint64_t product = (uint64_t)offset * bin->reciprocal;
-    uint32_t block = (uint32_t)(product >> 32);
+    *block = product >> 32;
     // A fraction of offset / size below that of 1 / size: there is no remainder.
-    bool starts = (uint32_t)product < bin->reciprocal && block < bin->blocks;
-    return starts ? block : SIZE_CLASS_NO_BLOCK;
+    return (uint32_t)product < bin->reciprocal && *block < bin->blocks;
 }
 HAK_C_END
 

@@ -94,10 +94,10 @@ TEST(SizeClass, StartsAreTheMultiplesOfTheSizeThatHoldABlock) {
     for (unsigned bin = 1; bin < kBins; bin++) {
         const size_class_bin &info = size_class_bins[bin];
         for (uint32_t offset = 0; offset < SIZE_CLASS_SLAB; offset++) {
+            size_t block;
             bool starts = offset % info.size == 0 && offset / info.size < info.blocks;
-            ASSERT_EQ(size_class_start_at(&info, offset),
-                      starts ? offset / info.size : SIZE_CLASS_NO_BLOCK)
-                << bin << " " << offset;
+            ASSERT_EQ(size_class_is_start(&info, offset, &block), starts) << bin << " " << offset;
+            ASSERT_EQ(block, offset / info.size) << bin << " " << offset;
         }
     }
 }

@@ -132,10 +132,11 @@ static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
     unsigned bin = front_gate_registry(thread_heap_gate(), ptr) / 2;
     // A block that is free is found when it is freed again. A look at its bit would bring a line of
     // the slab's bitmap into the processor's cache for each call.
-    if (HAK_UNLIKELY(bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||
-                     size_class_start_at(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB) ==
-                         SIZE_CLASS_NO_BLOCK ||
-                     (HAK_DEBUG && shared_pool_is_free(bin, ptr)))) {
+    size_t block;
+    if (HAK_UNLIKELY(
+            bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||
+            !size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB, &block) ||
+            (HAK_DEBUG && shared_pool_is_free(bin, ptr)))) {
         return slow_resize(call, ptr, size);
     }
     size_t usable = size_class_usable(bin);
