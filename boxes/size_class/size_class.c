@@ -20,7 +20,7 @@
 // The four of a doubling from 1024 B on. The first is an eighth above the power of two: what
 // programs ask for is often a power of two and a header.
 #define DOUBLING(from) \
-    BIN((from) / 16 * 18), BIN((from) / 16 * 22), BIN((from) / 16 * 27), BIN((from) * 2)
+    BIN((from) / 16 * 18), BIN((from) / 16 * 22), BIN((from) / 16 * 27), BIN((from)*2)
 
 #define BIN4(from, step)                                                      \
     BIN((from) + (step)), BIN((from) + 2 * (step)), BIN((from) + 3 * (step)), \
@@ -32,18 +32,8 @@ const struct size_class_bin size_class_bins[SIZE_CLASS_BINS] = {
     BIN(16),   BIN(32),   BIN(64),   BIN(128),  BIN(256),   BIN(512),
     BIN(1024), BIN(2048), BIN(4096), BIN(8192), BIN(16384), BIN(32768),
 #else
-    BIN4(0, 16),
-    BIN4(64, 16),
-    BIN4(128, 32),
-    BIN4(256, 32),
-    BIN4(384, 32),
-    BIN4(512, 64),
-    BIN4(768, 64),
-    DOUBLING(1024),
-    DOUBLING(2048),
-    DOUBLING(4096),
-    DOUBLING(8192),
-    DOUBLING(16384),
+    BIN4(0, 16),   BIN4(64, 16),   BIN4(128, 32),  BIN4(256, 32),  BIN4(384, 32),  BIN4(512, 64),
+    BIN4(768, 64), DOUBLING(1024), DOUBLING(2048), DOUBLING(4096), DOUBLING(8192), DOUBLING(16384),
 #endif
 };
 
