@@ -40,8 +40,9 @@ void shared_pool_put(unsigned bin, void *const *blocks, unsigned count);
 // One step of giving back the pages, of slabs in use, on which no block is live. Looks at slabs
 // from *cursor on, and stops when it has given back about `budget` pages, looked at `look` slabs,
 // or reached the end, which leaves 0 in *cursor. Slabs whose blocks moved since the last look are
-// only marked, unless `all`; *left (may be NULL) becomes true if there was one. Returns the number
-// of pages given back.
+// only marked, unless `all`; *left (may be NULL) becomes true if there was one. (A hint: of the
+// slabs of a batch that was put back only one counts as moved.) Returns the number of pages given
+// back.
 size_t shared_pool_purge(size_t *cursor, size_t look, size_t budget, bool all, bool *left);
 
 // What the pool holds, in bytes: slabs in use, and of them the pages that have no memory.
