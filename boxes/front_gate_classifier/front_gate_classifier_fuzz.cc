@@ -44,7 +44,7 @@ class Heap {
             size_t size = 1 + (input.Number(1) << 16);
             auto *p = large_block_alloc(size, size_t{1} << input.Below(24), input.Flag());
             FUZZ_CHECK(p != nullptr);
-            size_t usable = large_block_usable(p, page_arena_slab_of(&window_, p));
+            size_t usable = large_block_usable(&window_, p, page_arena_slab_of(&window_, p));
             FUZZ_CHECK(usable >= size);
             blocks_.push_back({reinterpret_cast<uintptr_t>(p), 0, usable});
         } else if (what == 2 && !blocks_.empty()) {
@@ -75,7 +75,7 @@ class Heap {
         if (block.bin != 0) {
             shared_pool_put(block.bin, &p, 1);
         } else {
-            FUZZ_CHECK(large_block_free(p, page_arena_slab_of(&window_, p)));
+            FUZZ_CHECK(large_block_free(&window_, p, page_arena_slab_of(&window_, p)));
         }
         FUZZ_CHECK(classify_ptr(p).kind == CLASSIFIED_FREE_PAGES ||
                    classify_ptr(p).kind == CLASSIFIED_TINY_FREE);

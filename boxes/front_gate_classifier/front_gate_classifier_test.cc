@@ -132,10 +132,10 @@ TEST_F(FrontGateClassifier, LargeBlocks) {
         EXPECT_EQ(lookup(at + 16), 0u);
     }
     // What a block shrinks by is free.
-    ASSERT_EQ(large_block_resize(block, slab_of(block), 10 * ARENA_SLAB), block);
+    ASSERT_EQ(large_block_resize(&window, block, slab_of(block), 10 * ARENA_SLAB), block);
     EXPECT_EQ(classify_ptr(block + 9 * ARENA_SLAB).kind, CLASSIFIED_LARGE_INTERIOR);
     EXPECT_EQ(classify_ptr(block + 10 * ARENA_SLAB).kind, CLASSIFIED_FREE_PAGES);
-    ASSERT_TRUE(large_block_free(block, slab_of(block)));
+    ASSERT_TRUE(large_block_free(&window, block, slab_of(block)));
     EXPECT_EQ(classify_ptr(block).kind, CLASSIFIED_FREE_PAGES);
     EXPECT_EQ(classify_ptr(block + ARENA_SLAB).kind, CLASSIFIED_FREE_PAGES);
 }
@@ -221,7 +221,7 @@ TEST_F(FrontGateClassifier, AnyBitPatternGetsAnAnswer) {
         EXPECT_GT(seen[kind], 0u) << kind;
     }
     shared_pool_put(4, &tiny, 1);
-    EXPECT_TRUE(large_block_free(large, slab_of(large)));
+    EXPECT_TRUE(large_block_free(&window, large, slab_of(large)));
 }
 
 TEST_F(FrontGateClassifier, FaultsAreInWords) {

@@ -1,7 +1,6 @@
 #include "boxes/large_block/large_block.h"
 
 #include "backends/os.h"
-#include "boxes/page_arena/page_arena.h"
 #include "boxes/superslab/superslab.h"
 
 #include <string.h>
@@ -32,12 +31,24 @@ static size_t colour_of(size_t slab, size_t room) {
 
 // A block of some SuperSlabs may be a sparse table; what shares one with others is filled, mostly.
 static size_t claim(size_t run, size_t align, bool *zero) {
+    size_t slab = align <= ARENA_SLAB ? page_arena_reuse(run) : ARENA_NONE;
+    if (slab != ARENA_NONE) {
+        *zero = false;
+        return slab;
+    }
     return run < ARENA_SUPERSLAB_SLABS ? page_arena_claim_filled(run, align, zero)
                                        : page_arena_claim(run, align, zero);
 }
 
 void *large_block_alloc(size_t size, size_t align, bool zero) {
-    if (HAK_UNLIKELY(size > (size_t)PTRDIFF_MAX || !page_arena_init())) {
+    struct page_arena_window window = page_arena_get_window();
+    if (HAK_UNLIKELY(window.base == NULL)) {
+        if (!page_arena_init()) {
+            return NULL;
+        }
+        window = page_arena_get_window();
+    }
+    if (HAK_UNLIKELY(size > (size_t)PTRDIFF_MAX)) {
         return NULL;
     }
     bool coloured = is_coloured(align);
@@ -52,7 +63,6 @@ void *large_block_alloc(size_t size, size_t align, bool zero) {
     if (slab == ARENA_NONE) {
         return NULL;
     }
-    struct page_arena_window window = page_arena_get_window();
     struct slab *meta = superslab_slab(&window, slab);
     size_t colour = coloured ? colour_of(slab, (run << ARENA_SLAB_SHIFT) - size) : 0;
     char *ptr = (char *)page_arena_address(&window, slab) + colour;
@@ -77,9 +87,8 @@ static struct slab *find(const struct page_arena_window *window, const void *ptr
                : NULL;
 }
 
-bool large_block_free(void *ptr, size_t slab) {
-    struct page_arena_window window = page_arena_get_window();
-    struct slab *meta = find(&window, ptr, slab);
+bool large_block_free(const struct page_arena_window *window, void *ptr, size_t slab) {
+    struct slab *meta = find(window, ptr, slab);
     if (meta == NULL) {
         return false;
     }
@@ -88,25 +97,24 @@ bool large_block_free(void *ptr, size_t slab) {
     if (!atomic_compare_exchange_strong(&meta->kind, &kind, SLAB_NONE)) {
         return false;
     }
-    bool dirty = true;
     if (run << ARENA_SLAB_SHIFT >= LARGE_BLOCK_EAGER) {
-        dirty = !page_arena_clean(slab, run);
+        page_arena_release(slab, run, !page_arena_clean(slab, run));
+    } else {
+        page_arena_set_aside(slab, run);
     }
-    page_arena_release(slab, run, dirty);
     return true;
 }
 
-size_t large_block_usable(const void *ptr, size_t slab) {
-    struct page_arena_window window = page_arena_get_window();
-    return find(&window, ptr, slab) == NULL ? 0 : superslab_large_usable(&window, slab);
+size_t large_block_usable(const struct page_arena_window *window, const void *ptr, size_t slab) {
+    return find(window, ptr, slab) == NULL ? 0 : superslab_large_usable(window, slab);
 }
 
-void *large_block_resize(void *ptr, size_t slab, size_t size) {
-    struct page_arena_window window = page_arena_get_window();
-    struct slab *meta = superslab_slab(&window, slab);
+void *large_block_resize(const struct page_arena_window *window, void *ptr, size_t slab,
+                         size_t size) {
+    struct slab *meta = superslab_slab(window, slab);
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
     size_t colour = atomic_load_explicit(&meta->colour, memory_order_relaxed);
-    if (size > window.slabs << ARENA_SLAB_SHIFT) {
+    if (size > window->slabs << ARENA_SLAB_SHIFT) {
         return NULL;
     }
     size_t want = slabs_for(size + colour);
@@ -125,15 +133,15 @@ void *large_block_resize(void *ptr, size_t slab, size_t size) {
             if (to == NULL) {
                 return NULL;
             }
-            size_t to_slab = page_arena_slab_of(&window, to);
+            size_t to_slab = page_arena_slab_of(window, to);
             if (!page_arena_move(slab, to_slab, run)) {
-                large_block_free(to, to_slab);
+                large_block_free(window, to, to_slab);
                 return NULL;
             }
             atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
             page_arena_release(slab, run, false);
             // Pages moved as they were, and so the block starts at the same line of its page.
-            struct slab *to_meta = superslab_slab(&window, to_slab);
+            struct slab *to_meta = superslab_slab(window, to_slab);
             atomic_store_explicit(&to_meta->colour, (uint16_t)colour, memory_order_relaxed);
             atomic_store_explicit(&to_meta->size, size, memory_order_relaxed);
             return to + colour;

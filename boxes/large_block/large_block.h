@@ -1,11 +1,13 @@
 // large_block: blocks above 32 KiB, and blocks aligned to more than 32 KiB, as runs of slabs.
 //
-// Freed runs stay as dirty runs of the page arena, which the next claim prefers; very large ones
-// give their pages back at once. Lock-free, thread-safe. Aborts with one line on misuse.
+// Freed runs are set aside in the page arena, or stay there as dirty runs, which the next claim
+// prefers; very large ones give their pages back at once. Lock-free, thread-safe. Aborts with one
+// line on misuse.
 #ifndef HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_H
 #define HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_H
 
 #include "boxes/base/base.h"
+#include "boxes/page_arena/page_arena.h"
 
 HAK_C_BEGIN
 
@@ -20,16 +22,18 @@ HAK_C_BEGIN
 // if size or align is beyond what can be or the kernel refuses.
 void *large_block_alloc(size_t size, size_t align, bool zero);
 
-// Frees the block that starts at `ptr`, an address in slab `slab`. False if no large block starts
-// there (any more).
-bool large_block_free(void *ptr, size_t slab);
+// Of the following the caller knows the window and the slab of it that `ptr` is an address in.
 
-// Usable bytes of the large block at ptr in slab `slab`, 0 if there is none.
-size_t large_block_usable(const void *ptr, size_t slab);
+// Frees the block that starts at `ptr`. False if no large block starts there (any more).
+bool large_block_free(const struct page_arena_window *window, void *ptr, size_t slab);
+
+// Usable bytes of the large block at ptr, 0 if there is none.
+size_t large_block_usable(const struct page_arena_window *window, const void *ptr, size_t slab);
 
 // Resizes the block, at its place or by moving its pages; NULL if neither can be done, and the
 // block is as it was. ptr must start a live large block; size > 0.
-void *large_block_resize(void *ptr, size_t slab, size_t size);
+void *large_block_resize(const struct page_arena_window *window, void *ptr, size_t slab,
+                         size_t size);
 HAK_C_END
 
 #endif

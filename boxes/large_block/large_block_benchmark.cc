@@ -6,9 +6,9 @@
 
 namespace {
 
-size_t slab_of(const void *ptr) {
+bool release(void *block) {
     const page_arena_window window = page_arena_get_window();
-    return page_arena_slab_of(&window, ptr);
+    return large_block_free(&window, block, page_arena_slab_of(&window, block));
 }
 
 // From LARGE_BLOCK_EAGER on the pages go back to the kernel each time.
@@ -18,7 +18,7 @@ void AllocAndFree(benchmark::State &state) {
     for (auto _ : state) {
         void *block = large_block_alloc(size, 1, false);
         *static_cast<volatile char *>(block) = 1;
-        large_block_free(block, slab_of(block));
+        release(block);
     }
 }
 BENCHMARK(AllocAndFree)
@@ -35,7 +35,7 @@ void AllocZeroAndFree(benchmark::State &state) {
     for (auto _ : state) {
         void *block = large_block_alloc(size, 1, true);
         *static_cast<volatile char *>(block) = 1;
-        large_block_free(block, slab_of(block));
+        release(block);
     }
     state.SetBytesProcessed(state.iterations() * state.range(0));
 }
@@ -44,23 +44,25 @@ BENCHMARK(AllocZeroAndFree)->Arg(40 << 10)->Arg(1 << 20)->Arg(16 << 20);
 void ResizeInPlace(benchmark::State &state) {
     page_arena_init();
     void *block = large_block_alloc(100 << 10, 1, false);
-    const size_t slab = slab_of(block);
+    const page_arena_window window = page_arena_get_window();
+    const size_t slab = page_arena_slab_of(&window, block);
     for (auto _ : state) {
-        benchmark::DoNotOptimize(large_block_resize(block, slab, 400 << 10));
-        benchmark::DoNotOptimize(large_block_resize(block, slab, 100 << 10));
+        benchmark::DoNotOptimize(large_block_resize(&window, block, slab, 400 << 10));
+        benchmark::DoNotOptimize(large_block_resize(&window, block, slab, 100 << 10));
     }
-    large_block_free(block, slab);
+    release(block);
 }
 BENCHMARK(ResizeInPlace);
 
 void Usable(benchmark::State &state) {
     page_arena_init();
     void *block = large_block_alloc(100 << 10, 1, false);
-    const size_t slab = slab_of(block);
+    const page_arena_window window = page_arena_get_window();
+    const size_t slab = page_arena_slab_of(&window, block);
     for (auto _ : state) {
-        benchmark::DoNotOptimize(large_block_usable(block, slab));
+        benchmark::DoNotOptimize(large_block_usable(&window, block, slab));
     }
-    large_block_free(block, slab);
+    release(block);
 }
 BENCHMARK(Usable);
 

@@ -18,7 +18,10 @@ constexpr size_t kSlab = ARENA_SLAB;
 
 class LargeBlock : public testing::Test {
   protected:
-    void SetUp() override { ASSERT_TRUE(page_arena_init()); }
+    void SetUp() override {
+        ASSERT_TRUE(page_arena_init());
+        window = page_arena_get_window();
+    }
     void TearDown() override {
         EXPECT_EQ(stats().held_slabs, 0u);
         size_t cursor = 0;
@@ -32,18 +35,15 @@ class LargeBlock : public testing::Test {
         page_arena_get_stats(&s);
         return s;
     }
-    static size_t slab_of(const void *ptr) {
-        page_arena_window window = page_arena_get_window();
-        return page_arena_slab_of(&window, ptr);
-    }
+    size_t slab_of(const void *ptr) { return page_arena_slab_of(&window, ptr); }
     static char *alloc(size_t size, size_t align = kSlab, bool zero = false) {
         return static_cast<char *>(large_block_alloc(size, align, zero));
     }
-    static bool release(void *ptr) { return large_block_free(ptr, slab_of(ptr)); }
-    static char *resize(void *ptr, size_t size) {
-        return static_cast<char *>(large_block_resize(ptr, slab_of(ptr), size));
+    bool release(void *ptr) { return large_block_free(&window, ptr, slab_of(ptr)); }
+    char *resize(void *ptr, size_t size) {
+        return static_cast<char *>(large_block_resize(&window, ptr, slab_of(ptr), size));
     }
-    static size_t usable(const void *ptr) { return large_block_usable(ptr, slab_of(ptr)); }
+    size_t usable(const void *ptr) { return large_block_usable(&window, ptr, slab_of(ptr)); }
 
     // A pattern that tells every page of every block apart.
     static void fill(char *ptr, size_t size, unsigned seed) {
@@ -64,6 +64,8 @@ class LargeBlock : public testing::Test {
     static bool is_zero(const char *ptr, size_t size) {
         return ptr[0] == 0 && memcmp(ptr, ptr + 1, size - 1) == 0;
     }
+
+    page_arena_window window;
 };
 
 TEST_F(LargeBlock, SizesAndAlignments) {

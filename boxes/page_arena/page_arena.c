@@ -2,6 +2,7 @@
 
 #include "backends/os.h"
 #include "boxes/diagnostics/diagnostics.h"
+#include "boxes/run_cache/run_cache.h"
 #include "boxes/settings/settings.h"
 
 // The window is placed between the random hints of JavaScript engines (below 64 TiB) and the
@@ -492,6 +493,36 @@ size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero) {
     return claim_held(slabs, align, wants_huge(), zero);
 }
 
+// True if there was something.
+static bool release_aside(void) {
+    unsigned cursor = 0;
+    bool any = false;
+    for (;;) {
+        struct run_cache_run run = run_cache_take_any(&cursor);
+        if (run.slabs == 0) {
+            return any;
+        }
+        page_arena_release(run.from, run.slabs, true);
+        any = true;
+    }
+}
+
+size_t page_arena_reuse(size_t slabs) {
+    size_t from = run_cache_take(slabs);
+    return from == RUN_CACHE_NONE ? ARENA_NONE : from;
+}
+
+void page_arena_set_aside(size_t from, size_t slabs) {
+    // Under a limit what is set aside would be missing elsewhere.
+    struct run_cache_run run = {from, slabs};
+    if (HAK_LIKELY(limit_slabs() == 0)) {
+        run = run_cache_put(from, slabs);
+    }
+    if (run.slabs != 0) {
+        page_arena_release(run.from, run.slabs, true);
+    }
+}
+
 static size_t claim(size_t slabs, size_t align, bool huge, bool *zero) {
     struct page_arena_window window = page_arena_get_window();
     align = hak_max(align, ARENA_SLAB);
@@ -504,6 +535,9 @@ static size_t claim(size_t slabs, size_t align, bool huge, bool *zero) {
             from = find_run(&window, slabs, align, true);
         }
         if (from == ARENA_NONE) {
+            if (release_aside()) {
+                continue; // what has pages comes before what has none
+            }
             from = find_run(&window, slabs, align, false);
         }
         if (from != ARENA_NONE) {
@@ -525,7 +559,8 @@ bool page_arena_claim_at(size_t from, size_t slabs, bool *zero) {
     if (!take_quota(slabs)) {
         return false;
     }
-    if (claim_avail(&window, from, slabs) &&
+    if ((claim_avail(&window, from, slabs) ||
+         (release_aside() && claim_avail(&window, from, slabs))) &&
         finish_claim(&window, from, slabs, wants_huge(), zero)) {
         return true;
     }
@@ -675,6 +710,9 @@ size_t page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget) {
     uint32_t now = now_ms();
     size_t done = 0;
     size_t word = *cursor;
+    if (word == 0) {
+        release_aside();
+    }
     for (; word < words && done < budget; word++) {
         size_t got = purge_word(&window, word, now, age_ms, budget - done);
         done += got;
@@ -688,12 +726,14 @@ size_t page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget) {
     return done;
 }
 
+// What is set aside is still held as the arena's own books have it.
 size_t page_arena_dirty(void) {
-    return atomic_load_explicit(&state.dirty, memory_order_relaxed);
+    return atomic_load_explicit(&state.dirty, memory_order_relaxed) + run_cache_slabs();
 }
 
 size_t page_arena_held(void) {
-    return atomic_load_explicit(&state.held, memory_order_relaxed);
+    size_t held = atomic_load_explicit(&state.held, memory_order_relaxed);
+    return held - hak_min(held, run_cache_slabs());
 }
 
 size_t page_arena_high(void) {
@@ -724,8 +764,9 @@ void page_arena_get_stats(struct page_arena_stats *stats) {
     struct page_arena_window window = page_arena_get_window();
     *stats = (struct page_arena_stats){
         .reserved_bytes = atomic_load(&state.reserved),
-        .held_slabs = atomic_load(&state.held),
-        .dirty_slabs = atomic_load(&state.dirty),
+        .held_slabs = page_arena_held(),
+        .dirty_slabs = page_arena_dirty(),
+        .aside_slabs = run_cache_slabs(),
         .purged_slabs = atomic_load(&state.purged_slabs),
         .moved_slabs = atomic_load(&state.moved_slabs),
     };

@@ -15,6 +15,8 @@
 //                              |                   +----claim-----------+----+     |
 //                              +------------------- purge ------------------------+
 //
+// Of runs that come and go quickly a few are set aside (see run_cache), neither held nor available.
+//
 // Thread-safe, lock-free; callable from anywhere. Nothing here allocates or touches errno.
 #ifndef HAKMEM_BOXES_PAGE_ARENA_PAGE_ARENA_H
 #define HAKMEM_BOXES_PAGE_ARENA_PAGE_ARENA_H
@@ -88,6 +90,13 @@ bool page_arena_claim_at(size_t from, size_t slabs, bool *zero);
 // Gives slabs back. dirty: they may hold something else than zero bytes.
 void page_arena_release(size_t from, size_t slabs, bool dirty);
 
+// Gives back slabs, whatever they hold, that are likely to be asked for again, and claims the very
+// same number of them again: in one step each, without a look at the clock, the bits or the limit.
+// ARENA_NONE if none such are set aside. Slabs set aside count as free and dirty; they are released
+// when a purge begins or when there is need of pages otherwise, and at once under HAKMEM_LIMIT.
+void page_arena_set_aside(size_t from, size_t slabs);
+size_t page_arena_reuse(size_t slabs);
+
 // Moves the pages of `slabs` held slabs to others, held too, without copying; the source is clean
 // afterwards. False, and nothing happened, where the kernel cannot.
 bool page_arena_move(size_t from, size_t to, size_t slabs);
@@ -118,6 +127,7 @@ struct page_arena_stats {
     size_t committed_bytes; // of it, with read and write rights
     size_t held_slabs;      // claimed by someone
     size_t dirty_slabs;     // free, with pages
+    size_t aside_slabs;     // of them, set aside
     uint64_t purged_slabs;  // given back so far
     uint64_t moved_slabs;   // moved by page_arena_move
 };

@@ -410,6 +410,66 @@ TEST_F(PageArena, WhatTheKernelDoesNotTakeBackStaysDirty) {
     EXPECT_EQ(purge(0, SIZE_MAX), 4u);
 }
 
+TEST_F(PageArena, WhatIsSetAsideComesBackAsItWas) {
+    size_t run = claim(3);
+    fill(run, 3, 5);
+    EXPECT_EQ(page_arena_reuse(3), ARENA_NONE);
+    page_arena_set_aside(run, 3);
+    EXPECT_EQ(stats().held_slabs, 0u);
+    EXPECT_EQ(stats().dirty_slabs, 3u);
+    EXPECT_EQ(stats().aside_slabs, 3u);
+    EXPECT_EQ(page_arena_held(), 0u);
+    EXPECT_EQ(page_arena_dirty(), 3u);
+    EXPECT_EQ(page_arena_reuse(2), ARENA_NONE);
+    ASSERT_EQ(page_arena_reuse(3), run);
+    EXPECT_TRUE(all(run, 3, 5));
+    EXPECT_EQ(stats().held_slabs, 3u);
+    EXPECT_EQ(stats().dirty_slabs, 0u);
+    page_arena_release(run, 3, true);
+}
+
+TEST_F(PageArena, WhatIsSetAsideComesBeforeFreshPages) {
+    size_t run = claim(3);
+    fill(run, 3, 5);
+    page_arena_set_aside(run, 3);
+    EXPECT_EQ(claim(2), run);
+    EXPECT_FALSE(zero);
+    EXPECT_EQ(stats().aside_slabs, 0u);
+    EXPECT_EQ(stats().dirty_slabs, 1u);
+    EXPECT_EQ(page_arena_reuse(3), ARENA_NONE);
+    // Nor is it in the way of a run that grows.
+    page_arena_set_aside(run, 2);
+    ASSERT_TRUE(page_arena_claim_at(run, 3, &zero));
+    EXPECT_FALSE(zero);
+    EXPECT_TRUE(all(run, 3, 5));
+    page_arena_release(run, 3, true);
+}
+
+TEST_F(PageArena, WhatIsSetAsideIsPurged) {
+    size_t run = claim(3);
+    fill(run, 3, 5);
+    page_arena_set_aside(run, 3);
+    clock_ms += 1000;
+    EXPECT_EQ(purge(500, SIZE_MAX), 0u) << "its age counts from the release";
+    EXPECT_EQ(stats().aside_slabs, 0u);
+    clock_ms += 500;
+    EXPECT_EQ(purge(500, SIZE_MAX), 3u);
+    ASSERT_EQ(claim(3), run);
+    EXPECT_TRUE(zero);
+    page_arena_set_aside(run, 3);
+    EXPECT_EQ(purge(0, SIZE_MAX), 3u);
+    EXPECT_EQ(resident_pages(run, 3), 0u);
+}
+
+TEST_F(PageArena, NothingIsSetAsideUnderALimit) {
+    size_t run = claim(3);
+    settings_values[SETTING_LIMIT] = INT64_MAX;
+    page_arena_set_aside(run, 3);
+    EXPECT_EQ(stats().aside_slabs, 0u);
+    EXPECT_EQ(stats().dirty_slabs, 3u);
+    settings_values[SETTING_LIMIT] = 0;
+}
+
 TEST_F(PageArena, PurgeTakesOnlyWhatIsOldEnough) {
     size_t low = claim(ARENA_SUPERSLAB_SLABS, ARENA_SUPERSLAB);
     size_t high = claim(ARENA_SUPERSLAB_SLABS, ARENA_SUPERSLAB);

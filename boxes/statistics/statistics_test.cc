@@ -31,9 +31,9 @@ Stats stats() {
     return s;
 }
 
-size_t slab_of(const void *ptr) {
+bool release(void *large) {
     page_arena_window window = page_arena_get_window();
-    return page_arena_slab_of(&window, ptr);
+    return large_block_free(&window, large, page_arena_slab_of(&window, large));
 }
 
 TEST(StatisticsDeathTest, BeforeAnyUseAllIsZero) {
@@ -87,7 +87,7 @@ TEST(Statistics, CountsAddUp) {
 
     thread_heap_flush();
     shared_pool_put(kBin, blocks, 95);
-    ASSERT_TRUE(large_block_free(large, slab_of(large)));
+    ASSERT_TRUE(release(large));
     s = stats();
     EXPECT_EQ(s.spilled_blocks - before.spilled_blocks, 5u);
     EXPECT_EQ(s.spills - before.spills, 1u);

@@ -108,7 +108,8 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
             return ptr;
         }
     } else if (size > SIZE_CLASS_TINY_MAX) {
-        void *same = large_block_resize(ptr, old.slab, size);
+        const struct page_arena_window window = page_arena_get_window();
+        void *same = large_block_resize(&window, ptr, old.slab, size);
         if (same != NULL) {
             return same;
         }

@@ -25,6 +25,21 @@ static void tick(struct thread_heap *heap) {
     }
 }
 
+// The same for calls that are quicker than the look at the clock, which only one of a few takes.
+static void tick_seldom(void) {
+    enum { SKIP = 15 };
+    struct thread_heap *heap = thread_heap_current();
+    if (HAK_LIKELY(heap->skip != 0)) {
+        heap->skip--;
+        return;
+    }
+    heap = thread_heap_get();
+    tick(heap);
+    if (heap != NULL && heap == thread_heap_current()) { // neither parked nor gone
+        heap->skip = SKIP;
+    }
+}
+
 // What caches hold may be whole slabs.
 static HAK_COLD void make_room(void) {
     thread_heap_flush();
@@ -61,7 +76,7 @@ static HAK_NOINLINE void *miss(unsigned bin) {
 }
 
 static HAK_NOINLINE void *large(size_t size, size_t align, bool zero) {
-    tick(thread_heap_get());
+    tick_seldom();
     void *block = large_block_alloc(size, align, zero);
     if (HAK_UNLIKELY(block == NULL)) {
         make_room();
@@ -113,9 +128,9 @@ void slow_free(void *ptr) {
     struct page_arena_window window = page_arena_get_window();
     struct front_gate gate = front_gate_of(&window);
     unsigned bin = front_gate_registry(&gate, ptr) / 2;
-    struct thread_heap *heap = thread_heap_get();
-    tick(heap);
     if (HAK_LIKELY(bin != 0)) {
+        struct thread_heap *heap = thread_heap_get();
+        tick(heap);
         if (HAK_HEADER) {
             check_header(bin, ptr);
         }
@@ -130,7 +145,8 @@ void slow_free(void *ptr) {
         }
         return;
     }
-    if (HAK_UNLIKELY(!large_block_free(ptr, page_arena_slab_of(&window, ptr)))) {
+    tick_seldom();
+    if (HAK_UNLIKELY(!large_block_free(&window, ptr, page_arena_slab_of(&window, ptr)))) {
         diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(classify_ptr(ptr).kind));
     }
 }

@@ -1,0 +1,85 @@
+#include "boxes/run_cache/run_cache.h"
+
+#include <stdatomic.h>
+
+// A run in one word, so that it changes hands by one step: its first slab above its length.
+enum { LENGTH_BITS = 8 };
+
+static_assert(RUN_CACHE_MOST < 1 << LENGTH_BITS, "a length fits");
+
+static struct {
+    alignas(HAK_CACHE_LINE) _Atomic(uint64_t) ways[RUN_CACHE_WAYS];
+} lines[RUN_CACHE_LINES];
+
+static_assert(sizeof(lines[0]) == HAK_CACHE_LINE, "threads share no line but by chance");
+
+static struct run_cache_run run_of(uint64_t word) {
+    return (struct run_cache_run){word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)};
+}
+
+static unsigned spread(uint64_t n) {
+    static_assert(RUN_CACHE_LINES == 8 && RUN_CACHE_WAYS == 8, "three bits");
+    return (unsigned)(n * UINT64_C(0x9e3779b97f4a7c15) >> 61);
+}
+
+// Threads are told apart by where their TLS is.
+static _Atomic(uint64_t) *own_line(void) {
+    return lines[spread((uintptr_t)__builtin_thread_pointer() >> HAK_PAGE_SHIFT)].ways;
+}
+
+size_t run_cache_take(size_t slabs) {
+    if (slabs == 0 || slabs > RUN_CACHE_MOST) {
+        return RUN_CACHE_NONE;
+    }
+    _Atomic(uint64_t) *ways = own_line();
+    for (unsigned way = 0; way < RUN_CACHE_WAYS; way++) {
+        uint64_t word = atomic_load_explicit(&ways[way], memory_order_relaxed);
+        // The slabs are used only after the step: what was done to them before the put is done.
+        if (run_of(word).slabs == slabs &&
+            atomic_compare_exchange_strong_explicit(&ways[way], &word, 0, memory_order_acquire,
+                                                    memory_order_relaxed)) {
+            return run_of(word).from;
+        }
+    }
+    return RUN_CACHE_NONE;
+}
+
+struct run_cache_run run_cache_put(size_t from, size_t slabs) {
+    if (slabs > RUN_CACHE_MOST) {
+        return (struct run_cache_run){from, slabs};
+    }
+    _Atomic(uint64_t) *ways = own_line();
+    uint64_t word = (uint64_t)from << LENGTH_BITS | slabs;
+    for (unsigned way = 0; way < RUN_CACHE_WAYS; way++) {
+        uint64_t none = 0;
+        if (atomic_load_explicit(&ways[way], memory_order_relaxed) == 0 &&
+            atomic_compare_exchange_strong_explicit(&ways[way], &none, word, memory_order_release,
+                                                    memory_order_relaxed)) {
+            return (struct run_cache_run){0, 0};
+        }
+    }
+    return run_of(atomic_exchange_explicit(&ways[spread(from)], word, memory_order_acq_rel));
+}
+
+struct run_cache_run run_cache_take_any(unsigned *cursor) {
+    for (; *cursor < RUN_CACHE_LINES * RUN_CACHE_WAYS; ++*cursor) {
+        _Atomic(uint64_t) *way = &lines[*cursor / RUN_CACHE_WAYS].ways[*cursor % RUN_CACHE_WAYS];
+        if (atomic_load_explicit(way, memory_order_relaxed) != 0) {
+            uint64_t word = atomic_exchange_explicit(way, 0, memory_order_acquire);
+            if (word != 0) {
+                return run_of(word);
+            }
+        }
+    }
+    return (struct run_cache_run){0, 0};
+}
+
+size_t run_cache_slabs(void) {
+    size_t sum = 0;
+    for (unsigned i = 0; i < RUN_CACHE_LINES * RUN_CACHE_WAYS; i++) {
+        sum += run_of(atomic_load_explicit(&lines[i / RUN_CACHE_WAYS].ways[i % RUN_CACHE_WAYS],
+                                           memory_order_relaxed))
+                   .slabs;
+    }
+    return sum;
+}
