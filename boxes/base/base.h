@@ -63,6 +63,12 @@ HAK_INLINE size_t hak_max(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
+// A number that tells the current thread from most others; odd.
+HAK_INLINE uint8_t hak_thread_mark(void) {
+    uint64_t hash = (uintptr_t)__builtin_thread_pointer() * UINT64_C(0x9e3779b97f4a7c15);
+    return (uint8_t)(hash >> 56 | 1);
+}
+
 // Floor of log2(n), n > 0.
 HAK_INLINE unsigned hak_log2(uint64_t n) {
     return 63u - (unsigned)__builtin_clzll(n);

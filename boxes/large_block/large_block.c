@@ -69,6 +69,7 @@ void *large_block_alloc(size_t size, size_t align, bool zero) {
     if (zero && !is_zero) {
         memset(ptr, 0, size);
     }
+    atomic_store_explicit(&meta->owner, hak_thread_mark(), memory_order_relaxed);
     atomic_store_explicit(&meta->colour, (uint16_t)colour, memory_order_relaxed);
     atomic_store_explicit(&meta->run, run, memory_order_relaxed);
     atomic_store_explicit(&meta->size, size, memory_order_relaxed);
@@ -92,15 +93,20 @@ bool large_block_free(const struct page_arena_window *window, void *ptr, size_t 
     if (meta == NULL) {
         return false;
     }
-    size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
     uint8_t kind = SLAB_LARGE;
     if (!atomic_compare_exchange_strong(&meta->kind, &kind, SLAB_NONE)) {
         return false;
     }
+    // Not before: where two threads free a block, the second may meet the next block there.
+    size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
+    // What another thread allocates and this one frees would not be asked for again here.
+    bool mine = atomic_load_explicit(&meta->owner, memory_order_relaxed) == hak_thread_mark();
     if (run << ARENA_SLAB_SHIFT >= LARGE_BLOCK_EAGER) {
         page_arena_release(slab, run, !page_arena_clean(slab, run));
-    } else {
+    } else if (mine) {
         page_arena_set_aside(slab, run);
+    } else {
+        page_arena_release(slab, run, true);
     }
     return true;
 }

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <set>
 #include <thread>
@@ -67,6 +68,35 @@ class LargeBlock : public testing::Test {
 
     page_arena_window window;
 };
+
+// Calls fn in a thread with another mark than `mark`; few threads have the same one.
+void in_another_thread(uint8_t mark, const std::function<void()> &fn) {
+    std::thread([&] {
+        if (hak_thread_mark() != mark) {
+            fn();
+        } else {
+            in_another_thread(mark, fn); // while this one has its place
+        }
+    }).join();
+}
+
+TEST_F(LargeBlock, WhatItsThreadFreesIsSetAsideForItsNext) {
+    char *ptr = alloc(40000, 1);
+    fill(ptr, 40000, 3);
+    ASSERT_TRUE(release(ptr));
+    EXPECT_EQ(stats().aside_slabs, 1u);
+    EXPECT_FALSE(release(ptr)) << "freed twice";
+    ASSERT_EQ(alloc(50000, 1), ptr);
+    EXPECT_EQ(stats().aside_slabs, 0u);
+    EXPECT_GE(usable(ptr), 50000u);
+    ASSERT_TRUE(release(ptr));
+    ASSERT_EQ(alloc(60000, 1, true), ptr);
+    EXPECT_TRUE(is_zero(ptr, 60000));
+    // Whoever frees it would not ask for it again.
+    in_another_thread(hak_thread_mark(), [&] { EXPECT_TRUE(release(ptr)); });
+    EXPECT_EQ(stats().aside_slabs, 0u);
+    EXPECT_EQ(stats().dirty_slabs, 1u);
+}
 
 TEST_F(LargeBlock, SizesAndAlignments) {
     for (size_t size : {size_t{1}, size_t{32769}, kSlab - 1, kSlab, kSlab + 1, 31 * kSlab,

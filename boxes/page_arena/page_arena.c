@@ -529,14 +529,19 @@ static size_t claim(size_t slabs, size_t align, bool huge, bool *zero) {
     if (align > window.slabs << ARENA_SLAB_SHIFT) {
         return ARENA_NONE;
     }
+    bool looked_aside = false;
     for (;;) {
         size_t from = ARENA_NONE;
         if (atomic_load_explicit(&state.dirty, memory_order_relaxed) >= slabs) {
             from = find_run(&window, slabs, align, true);
         }
         if (from == ARENA_NONE) {
-            if (release_aside()) {
-                continue; // what has pages comes before what has none
+            // What has pages comes before what has none. Once: others may set aside all the time.
+            if (!looked_aside) {
+                looked_aside = true;
+                if (release_aside()) {
+                    continue;
+                }
             }
             from = find_run(&window, slabs, align, false);
         }

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <set>
 #include <sys/mman.h>
@@ -18,7 +19,8 @@
 // The test's link puts these between the arena and the backend: a clock that the test moves, and
 // calls that fail when it says so.
 static std::atomic<uint64_t> clock_ms{1000};
-static size_t advised; // bytes, huge pages
+static size_t advised;                 // bytes, huge pages
+static std::function<void()> on_clock; // called when the arena looks at the clock
 static bool refuse_commit, refuse_reserve, refuse_map, refuse_purge, refuse_move;
 
 extern "C" {
@@ -29,6 +31,9 @@ enum os_result __real_os_map(void *at, size_t size, void **got);
 enum os_result __real_os_purge(void *at, size_t size);
 enum os_result __real_os_move(void *from, void *to, size_t size);
 uint64_t __wrap_os_now_ms(void) {
+    if (on_clock) {
+        on_clock();
+    }
     return clock_ms.load();
 }
 enum os_result __wrap_os_commit(void *at, size_t size) {
@@ -72,7 +77,7 @@ class PageArena : public testing::Test {
         refuse_commit = refuse_reserve = refuse_map = refuse_purge = refuse_move = false;
         settings_values[SETTING_LIMIT] = 0;
         EXPECT_EQ(stats().held_slabs, 0u) << "the test holds slabs at its end";
-        EXPECT_EQ(stats().dirty_slabs, dirty_bits());
+        EXPECT_EQ(stats().dirty_slabs - stats().aside_slabs, dirty_bits());
         purge_all();
         EXPECT_EQ(stats().dirty_slabs, 0u);
     }
@@ -459,6 +464,26 @@ TEST_F(PageArena, WhatIsSetAsideIsPurged) {
     page_arena_set_aside(run, 3);
     EXPECT_EQ(purge(0, SIZE_MAX), 3u);
     EXPECT_EQ(resident_pages(run, 3), 0u);
+}
+
+TEST_F(PageArena, AClaimDoesNotWaitForThoseWhoSetAside) {
+    // Each release of a run that was set aside finds another thread, here in the middle of it, that
+    // sets aside the other.
+    const size_t runs[] = {claim(1), claim(1)};
+    page_arena_release(runs[1], 1, true);
+    page_arena_set_aside(runs[0], 1);
+    unsigned releases = 0;
+    on_clock = [&] {
+        bool ignored;
+        if (++releases < 1000 && page_arena_claim_at(runs[releases % 2], 1, &ignored)) {
+            page_arena_set_aside(runs[releases % 2], 1);
+        }
+    };
+    size_t run = claim(100);
+    on_clock = nullptr;
+    EXPECT_GE(releases, 1u);
+    EXPECT_LT(releases, 10u);
+    page_arena_release(run, 100, false);
 }
 
 TEST_F(PageArena, NothingIsSetAsideUnderALimit) {

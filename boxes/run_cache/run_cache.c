@@ -17,14 +17,10 @@ static struct run_cache_run run_of(uint64_t word) {
     return (struct run_cache_run){word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)};
 }
 
-static unsigned spread(uint64_t n) {
-    static_assert(RUN_CACHE_LINES == 8 && RUN_CACHE_WAYS == 8, "three bits");
-    return (unsigned)(n * UINT64_C(0x9e3779b97f4a7c15) >> 61);
-}
-
-// Threads are told apart by where their TLS is.
+// That of the calling thread, and of some others.
 static _Atomic(uint64_t) *own_line(void) {
-    return lines[spread((uintptr_t)__builtin_thread_pointer() >> HAK_PAGE_SHIFT)].ways;
+    static_assert(RUN_CACHE_LINES == 1 << 3, "the upper bits of a mark");
+    return lines[hak_thread_mark() >> 5].ways;
 }
 
 size_t run_cache_take(size_t slabs) {
@@ -58,12 +54,16 @@ struct run_cache_run run_cache_put(size_t from, size_t slabs) {
             return (struct run_cache_run){0, 0};
         }
     }
-    return run_of(atomic_exchange_explicit(&ways[spread(from)], word, memory_order_acq_rel));
+    // As good as any, and no other place to count.
+    unsigned way = (unsigned)(from * UINT64_C(0x9e3779b97f4a7c15) >> 32) % RUN_CACHE_WAYS;
+    return run_of(atomic_exchange_explicit(&ways[way], word, memory_order_acq_rel));
 }
 
 struct run_cache_run run_cache_take_any(unsigned *cursor) {
-    for (; *cursor < RUN_CACHE_LINES * RUN_CACHE_WAYS; ++*cursor) {
+    // Each place once: others may fill it again all the time.
+    while (*cursor < RUN_CACHE_LINES * RUN_CACHE_WAYS) {
         _Atomic(uint64_t) *way = &lines[*cursor / RUN_CACHE_WAYS].ways[*cursor % RUN_CACHE_WAYS];
+        ++*cursor;
         if (atomic_load_explicit(way, memory_order_relaxed) != 0) {
             uint64_t word = atomic_exchange_explicit(way, 0, memory_order_acquire);
             if (word != 0) {

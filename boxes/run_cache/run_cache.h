@@ -15,7 +15,7 @@ HAK_C_BEGIN
 
 // Build setting: slabs in a run that is kept, at most (1..255). 0: nothing is kept.
 #ifndef RUN_CACHE_MOST
-#    define RUN_CACHE_MOST 16
+#    define RUN_CACHE_MOST 4
 #endif
 
 enum { RUN_CACHE_LINES = 8, RUN_CACHE_WAYS = 8 };
@@ -34,7 +34,8 @@ size_t run_cache_take(size_t slabs);
 // itself if it is too long, is the caller's.
 struct run_cache_run run_cache_put(size_t from, size_t slabs);
 
-// Takes any run out of the lines from *cursor on, 0 at first; of 0 slabs when there is no more.
+// Takes any run out of the places from *cursor on, 0 at first; of 0 slabs when there is no more.
+// Looks at no place twice, so that the end comes whatever other threads do.
 struct run_cache_run run_cache_take_any(unsigned *cursor);
 
 // Slabs in the cache; exact when no other thread uses it.

@@ -106,17 +106,11 @@ static void unlist(const struct page_arena_window *window, size_t slab, unsigned
     }
 }
 
-// A number that tells the current thread from most others; not 0.
-static uint8_t myself(void) {
-    uint64_t hash = (uintptr_t)__builtin_thread_pointer() * UINT64_C(0x9e3779b97f4a7c15);
-    return (uint8_t)(hash >> 56 | 1);
-}
-
 // The lowest listed slab that no other thread takes from, or if there is none, the lowest of all.
 // Threads that take from one slab write to the same lines: its bitmap, and often the blocks.
 static size_t find_listed(const struct page_arena_window *window, unsigned bin) {
     enum { LOOKS = 64 }; // then a slab of another thread will do
-    uint8_t me = myself();
+    uint8_t me = hak_thread_mark();
     size_t groups = (page_arena_high() + ARENA_GROUP_SLABS - 1) / ARENA_GROUP_SLABS;
     size_t lowest = ARENA_NONE;
     unsigned looks = 0;
@@ -146,7 +140,7 @@ static size_t find_listed(const struct page_arena_window *window, unsigned bin) 
 
 static void set_taker(const struct page_arena_window *window, size_t slab) {
     _Atomic(uint8_t) *at = &superslab_at(window, slab)->taker[slab % ARENA_SUPERSLAB_SLABS];
-    uint8_t me = myself();
+    uint8_t me = hak_thread_mark();
     if (atomic_load_explicit(at, memory_order_relaxed) != me) {
         atomic_store_explicit(at, me, memory_order_relaxed);
     }

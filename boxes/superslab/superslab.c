@@ -4,6 +4,7 @@ void superslab_get_stats(struct superslab_stats *stats) {
     *stats = (struct superslab_stats){0};
     struct page_arena_window window = page_arena_get_window();
     size_t high = page_arena_high();
+    size_t large_end = 0; // of the large run seen last
     for (size_t first = 0; first < high; first += ARENA_SUPERSLAB_SLABS) {
         if (!superslab_known(&window, first)) {
             continue;
@@ -11,10 +12,10 @@ void superslab_get_stats(struct superslab_stats *stats) {
         bool used = false;
         for (size_t i = first; i < first + ARENA_SUPERSLAB_SLABS; i++) {
             struct slab *slab = superslab_slab(&window, i);
-            // A slab inside a large run has no kind of its own; what is not available is in use.
-            used |= !atomic_bitmap_test(window.groups[i / ARENA_GROUP_SLABS].avail,
-                                        i % ARENA_GROUP_SLABS);
-            switch (atomic_load_explicit(&slab->kind, memory_order_acquire)) {
+            uint8_t kind = atomic_load_explicit(&slab->kind, memory_order_acquire);
+            // A slab inside a large run has no kind of its own.
+            used |= kind != SLAB_NONE || i < large_end;
+            switch (kind) {
             case SLAB_TINY: {
                 unsigned bin = atomic_load_explicit(&slab->bin, memory_order_relaxed);
                 stats->tiny_slabs++;
@@ -24,8 +25,9 @@ void superslab_get_stats(struct superslab_stats *stats) {
                 break;
             }
             case SLAB_LARGE:
+                large_end = i + atomic_load_explicit(&slab->run, memory_order_relaxed);
                 stats->large_blocks++;
-                stats->large_slabs += atomic_load_explicit(&slab->run, memory_order_relaxed);
+                stats->large_slabs += large_end - i;
                 stats->large_bytes += atomic_load_explicit(&slab->size, memory_order_relaxed);
                 break;
             case SLAB_HEAP:

@@ -32,9 +32,8 @@ struct thread_heap {
     // From here on: misses only.
     _Atomic(uint8_t) busy;           // its thread is between two steps that belong together
     uint8_t quick;                   // calls in quick succession since it was parked
-    uint8_t skip;                    // calls that need not look at the clock; 0 in an empty heap
     uint32_t id;                     // index in the directory of heaps
-    uint64_t seen_ms;                // clock of the thread's last miss
+    uint64_t seen_ms;                // clock of the thread's last miss; 0 in an empty heap
     uint64_t trim_ms;                // clock at which unused caches are emptied next
     uint8_t missed[SIZE_CLASS_BINS]; // the bin has been refilled or spilled since the last trim
     uint16_t taken[SIZE_CLASS_BINS]; // blocks from the pool since the stack was narrow, up to 65535

@@ -370,7 +370,7 @@ static void in_a_child(void) {
 
 // --- Nothing lost
 
-// Every slab of the range is free or held, and what is held is held by someone.
+// Every slab of the range is free, set aside or held, and what is held is held by someone.
 static void check_range(const struct hak_stats *stats) {
     struct page_arena_window window = page_arena_get_window();
     size_t high = page_arena_high();
@@ -379,8 +379,10 @@ static void check_range(const struct hak_stats *stats) {
         struct page_arena_group *group = &window.groups[slab / ARENA_GROUP_SLABS];
         free_slabs += atomic_bitmap_test(group->avail, slab % ARENA_GROUP_SLABS);
     }
+    struct page_arena_stats arena;
+    page_arena_get_stats(&arena);
     size_t held = page_arena_held();
-    CHECK(free_slabs + held == stats->reserved >> ARENA_SLAB_SHIFT);
+    CHECK(free_slabs + arena.aside_slabs + held == stats->reserved >> ARENA_SLAB_SHIFT);
     CHECK(held == stats->tiny_slabs + stats->large_slabs + stats->heap_slabs);
 }
 

@@ -13,8 +13,7 @@
 #include <errno.h>
 
 // Every miss looks at the clock, and may have to do a share of what is due.
-static void tick(struct thread_heap *heap) {
-    uint64_t now = os_now_ms();
+static void tick_at(struct thread_heap *heap, uint64_t now) {
     static_assert((int)DECAY_NOTHING == THREAD_HEAP_NOTHING_DUE &&
                       (int)DECAY_PENDING == THREAD_HEAP_DUE &&
                       (int)DECAY_PRESSURE == THREAD_HEAP_PRESSURE,
@@ -25,18 +24,16 @@ static void tick(struct thread_heap *heap) {
     }
 }
 
-// The same for calls that are quicker than the look at the clock, which only one of a few takes.
-static void tick_seldom(void) {
-    enum { SKIP = 15 };
-    struct thread_heap *heap = thread_heap_current();
-    if (HAK_LIKELY(heap->skip != 0)) {
-        heap->skip--;
-        return;
-    }
-    heap = thread_heap_get();
-    tick(heap);
-    if (heap != NULL && heap == thread_heap_current()) { // neither parked nor gone
-        heap->skip = SKIP;
+static void tick(struct thread_heap *heap) {
+    tick_at(heap, os_now_ms());
+}
+
+// The same for large blocks, whose calls take no longer than the rest of the look: once in a tick
+// of the clock. A parked thread's heap has seen none.
+static void tick_once(void) {
+    uint64_t now = os_now_ms();
+    if (HAK_UNLIKELY(now != thread_heap_current()->seen_ms)) {
+        tick_at(thread_heap_get(), now);
     }
 }
 
@@ -76,7 +73,7 @@ static HAK_NOINLINE void *miss(unsigned bin) {
 }
 
 static HAK_NOINLINE void *large(size_t size, size_t align, bool zero) {
-    tick_seldom();
+    tick_once();
     void *block = large_block_alloc(size, align, zero);
     if (HAK_UNLIKELY(block == NULL)) {
         make_room();
@@ -145,7 +142,7 @@ void slow_free(void *ptr) {
         }
         return;
     }
-    tick_seldom();
+    tick_once();
     if (HAK_UNLIKELY(!large_block_free(&window, ptr, page_arena_slab_of(&window, ptr)))) {
         diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(classify_ptr(ptr).kind));
     }
