@@ -86,9 +86,9 @@ struct block {
 };
 
 // Small blocks are filled whole, those of a few slabs in every page, others in some pages of every
-// slab: what is lost of those is lost by the slab.
+// slab or in one: what is lost of those is lost by the slab.
 static size_t stride(size_t size) {
-    return size <= 4 * KIB ? 1 : size <= 128 * KIB ? 4 * KIB : 28 * KIB;
+    return size <= 4 * KIB ? 1 : size <= 128 * KIB ? 4 * KIB : size <= MIB ? 28 * KIB : 60 * KIB;
 }
 
 static void fill(const struct block *block) {
