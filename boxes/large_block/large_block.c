@@ -29,13 +29,13 @@ static size_t colour_of(size_t slab, size_t room) {
     return hak_min(hash & COLOURS_BYTES, room) & ~(size_t)(HAK_CACHE_LINE - 1);
 }
 
-// A block of some SuperSlabs may be a sparse table; what shares one with others is filled, mostly.
 static size_t claim(size_t run, size_t align, bool *zero) {
     size_t slab = align <= ARENA_SLAB ? page_arena_reuse(run) : ARENA_NONE;
     if (slab != ARENA_NONE) {
         *zero = false;
         return slab;
     }
+    // A block of one or more SuperSlabs may be a sparse table; shorter ones are filled, mostly.
     return run < ARENA_SUPERSLAB_SLABS ? page_arena_claim_filled(run, align, zero)
                                        : page_arena_claim(run, align, zero);
 }
@@ -97,9 +97,11 @@ bool large_block_free(const struct page_arena_window *window, void *ptr, size_t 
     if (!atomic_compare_exchange_strong(&meta->kind, &kind, SLAB_NONE)) {
         return false;
     }
-    // Not before: where two threads free a block, the second may meet the next block there.
+    // The run is read after that step, not before: where two threads free a block, the second may
+    // meet the next block there, of another length.
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
-    // What another thread allocates and this one frees would not be asked for again here.
+    // What another thread allocated would not be asked for again here. Marks tell most threads
+    // apart.
     bool mine = atomic_load_explicit(&meta->owner, memory_order_relaxed) == hak_thread_mark();
     if (run << ARENA_SLAB_SHIFT >= LARGE_BLOCK_EAGER) {
         page_arena_release(slab, run, !page_arena_clean(slab, run));

@@ -1,8 +1,8 @@
 // large_block: blocks above 32 KiB, and blocks aligned to more than 32 KiB, as runs of slabs.
 //
-// Freed runs are set aside in the page arena, or stay there as dirty runs, which the next claim
-// prefers; very large ones give their pages back at once. Lock-free, thread-safe. Aborts with one
-// line on misuse.
+// The runs of freed blocks are set aside for their thread if they are short, or stay in the page
+// arena as dirty runs, which the next claim prefers; those of very large blocks give their pages
+// back when the block is freed. Lock-free, thread-safe. Nothing here touches errno.
 #ifndef HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_H
 #define HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_H
 
@@ -11,18 +11,18 @@
 
 HAK_C_BEGIN
 
-// Blocks from here on (bytes) give their pages back as soon as they are freed.
+// Blocks whose run is this long (bytes) give their pages back as soon as they are freed.
 #define LARGE_BLOCK_EAGER ((size_t)64 << 20)
 
-// Blocks from here on (bytes) are moved by the page table instead of copied.
+// Blocks whose run is this long (bytes) are moved by the page table instead of copied.
 #define LARGE_BLOCK_MOVE ((size_t)1 << 20)
 
-// A block of at least `size` bytes (> 0) at a multiple of `align` (a power of two; 64 is the least,
-// and up to 64 the block may start at any cache line of its first page), all zero if `zero`. NULL
-// if size or align is beyond what can be or the kernel refuses.
+// A block of at least `size` bytes (> 0) at a multiple of `align` (a power of two; less than 64
+// counts as 64, and up to 64 the block may start at any cache line of its first page), all zero if
+// `zero`. NULL if size or align is beyond what can be, or the kernel or HAKMEM_LIMIT refuses.
 void *large_block_alloc(size_t size, size_t align, bool zero);
 
-// Of the following the caller knows the window and the slab of it that `ptr` is an address in.
+// `slab` is page_arena_slab_of(window, ptr), for the first two whatever that is.
 
 // Frees the block that starts at `ptr`. False if no large block starts there (any more).
 bool large_block_free(const struct page_arena_window *window, void *ptr, size_t slab);

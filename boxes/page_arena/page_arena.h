@@ -9,13 +9,15 @@
 //
 // The life of a slab, as the arena sees it (avail, dirty and committed are bits):
 //
-//     unreserved --grow--> avail,clean --claim--> held --release(dirty)--> avail,dirty
-//                              ^                   ^ |                       |     |
-//                              |                   | +--release(clean)--+    |     |
-//                              |                   +----claim-----------+----+     |
-//                              +------------------- purge ------------------------+
+//                    +------ claim ------> held ------ claim -----------+
+//                    |                     |  |                         |
+//     unreserved --grow--> avail,clean <---+  +--- release(dirty) ---> avail,dirty
+//                              ^     release(clean)                     |
+//                              +---------------- purge -----------------+
 //
-// Of runs that come and go quickly a few are set aside (see run_cache), neither held nor available.
+// A slab that is released as clean and was dirty before it was claimed is avail,dirty again. Held
+// slabs can be set aside instead of released: then they are neither held nor avail (see
+// page_arena_set_aside()).
 //
 // Thread-safe, lock-free; callable from anywhere. Nothing here allocates or touches errno.
 #ifndef HAKMEM_BOXES_PAGE_ARENA_PAGE_ARENA_H
@@ -90,10 +92,15 @@ bool page_arena_claim_at(size_t from, size_t slabs, bool *zero);
 // Gives slabs back. dirty: they may hold something else than zero bytes.
 void page_arena_release(size_t from, size_t slabs, bool dirty);
 
-// Gives back slabs, whatever they hold, that are likely to be asked for again, and claims the very
-// same number of them again: in one step each, without a look at the clock, the bits or the limit.
-// ARENA_NONE if none such are set aside. Slabs set aside count as free and dirty; they are released
-// when a purge begins or when there is need of pages otherwise, and at once under HAKMEM_LIMIT.
+// Gives held slabs back, whatever is in them, to where the same thread finds them when it wants the
+// same number again, aligned to a slab: then neither takes a look at the clock or the bits. The
+// next owner finds their contents as they were. ARENA_NONE if nothing such is set aside by this
+// thread or by one that shares its place.
+//
+// At most RUN_CACHE_MOST slabs are set aside at a time, and nothing under HAKMEM_LIMIT; the rest,
+// and what there is no room for, is released as dirty. So is all that is set aside when a purge
+// starts at 0 (its age counts from then on), when a claim finds no other slabs with pages, and when
+// a claim of given slabs fails. Slabs set aside count as free and dirty.
 void page_arena_set_aside(size_t from, size_t slabs);
 size_t page_arena_reuse(size_t slabs);
 
@@ -111,7 +118,8 @@ bool page_arena_clean(size_t from, size_t slabs);
 // a SuperSlab without a slab in use is given back too: all of it is zero afterwards.
 size_t page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget);
 
-// Free slabs that hold pages, and slabs that are claimed.
+// Free slabs that hold pages, and slabs that are claimed: tens of loads, and exact when no other
+// thread uses the arena.
 size_t page_arena_dirty(void);
 size_t page_arena_held(void);
 

@@ -11,16 +11,17 @@ static struct {
     alignas(HAK_CACHE_LINE) _Atomic(uint64_t) ways[RUN_CACHE_WAYS];
 } lines[RUN_CACHE_LINES];
 
-static_assert(sizeof(lines[0]) == HAK_CACHE_LINE, "threads share no line but by chance");
+static_assert(sizeof(lines[0]) == HAK_CACHE_LINE, "a line is one");
 
 static struct run_cache_run run_of(uint64_t word) {
     return (struct run_cache_run){word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)};
 }
 
-// That of the calling thread, and of some others.
+// That of the calling thread, and of every eighth or so: stacks, with the TLS at their upper end,
+// are made one next to the other, a little more than a power of two apart, 8 MiB by default.
 static _Atomic(uint64_t) *own_line(void) {
-    static_assert(RUN_CACHE_LINES == 1 << 3, "the upper bits of a mark");
-    return lines[hak_thread_mark() >> 5].ways;
+    uintptr_t tls = (uintptr_t)__builtin_thread_pointer();
+    return lines[(tls >> 26 ^ tls >> 23 ^ tls >> 20 ^ tls >> 17) % RUN_CACHE_LINES].ways;
 }
 
 size_t run_cache_take(size_t slabs) {
@@ -54,7 +55,7 @@ struct run_cache_run run_cache_put(size_t from, size_t slabs) {
             return (struct run_cache_run){0, 0};
         }
     }
-    // As good as any, and no other place to count.
+    // Which one must go, a hash says: there is no counter of turns to keep.
     unsigned way = (unsigned)(from * UINT64_C(0x9e3779b97f4a7c15) >> 32) % RUN_CACHE_WAYS;
     return run_of(atomic_exchange_explicit(&ways[way], word, memory_order_acq_rel));
 }

@@ -1,11 +1,12 @@
 // run_cache: runs of slabs that were given back a moment ago and are likely to be asked for again.
 //
-// A run is a number of adjacent slabs. A thread puts a run into one of a few lines of eight, its
-// own most of the time, and takes one of exactly the length it wants from there: one atomic step
-// each. What the cache holds is whoever's who takes it; nothing here knows what a slab is.
+// A run is a number of adjacent slabs. The cache is 8 lines of 8 places. A thread puts runs into
+// one line, which it may share with others, and takes a run of exactly the length it wants from
+// there: one atomic step each. Whoever takes a run has it; nothing here knows what a slab is.
 //
-// Thread-safe, lock-free; callable from anywhere, and usable after any single step of a thread
-// that is gone. Nothing here calls anything.
+// Thread-safe, lock-free; callable from anywhere. Where a thread ends in the middle of a call (in a
+// forked child) the run in its hands is lost, and the cache is as good as before. Nothing here
+// calls anything.
 #ifndef HAKMEM_BOXES_RUN_CACHE_RUN_CACHE_H
 #define HAKMEM_BOXES_RUN_CACHE_RUN_CACHE_H
 
@@ -15,7 +16,7 @@ HAK_C_BEGIN
 
 // Build setting: slabs in a run that is kept, at most (1..255). 0: nothing is kept.
 #ifndef RUN_CACHE_MOST
-#    define RUN_CACHE_MOST 4
+#    define RUN_CACHE_MOST 5 // a block of 256 KiB and its colour
 #endif
 
 enum { RUN_CACHE_LINES = 8, RUN_CACHE_WAYS = 8 };
@@ -30,12 +31,12 @@ struct run_cache_run {
 // Takes a run of exactly `slabs` slabs out of the thread's line; RUN_CACHE_NONE if it has none.
 size_t run_cache_take(size_t slabs);
 
-// Puts a run into the thread's line. The run that had to make room for it, if any, or the run
-// itself if it is too long, is the caller's.
+// Puts a run of 1 or more slabs into the thread's line. The answer is the caller's: the run that
+// had to make room, or this run if it is too long; mostly it is none (of 0 slabs).
 struct run_cache_run run_cache_put(size_t from, size_t slabs);
 
-// Takes any run out of the places from *cursor on, 0 at first; of 0 slabs when there is no more.
-// Looks at no place twice, so that the end comes whatever other threads do.
+// Takes a run out of any line, looking at the places from *cursor (0 at first) on; of 0 slabs when
+// it has looked at all. It looks at no place twice: the end comes whatever other threads do.
 struct run_cache_run run_cache_take_any(unsigned *cursor);
 
 // Slabs in the cache; exact when no other thread uses it.

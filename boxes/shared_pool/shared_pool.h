@@ -3,7 +3,7 @@
 //
 // A slab's life (every arrow is one atomic step; every state is one that others can go on from):
 //
-//        page_arena_claim                       all blocks taken, bit `listed` cleared
+//        page_arena_claim_filled                all blocks taken, bit `listed` cleared
 //     free ------------> owned --format--> listed <----------------------------> unlisted (full)
 //      ^                                     |       a block comes back: listed
 //      |  page_arena_release                 | every bit set: someone takes them all

@@ -752,4 +752,42 @@ TEST(Info, EveryEntryPointIsServedHere) {
     }
 }
 
+// A quiet thread's calls do what is due, also those that its caches could serve.
+TEST(Decay, MallocsOfAQuietThreadGiveMemoryBack) {
+    constexpr size_t kHeap = size_t{64} << 20;
+    constexpr size_t kBlock = 600;
+    std::vector<void *> cached(1000);
+    for (void *&p : cached) {
+        p = malloc(200);
+    }
+    std::vector<void *> blocks(kHeap / kBlock);
+    for (void *&p : blocks) {
+        p = malloc(kBlock);
+        memset(p, 1, kBlock);
+    }
+    for (void *p : cached) {
+        free(p);
+    }
+    for (void *p : blocks) {
+        free(p);
+    }
+    ASSERT_GT(Stats().dirty, kHeap / 2);
+    // A thread is seen to be quiet when it misses.
+    for (size_t i = 1; i <= 3; i++) {
+        usleep(30000);
+        free(malloc(i * 3000));
+    }
+    // No more than the cache holds: a refill would be a miss, whatever the thread is.
+    constexpr int kMost = 60;
+    int calls = 0;
+    while (calls < kMost && Stats().dirty > kHeap / 8) {
+        usleep(100000);
+        cached[static_cast<size_t>(calls++)] = malloc(200);
+    }
+    EXPECT_LT(calls, kMost);
+    for (int i = 0; i < calls; i++) {
+        free(cached[static_cast<size_t>(i)]);
+    }
+}
+
 } // namespace

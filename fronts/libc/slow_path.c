@@ -28,8 +28,9 @@ static void tick(struct thread_heap *heap) {
     tick_at(heap, os_now_ms());
 }
 
-// The same for large blocks, whose calls take no longer than the rest of the look: once in a tick
-// of the clock. A parked thread's heap has seen none.
+// The same for large blocks, whose calls are about as quick as a tick: the clock moves every few ms
+// only, and what was seen at a time of it need not be looked at again. The heap of a parked thread,
+// and of one past its destructors, is an empty one, whose seen_ms is 0: these look each time.
 static void tick_once(void) {
     uint64_t now = os_now_ms();
     if (HAK_UNLIKELY(now != thread_heap_current()->seen_ms)) {
@@ -48,6 +49,7 @@ static HAK_NOINLINE void *miss(unsigned bin) {
     void *block = NULL;
     if (HAK_UNLIKELY(heap == NULL)) {
         // A thread past its destructors, or no memory for a heap: one block, without a cache.
+        tick(NULL);
         shared_pool_hint hint = ARENA_NONE;
         unsigned got = shared_pool_take(bin, &block, 1, &hint);
         front_gate_mark(bin, &block, got);
@@ -56,12 +58,12 @@ static HAK_NOINLINE void *miss(unsigned bin) {
         }
         return block;
     }
-    // An adopted heap brings its cached blocks.
+    tick(heap);
+    // An adopted heap brings its cached blocks, and a parked one has kept them.
     block = fast_cache_pop(&heap->bins[bin]);
     if (block != NULL) {
         return block;
     }
-    tick(heap);
     if (HAK_UNLIKELY(tiny_front_of(bin)->refill(heap, bin) == 0)) {
         make_room();
         if (tiny_front_of(bin)->refill(heap, bin) == 0) {
