@@ -41,16 +41,10 @@ static size_t claim(size_t run, size_t align, bool *zero) {
 }
 
 void *large_block_alloc(size_t size, size_t align, bool zero) {
-    struct page_arena_window window = page_arena_get_window();
-    if (HAK_UNLIKELY(window.base == NULL)) {
-        if (!page_arena_init()) {
-            return NULL;
-        }
-        window = page_arena_get_window();
-    }
-    if (HAK_UNLIKELY(size > (size_t)PTRDIFF_MAX)) {
+    if (HAK_UNLIKELY(size > (size_t)PTRDIFF_MAX || !page_arena_init())) {
         return NULL;
     }
+    struct page_arena_window window = page_arena_get_window();
     bool coloured = is_coloured(align);
     size_t least = slabs_for(size);
     size_t run = slabs_for(coloured && size >= ROOM_FROM ? size + COLOURS_BYTES : size);

@@ -508,8 +508,8 @@ static bool release_aside(void) {
 }
 
 size_t page_arena_reuse(size_t slabs) {
-    size_t from = run_cache_take(slabs);
-    return from == RUN_CACHE_NONE ? ARENA_NONE : from;
+    static_assert(RUN_CACHE_NONE == ARENA_NONE, "no run is no slab");
+    return run_cache_take(slabs);
 }
 
 void page_arena_set_aside(size_t from, size_t slabs) {

@@ -17,8 +17,14 @@ static struct run_cache_run run_of(uint64_t word) {
     return (struct run_cache_run){word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)};
 }
 
-// That of the calling thread, and of every eighth or so: stacks, with the TLS at their upper end,
-// are made one next to the other, a little more than a power of two apart, 8 MiB by default.
+static _Atomic(uint64_t) *place(unsigned i) {
+    return &lines[i / RUN_CACHE_WAYS].ways[i % RUN_CACHE_WAYS];
+}
+
+enum { PLACES = RUN_CACHE_LINES * RUN_CACHE_WAYS };
+
+// The line of the calling thread, and of every eighth or so: stacks, with the TLS at their upper
+// end, are made one next to the other, a little more than a power of two apart, 8 MiB by default.
 static _Atomic(uint64_t) *own_line(void) {
     uintptr_t tls = (uintptr_t)__builtin_thread_pointer();
     return lines[(tls >> 26 ^ tls >> 23 ^ tls >> 20 ^ tls >> 17) % RUN_CACHE_LINES].ways;
@@ -62,9 +68,8 @@ struct run_cache_run run_cache_put(size_t from, size_t slabs) {
 
 struct run_cache_run run_cache_take_any(unsigned *cursor) {
     // Each place once: others may fill it again all the time.
-    while (*cursor < RUN_CACHE_LINES * RUN_CACHE_WAYS) {
-        _Atomic(uint64_t) *way = &lines[*cursor / RUN_CACHE_WAYS].ways[*cursor % RUN_CACHE_WAYS];
-        ++*cursor;
+    while (*cursor < PLACES) {
+        _Atomic(uint64_t) *way = place((*cursor)++);
         if (atomic_load_explicit(way, memory_order_relaxed) != 0) {
             uint64_t word = atomic_exchange_explicit(way, 0, memory_order_acquire);
             if (word != 0) {
@@ -77,10 +82,8 @@ struct run_cache_run run_cache_take_any(unsigned *cursor) {
 
 size_t run_cache_slabs(void) {
     size_t sum = 0;
-    for (unsigned i = 0; i < RUN_CACHE_LINES * RUN_CACHE_WAYS; i++) {
-        sum += run_of(atomic_load_explicit(&lines[i / RUN_CACHE_WAYS].ways[i % RUN_CACHE_WAYS],
-                                           memory_order_relaxed))
-                   .slabs;
+    for (unsigned i = 0; i < PLACES; i++) {
+        sum += run_of(atomic_load_explicit(place(i), memory_order_relaxed)).slabs;
     }
     return sum;
 }

@@ -7,9 +7,8 @@
 // makes before main(). A clock that moves only when it is looked at makes a run with one thread
 // repeat exactly: what the sweep counts is what it then fails.
 //
-//   FAULTS_EVERY=n    of the single failures only every n-th (by default all of them, and every
-//   third
-//                     where the flavour is not the production one)
+//   FAULTS_EVERY=n    of the single failures only every n-th (all; every third where the flavour
+//                     is not the production one)
 //   FAULTS_RANDOM=n   random runs (a fixed number of them by default)
 //   FAULTS_SEED=n     of the first of them
 #include <ctype.h>

@@ -47,9 +47,9 @@ static HAK_COLD void make_room(void) {
 static HAK_NOINLINE void *miss(unsigned bin) {
     struct thread_heap *heap = thread_heap_get();
     void *block = NULL;
+    tick(heap);
     if (HAK_UNLIKELY(heap == NULL)) {
         // A thread past its destructors, or no memory for a heap: one block, without a cache.
-        tick(NULL);
         shared_pool_hint hint = ARENA_NONE;
         unsigned got = shared_pool_take(bin, &block, 1, &hint);
         front_gate_mark(bin, &block, got);
@@ -58,7 +58,6 @@ static HAK_NOINLINE void *miss(unsigned bin) {
         }
         return block;
     }
-    tick(heap);
     // An adopted heap brings its cached blocks, and a parked one has kept them.
     block = fast_cache_pop(&heap->bins[bin]);
     if (block != NULL) {
