@@ -52,15 +52,13 @@ HAK_INLINE uint64_t atomic_bitmap_put(atomic_bitmap_word *word, uint64_t mask) {
 }
 
 // The same for bits that should be clear, in fewer instructions; where the result has one of them
-// set, the word is broken from then on. While the process has one thread, no atomic step is made.
-HAK_INLINE uint64_t atomic_bitmap_put_clear(atomic_bitmap_word *word, uint64_t mask) {
-#if HAK_ALONE
-    if (hak_alone()) {
+// set, the word is broken from then on. `alone`: hak_alone() says that no atomic step is needed.
+HAK_INLINE uint64_t atomic_bitmap_put_clear(atomic_bitmap_word *word, uint64_t mask, bool alone) {
+    if (alone) {
         // One instruction still: a signal handler comes before it or behind it.
         __asm__("xaddq %0, %1" : "+r"(mask), "+m"(*word) : : "cc");
         return mask;
     }
-#endif
     return atomic_fetch_add(word, mask);
 }
 

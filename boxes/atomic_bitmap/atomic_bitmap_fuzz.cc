@@ -78,7 +78,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             unsigned from = static_cast<unsigned>(bit % 64);
             mask = atomic_bitmap_mask(from, static_cast<unsigned>(input.Below(64 - from + 1)));
             if ((mask & Word(model, word)) == 0) {
-                FUZZ_CHECK(atomic_bitmap_put_clear(&words[word], mask) == Word(model, word));
+                FUZZ_CHECK(atomic_bitmap_put_clear(&words[word], mask, input.Below(2) != 0) ==
+                           Word(model, word));
             } else {
                 FUZZ_CHECK(atomic_bitmap_put(&words[word], mask) == Word(model, word));
             }

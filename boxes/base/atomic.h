@@ -45,7 +45,6 @@ using std::memory_order_seq_cst;
 #    endif
 #endif
 
-#if HAK_ALONE
 HAK_C_BEGIN
 // glibc's, from 2.32 on: true as long as no other thread was started.
 extern char __libc_single_threaded __attribute__((weak));
@@ -53,8 +52,7 @@ HAK_C_END
 
 // True if no other thread can be in the process's memory now.
 HAK_INLINE bool hak_alone(void) {
-    return &__libc_single_threaded != NULL && __libc_single_threaded != 0;
+    return HAK_ALONE != 0 && &__libc_single_threaded != NULL && __libc_single_threaded != 0;
 }
-#endif
 
 #endif

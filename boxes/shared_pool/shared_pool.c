@@ -170,8 +170,8 @@ static HAK_NOINLINE void reclaim_if_free(const struct page_arena_window *window,
 
 // Sets the bits of `mask` in `at`, word number `word` of a slab's bitmap.
 HAK_INLINE void put_word(const struct page_arena_window *window, size_t slab, unsigned bin,
-                         atomic_bitmap_word *at, unsigned word, uint64_t mask) {
-    uint64_t before = atomic_bitmap_put_clear(at, mask);
+                         atomic_bitmap_word *at, unsigned word, uint64_t mask, bool alone) {
+    uint64_t before = atomic_bitmap_put_clear(at, mask, alone);
     if (HAK_UNLIKELY((before & mask) != 0)) {
         freed_twice(window, slab, bin, word, before & mask);
     }
@@ -187,7 +187,7 @@ HAK_INLINE void put_word(const struct page_arena_window *window, size_t slab, un
 
 static void put_bits(const struct page_arena_window *window, size_t slab, unsigned bin,
                      unsigned word, uint64_t mask) {
-    put_word(window, slab, bin, superslab_bits(window, slab, bin) + word, word, mask);
+    put_word(window, slab, bin, superslab_bits(window, slab, bin) + word, word, mask, hak_alone());
 }
 
 static void reclaim(const struct page_arena_window *window, size_t slab, unsigned bin) {
@@ -562,11 +562,48 @@ enum { GATHERED_NUMBER = 10 };
 HAK_INLINE void put_gathered(const struct page_arena_window *window, unsigned bin,
                              const struct gathered *some) {
     unsigned number = (unsigned)(some->place & ((1u << GATHERED_NUMBER) - 1));
-    put_word(window, some->place >> GATHERED_NUMBER, bin, some->word, number, some->mask);
+    put_word(window, some->place >> GATHERED_NUMBER, bin, some->word, number, some->mask, false);
+}
+
+HAK_INLINE void check_bin(const struct page_arena_window *window, size_t slab, unsigned bin,
+                          const void *ptr) {
+    if (HAK_UNLIKELY(slab >= window->slabs ||
+                     atomic_load_explicit(map_of(window, slab), memory_order_relaxed) != bin * 2)) {
+        not_of_bin(window, slab, ptr);
+    }
+}
+
+// Each block in a step of its own, which costs less than to gather them where it is not atomic.
+// `beside`: where the bitmaps are, the same for all blocks of the bin.
+HAK_INLINE void put_each(const struct page_arena_window *window, unsigned bin, void *const *blocks,
+                         unsigned count, bool beside) {
+    const struct size_class_bin info = size_class_bins[bin];
+    for (void *const *end = blocks + count; blocks != end; blocks++) {
+        const void *ptr = *blocks;
+        size_t slab = page_arena_slab_of(window, ptr);
+        size_t block;
+        if (HAK_UNLIKELY(!size_class_is_start(&info, (uintptr_t)ptr & (ARENA_SLAB - 1), &block))) {
+            not_a_start(window, bin, ptr);
+        }
+        check_bin(window, slab, bin, ptr);
+        put_word(window, slab, bin, superslab_bits_where(window, slab, beside) + block / 64,
+                 (unsigned)(block / 64), UINT64_C(1) << (block % 64), true);
+    }
 }
 
 void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
     const struct page_arena_window window = page_arena_get_window();
+    if (hak_alone()) {
+        if (superslab_bits_beside(bin)) {
+            put_each(&window, bin, blocks, count, true);
+        } else {
+            put_each(&window, bin, blocks, count, false);
+        }
+        if (count != 0) {
+            mark_active(superslab_slab(&window, page_arena_slab_of(&window, blocks[count - 1])));
+        }
+        return;
+    }
     const struct size_class_bin info = size_class_bins[bin];
     struct gathered some = {NULL, SIZE_MAX, 0};
     for (unsigned i = 0; i < count; i++) {
@@ -586,11 +623,7 @@ void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
             put_gathered(&window, bin, &some);
         }
         // After each step, which may have given the slab away if the next block was freed twice.
-        if (HAK_UNLIKELY(slab >= window.slabs ||
-                         atomic_load_explicit(map_of(&window, slab), memory_order_relaxed) !=
-                             bin * 2)) {
-            not_of_bin(&window, slab, ptr);
-        }
+        check_bin(&window, slab, bin, ptr);
         some.word = superslab_bits(&window, slab, bin) + block / 64;
         some.place = place;
         some.mask = bit;

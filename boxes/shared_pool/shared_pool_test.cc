@@ -18,6 +18,7 @@
 #include <string>
 #include <sys/mman.h>
 #include <thread>
+#include <unistd.h>
 #include <utility>
 #include <vector>
 
@@ -398,7 +399,16 @@ TEST_F(SharedPoolPurge, OfEveryBinOnlyWholePagesGo) {
     }
 }
 
-using SharedPoolDeathTest = SharedPool;
+// While its process has one thread, the pool takes a way of its own.
+enum Threads { kAlone, kBesideAnother };
+
+class SharedPoolDeathTest : public SharedPool, public testing::WithParamInterface<Threads> {};
+
+void be(Threads threads) {
+    if (threads == kBesideAnother) {
+        std::thread([] { pause(); }).detach();
+    }
+}
 
 std::string line(const void *ptr, const char *fault) {
     char text[200];
@@ -407,10 +417,11 @@ std::string line(const void *ptr, const char *fault) {
     return text;
 }
 
-#define EXPECT_MISUSE(statement, ptr, fault) \
-    EXPECT_EXIT(statement, testing::KilledBySignal(SIGABRT), testing::Eq(line(ptr, fault)))
+#define EXPECT_MISUSE(statement, ptr, fault)                                   \
+    EXPECT_EXIT((be(GetParam()), statement), testing::KilledBySignal(SIGABRT), \
+                testing::Eq(line(ptr, fault)))
 
-TEST_F(SharedPoolDeathTest, MisuseIsReported) {
+TEST_P(SharedPoolDeathTest, MisuseIsReported) {
     constexpr unsigned kBin = 5;
     const char *wrong_bin = HAK_HEADER
                                 ? "heap corruption: header byte overwritten, or a wrong size given"
@@ -448,6 +459,11 @@ TEST_F(SharedPoolDeathTest, MisuseIsReported) {
     shared_pool_check(kBin, blocks.data(), 69);
     put(kBin, blocks);
 }
+
+INSTANTIATE_TEST_SUITE_P(, SharedPoolDeathTest, testing::Values(kAlone, kBesideAnother),
+                         [](const testing::TestParamInfo<Threads> &threads) {
+                             return threads.param == kAlone ? "Alone" : "BesideAnother";
+                         });
 
 // A storm: threads take and put blocks of a few bins, their own and each other's. A shadow knows
 // the owner of every block, and the blocks' contents know it too, which tells of overlaps.

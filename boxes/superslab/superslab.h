@@ -63,13 +63,20 @@ HAK_INLINE struct slab *superslab_slab(const struct page_arena_window *window, s
     return &superslab_at(window, slab)->slabs[slab % ARENA_SUPERSLAB_SLABS];
 }
 
-// The bitmap of a slab that holds (or is to hold) blocks of `bin`.
+// The bitmap of a slab that holds (or is to hold) blocks of `bin`, and where it is: beside the
+// other fields or not.
+HAK_INLINE bool superslab_bits_beside(unsigned bin) {
+    return size_class_bins[bin].words <= SLAB_INLINE_WORDS;
+}
+HAK_INLINE atomic_bitmap_word *superslab_bits_where(const struct page_arena_window *window,
+                                                    size_t slab, bool beside) {
+    struct superslab *superslab = superslab_at(window, slab);
+    return beside ? superslab->slabs[slab % ARENA_SUPERSLAB_SLABS].bits
+                  : superslab->bits[slab % ARENA_SUPERSLAB_SLABS];
+}
 HAK_INLINE atomic_bitmap_word *superslab_bits(const struct page_arena_window *window, size_t slab,
                                               unsigned bin) {
-    struct superslab *superslab = superslab_at(window, slab);
-    return size_class_bins[bin].words <= SLAB_INLINE_WORDS
-               ? superslab->slabs[slab % ARENA_SUPERSLAB_SLABS].bits
-               : superslab->bits[slab % ARENA_SUPERSLAB_SLABS];
+    return superslab_bits_where(window, slab, superslab_bits_beside(bin));
 }
 
 // The large block whose run starts with `slab`, and its usable bytes.
