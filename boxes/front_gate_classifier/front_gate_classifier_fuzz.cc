@@ -42,7 +42,8 @@ class Heap {
             Take(1 + static_cast<unsigned>(input.Below(SIZE_CLASS_BINS - 1)));
         } else if (what == 1 && blocks_.size() < 64) {
             size_t size = 1 + (input.Number(1) << 16);
-            auto *p = large_block_alloc(size, size_t{1} << input.Below(24), input.Flag());
+            auto *p = large_block_alloc(size, size_t{1} << input.Below(24),
+                                        static_cast<large_block_use>(input.Below(3)));
             FUZZ_CHECK(p != nullptr);
             size_t usable = large_block_usable(&window_, p, page_arena_slab_of(&window_, p));
             FUZZ_CHECK(usable >= size);

@@ -115,7 +115,8 @@ TEST_F(FrontGateClassifier, OverwrittenHeaderIsSeen) {
 
 TEST_F(FrontGateClassifier, LargeBlocks) {
     constexpr size_t kSlabs = 100; // over several SuperSlabs
-    auto *block = static_cast<char *>(large_block_alloc(kSlabs * ARENA_SLAB, ARENA_SLAB, true));
+    auto *block =
+        static_cast<char *>(large_block_alloc(kSlabs * ARENA_SLAB, ARENA_SLAB, LARGE_BLOCK_ZERO));
     ASSERT_NE(block, nullptr);
     classified live = classify_ptr(block);
     EXPECT_EQ(live.kind, CLASSIFIED_LARGE);
@@ -175,7 +176,7 @@ TEST_F(FrontGateClassifier, Foreign) {
 TEST_F(FrontGateClassifier, AnyBitPatternGetsAnAnswer) {
     std::mt19937_64 random(7);
     void *tiny = take(4);
-    void *large = large_block_alloc(1 << 20, 1, false);
+    void *large = large_block_alloc(1 << 20, 1, LARGE_BLOCK_ANY);
     auto base = reinterpret_cast<uintptr_t>(window.base);
     size_t heap = page_arena_high() << ARENA_SLAB_SHIFT;
     front_gate gate = front_gate_of(&window);

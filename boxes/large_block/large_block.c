@@ -17,7 +17,8 @@ static size_t slabs_for(size_t size) {
 
 // Blocks that all start at the start of a page share a few sets of the processor's cache: a program
 // that goes through many of them at once would have one line of each. So they start at different
-// lines of their first page. A small block only does so where its run has room.
+// lines of their first page. A small block only does so where its run has room, unless it is one of
+// those that grow.
 enum { COLOURS_BYTES = HAK_PAGE - HAK_CACHE_LINE, ROOM_FROM = 256 << 10 };
 
 static bool is_coloured(size_t align) {
@@ -25,8 +26,9 @@ static bool is_coloured(size_t align) {
 }
 
 static size_t colour_of(size_t slab, size_t room) {
-    uint64_t hash = slab * UINT64_C(0x9e3779b97f4a7c15) >> 52;
-    return hak_min(hash & COLOURS_BYTES, room) & ~(size_t)(HAK_CACHE_LINE - 1);
+    uint64_t hash = slab * UINT64_C(0x9e3779b97f4a7c15) >> 32;
+    uint64_t lines = hak_min((size_t)COLOURS_BYTES, room) / HAK_CACHE_LINE + 1;
+    return (hash * lines >> 32) * HAK_CACHE_LINE;
 }
 
 static size_t claim(size_t run, size_t align, bool *zero) {
@@ -40,14 +42,15 @@ static size_t claim(size_t run, size_t align, bool *zero) {
                                        : page_arena_claim(run, align, zero);
 }
 
-void *large_block_alloc(size_t size, size_t align, bool zero) {
+void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
     if (HAK_UNLIKELY(size > (size_t)PTRDIFF_MAX || !page_arena_init())) {
         return NULL;
     }
     struct page_arena_window window = page_arena_get_window();
     bool coloured = is_coloured(align);
+    bool room = coloured && (size >= ROOM_FROM || use == LARGE_BLOCK_GROWN);
     size_t least = slabs_for(size);
-    size_t run = slabs_for(coloured && size >= ROOM_FROM ? size + COLOURS_BYTES : size);
+    size_t run = slabs_for(room ? size + COLOURS_BYTES : size);
     bool is_zero;
     size_t slab = claim(run, align, &is_zero);
     if (slab == ARENA_NONE && run > least) {
@@ -60,7 +63,7 @@ void *large_block_alloc(size_t size, size_t align, bool zero) {
     struct slab *meta = superslab_slab(&window, slab);
     size_t colour = coloured ? colour_of(slab, (run << ARENA_SLAB_SHIFT) - size) : 0;
     char *ptr = (char *)page_arena_address(&window, slab) + colour;
-    if (zero && !is_zero) {
+    if (use == LARGE_BLOCK_ZERO && !is_zero) {
         memset(ptr, 0, size);
     }
     atomic_store_explicit(&meta->owner, hak_thread_mark(), memory_order_relaxed);
@@ -131,7 +134,7 @@ void *large_block_resize(const struct page_arena_window *window, void *ptr, size
             if (run << ARENA_SLAB_SHIFT < LARGE_BLOCK_MOVE) {
                 return NULL;
             }
-            char *to = large_block_alloc(size + colour, ARENA_SLAB, false);
+            char *to = large_block_alloc(size + colour, ARENA_SLAB, LARGE_BLOCK_ANY);
             if (to == NULL) {
                 return NULL;
             }

@@ -17,10 +17,18 @@ HAK_C_BEGIN
 // Blocks whose run is this long (bytes) are moved by the page table instead of copied.
 #define LARGE_BLOCK_MOVE ((size_t)1 << 20)
 
+enum large_block_use {
+    LARGE_BLOCK_ANY,
+    LARGE_BLOCK_ZERO, // all of it must be zero
+    // It takes over from a block that realloc could not resize. Such sizes are often powers of two,
+    // which fill their slabs: one slab more gives it a choice of lines to start at.
+    LARGE_BLOCK_GROWN,
+};
+
 // A block of at least `size` bytes (> 0) at a multiple of `align` (a power of two; less than 64
-// counts as 64, and up to 64 the block may start at any cache line of its first page), all zero if
-// `zero`. NULL if size or align is beyond what can be, or the kernel or HAKMEM_LIMIT refuses.
-void *large_block_alloc(size_t size, size_t align, bool zero);
+// counts as 64, and up to 64 the block may start at any cache line of its first page). NULL if size
+// or align is beyond what can be, or the kernel or HAKMEM_LIMIT refuses.
+void *large_block_alloc(size_t size, size_t align, enum large_block_use use);
 
 // `slab` is page_arena_slab_of(window, ptr), for the first two whatever that is.
 

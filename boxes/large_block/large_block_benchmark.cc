@@ -16,7 +16,7 @@ void AllocAndFree(benchmark::State &state) {
     page_arena_init();
     const auto size = static_cast<size_t>(state.range(0));
     for (auto _ : state) {
-        void *block = large_block_alloc(size, 1, false);
+        void *block = large_block_alloc(size, 1, LARGE_BLOCK_ANY);
         *static_cast<volatile char *>(block) = 1;
         release(block);
     }
@@ -33,7 +33,7 @@ void AllocZeroAndFree(benchmark::State &state) {
     page_arena_init();
     const auto size = static_cast<size_t>(state.range(0));
     for (auto _ : state) {
-        void *block = large_block_alloc(size, 1, true);
+        void *block = large_block_alloc(size, 1, LARGE_BLOCK_ZERO);
         *static_cast<volatile char *>(block) = 1;
         release(block);
     }
@@ -43,7 +43,7 @@ BENCHMARK(AllocZeroAndFree)->Arg(40 << 10)->Arg(1 << 20)->Arg(16 << 20);
 
 void ResizeInPlace(benchmark::State &state) {
     page_arena_init();
-    void *block = large_block_alloc(100 << 10, 1, false);
+    void *block = large_block_alloc(100 << 10, 1, LARGE_BLOCK_ANY);
     const page_arena_window window = page_arena_get_window();
     const size_t slab = page_arena_slab_of(&window, block);
     for (auto _ : state) {
@@ -56,7 +56,7 @@ BENCHMARK(ResizeInPlace);
 
 void Usable(benchmark::State &state) {
     page_arena_init();
-    void *block = large_block_alloc(100 << 10, 1, false);
+    void *block = large_block_alloc(100 << 10, 1, LARGE_BLOCK_ANY);
     const page_arena_window window = page_arena_get_window();
     const size_t slab = page_arena_slab_of(&window, block);
     for (auto _ : state) {

@@ -37,8 +37,8 @@ class LargeBlock : public testing::Test {
         return s;
     }
     size_t slab_of(const void *ptr) { return page_arena_slab_of(&window, ptr); }
-    static char *alloc(size_t size, size_t align = kSlab, bool zero = false) {
-        return static_cast<char *>(large_block_alloc(size, align, zero));
+    static char *alloc(size_t size, size_t align = kSlab, large_block_use use = LARGE_BLOCK_ANY) {
+        return static_cast<char *>(large_block_alloc(size, align, use));
     }
     bool release(void *ptr) { return large_block_free(&window, ptr, slab_of(ptr)); }
     char *resize(void *ptr, size_t size) {
@@ -90,7 +90,7 @@ TEST_F(LargeBlock, WhatItsThreadFreesIsSetAsideForItsNext) {
     EXPECT_EQ(stats().aside_slabs, 0u);
     EXPECT_GE(usable(ptr), 50000u);
     ASSERT_TRUE(release(ptr));
-    ASSERT_EQ(alloc(60000, 1, true), ptr);
+    ASSERT_EQ(alloc(60000, 1, LARGE_BLOCK_ZERO), ptr);
     EXPECT_TRUE(is_zero(ptr, 60000));
     // Whoever frees it would not ask for it again.
     in_another_thread(hak_thread_mark(), [&] { EXPECT_TRUE(release(ptr)); });
@@ -119,11 +119,24 @@ TEST_F(LargeBlock, SizesAndAlignments) {
 }
 
 TEST_F(LargeBlock, BlocksOfOneSizeStartAtManyLinesOfTheirPages) {
-    for (size_t size : {size_t{40000}, size_t{256} << 10, size_t{1} << 20}) {
+    struct {
+        size_t size;
+        large_block_use use;
+        size_t lines; // of the 64 of a page, and of 64 blocks
+    } const cases[] = {
+        {40000, LARGE_BLOCK_ANY, 32},
+        {63 << 10, LARGE_BLOCK_ANY, 15}, // of the 17 that there is room for
+        {kSlab, LARGE_BLOCK_ANY, 1},
+        {kSlab, LARGE_BLOCK_GROWN, 32},
+        {2 * kSlab, LARGE_BLOCK_GROWN, 32},
+        {4 * kSlab, LARGE_BLOCK_ANY, 32},
+        {16 * kSlab, LARGE_BLOCK_ANY, 32},
+    };
+    for (const auto &[size, use, expected] : cases) {
         std::vector<char *> blocks;
         std::set<size_t> lines;
         for (int i = 0; i < 64; i++) {
-            blocks.push_back(alloc(size, 16));
+            blocks.push_back(alloc(size, 16, use));
             ASSERT_NE(blocks.back(), nullptr);
             size_t offset = reinterpret_cast<uintptr_t>(blocks.back()) % kSlab;
             EXPECT_LT(offset, size_t{HAK_PAGE});
@@ -131,7 +144,7 @@ TEST_F(LargeBlock, BlocksOfOneSizeStartAtManyLinesOfTheirPages) {
             EXPECT_GE(usable(blocks.back()), size);
             lines.insert(offset / HAK_CACHE_LINE);
         }
-        EXPECT_GE(lines.size(), 16u) << "of the 64 of a page, for " << size;
+        EXPECT_GE(lines.size(), expected) << size;
         for (char *block : blocks) {
             char *slab = block - reinterpret_cast<uintptr_t>(block) % kSlab;
             EXPECT_EQ(slab != block && release(slab), false) << "the start of its run";
@@ -206,12 +219,12 @@ TEST_F(LargeBlock, ZeroMeansZeroOnDirtyRunsToo) {
         char *dirty = alloc(size);
         memset(dirty, 0xff, usable(dirty));
         EXPECT_TRUE(release(dirty));
-        char *ptr = alloc(size, kSlab, true);
+        char *ptr = alloc(size, kSlab, LARGE_BLOCK_ZERO);
         EXPECT_EQ(ptr, dirty) << "the dirty run comes first";
         EXPECT_TRUE(is_zero(ptr, size));
         EXPECT_TRUE(release(ptr));
     }
-    char *fresh = alloc(size_t{80} << 20, kSlab, true);
+    char *fresh = alloc(size_t{80} << 20, kSlab, LARGE_BLOCK_ZERO);
     EXPECT_TRUE(is_zero(fresh, size_t{80} << 20));
     EXPECT_TRUE(release(fresh));
 }
@@ -297,7 +310,7 @@ TEST_F(LargeBlock, ResizeMovesThePages) {
         EXPECT_TRUE(release(wall));
     }
     // What moves left behind is as good as new.
-    char *all = alloc(size_t{30} << 20, kSlab, true);
+    char *all = alloc(size_t{30} << 20, kSlab, LARGE_BLOCK_ZERO);
     EXPECT_TRUE(is_zero(all, size_t{30} << 20));
     EXPECT_TRUE(release(all));
 }
@@ -318,13 +331,13 @@ TEST_F(LargeBlock, Storm) {
             size_t size = 1 + random() % (random() % 8 == 0 ? 40 * kSlab : 4 * kSlab);
             unsigned what = random() % 8;
             if (what < 3 || held.empty()) {
-                bool zero = random() % 4 == 0;
-                char *ptr = alloc(size, random() % 2 == 0 ? 1 : kSlab << random() % 4, zero);
+                auto use = static_cast<large_block_use>(random() % 3);
+                char *ptr = alloc(size, random() % 2 == 0 ? 1 : kSlab << random() % 4, use);
                 if (ptr == nullptr) {
                     faults++;
                     continue;
                 }
-                faults += zero && !is_zero(ptr, size);
+                faults += use == LARGE_BLOCK_ZERO && !is_zero(ptr, size);
                 held.push_back({ptr, size, static_cast<unsigned>(round) * 7 + me});
                 fill(ptr, size, held.back().seed);
             } else if (what < 5) {

@@ -64,7 +64,7 @@ TEST(Statistics, CountsAddUp) {
     shared_pool_hint hint = ARENA_NONE;
     ASSERT_EQ(shared_pool_take(kBin, blocks, 100, &hint), 100u);
     fast_cache_fill(&heap->bins[kBin], blocks + 95, 5);
-    void *large = large_block_alloc(300000, 1, false);
+    void *large = large_block_alloc(300000, 1, LARGE_BLOCK_ANY);
 
     Stats s = stats();
     EXPECT_EQ(s.tiny_slabs, 1u);

@@ -115,7 +115,8 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
         }
     }
     int saved = errno;
-    void *fresh = malloc(size);
+    bool grown = size > SIZE_CLASS_TINY_MAX && size > old.usable;
+    void *fresh = grown ? slow_grown_alloc(size) : malloc(size);
     if (fresh == NULL) {
         if (size > old.usable) {
             return NULL;

@@ -12,8 +12,10 @@ extern "C" {
 void free_sized(void *ptr, size_t size);
 void free_aligned_sized(void *ptr, size_t align, size_t size);
 
-// A zeroed block above SIZE_CLASS_TINY_MAX; NULL and ENOMEM if there is no memory.
+// Blocks above SIZE_CLASS_TINY_MAX, all zero or for what has outgrown another block; NULL and
+// ENOMEM if there is no memory.
 void *slow_zero_alloc(size_t size);
+void *slow_grown_alloc(size_t size);
 
 #ifdef __cplusplus
 }

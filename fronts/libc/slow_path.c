@@ -73,12 +73,12 @@ static HAK_NOINLINE void *miss(unsigned bin) {
     return fast_cache_pop(&heap->bins[bin]);
 }
 
-static HAK_NOINLINE void *large(size_t size, size_t align, bool zero) {
+static HAK_NOINLINE void *large(size_t size, size_t align, enum large_block_use use) {
     tick_once();
-    void *block = large_block_alloc(size, align, zero);
+    void *block = large_block_alloc(size, align, use);
     if (HAK_UNLIKELY(block == NULL)) {
         make_room();
-        block = large_block_alloc(size, align, zero);
+        block = large_block_alloc(size, align, use);
         if (block == NULL) {
             errno = ENOMEM;
         }
@@ -88,7 +88,7 @@ static HAK_NOINLINE void *large(size_t size, size_t align, bool zero) {
 
 void *slow_alloc(size_t size) {
     if (HAK_UNLIKELY(size > SIZE_CLASS_TINY_MAX)) {
-        return large(size, 1, false);
+        return large(size, 1, LARGE_BLOCK_ANY);
     }
     unsigned bin = size_class_bin_of(size);
     void *block = fast_cache_pop(&thread_heap_current()->bins[bin]);
@@ -96,13 +96,17 @@ void *slow_alloc(size_t size) {
 }
 
 void *slow_zero_alloc(size_t size) {
-    return large(size, 1, true);
+    return large(size, 1, LARGE_BLOCK_ZERO);
+}
+
+void *slow_grown_alloc(size_t size) {
+    return large(size, 1, LARGE_BLOCK_GROWN);
 }
 
 void *slow_aligned_alloc(size_t align, size_t size) {
     unsigned bin = size_class_aligned_bin(size, align);
     if (bin == 0) {
-        return large(size == 0 ? 1 : size, align, false);
+        return large(size == 0 ? 1 : size, align, LARGE_BLOCK_ANY);
     }
     void *block = fast_cache_pop(&thread_heap_current()->bins[bin]);
     return HAK_LIKELY(block != NULL) ? block : miss(bin);
