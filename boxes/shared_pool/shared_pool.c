@@ -157,11 +157,24 @@ static HAK_NORETURN HAK_COLD void freed_twice(const struct page_arena_window *wi
                 "block freed twice");
 }
 
+HAK_INLINE bool is_word_free(atomic_bitmap_word *bits, unsigned bin, unsigned word) {
+    return atomic_load_explicit(&bits[word], memory_order_relaxed) ==
+           superslab_full_word(bin, word);
+}
+
+// `word` is one all of whose blocks are free.
 static HAK_NOINLINE void reclaim_if_free(const struct page_arena_window *window, size_t slab,
-                                         unsigned bin) {
+                                         unsigned bin, unsigned word) {
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
-    for (unsigned w = size_class_bins[bin].words; w-- > 0;) {
-        if (atomic_load_explicit(&bits[w], memory_order_relaxed) != superslab_full_word(bin, w)) {
+    unsigned words = size_class_bins[bin].words;
+    // Blocks often come back in the order of their addresses, upwards or downwards: then one of the
+    // words beside this one says no, and the others are not looked at for each word of the slab.
+    if ((word > 0 && !is_word_free(bits, bin, word - 1)) ||
+        (word + 1 < words && !is_word_free(bits, bin, word + 1))) {
+        return;
+    }
+    for (unsigned w = words; w-- > 0;) {
+        if (!is_word_free(bits, bin, w)) {
             return;
         }
     }
@@ -180,8 +193,8 @@ HAK_INLINE void put_word(const struct page_arena_window *window, size_t slab, un
     }
     // A word all of whose blocks are free is some 2^n - 1, and few other words are.
     uint64_t after = before | mask;
-    if (HAK_UNLIKELY((after & (after + 1)) == 0)) {
-        reclaim_if_free(window, slab, bin);
+    if (HAK_UNLIKELY((after & (after + 1)) == 0) && after == superslab_full_word(bin, word)) {
+        reclaim_if_free(window, slab, bin, word);
     }
 }
 
@@ -560,9 +573,9 @@ struct gathered {
 enum { GATHERED_NUMBER = 10 };
 
 HAK_INLINE void put_gathered(const struct page_arena_window *window, unsigned bin,
-                             const struct gathered *some) {
+                             const struct gathered *some, bool alone) {
     unsigned number = (unsigned)(some->place & ((1u << GATHERED_NUMBER) - 1));
-    put_word(window, some->place >> GATHERED_NUMBER, bin, some->word, number, some->mask, false);
+    put_word(window, some->place >> GATHERED_NUMBER, bin, some->word, number, some->mask, alone);
 }
 
 HAK_INLINE void check_bin(const struct page_arena_window *window, size_t slab, unsigned bin,
@@ -573,8 +586,8 @@ HAK_INLINE void check_bin(const struct page_arena_window *window, size_t slab, u
     }
 }
 
-// Each block in a step of its own, which costs less than to gather them where it is not atomic.
-// `beside`: where the bitmaps are, the same for all blocks of the bin.
+// Each block in a step of its own. `beside`: where the bitmaps are, the same for all blocks of the
+// bin.
 HAK_INLINE void put_each(const struct page_arena_window *window, unsigned bin, void *const *blocks,
                          unsigned count, bool beside) {
     const struct size_class_bin info = size_class_bins[bin];
@@ -591,27 +604,17 @@ HAK_INLINE void put_each(const struct page_arena_window *window, unsigned bin, v
     }
 }
 
-void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
-    const struct page_arena_window window = page_arena_get_window();
-    if (hak_alone()) {
-        if (superslab_bits_beside(bin)) {
-            put_each(&window, bin, blocks, count, true);
-        } else {
-            put_each(&window, bin, blocks, count, false);
-        }
-        if (count != 0) {
-            mark_active(superslab_slab(&window, page_arena_slab_of(&window, blocks[count - 1])));
-        }
-        return;
-    }
+// Neighbours that follow each other in a step together.
+HAK_INLINE void put_runs(const struct page_arena_window *window, unsigned bin, void *const *blocks,
+                         unsigned count, bool alone) {
     const struct size_class_bin info = size_class_bins[bin];
     struct gathered some = {NULL, SIZE_MAX, 0};
     for (unsigned i = 0; i < count; i++) {
         void *ptr = blocks[i];
-        size_t slab = page_arena_slab_of(&window, ptr);
+        size_t slab = page_arena_slab_of(window, ptr);
         size_t block;
         if (HAK_UNLIKELY(!size_class_is_start(&info, (uintptr_t)ptr & (ARENA_SLAB - 1), &block))) {
-            not_a_start(&window, bin, ptr);
+            not_a_start(window, bin, ptr);
         }
         uint64_t bit = UINT64_C(1) << (block % 64);
         size_t place = slab << GATHERED_NUMBER | block / 64;
@@ -620,18 +623,41 @@ void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
             continue;
         }
         if (HAK_LIKELY(some.mask != 0)) {
-            put_gathered(&window, bin, &some);
+            put_gathered(window, bin, &some, alone);
         }
         // After each step, which may have given the slab away if the next block was freed twice.
-        check_bin(&window, slab, bin, ptr);
-        some.word = superslab_bits(&window, slab, bin) + block / 64;
+        check_bin(window, slab, bin, ptr);
+        some.word = superslab_bits(window, slab, bin) + block / 64;
         some.place = place;
         some.mask = bit;
     }
     if (some.mask != 0) {
-        put_gathered(&window, bin, &some);
+        put_gathered(window, bin, &some, alone);
+    }
+}
+
+// A guess, from two pairs of them: that most follow a neighbour.
+static bool are_in_order(unsigned bin, void *const *blocks, unsigned count) {
+    uintptr_t near = 2 * (uintptr_t)size_class_bins[bin].size;
+    unsigned middle = count / 2;
+    return count >= 4 && (uintptr_t)blocks[0] - (uintptr_t)blocks[1] + near <= 2 * near &&
+           (uintptr_t)blocks[middle] - (uintptr_t)blocks[middle + 1] + near <= 2 * near;
+}
+
+void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
+    const struct page_arena_window window = page_arena_get_window();
+    bool alone = hak_alone();
+    // To gather what does not stand together costs more than steps that are not atomic.
+    if (!alone || are_in_order(bin, blocks, count)) {
+        put_runs(&window, bin, blocks, count, alone);
+    } else if (superslab_bits_beside(bin)) {
+        put_each(&window, bin, blocks, count, true);
+    } else {
+        put_each(&window, bin, blocks, count, false);
+    }
+    if (count != 0) {
         // The others of a batch are not worth a look at their slabs' metadata.
-        mark_active(superslab_slab(&window, some.place >> GATHERED_NUMBER));
+        mark_active(superslab_slab(&window, page_arena_slab_of(&window, blocks[count - 1])));
     }
 }
 

@@ -258,6 +258,31 @@ TEST_F(SharedPool, EmptySlabGoesBackAndServesAnotherBin) {
     put(40 % kLastBin + 1, other);
 }
 
+TEST_F(SharedPool, EmptySlabGoesBackInWhateverOrderItsBlocksDo) {
+    std::mt19937 random(1);
+    for (unsigned bin = 1; bin <= kLastBin; bin++) {
+        const unsigned whole = size_class_bins[bin].blocks;
+        for (int order = 0; order < 4; order++) {
+            std::vector<void *> blocks = take(bin, whole);
+            std::sort(blocks.begin(), blocks.end());
+            if (order == 1) {
+                std::reverse(blocks.begin(), blocks.end());
+            } else if (order == 2) {
+                std::shuffle(blocks.begin(), blocks.end(), random);
+            } else if (order == 3) { // first the middle
+                std::rotate(blocks.begin(), blocks.begin() + whole / 2, blocks.end());
+            }
+            void *last = blocks.back();
+            blocks.pop_back();
+            put(bin, blocks);
+            EXPECT_EQ(slabs_in_use(), 1u) << bin << " " << order;
+            expect_listed();
+            shared_pool_put(bin, &last, 1);
+            EXPECT_EQ(slabs_in_use(), 0u) << bin << " " << order;
+        }
+    }
+}
+
 class SharedPoolPurge : public SharedPool {
   protected:
     static constexpr unsigned kBin = HAK_HEADER ? 3 : 4; // 64 B: 64 blocks a page
@@ -429,6 +454,7 @@ TEST_P(SharedPoolDeathTest, MisuseIsReported) {
     std::vector<void *> blocks = take(kBin, 70);
     void *twice[] = {blocks[1], blocks[2], blocks[1]};
     void *in_word[] = {blocks[66], blocks[65], blocks[66]};
+    void *in_order[] = {blocks[9], blocks[10], blocks[11], blocks[12], blocks[10]};
     void *inside = static_cast<char *>(blocks[4]) + 16;
     void *foreign = &foreign;
     void *gone = take(6, 1)[0];
@@ -452,6 +478,7 @@ TEST_P(SharedPoolDeathTest, MisuseIsReported) {
     }
     EXPECT_MISUSE(shared_pool_put(kBin, twice, 3), blocks[1], "block freed twice");
     EXPECT_MISUSE(shared_pool_put(kBin, in_word, 3), blocks[66], "block freed twice");
+    EXPECT_MISUSE(shared_pool_put(kBin, in_order, 5), blocks[10], "block freed twice");
     shared_pool_put(kBin, twice, 1);
     EXPECT_MISUSE(shared_pool_put(kBin, twice, 1), blocks[1], "block freed twice");
     EXPECT_MISUSE(shared_pool_check(kBin, twice, 1), blocks[1], "block freed twice");
