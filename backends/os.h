@@ -18,6 +18,7 @@ enum os_result {
     OS_OK = 0,
     OS_NO_MEMORY, // the kernel refused: limit, overcommit, or too many mappings
     OS_TAKEN,     // something else is mapped in that address range
+    OS_LOST,      // a range that was mapped is so no more
 };
 
 // Reserves [at, at + size) without access rights and without commit charge. `at` NULL lets the
@@ -51,8 +52,9 @@ enum os_result os_purge_ranges(const struct os_range *ranges, size_t count);
 enum os_result os_refresh(void *at, size_t size);
 
 // Moves the physical pages of [from, from + size) to [to, to + size) without copying. Both must be
-// committed and must not overlap; `from` reads as zero afterwards. Fails on kernels before 5.7;
-// then `from` is as it was, and `to` is committed with undefined contents.
+// committed and must not overlap; `from` reads as zero afterwards. Fails on kernels before 5.7, and
+// where the process's limits have no room for as much address space again; then `from` is as it
+// was, and `to` is committed with undefined contents, or lost if that room went meanwhile.
 enum os_result os_move(void *from, void *to, size_t size);
 
 // Returns a reserved or committed range to the kernel for good.
@@ -79,8 +81,8 @@ uint64_t os_now_ns(void);
 // Reads at most `size` bytes of a (small, /proc or /sys) file; returns how many, 0 on any failure.
 size_t os_read_file(const char *path, char *buf, size_t size);
 
-// Keeps stderr as it is now for os_write_stderr(), at the cost of a descriptor: programs close theirs
-// before they end.
+// Keeps stderr as it is now for os_write_stderr(), at the cost of a descriptor: programs close
+// theirs before they end.
 void os_keep_stderr(void);
 
 // Writes to stderr, whole if it can be; failures are ignored.

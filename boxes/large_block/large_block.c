@@ -1,6 +1,7 @@
 #include "boxes/large_block/large_block.h"
 
 #include "backends/os.h"
+#include "boxes/settings/settings.h"
 #include "boxes/superslab/superslab.h"
 
 #include <string.h>
@@ -18,7 +19,7 @@ static size_t slabs_for(size_t size) {
 // Blocks that all start at the start of a page share a few sets of the processor's cache: a program
 // that goes through many of them at once would have one line of each. So they start at different
 // lines of their first page. A small block only does so where its run has room, unless it is one of
-// those that grow.
+// those that grow; under HAKMEM_LIMIT, which counts whole slabs, none has more slabs for it.
 enum { COLOURS_BYTES = HAK_PAGE - HAK_CACHE_LINE, ROOM_FROM = 256 << 10 };
 
 static bool is_coloured(size_t align) {
@@ -48,7 +49,8 @@ void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
     }
     struct page_arena_window window = page_arena_get_window();
     bool coloured = is_coloured(align);
-    bool room = coloured && (size >= ROOM_FROM || use == LARGE_BLOCK_GROWN);
+    bool room = coloured && (size >= ROOM_FROM || use == LARGE_BLOCK_GROWN) &&
+                settings_get(SETTING_LIMIT) == 0;
     size_t least = slabs_for(size);
     size_t run = slabs_for(room ? size + COLOURS_BYTES : size);
     bool is_zero;

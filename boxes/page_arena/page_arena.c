@@ -617,8 +617,12 @@ bool page_arena_move(size_t from, size_t to, size_t slabs) {
     size_t bytes = slabs << ARENA_SLAB_SHIFT;
     mark_moved(&window, from, slabs);
     mark_moved(&window, to, slabs);
-    if (os_move(page_arena_address(&window, from), page_arena_address(&window, to), bytes) !=
-        OS_OK) {
+    enum os_result result =
+        os_move(page_arena_address(&window, from), page_arena_address(&window, to), bytes);
+    if (result == OS_LOST) {
+        diag_broken(__func__, "the kernel took a part of the heap and would not give it back");
+    }
+    if (result != OS_OK) {
         return false;
     }
     clear_dirty(&window, from, slabs);

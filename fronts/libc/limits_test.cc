@@ -301,6 +301,33 @@ int PhasesThenALargeBlock() {
     return 0;
 }
 
+constexpr char kGrown[] = "--grown";
+
+// Blocks of whole slabs that realloc has made, until there is no more memory.
+int GrownBlocks() {
+    constexpr size_t kSize = 64 << 10;
+    size_t bytes = 0;
+    while (void *block = malloc(20000)) {
+        if ((block = realloc(block, kSize)) == nullptr) {
+            break;
+        }
+        bytes += kSize;
+    }
+    printf("%zu KiB\n", bytes >> 10);
+    fflush(stdout);
+    return bytes >= 56 * kMiB && bytes <= 64 * kMiB && errno == ENOMEM ? 0 : 1;
+}
+
+TEST(Limit, GrownBlocksTakeNoMoreThanTheyNeed) {
+    fflush(stdout);
+    EXPECT_EQ(test_util::InChild([] {
+                  setenv("HAKMEM_LIMIT", "64M", 1);
+                  execl("/proc/self/exe", "limits_test", kGrown, nullptr);
+                  return 127;
+              }),
+              "exit 0");
+}
+
 TEST(Limit, WhatTheThreadsCachesHoldIsNotInTheWay) {
     fflush(stdout);
     EXPECT_EQ(test_util::InChild([] {
@@ -380,6 +407,38 @@ TEST(Limit, GrowthByReallocEndsWithTheOldBlock) {
               "exit 0");
 }
 
+// A block that would be moved by the page table while the process holds more than it may by then.
+TEST(Limit, GrowthByReallocAboveTheLimitLosesNothing) {
+    for (auto resource : {RLIMIT_AS, RLIMIT_DATA}) {
+        EXPECT_EQ(test_util::InChild([resource] {
+                      constexpr size_t kSize = 2 * kMiB;
+                      unsigned char *p = static_cast<unsigned char *>(malloc(kSize));
+                      void *wall = malloc(kSize);
+                      memset(p, 0x3c, kSize);
+                      free(malloc(40 * kMiB)); // room in the heap
+                      struct rlimit rlimit = {kMiB, kMiB};
+                      setrlimit(resource, &rlimit);
+                      for (size_t size = 2 * kSize; size <= 16 * kSize; size *= 2) {
+                          unsigned char *q = static_cast<unsigned char *>(realloc(p, size));
+                          p = q != nullptr ? q : p;
+                          if (p[0] != 0x3c || memcmp(p, p + 1, kSize - 1) != 0) {
+                              return 1;
+                          }
+                          void *other = malloc(size / 2);
+                          if (other != nullptr) {
+                              memset(other, 1, size / 2);
+                          }
+                          free(other);
+                      }
+                      free(wall);
+                      free(p);
+                      return 0;
+                  }),
+                  "exit 0")
+            << resource;
+    }
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
@@ -388,6 +447,9 @@ int main(int argc, char **argv) {
         size_t size = strtoul(argv[1] + strlen(kFlag), &end, 10);
         size_t at_least = strtoul(end + 1, nullptr, 10);
         return LiveWithinLimit(size, at_least);
+    }
+    if (argc == 2 && strcmp(argv[1], kGrown) == 0) {
+        return GrownBlocks();
     }
     if (argc == 2 && strcmp(argv[1], kPhases) == 0) {
         return PhasesThenALargeBlock();
