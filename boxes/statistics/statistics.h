@@ -43,6 +43,9 @@ static_assert((int)SIZE_CLASS_BINS <= (int)HAK_STATS_BINS, "room for every bin")
 
 void hak_stats(struct hak_stats *stats);
 
+// The name of the flavour that serves the process, as in tools/build/flavours.bzl.
+const char *hak_flavour(void);
+
 // Writes into buf (at most size bytes, NUL included) as printf does; the tables below grow by it.
 struct statistics_text {
     char *buf;

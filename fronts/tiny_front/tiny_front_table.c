@@ -24,7 +24,7 @@ const struct tiny_front *const tiny_front_alternative = &HAK_FRONT_ALTERNATIVE;
 const struct tiny_front *const tiny_front_alternative = NULL;
 #endif
 
-// For a program that wants to know what serves it.
+// For a program that wants to know what serves it; as statistics.h, which it includes, has it.
 const char *hak_flavour(void);
 __attribute__((visibility("default"))) const char *hak_flavour(void) {
     return HAK_FLAVOUR;
