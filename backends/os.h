@@ -54,7 +54,8 @@ enum os_result os_refresh(void *at, size_t size);
 // Moves the physical pages of [from, from + size) to [to, to + size) without copying. Both must be
 // committed and must not overlap; `from` reads as zero afterwards. Fails on kernels before 5.7, and
 // where the process's limits have no room for as much address space again; then `from` is as it
-// was, and `to` is committed with undefined contents, or lost if that room went meanwhile.
+// was, and `to` is committed with undefined contents. OS_LOST: another thread took that room in
+// between, and `to` is not mapped any more.
 enum os_result os_move(void *from, void *to, size_t size);
 
 // Returns a reserved or committed range to the kernel for good.

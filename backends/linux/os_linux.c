@@ -125,16 +125,16 @@ enum os_result os_move(void *from, void *to, size_t size) {
     // The kernel unmaps `to` before it finds that a resource limit is reached, and could then not
     // map it again: so the limit is asked first, with a mapping of that size.
     void *room;
-    if (map(NULL, size, PROT_READ | PROT_WRITE, &room) != OS_OK) {
+    if (os_map(NULL, size, &room) != OS_OK) {
         return OS_NO_MEMORY;
     }
-    sys3(SYS_munmap, (long)room, (long)size, 0);
+    os_release(room, size);
     long ret = sys6(SYS_mremap, (long)from, (long)size, (long)size,
                     MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, (long)to, 0);
     if (is_error(ret)) {
         // The kernel may have unmapped `to` before it found out that it cannot: kernels before 6.17
         // refuse a source of several mappings that late. OS_TAKEN here says that it has not.
-        return map(to, size, PROT_READ | PROT_WRITE, NULL) == OS_NO_MEMORY ? OS_LOST : OS_NO_MEMORY;
+        return os_map(to, size, NULL) == OS_NO_MEMORY ? OS_LOST : OS_NO_MEMORY;
     }
     return OS_OK;
 }

@@ -578,6 +578,16 @@ HAK_INLINE void put_gathered(const struct page_arena_window *window, unsigned bi
     put_word(window, some->place >> GATHERED_NUMBER, bin, some->word, number, some->mask, alone);
 }
 
+// The number in its slab of the block at ptr.
+HAK_INLINE size_t block_of(const struct page_arena_window *window, unsigned bin,
+                           const struct size_class_bin *info, const void *ptr) {
+    size_t block;
+    if (HAK_UNLIKELY(!size_class_is_start(info, (uintptr_t)ptr & (ARENA_SLAB - 1), &block))) {
+        not_a_start(window, bin, ptr);
+    }
+    return block;
+}
+
 HAK_INLINE void check_bin(const struct page_arena_window *window, size_t slab, unsigned bin,
                           const void *ptr) {
     if (HAK_UNLIKELY(slab >= window->slabs ||
@@ -594,10 +604,7 @@ HAK_INLINE void put_each(const struct page_arena_window *window, unsigned bin, v
     for (void *const *end = blocks + count; blocks != end; blocks++) {
         const void *ptr = *blocks;
         size_t slab = page_arena_slab_of(window, ptr);
-        size_t block;
-        if (HAK_UNLIKELY(!size_class_is_start(&info, (uintptr_t)ptr & (ARENA_SLAB - 1), &block))) {
-            not_a_start(window, bin, ptr);
-        }
+        size_t block = block_of(window, bin, &info, ptr);
         check_bin(window, slab, bin, ptr);
         put_word(window, slab, bin, superslab_bits_where(window, slab, beside) + block / 64,
                  (unsigned)(block / 64), UINT64_C(1) << (block % 64), true);
@@ -610,12 +617,9 @@ HAK_INLINE void put_runs(const struct page_arena_window *window, unsigned bin, v
     const struct size_class_bin info = size_class_bins[bin];
     struct gathered some = {NULL, SIZE_MAX, 0};
     for (unsigned i = 0; i < count; i++) {
-        void *ptr = blocks[i];
+        const void *ptr = blocks[i];
         size_t slab = page_arena_slab_of(window, ptr);
-        size_t block;
-        if (HAK_UNLIKELY(!size_class_is_start(&info, (uintptr_t)ptr & (ARENA_SLAB - 1), &block))) {
-            not_a_start(window, bin, ptr);
-        }
+        size_t block = block_of(window, bin, &info, ptr);
         uint64_t bit = UINT64_C(1) << (block % 64);
         size_t place = slab << GATHERED_NUMBER | block / 64;
         if (place == some.place && (some.mask & bit) == 0) {

@@ -318,24 +318,22 @@ int GrownBlocks() {
     return bytes >= 56 * kMiB && bytes <= 64 * kMiB && errno == ENOMEM ? 0 : 1;
 }
 
-TEST(Limit, GrownBlocksTakeNoMoreThanTheyNeed) {
+// Runs this program again with that HAKMEM_LIMIT.
+std::string RunUnderOwnLimit(const char *limit, const char *flag) {
     fflush(stdout);
-    EXPECT_EQ(test_util::InChild([] {
-                  setenv("HAKMEM_LIMIT", "64M", 1);
-                  execl("/proc/self/exe", "limits_test", kGrown, nullptr);
-                  return 127;
-              }),
-              "exit 0");
+    return test_util::InChild([=] {
+        setenv("HAKMEM_LIMIT", limit, 1);
+        execl("/proc/self/exe", "limits_test", flag, nullptr);
+        return 127;
+    });
+}
+
+TEST(Limit, GrownBlocksTakeNoMoreThanTheyNeed) {
+    EXPECT_EQ(RunUnderOwnLimit("64M", kGrown), "exit 0");
 }
 
 TEST(Limit, WhatTheThreadsCachesHoldIsNotInTheWay) {
-    fflush(stdout);
-    EXPECT_EQ(test_util::InChild([] {
-                  setenv("HAKMEM_LIMIT", "24M", 1);
-                  execl("/proc/self/exe", "limits_test", kPhases, nullptr);
-                  return 127;
-              }),
-              "exit 0");
+    EXPECT_EQ(RunUnderOwnLimit("24M", kPhases), "exit 0");
 }
 
 TEST(Limit, ShrinkingByReallocDoesNotFail) {

@@ -2,6 +2,8 @@
 // class's front.
 #include "fronts/tiny_front/tiny_front.h"
 
+#include "boxes/statistics/statistics.h"
+
 #define DECLARE(front) extern const struct tiny_front front;
 DECLARE(HAK_FRONT_C0)
 DECLARE(HAK_FRONT_C1)
@@ -24,8 +26,6 @@ const struct tiny_front *const tiny_front_alternative = &HAK_FRONT_ALTERNATIVE;
 const struct tiny_front *const tiny_front_alternative = NULL;
 #endif
 
-// For a program that wants to know what serves it; as statistics.h, which it includes, has it.
-const char *hak_flavour(void);
 __attribute__((visibility("default"))) const char *hak_flavour(void) {
     return HAK_FLAVOUR;
 }

@@ -9,8 +9,6 @@
 
 #include <gtest/gtest.h>
 
-extern "C" const char *hak_flavour(void);
-
 namespace {
 
 using test_util::Stats;

@@ -105,7 +105,10 @@ def _flavour(flavour, testonly = False):
         linkstatic = True,
         alwayslink = True,
         visibility = ["//fronts/libc:__pkg__"],
-        deps = [variant_label(dep, variant) for dep in fronts + ["//fronts/tiny_front"]],
+        deps = [variant_label(dep, variant) for dep in fronts + [
+            "//boxes/statistics:api",
+            "//fronts/tiny_front",
+        ]],
     )
 
     # All of the flavour, as libraries: what the picture of the allocator is drawn from.
