@@ -150,8 +150,9 @@ static void set_taker(const struct page_arena_window *window, size_t slab) {
 static void reclaim(const struct page_arena_window *window, size_t slab, unsigned bin);
 
 static HAK_NORETURN HAK_COLD void freed_twice(const struct page_arena_window *window, size_t slab,
-                                              unsigned bin, unsigned word, uint64_t twice) {
-    size_t block = word * 64 + (size_t)__builtin_ctzll(twice);
+                                              unsigned bin, unsigned word, uint64_t before,
+                                              uint64_t mask) {
+    size_t block = word * 64 + (size_t)__builtin_ctzll(before & mask);
     diag_misuse(DIAG_CALL_FREE,
                 (char *)page_arena_address(window, slab) + block * size_class_bins[bin].size,
                 "block freed twice");
@@ -181,20 +182,29 @@ static HAK_NOINLINE void reclaim_if_free(const struct page_arena_window *window,
     reclaim(window, slab, bin);
 }
 
+// Bits have been set in a word that had none, or they were perhaps the last.
+static HAK_NOINLINE void put_first_or_last(const struct page_arena_window *window, size_t slab,
+                                           unsigned bin, unsigned word, uint64_t before,
+                                           uint64_t after) {
+    if (before == 0) { // else it is listed, or whoever made the word so does that
+        list(window, slab, bin);
+    }
+    if (after == superslab_full_word(bin, word)) {
+        reclaim_if_free(window, slab, bin, word);
+    }
+}
+
 // Sets the bits of `mask` in `at`, word number `word` of a slab's bitmap.
 HAK_INLINE void put_word(const struct page_arena_window *window, size_t slab, unsigned bin,
                          atomic_bitmap_word *at, unsigned word, uint64_t mask, bool alone) {
     uint64_t before = atomic_bitmap_put_clear(at, mask, alone);
     if (HAK_UNLIKELY((before & mask) != 0)) {
-        freed_twice(window, slab, bin, word, before & mask);
+        freed_twice(window, slab, bin, word, before, mask);
     }
-    if (HAK_UNLIKELY(before == 0)) { // else it is listed, or whoever made the word so does that
-        list(window, slab, bin);
-    }
-    // A word all of whose blocks are free is some 2^n - 1, and few other words are.
-    uint64_t after = before | mask;
-    if (HAK_UNLIKELY((after & (after + 1)) == 0) && after == superslab_full_word(bin, word)) {
-        reclaim_if_free(window, slab, bin, word);
+    // A word all of whose blocks are free is some 2^n - 1: then the next number has no bit of it.
+    uint64_t after = before + mask;
+    if (HAK_UNLIKELY((before & (after + 1)) == 0)) {
+        put_first_or_last(window, slab, bin, word, before, after);
     }
 }
 

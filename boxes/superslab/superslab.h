@@ -70,9 +70,14 @@ HAK_INLINE bool superslab_bits_beside(unsigned bin) {
 }
 HAK_INLINE atomic_bitmap_word *superslab_bits_where(const struct page_arena_window *window,
                                                     size_t slab, bool beside) {
-    struct superslab *superslab = superslab_at(window, slab);
-    return beside ? superslab->slabs[slab % ARENA_SUPERSLAB_SLABS].bits
-                  : superslab->bits[slab % ARENA_SUPERSLAB_SLABS];
+    // In one piece from slab to slab, and a jump from SuperSlab to SuperSlab: fewer steps than from a
+    // SuperSlab and a slab of it.
+    size_t superslab = slab / ARENA_SUPERSLAB_SLABS;
+    struct superslab *first = (struct superslab *)window->meta;
+    char *at = beside ? (char *)first->slabs[0].bits + slab * sizeof first->slabs[0]
+                      : (char *)first->bits[0] + slab * sizeof first->bits[0];
+    size_t each = beside ? sizeof first->slabs : sizeof first->bits;
+    return (atomic_bitmap_word *)(at + superslab * (ARENA_SUPERSLAB_META - each));
 }
 HAK_INLINE atomic_bitmap_word *superslab_bits(const struct page_arena_window *window, size_t slab,
                                               unsigned bin) {
