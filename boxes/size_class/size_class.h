@@ -110,8 +110,8 @@ HAK_INLINE bool size_class_is_start(const struct size_class_bin *bin, uint32_t o
                                     size_t *block) {
     uint64_t product = (uint64_t)offset * bin->reciprocal;
     *block = product >> 32;
-    // With e = reciprocal * size - 2^32 (below size), the fraction of the start of block k is k * e;
-    // that of any other offset is the reciprocal at least, which is more than any k * e. What is
+    // With e = reciprocal * size - 2^32 (below size), the fraction of the start of block k is k *
+    // e; that of any other offset is the reciprocal at least, which is more than any k * e. What is
     // left behind the last block starts where one more would: if there is such a rest, e is not 0.
     return (uint32_t)product <= (bin->blocks - 1u) * (bin->reciprocal * bin->size);
 }

@@ -70,8 +70,8 @@ HAK_INLINE bool superslab_bits_beside(unsigned bin) {
 }
 HAK_INLINE atomic_bitmap_word *superslab_bits_where(const struct page_arena_window *window,
                                                     size_t slab, bool beside) {
-    // In one piece from slab to slab, and a jump from SuperSlab to SuperSlab: fewer steps than from a
-    // SuperSlab and a slab of it.
+    // In one piece from slab to slab, and a jump from SuperSlab to SuperSlab: fewer steps than from
+    // a SuperSlab and a slab of it.
     size_t superslab = slab / ARENA_SUPERSLAB_SLABS;
     struct superslab *first = (struct superslab *)window->meta;
     char *at = beside ? (char *)first->slabs[0].bits + slab * sizeof first->slabs[0]

@@ -69,22 +69,21 @@ HAK_INLINE void *clear(void *block, size_t size) {
     return block;
 }
 
+static HAK_NOINLINE void *slow_calloc(size_t size) {
+    if (size > SIZE_CLASS_TINY_MAX) {
+        return slow_zero_alloc(size);
+    }
+    void *block = slow_alloc(size);
+    return HAK_LIKELY(block != NULL) ? memset(block, 0, size) : NULL;
+}
+
 EXPORT void *calloc(size_t count, size_t size) {
     size_t total;
     if (!product(count, size, &total)) {
         return NULL;
     }
-    if (total > SIZE_CLASS_TINY_MAX) {
-        return slow_zero_alloc(total);
-    }
     void *block = hit_alloc(total);
-    if (HAK_UNLIKELY(block == NULL)) {
-        block = slow_alloc(total);
-        if (block == NULL) {
-            return NULL;
-        }
-    }
-    return clear(block, total);
+    return HAK_LIKELY(block != NULL) ? clear(block, total) : slow_calloc(total);
 }
 
 // The block's kind; does not return for a pointer that starts no live block.
