@@ -79,6 +79,7 @@ TEST(AtomicBitmap, TakeGetsTheLowestBits) {
                 expected |= rest & -rest;
                 rest &= rest - 1;
             }
+            ASSERT_EQ(atomic_bitmap_count(&word), std::bitset<64>(value).count());
             ASSERT_EQ(atomic_bitmap_take(&word, most), expected);
             ASSERT_EQ(word.load(), rest);
         }

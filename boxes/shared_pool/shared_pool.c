@@ -263,21 +263,31 @@ static void leave_clean(struct slab *meta, size_t size, unsigned word, uint64_t 
     }
 }
 
-HAK_INLINE void **write_mask(char *start, size_t size, uint64_t mask, void **blocks) {
-    while (mask != 0) {
-        *blocks++ = start + (size_t)__builtin_ctzll(mask) * size;
-        mask &= mask - 1;
-    }
-    return blocks;
-}
-
 HAK_INLINE void **write_run(char *start, size_t size, unsigned from, unsigned count,
                             void **blocks) {
     char *block = start + from * size;
     void **end = blocks + count;
+#pragma GCC unroll 4
     while (blocks != end) {
         *blocks++ = block;
         block += size;
+    }
+    return blocks;
+}
+
+HAK_INLINE void **write_mask(char *start, size_t size, uint64_t mask, void **blocks) {
+    enum { RUN = 15 }; // so many neighbours are worth a look how many more there are
+    while (mask != 0) {
+        unsigned from = (unsigned)__builtin_ctzll(mask);
+        uint64_t low = mask >> from;
+        if ((low & RUN) != RUN) {
+            *blocks++ = start + from * size;
+            mask &= mask - 1;
+            continue;
+        }
+        unsigned count = low == ~UINT64_C(0) ? 64 : (unsigned)__builtin_ctzll(~low);
+        blocks = write_run(start, size, from, count, blocks);
+        mask &= mask + (UINT64_C(1) << from);
     }
     return blocks;
 }
@@ -292,12 +302,6 @@ static void **write_blocks(char *slab, size_t size, unsigned word, uint64_t mask
     if (mask == 0) {
         return blocks;
     }
-    unsigned from = (unsigned)__builtin_ctzll(mask);
-    uint64_t low = mask >> from;
-    bool is_run = (low & (low + 1)) == 0;
-    if (is_run && (size >= HAK_CACHE_LINE || low >> APART != 0)) {
-        return write_run(start, size, from, 64 - (unsigned)__builtin_clzll(low), blocks);
-    }
     if (size >= HAK_CACHE_LINE || __builtin_popcountll(mask) > APART) {
         return write_mask(start, size, mask, blocks);
     }
@@ -307,15 +311,24 @@ static void **write_blocks(char *slab, size_t size, unsigned word, uint64_t mask
     return blocks;
 }
 
+// Adds to the `got` blocks in blocks[], up to `want`; returns how many there are then. *more: the
+// slab has others, of which no more fit, or there was no room for all of one word. To split a word
+// takes a step for each block, and its rest would split the next batch's words: so only a batch of
+// its own is cut out of one.
 static unsigned take_from(const struct page_arena_window *window, size_t slab, unsigned bin,
-                          void **blocks, unsigned want) {
+                          void **blocks, unsigned got, unsigned want, bool *more) {
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
     char *start = page_arena_address(window, slab);
     size_t size = size_class_bins[bin].size;
     unsigned words = size_class_bins[bin].words;
-    unsigned got = 0;
+    *more = false;
     for (unsigned w = 0; w < words && got < want; w++) {
-        uint64_t mask = atomic_bitmap_take(&bits[w], want - got);
+        unsigned free = atomic_bitmap_count(&bits[w]);
+        if (free > want - got && got > 0) {
+            *more = true;
+            return got;
+        }
+        uint64_t mask = free == 0 ? 0 : atomic_bitmap_take(&bits[w], want - got);
         if (mask == 0) {
             continue;
         }
@@ -329,6 +342,7 @@ static unsigned take_from(const struct page_arena_window *window, size_t slab, u
         leave_clean(superslab_slab(window, slab), size, w, mask);
         got = (unsigned)(write_blocks(start, size, w, mask, blocks + got) - blocks);
     }
+    *more = got == want;
     return got;
 }
 
@@ -338,6 +352,9 @@ static unsigned take_from(const struct page_arena_window *window, size_t slab, u
 static bool is_dense(void) {
     enum { LEAST = 128 }; // slabs
     size_t slabs = atomic_load_explicit(&totals.slabs, memory_order_relaxed);
+    if (slabs < LEAST / 4 * 3) {
+        return false;
+    }
     size_t clean = atomic_load_explicit(&totals.clean, memory_order_relaxed);
     size_t held = page_arena_held();
     return held >= LEAST && slabs >= held / 4 * 3 && page_arena_sparse() <= held / 16 &&
@@ -391,24 +408,26 @@ unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_poo
     }
     struct page_arena_window window = page_arena_get_window();
     unsigned got = 0;
+    bool more = false;
     size_t slab = *hint;
     if (slab != ARENA_NONE && is_tiny(&window, slab, bin)) {
-        got = take_from(&window, slab, bin, blocks, want);
-        if (got == want) {
+        got = take_from(&window, slab, bin, blocks, 0, want, &more);
+        if (more) {
             return got;
         }
         unlist(&window, slab, bin);
     }
     while (got < want && (slab = find_listed(&window, bin)) != ARENA_NONE) {
-        unsigned more = is_tiny(&window, slab, bin)
-                            ? take_from(&window, slab, bin, blocks + got, want - got)
-                            : 0;
-        got += more;
+        more = false;
+        if (is_tiny(&window, slab, bin)) {
+            got = take_from(&window, slab, bin, blocks, got, want, &more);
+        }
         *hint = slab;
         set_taker(&window, slab);
-        if (got < want) {
-            unlist(&window, slab, bin);
+        if (more) {
+            break;
         }
+        unlist(&window, slab, bin);
     }
     if (got == 0) {
         got = take_from_fresh(&window, bin, blocks, want, hint);

@@ -29,8 +29,9 @@ typedef size_t shared_pool_hint;
 
 // Takes up to `want` (1..SHARED_POOL_BATCH_MOST) free blocks of `bin` into blocks[], lowest address
 // first within a slab. Where blocks are smaller than a cache line and 32 or fewer neighbours come
-// at once, those that share a line do not follow each other. Returns how many; 0 only if the kernel
-// refuses memory.
+// at once, those that share a line do not follow each other. Returns how many: 0 only if the kernel
+// refuses memory, and fewer than there are if the 64 neighbours that the next would come from have
+// more than fit.
 unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_pool_hint *hint);
 
 // Gives `count` blocks of `bin` back. Aborts with a line on stderr on a block that is already free

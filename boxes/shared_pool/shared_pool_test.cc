@@ -141,6 +141,43 @@ TEST_F(SharedPool, ManyBlocksComeInAddressOrder) {
     }
 }
 
+// A word of 64 blocks is not split to fill up a batch, and what is left of it is found the next
+// time.
+TEST_F(SharedPool, ABatchThatHasSomeTakesWholeWordsOnly) {
+    constexpr unsigned kBin = 4;
+    shared_pool_hint hint = ARENA_NONE;
+    std::vector<void *> all = take(kBin, 256, hint);
+    ASSERT_EQ(all.size(), 256u);
+    const size_t slabs = slabs_in_use();
+    // Free of the four words: 40, 40, 10 and 64 blocks.
+    std::vector<void *> back;
+    for (size_t i = 0; i < all.size(); i++) {
+        const size_t kFree[] = {40, 40, 10, 64};
+        if (i % 64 < kFree[i / 64]) {
+            back.push_back(all[i]);
+        }
+    }
+    put(kBin, back);
+    std::vector<void *> got;
+    for (size_t size : {40, 50, 64}) {
+        std::vector<void *> batch = take(kBin, 64, hint);
+        EXPECT_EQ(batch.size(), size);
+        got.insert(got.end(), batch.begin(), batch.end());
+    }
+    EXPECT_EQ(got, back);
+    put(kBin, got);
+    // A batch that is smaller than a word is cut out of it.
+    got.clear();
+    for (size_t size : {30, 10, 30, 20, 30, 30, 4}) {
+        std::vector<void *> batch = take(kBin, 30, hint);
+        EXPECT_EQ(batch.size(), size);
+        got.insert(got.end(), batch.begin(), batch.end());
+    }
+    EXPECT_EQ(got, back);
+    EXPECT_EQ(slabs_in_use(), slabs);
+    put(kBin, all);
+}
+
 TEST_F(SharedPool, BlocksOfEveryBinAreApartAndAscending) {
     for (unsigned bin = 1; bin <= kLastBin; bin++) {
         const size_class_bin &info = size_class_bins[bin];
@@ -343,7 +380,9 @@ TEST_F(SharedPoolPurge, PagesWithoutALiveBlockGoBackAndOthersStay) {
     expect_listed();
     // The same blocks come back, and their pages count as used again.
     hint = slab;
-    std::vector<void *> again = take(kBin, 70, hint);
+    std::vector<void *> again = take(kBin, 64, hint);
+    std::vector<void *> more = take(kBin, 6, hint);
+    again.insert(again.end(), more.begin(), more.end());
     EXPECT_EQ(again, std::vector<void *>(back.begin(), back.begin() + 70));
     for (void *block : again) {
         memset(block, 0x5a, 63);
