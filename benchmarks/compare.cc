@@ -230,8 +230,8 @@ class Comparison {
             warm_up(p);
             for (uint64_t round = 0; round < runs_; round++) {
                 std::fputc('.', stderr);
-                for (size_t i = 0; i < allocators_.size(); i++) {
-                    take(p, (i + round) % allocators_.size());
+                for (const size_t a : order_of_round(allocators_.size(), round)) {
+                    take(p, a);
                 }
             }
             for (size_t a = 0; a < allocators_.size(); a++) {

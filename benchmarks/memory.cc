@@ -299,8 +299,7 @@ class Measurements {
         std::vector<Series> series(allocators_.size());
         errors_.assign(allocators_.size(), "");
         for (uint64_t round = 0; round < runs_; round++) {
-            for (size_t i = 0; i < allocators_.size(); i++) {
-                const size_t a = (i + round) % allocators_.size();
+            for (const size_t a : order_of_round(allocators_.size(), round)) {
                 if (!errors_[a].empty()) {
                     continue;
                 }

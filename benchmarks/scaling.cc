@@ -154,8 +154,7 @@ std::string Scaling::take(const Scenario &scenario, std::vector<Cell> *cells) co
                 "--threads=" + std::to_string(cell.threads),
                 "--floor-size=" + std::to_string(floor_size(scenario)),
             };
-            for (size_t i = 0; i < allocators_.size(); i++) {
-                const size_t at = (i + round) % allocators_.size();
+            for (const size_t at : order_of_round(allocators_.size(), round)) {
                 Report report;
                 const Outcome outcome =
                     run_worker("random_mixed_worker", arguments, allocators_[at], &report);

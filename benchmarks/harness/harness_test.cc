@@ -8,6 +8,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <map>
+#include <utility>
 
 namespace bench {
 namespace {
@@ -149,6 +151,32 @@ TEST(Run, DoesNotChargeAProgramForTheDriver) {
     EXPECT_EQ(outcome.error, "");
     EXPECT_LT(outcome.rss_kib, static_cast<long>(kBytes >> 10));
     EXPECT_EQ(large[kBytes / 2], 1);
+}
+
+TEST(OrderOfRound, PutsEachAfterEachOtherAndAtEachPlaceEquallyOften) {
+    for (size_t count = 1; count < 10; count++) {
+        const uint64_t rounds = count % 2 == 0 ? count : 2 * count;
+        std::map<std::pair<size_t, size_t>, uint64_t> after;
+        std::map<std::pair<size_t, size_t>, uint64_t> places;
+        for (uint64_t round = 0; round < rounds; round++) {
+            const std::vector<size_t> order = order_of_round(count, round);
+            ASSERT_EQ(order.size(), count);
+            for (size_t i = 0; i < count; i++) {
+                places[{order[i], i}]++;
+                if (i > 0) {
+                    after[{order[i - 1], order[i]}]++;
+                }
+            }
+        }
+        EXPECT_EQ(places.size(), count * count) << count;
+        EXPECT_EQ(after.size(), count * (count - 1)) << count;
+        for (const auto &place : places) {
+            EXPECT_EQ(place.second, rounds / count) << count;
+        }
+        for (const auto &pair : after) {
+            EXPECT_EQ(pair.second, rounds / count) << count;
+        }
+    }
 }
 
 TEST(Report, IsReadByLine) {

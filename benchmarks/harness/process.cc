@@ -1,5 +1,6 @@
 #include "benchmarks/harness/process.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -323,13 +324,25 @@ double Series::most_faults() const {
     return most;
 }
 
+std::vector<size_t> order_of_round(size_t count, uint64_t round) {
+    // 0, 1, count - 1, 2, count - 2 ...: all differences of neighbours differ; each round adds one.
+    std::vector<size_t> order;
+    for (size_t i = 0; i < count; i++) {
+        const size_t from_start = (i + 1) / 2;
+        order.push_back(((i % 2 != 0 ? from_start : count - from_start) + round) % count);
+    }
+    if (count % 2 != 0 && round % 2 != 0) {
+        std::reverse(order.begin(), order.end());
+    }
+    return order;
+}
+
 std::string run_interleaved(const std::string &worker, const std::vector<std::string> &arguments,
                             const std::vector<Allocator> &allocators, uint64_t runs,
                             std::vector<Series> *series) {
     series->assign(allocators.size(), {});
     for (uint64_t round = 0; round < runs; round++) {
-        for (size_t i = 0; i < allocators.size(); i++) {
-            const size_t at = (i + round) % allocators.size();
+        for (const size_t at : order_of_round(allocators.size(), round)) {
             Report report;
             const Outcome outcome = run_worker(worker, arguments, allocators[at], &report);
             if (!outcome.error.empty()) {

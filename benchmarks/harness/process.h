@@ -55,9 +55,13 @@ struct Series {
     double most_faults() const;
 };
 
-// Runs a worker `runs` times on every allocator, an allocator after the other in each round; each
-// round begins with another one, so that none always follows the same. The first failure ends it:
-// returns "ALLOCATOR: WHY", or an empty text.
+// The order of 0 .. count - 1 in one round. What a process leaves behind, in caches and in the
+// kernel's free pages, the next one meets: over `count` rounds (twice as many if that is odd) each
+// comes right after each other one equally often, and each at each place (a balanced Latin square).
+std::vector<size_t> order_of_round(size_t count, uint64_t round);
+
+// Runs a worker `runs` times on every allocator, an allocator after the other in each round, in the
+// round's order. The first failure ends it: returns "ALLOCATOR: WHY", or an empty text.
 std::string run_interleaved(const std::string &worker, const std::vector<std::string> &arguments,
                             const std::vector<Allocator> &allocators, uint64_t runs,
                             std::vector<Series> *series);

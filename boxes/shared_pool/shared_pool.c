@@ -312,9 +312,9 @@ static void **write_blocks(char *slab, size_t size, unsigned word, uint64_t mask
 }
 
 // Adds to the `got` blocks in blocks[], up to `want`; returns how many there are then. *more: the
-// slab has others, of which no more fit, or there was no room for all of one word. To split a word
-// takes a step for each block, and its rest would split the next batch's words: so only a batch of
-// its own is cut out of one.
+// slab may have others, for which there was no room. To split a word takes a step for each block,
+// and what is left of it would split those of the next batch: a batch that has some is not filled
+// up with a part of one.
 static unsigned take_from(const struct page_arena_window *window, size_t slab, unsigned bin,
                           void **blocks, unsigned got, unsigned want, bool *more) {
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
