@@ -121,11 +121,10 @@ TEST_F(FastCache, DeepStacksHoldMoreAndDoNotOverlap) {
     int deeper = 0;
     for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
         const int wide = size_class_bins[bin].slots;
-        const int fit =
-            bin == 0
-                ? 0
-                : std::min(int{FAST_CACHE_DEEP_MOST},
-                           FAST_CACHE_DEEP_BYTES / static_cast<int>(size_class_bins[bin].size));
+        const int size = static_cast<int>(size_class_bins[bin].size);
+        const int bytes =
+            size > SIZE_CLASS_HIT_MAX ? FAST_CACHE_DEEP_BYTES / 2 : FAST_CACHE_DEEP_BYTES;
+        const int fit = bin == 0 ? 0 : std::min(int{FAST_CACHE_DEEP_MOST}, bytes / size);
         EXPECT_EQ(fast_cache_can_be_deep(bin), fit > wide) << "bin " << bin;
         room[bin] = fit > wide ? fit : 0;
         deeper += fit > wide;
