@@ -1,8 +1,11 @@
 #include "boxes/diagnostics/diagnostics.h"
 
 #include "backends/os.h"
+#include "boxes/base/atomic.h"
 
+#include <pthread.h>
 #include <stdlib.h>
+#include <time.h>
 
 struct line {
     char text[256];
@@ -36,6 +39,22 @@ static void put(struct line *line) {
     os_write_stderr(line->text, line->length);
 }
 
+// Ends the process with a line. What other threads find before it has ended may come of the same
+// fault, and accuse an innocent block: the first thread's line is the only one.
+static HAK_NORETURN void stop(struct line *line) {
+    enum { WAITS = 100 }; // of 10 ms: after a second the first was a parent's thread, or lives on
+    static _Atomic(uintptr_t) first;
+    uintptr_t other = 0;
+    uintptr_t self = (uintptr_t)pthread_self();
+    if (!atomic_compare_exchange_strong(&first, &other, self) && other != self) {
+        for (int i = 0; i < WAITS; i++) {
+            nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+        }
+    }
+    put(line);
+    abort();
+}
+
 void diag_misuse(const char *call, const void *ptr, const char *fault) {
     struct line line = {.length = 0};
     add_text(&line, "hakmem: ", SIZE_MAX);
@@ -44,8 +63,7 @@ void diag_misuse(const char *call, const void *ptr, const char *fault) {
     add_pointer(&line, ptr);
     add_text(&line, "): ", SIZE_MAX);
     add_text(&line, fault, SIZE_MAX);
-    put(&line);
-    abort();
+    stop(&line);
 }
 
 void diag_broken(const char *where, const char *what) {
@@ -54,8 +72,7 @@ void diag_broken(const char *where, const char *what) {
     add_text(&line, where, SIZE_MAX);
     add_text(&line, ": ", SIZE_MAX);
     add_text(&line, what, SIZE_MAX);
-    put(&line);
-    abort();
+    stop(&line);
 }
 
 void diag_warn_setting(const char *name, const char *value, const char *what) {

@@ -3,9 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cerrno>
 #include <csignal>
+#include <pthread.h>
 #include <string>
+#include <thread>
+#include <vector>
 
 namespace {
 
@@ -31,6 +35,39 @@ TEST(DiagnosticsDeathTest, MisuseIsOneLineAndAbort) {
 TEST(DiagnosticsDeathTest, BrokenInvariantIsOneLineAndAbort) {
     EXPECT_EXIT(diag_broken("some_function", "a == b"), KilledBySignal(SIGABRT),
                 Eq("hakmem: broken invariant in some_function: a == b\n"));
+}
+
+TEST(DiagnosticsDeathTest, OfManyThreadsOneSpeaks) {
+    auto misuse_together = [] {
+        std::atomic<int> waiting{0};
+        std::vector<std::thread> threads;
+        for (uintptr_t i = 1; i <= 8; i++) {
+            threads.emplace_back([&waiting, i] {
+                waiting++;
+                while (waiting < 8) {
+                }
+                diag_misuse("free", pointer(i), "x");
+            });
+        }
+        for (std::thread &thread : threads) {
+            thread.join();
+        }
+    };
+    for (int i = 0; i < 20; i++) {
+        EXPECT_EXIT(misuse_together(), KilledBySignal(SIGABRT),
+                    testing::MatchesRegex("hakmem: free\\(0x[1-8]\\): x\n"));
+    }
+}
+
+TEST(DiagnosticsDeathTest, WhoIsNotTheFirstSpeaksWhereTheFirstLivesOn) {
+    auto survive_and_misuse = [] {
+        signal(SIGABRT, [](int) { pthread_exit(nullptr); });
+        std::thread([] { diag_misuse("free", pointer(1), "x"); }).join();
+        signal(SIGABRT, SIG_DFL);
+        diag_misuse("free", pointer(2), "x");
+    };
+    EXPECT_EXIT(survive_and_misuse(), KilledBySignal(SIGABRT),
+                Eq("hakmem: free(0x1): x\nhakmem: free(0x2): x\n"));
 }
 
 TEST(DiagnosticsDeathTest, OverlongLineIsCutAndStillEnds) {
