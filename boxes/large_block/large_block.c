@@ -32,15 +32,16 @@ static size_t colour_of(size_t slab, size_t room) {
     return (hash * lines >> 32) * HAK_CACHE_LINE;
 }
 
-static size_t claim(size_t run, size_t align, bool *zero) {
+static size_t claim(size_t size, size_t run, size_t align, bool *zero) {
     size_t slab = align <= ARENA_SLAB ? page_arena_reuse(run) : ARENA_NONE;
     if (slab != ARENA_NONE) {
         *zero = false;
         return slab;
     }
-    // A block of one or more SuperSlabs may be a sparse table; shorter ones are filled, mostly.
-    return run < ARENA_SUPERSLAB_SLABS ? page_arena_claim_filled(run, align, zero)
-                                       : page_arena_claim(run, align, zero);
+    // A block of one or more SuperSlabs may be a sparse table; shorter ones are filled, mostly. But
+    // those of a little more than half a slab leave the rest of it, each of them.
+    bool filled = run < ARENA_SUPERSLAB_SLABS && size >= ARENA_SLAB / 8 * 5;
+    return filled ? page_arena_claim_filled(run, align, zero) : page_arena_claim(run, align, zero);
 }
 
 void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
@@ -54,10 +55,10 @@ void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
     size_t least = slabs_for(size);
     size_t run = slabs_for(room ? size + COLOURS_BYTES : size);
     bool is_zero;
-    size_t slab = claim(run, align, &is_zero);
+    size_t slab = claim(size, run, align, &is_zero);
     if (slab == ARENA_NONE && run > least) {
         run = least;
-        slab = claim(run, align, &is_zero);
+        slab = claim(size, run, align, &is_zero);
     }
     if (slab == ARENA_NONE) {
         return NULL;

@@ -7,10 +7,13 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <random>
 #include <set>
+#include <string>
 #include <thread>
+#include <unistd.h>
 #include <vector>
 
 namespace {
@@ -239,6 +242,45 @@ TEST_F(LargeBlock, VeryLargeOnesGiveTheirPagesBackAtOnce) {
     dirty = stats().dirty_slabs;
     EXPECT_TRUE(release(ptr));
     EXPECT_EQ(stats().dirty_slabs, dirty + LARGE_BLOCK_EAGER / kSlab - 1);
+}
+
+// Bytes of the process's mappings that are advised huge pages.
+size_t advised() {
+    std::ifstream smaps("/proc/self/smaps");
+    std::string line;
+    size_t kib = 0;
+    size_t sum = 0;
+    while (std::getline(smaps, line)) {
+        if (line.rfind("Size:", 0) == 0) {
+            kib = std::stoul(line.substr(5));
+        } else if (line.rfind("VmFlags:", 0) == 0 && line.find(" hg") != std::string::npos) {
+            sum += kib * 1024;
+        }
+    }
+    return sum;
+}
+
+TEST_F(LargeBlock, WhatLeavesMuchOfItsSlabIsNotPutOnHugePages) {
+    if (access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0) {
+        GTEST_SKIP() << "this kernel has none";
+    }
+    constexpr int kBlocks = 4000; // more than the tests before have left
+    page_arena_mark_dense(true);
+    std::vector<void *> blocks;
+    auto grown_by = [&](size_t size) {
+        const size_t before = advised();
+        for (int i = 0; i < kBlocks; i++) {
+            blocks.push_back(large_block_alloc(size, 1, LARGE_BLOCK_ANY));
+            EXPECT_NE(blocks.back(), nullptr);
+        }
+        return advised() - before;
+    };
+    EXPECT_EQ(grown_by(ARENA_SLAB / 8 * 5 - 1), 0u);
+    EXPECT_GE(grown_by(ARENA_SLAB / 8 * 5), kBlocks / 2 * size_t{ARENA_SLAB});
+    page_arena_mark_dense(false);
+    for (void *block : blocks) {
+        EXPECT_TRUE(large_block_free(&window, block, page_arena_slab_of(&window, block)));
+    }
 }
 
 TEST_F(LargeBlock, ResizeInPlace) {

@@ -576,7 +576,7 @@ static HAK_NORETURN HAK_COLD void not_of_bin(const struct page_arena_window *win
         fault =
             atomic_load(&superslab_slab(window, slab)->kind) == SLAB_TINY
                 ? (HAK_HEADER ? "heap corruption: header byte overwritten, or a wrong size given"
-                              : "the size given does not fit the block")
+                              : "block freed twice, or the size given does not fit it")
                 : "block freed twice (its slab is gone)";
     }
     diag_misuse(DIAG_CALL_FREE, ptr, fault);

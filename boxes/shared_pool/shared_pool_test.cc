@@ -489,7 +489,7 @@ TEST_P(SharedPoolDeathTest, MisuseIsReported) {
     constexpr unsigned kBin = 5;
     const char *wrong_bin = HAK_HEADER
                                 ? "heap corruption: header byte overwritten, or a wrong size given"
-                                : "the size given does not fit the block";
+                                : "block freed twice, or the size given does not fit it";
     std::vector<void *> blocks = take(kBin, 70);
     void *twice[] = {blocks[1], blocks[2], blocks[1]};
     void *in_word[] = {blocks[66], blocks[65], blocks[66]};

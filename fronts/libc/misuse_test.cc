@@ -49,7 +49,7 @@ constexpr char kNoBlock[] = "no block there (freed twice, or never allocated)";
 // wrong size from an overwritten header when the block goes back.
 constexpr const char *kWrongSize =
     SIZE_CLASS_HEADER ? "heap corruption: header byte overwritten, or a wrong size given"
-                      : "the size given does not fit the block";
+                      : "block freed twice, or the size given does not fit it";
 
 // The statement aborts after it has written this line and nothing else.
 #define EXPECT_MISUSE(statement, call, ptr, fault) \
