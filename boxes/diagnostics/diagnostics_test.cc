@@ -6,9 +6,9 @@
 #include <atomic>
 #include <cerrno>
 #include <csignal>
-#include <pthread.h>
 #include <string>
 #include <thread>
+#include <unistd.h>
 #include <vector>
 
 namespace {
@@ -60,9 +60,18 @@ TEST(DiagnosticsDeathTest, OfManyThreadsOneSpeaks) {
 }
 
 TEST(DiagnosticsDeathTest, WhoIsNotTheFirstSpeaksWhereTheFirstLivesOn) {
+    static std::atomic<bool> survived{false};
     auto survive_and_misuse = [] {
-        signal(SIGABRT, [](int) { pthread_exit(nullptr); });
-        std::thread([] { diag_misuse("free", pointer(1), "x"); }).join();
+        signal(SIGABRT, [](int) {
+            survived = true;
+            for (;;) {
+                pause();
+            }
+        });
+        std::thread([] { diag_misuse("free", pointer(1), "x"); }).detach();
+        while (!survived) {
+            usleep(1000);
+        }
         signal(SIGABRT, SIG_DFL);
         diag_misuse("free", pointer(2), "x");
     };
