@@ -24,8 +24,7 @@ HAK_INLINE uint64_t atomic_bitmap_mask(unsigned from, unsigned count) {
 
 // The set bits of one word.
 HAK_INLINE unsigned atomic_bitmap_count(atomic_bitmap_word *word) {
-    uint64_t seen = atomic_load_explicit(word, memory_order_relaxed);
-    return seen == 0 ? 0 : (unsigned)__builtin_popcountll(seen); // mostly none
+    return (unsigned)__builtin_popcountll(atomic_load_explicit(word, memory_order_relaxed));
 }
 
 // Claims up to `most` (>= 1) of the lowest set bits of one word; returns those it got, maybe none.

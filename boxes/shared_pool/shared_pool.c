@@ -323,12 +323,11 @@ static unsigned take_from(const struct page_arena_window *window, size_t slab, u
     unsigned words = size_class_bins[bin].words;
     *more = false;
     for (unsigned w = 0; w < words && got < want; w++) {
-        unsigned free = atomic_bitmap_count(&bits[w]);
-        if (free > want - got && got > 0) {
+        if (got > 0 && atomic_bitmap_count(&bits[w]) > want - got) {
             *more = true;
             return got;
         }
-        uint64_t mask = free == 0 ? 0 : atomic_bitmap_take(&bits[w], want - got);
+        uint64_t mask = atomic_bitmap_take(&bits[w], want - got);
         if (mask == 0) {
             continue;
         }
@@ -353,7 +352,7 @@ static bool is_dense(void) {
     enum { LEAST = 128 }; // slabs
     size_t slabs = atomic_load_explicit(&totals.slabs, memory_order_relaxed);
     if (slabs < LEAST / 4 * 3) {
-        return false;
+        return false; // what is held need not be counted, which takes tens of loads
     }
     size_t clean = atomic_load_explicit(&totals.clean, memory_order_relaxed);
     size_t held = page_arena_held();

@@ -69,21 +69,13 @@ HAK_INLINE void *clear(void *block, size_t size) {
     return block;
 }
 
-static HAK_NOINLINE void *slow_calloc(size_t size) {
-    if (size > SIZE_CLASS_TINY_MAX) {
-        return slow_zero_alloc(size);
-    }
-    void *block = slow_alloc(size);
-    return HAK_LIKELY(block != NULL) ? memset(block, 0, size) : NULL;
-}
-
 EXPORT void *calloc(size_t count, size_t size) {
     size_t total;
     if (!product(count, size, &total)) {
         return NULL;
     }
     void *block = hit_alloc(total);
-    return HAK_LIKELY(block != NULL) ? clear(block, total) : slow_calloc(total);
+    return HAK_LIKELY(block != NULL) ? clear(block, total) : slow_zero_alloc(total);
 }
 
 // The block's kind; does not return for a pointer that starts no live block.

@@ -12,8 +12,8 @@ extern "C" {
 void free_sized(void *ptr, size_t size);
 void free_aligned_sized(void *ptr, size_t align, size_t size);
 
-// Blocks above SIZE_CLASS_TINY_MAX, all zero or for what has outgrown another block; NULL and
-// ENOMEM if there is no memory.
+// As slow_alloc(): a block that is all zero, and one above SIZE_CLASS_TINY_MAX for what has
+// outgrown another. NULL and ENOMEM if there is no memory.
 void *slow_zero_alloc(size_t size);
 void *slow_grown_alloc(size_t size);
 

@@ -11,6 +11,7 @@
 #include "fronts/tiny_front/tiny_front.h"
 
 #include <errno.h>
+#include <string.h>
 
 // Every miss looks at the clock, and may have to do a share of what is due.
 static void tick_at(struct thread_heap *heap, uint64_t now) {
@@ -96,7 +97,11 @@ void *slow_alloc(size_t size) {
 }
 
 void *slow_zero_alloc(size_t size) {
-    return large(size, 1, LARGE_BLOCK_ZERO);
+    if (HAK_UNLIKELY(size > SIZE_CLASS_TINY_MAX)) {
+        return large(size, 1, LARGE_BLOCK_ZERO);
+    }
+    void *block = slow_alloc(size);
+    return HAK_LIKELY(block != NULL) ? memset(block, 0, size) : NULL;
 }
 
 void *slow_grown_alloc(size_t size) {
