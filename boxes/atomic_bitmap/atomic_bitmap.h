@@ -27,13 +27,9 @@ HAK_INLINE unsigned atomic_bitmap_count(atomic_bitmap_word *word) {
     return (unsigned)__builtin_popcountll(atomic_load_explicit(word, memory_order_relaxed));
 }
 
-// Claims up to `most` (>= 1) of the lowest set bits of one word; returns those it got, maybe none.
-HAK_INLINE uint64_t atomic_bitmap_take(atomic_bitmap_word *word, unsigned most) {
+// Up to `most` (>= 1) of the lowest set bits of one word. A look: nothing is claimed.
+HAK_INLINE uint64_t atomic_bitmap_lowest(atomic_bitmap_word *word, unsigned most) {
     uint64_t seen = atomic_load_explicit(word, memory_order_relaxed);
-    if (seen == 0) {
-        return 0;
-    }
-    // Bits set since the look are left alone: there may be no room for them.
     uint64_t rest = 0;
     if (most < ATOMIC_BITMAP_BITS && most < (unsigned)__builtin_popcountll(seen)) {
         rest = seen;
@@ -41,8 +37,13 @@ HAK_INLINE uint64_t atomic_bitmap_take(atomic_bitmap_word *word, unsigned most) 
             rest &= rest - 1;
         }
     }
-    uint64_t want = seen & ~rest;
-    return atomic_fetch_and(word, ~want) & want;
+    return seen & ~rest;
+}
+
+// Claims up to `most` (>= 1) of the lowest set bits of one word; returns those it got, maybe none.
+HAK_INLINE uint64_t atomic_bitmap_take(atomic_bitmap_word *word, unsigned most) {
+    uint64_t want = atomic_bitmap_lowest(word, most);
+    return want == 0 ? 0 : atomic_fetch_and(word, ~want) & want;
 }
 
 // Claims exactly one given bit; false if it was not set.

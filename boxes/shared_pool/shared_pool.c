@@ -146,9 +146,6 @@ static void set_taker(const struct page_arena_window *window, size_t slab) {
     }
 }
 
-// Every block of a slab seems to be free: takes them all, and if that works gives the slab away.
-static void reclaim(const struct page_arena_window *window, size_t slab, unsigned bin);
-
 static HAK_NORETURN HAK_COLD void freed_twice(const struct page_arena_window *window, size_t slab,
                                               unsigned bin, unsigned word, uint64_t before,
                                               uint64_t mask) {
@@ -158,80 +155,102 @@ static HAK_NORETURN HAK_COLD void freed_twice(const struct page_arena_window *wi
                 "block freed twice");
 }
 
-HAK_INLINE bool is_word_free(atomic_bitmap_word *bits, unsigned bin, unsigned word) {
-    return atomic_load_explicit(&bits[word], memory_order_relaxed) ==
-           superslab_full_word(bin, word);
-}
-
-// `word` is one all of whose blocks are free.
-static HAK_NOINLINE void reclaim_if_free(const struct page_arena_window *window, size_t slab,
-                                         unsigned bin, unsigned word) {
-    atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
-    unsigned words = size_class_bins[bin].words;
-    // Blocks often come back in the order of their addresses, upwards or downwards: then one of the
-    // words beside this one says no, and the others are not looked at for each word of the slab.
-    if ((word > 0 && !is_word_free(bits, bin, word - 1)) ||
-        (word + 1 < words && !is_word_free(bits, bin, word + 1))) {
-        return;
-    }
-    for (unsigned w = words; w-- > 0;) {
-        if (!is_word_free(bits, bin, w)) {
-            return;
-        }
-    }
-    reclaim(window, slab, bin);
-}
-
-// Bits have been set in a word that had none, or they were perhaps the last.
-static HAK_NOINLINE void put_first_or_last(const struct page_arena_window *window, size_t slab,
+// Bits have been set in a word that had none, or they were perhaps the last. True if they were.
+static HAK_NOINLINE bool put_first_or_last(const struct page_arena_window *window, size_t slab,
                                            unsigned bin, unsigned word, uint64_t before,
                                            uint64_t after) {
-    if (before == 0) { // else it is listed, or whoever made the word so does that
+    if (before ==
+        0) { // Otherwise the slab is listed, or the thread that set the first bit lists it.
         list(window, slab, bin);
     }
-    if (after == superslab_full_word(bin, word)) {
-        reclaim_if_free(window, slab, bin, word);
-    }
+    return after == superslab_full_word(bin, word);
 }
 
-// Sets the bits of `mask` in `at`, word number `word` of a slab's bitmap.
-HAK_INLINE void put_word(const struct page_arena_window *window, size_t slab, unsigned bin,
+// Sets the bits of `mask` in `at`, word `word` of a slab's bitmap. Returns true if no block of that
+// word is out any more: the caller owes a reclaim_if_free().
+HAK_INLINE bool put_mask(const struct page_arena_window *window, size_t slab, unsigned bin,
                          atomic_bitmap_word *at, unsigned word, uint64_t mask, bool alone) {
     uint64_t before = atomic_bitmap_put_clear(at, mask, alone);
     if (HAK_UNLIKELY((before & mask) != 0)) {
         freed_twice(window, slab, bin, word, before, mask);
     }
-    // A word all of whose blocks are free is some 2^n - 1: then the next number has no bit of it.
+    // A full word is some 2^n - 1, and only then has the next number no bit in common with `before`
+    // (nor has any number, if `before` is 0).
     uint64_t after = before + mask;
-    if (HAK_UNLIKELY((before & (after + 1)) == 0)) {
-        put_first_or_last(window, slab, bin, word, before, after);
+    return HAK_UNLIKELY((before & (after + 1)) == 0) &&
+           put_first_or_last(window, slab, bin, word, before, after);
+}
+
+// The one way to take blocks out of a bitmap: takes the free ones of `want`, bits of word `word`,
+// and returns those taken. The slab may serve another bin by now. This is looked at after the
+// taking, because bits that are held keep a slab from changing again; if it does, they go back to
+// the bin that it serves, and 0 is returned. *owed is then that bin if the caller owes a
+// reclaim_if_free() for it, and is left alone otherwise.
+static uint64_t hold(const struct page_arena_window *window, size_t slab, unsigned bin,
+                     unsigned word, uint64_t want, unsigned *owed) {
+    atomic_bitmap_word *at = superslab_bits(window, slab, bin) + word;
+    uint64_t got = atomic_fetch_and(at, ~want) & want;
+    if (HAK_UNLIKELY(got != 0 && !is_tiny(window, slab, bin))) {
+        struct slab *meta = superslab_slab(window, slab);
+        unsigned now = atomic_load(&meta->bin);
+        DIAG_ASSERT(atomic_load(&meta->kind) == SLAB_TINY);
+        if (put_mask(window, slab, now, at, word, got, false)) {
+            *owed = now;
+        }
+        return 0;
     }
+    return got;
 }
 
-static void put_bits(const struct page_arena_window *window, size_t slab, unsigned bin,
-                     unsigned word, uint64_t mask) {
-    put_word(window, slab, bin, superslab_bits(window, slab, bin) + word, word, mask, hak_alone());
+static bool is_word_full(atomic_bitmap_word *bits, unsigned bin, unsigned word) {
+    return atomic_load(&bits[word]) == superslab_full_word(bin, word);
 }
 
-static void reclaim(const struct page_arena_window *window, size_t slab, unsigned bin) {
+// True if every block of the slab is free. `word` is one that was full a moment ago.
+static bool is_all_free(const struct page_arena_window *window, size_t slab, unsigned bin,
+                        unsigned word) {
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
     unsigned words = size_class_bins[bin].words;
-    unsigned taken = 0;
-    while (taken < words) {
-        uint64_t full = superslab_full_word(bin, taken);
-        uint64_t seen = full;
-        if (!atomic_compare_exchange_strong(&bits[taken], &seen, 0)) {
-            break;
-        }
-        taken++;
+    // Blocks often come back in the order of their addresses, upwards or downwards: then one of the
+    // neighbours says no, and the other words are not looked at for each word of the slab.
+    if ((word > 0 && !is_word_full(bits, bin, word - 1)) ||
+        (word + 1 < words && !is_word_full(bits, bin, word + 1))) {
+        return false;
     }
-    if (taken < words) {
-        // Someone was faster. What we hold goes back, and the last one to put back tries again.
-        for (unsigned w = 0; w < taken; w++) {
-            put_bits(window, slab, bin, w, superslab_full_word(bin, w));
+    for (unsigned w = words; w-- > 0;) {
+        if (!is_word_full(bits, bin, w)) {
+            return false;
         }
-        return;
     }
+    return true;
+}
+
+// Holds every block of a slab. False if one is not to be had; then nothing is held, and *owed is
+// the bin for which a reclaim_if_free() is owed if there is one.
+static bool hold_all(const struct page_arena_window *window, size_t slab, unsigned bin,
+                     unsigned *owed) {
+    atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
+    unsigned words = size_class_bins[bin].words;
+    for (unsigned w = 0; w < words; w++) {
+        uint64_t full = superslab_full_word(bin, w);
+        uint64_t got = hold(window, slab, bin, w, full, owed);
+        if (got == full) {
+            continue;
+        }
+        // Another thread was faster. Whoever puts the last block back looks again.
+        bool last = got != 0 && put_mask(window, slab, bin, bits + w, w, got, false);
+        while (w-- > 0) {
+            uint64_t mask = superslab_full_word(bin, w);
+            last = put_mask(window, slab, bin, bits + w, w, mask, false) || last;
+        }
+        *owed = last ? bin : *owed;
+        return false;
+    }
+    return true;
+}
+
+// Gives a slab, all of whose blocks are held, back to the arena.
+static void give_away(const struct page_arena_window *window, size_t slab, unsigned bin) {
     struct slab *meta = superslab_slab(window, slab);
     atomic_store(map_of(window, slab), 0);
     atomic_store(&meta->kind, SLAB_NONE);
@@ -240,6 +259,30 @@ static void reclaim(const struct page_arena_window *window, size_t slab, unsigne
     unlist(window, slab, bin);
     page_arena_release(slab, 1, true);
 }
+
+// For whoever has made word `word` of a slab's bitmap full: gives the slab away if all of its
+// blocks are free.
+static HAK_NOINLINE void reclaim_if_free(const struct page_arena_window *window, size_t slab,
+                                         unsigned bin, unsigned word) {
+    while (bin != 0 && is_all_free(window, slab, bin, word)) {
+        unsigned owed = 0;
+        if (hold_all(window, slab, bin, &owed)) {
+            give_away(window, slab, bin);
+            return;
+        }
+        bin = owed;
+        word = 0; // All words are looked at anyway, or the first one says no.
+    }
+}
+
+HAK_INLINE void put_word(const struct page_arena_window *window, size_t slab, unsigned bin,
+                         atomic_bitmap_word *at, unsigned word, uint64_t mask, bool alone) {
+    if (HAK_UNLIKELY(put_mask(window, slab, bin, at, word, mask, alone))) {
+        reclaim_if_free(window, slab, bin, word);
+    }
+}
+
+enum { SLAB_PAGES = ARENA_SLAB / HAK_PAGE };
 
 // The pages of a slab that blocks [first, last] lie on, as bits.
 static uint16_t pages_of(size_t size, size_t first, size_t last) {
@@ -327,16 +370,17 @@ static unsigned take_from(const struct page_arena_window *window, size_t slab, u
             *more = true;
             return got;
         }
-        uint64_t mask = atomic_bitmap_take(&bits[w], want - got);
+        uint64_t mask = atomic_bitmap_lowest(&bits[w], want - got);
         if (mask == 0) {
             continue;
         }
-        if (HAK_UNLIKELY(!is_tiny(window, slab, bin))) {
-            // The slab serves another bin by now, and cannot change again while we hold bits of it.
-            unsigned now = atomic_load(&superslab_slab(window, slab)->bin);
-            DIAG_ASSERT(atomic_load(&superslab_slab(window, slab)->kind) == SLAB_TINY);
-            put_bits(window, slab, now, w, mask);
-            return got;
+        unsigned owed = 0;
+        mask = hold(window, slab, bin, w, mask, &owed);
+        if (HAK_UNLIKELY(owed != 0)) {
+            reclaim_if_free(window, slab, owed, w);
+        }
+        if (mask == 0) {
+            continue;
         }
         leave_clean(superslab_slab(window, slab), size, w, mask);
         got = (unsigned)(write_blocks(start, size, w, mask, blocks + got) - blocks);
@@ -357,7 +401,7 @@ static bool is_dense(void) {
     size_t clean = atomic_load_explicit(&totals.clean, memory_order_relaxed);
     size_t held = page_arena_held();
     return held >= LEAST && slabs >= held / 4 * 3 && page_arena_sparse() <= held / 16 &&
-           clean <= slabs * (ARENA_SLAB / HAK_PAGE) / 4;
+           clean <= slabs * SLAB_PAGES / 4;
 }
 
 // Puts a fresh slab to use for `bin`. The first `want` blocks are the caller's.
@@ -434,82 +478,96 @@ unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_poo
     return got;
 }
 
-// Takes the free blocks [first, last] of a slab out of its bitmap, but for those in held[], where
-// it adds them. All or none: false if one of them is in use.
-static bool hold_blocks(const struct page_arena_window *window, size_t slab, unsigned bin,
-                        size_t first, size_t last, uint64_t *held) {
-    atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
-    for (size_t pass = 0; pass < 2; pass++) { // a look first, which mostly says no
-        for (size_t at = first; at <= last;) {
-            size_t w = at / 64;
-            unsigned count = (unsigned)hak_min(last + 1 - at, 64 - at % 64);
-            uint64_t need = atomic_bitmap_mask((unsigned)(at % 64), count) & ~held[w];
-            if (pass == 0) {
-                if ((atomic_load_explicit(&bits[w], memory_order_relaxed) & need) != need) {
-                    return false;
-                }
-            } else {
-                uint64_t got = atomic_fetch_and(&bits[w], ~need) & need;
-                held[w] |= got;
-                if (got != need) {
-                    return false; // what was got goes back with the rest of held[]
-                }
-            }
-            at += count;
+// The blocks [first, last] of a slab that are in word `w` of its bitmap, as bits.
+static uint64_t blocks_in_word(size_t first, size_t last, size_t w) {
+    size_t from = hak_max(first, w * 64);
+    size_t end = hak_min(last + 1, w * 64 + 64);
+    return from >= end ? 0 : atomic_bitmap_mask((unsigned)(from % 64), (unsigned)(end - from));
+}
+
+// True if the blocks [first, last] but for those in held[] are free. A look.
+static bool are_free(atomic_bitmap_word *bits, size_t first, size_t last, const uint64_t *held) {
+    for (size_t w = first / 64; w <= last / 64; w++) {
+        uint64_t need = blocks_in_word(first, last, w) & ~held[w];
+        if (need != 0 && (atomic_load_explicit(&bits[w], memory_order_relaxed) & need) != need) {
+            return false;
         }
     }
     return true;
 }
 
-// Gives back the pages of one slab that have memory and no live block. The blocks of a page are
-// taken out of the bitmap while it is worked on, so that nobody can get one of them.
-static size_t purge_slab(const struct page_arena_window *window, size_t slab, unsigned bin) {
-    enum { PAGES = ARENA_SLAB / HAK_PAGE };
+// Holds the blocks [first, last] but for those in held[], and adds what it gets to held[]. False if
+// it could not get all of them.
+static bool hold_blocks(const struct page_arena_window *window, size_t slab, unsigned bin,
+                        size_t first, size_t last, uint64_t *held, unsigned *owed) {
+    for (size_t w = first / 64; w <= last / 64; w++) {
+        uint64_t need = blocks_in_word(first, last, w) & ~held[w];
+        uint64_t got = need == 0 ? 0 : hold(window, slab, bin, (unsigned)w, need, owed);
+        held[w] |= got;
+        if (got != need) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Gives the memory of `pages`, all of whose blocks are held, back to the kernel. Returns how many
+// pages: 0 if the kernel would not.
+static size_t purge_pages(const struct page_arena_window *window, size_t slab, uint16_t pages) {
+    char *at = page_arena_address(window, slab);
+    struct os_range ranges[SLAB_PAGES / 2 + 1];
+    size_t n = 0;
+    for (unsigned page = 0; page < SLAB_PAGES; page++) {
+        if ((pages >> page & 1) == 0) {
+            continue;
+        }
+        if (page > 0 && (pages >> (page - 1) & 1) != 0) {
+            ranges[n - 1].size += HAK_PAGE;
+        } else {
+            ranges[n++] = (struct os_range){at + ((size_t)page << HAK_PAGE_SHIFT), HAK_PAGE};
+        }
+    }
+    if (os_purge_ranges(ranges, n) != OS_OK) {
+        return 0;
+    }
     struct slab *meta = superslab_slab(window, slab);
+    count_clean(pages & (uint16_t)~atomic_fetch_or(&meta->clean, pages), 0);
+    return (size_t)__builtin_popcount(pages);
+}
+
+// Gives back the pages of one slab that have memory and no live block. The blocks of a page are
+// held while it is worked on, so that nobody can get one of them. False if the kernel would not.
+static bool purge_slab(const struct page_arena_window *window, size_t slab, unsigned bin,
+                       size_t *given) {
     const struct size_class_bin *info = &size_class_bins[bin];
     uint64_t held[SIZE_CLASS_MAX_BLOCKS / 64] = {0};
     uint16_t pages = 0;
-    uint16_t clean = atomic_load(&meta->clean);
-    for (unsigned page = 0; page < PAGES; page++) {
+    uint16_t clean = atomic_load(&superslab_slab(window, slab)->clean);
+    atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
+    unsigned owed = 0;
+    for (unsigned page = 0; page < SLAB_PAGES; page++) {
         uint32_t start = (uint32_t)page << HAK_PAGE_SHIFT;
         size_t first = size_class_block_at(bin, start);
-        size_t last = size_class_block_at(bin, start + HAK_PAGE - 1);
-        if ((clean >> page & 1) == 0 && first < info->blocks &&
-            hold_blocks(window, slab, bin, first, hak_min(last, info->blocks - 1u), held)) {
-            pages |= (uint16_t)(1u << page);
+        size_t last = hak_min(size_class_block_at(bin, start + HAK_PAGE - 1), info->blocks - 1u);
+        if ((clean >> page & 1) != 0 || first > last || !are_free(bits, first, last, held)) {
+            continue;
         }
+        if (!hold_blocks(window, slab, bin, first, last, held, &owed)) {
+            break; // Another thread takes blocks of this slab, or has put it to another use.
+        }
+        pages |= (uint16_t)(1u << page);
     }
-    size_t count = 0;
-    // The slab may have changed hands before we held anything of it.
-    bool still = pages != 0 && is_tiny(window, slab, bin);
-    if (still) {
-        char *at = page_arena_address(window, slab);
-        struct os_range ranges[PAGES / 2 + 1];
-        size_t n = 0;
-        for (unsigned page = 0; page < PAGES; page++) {
-            if ((pages >> page & 1) == 0) {
-                continue;
-            }
-            if (page > 0 && (pages >> (page - 1) & 1) != 0) {
-                ranges[n - 1].size += HAK_PAGE;
-            } else {
-                ranges[n++] = (struct os_range){at + ((size_t)page << HAK_PAGE_SHIFT), HAK_PAGE};
-            }
-            count++;
-        }
-        if (os_purge_ranges(ranges, n) == OS_OK) {
-            count_clean(pages & (uint16_t)~atomic_fetch_or(&meta->clean, pages), 0);
-        } else {
-            count = 0;
-        }
-    }
-    unsigned now = still ? bin : atomic_load(&meta->bin);
+    size_t count = pages == 0 ? 0 : purge_pages(window, slab, pages);
+    *given += count;
     for (unsigned w = 0; w < info->words; w++) {
         if (held[w] != 0) {
-            put_bits(window, slab, now, w, held[w]);
+            put_word(window, slab, bin, bits + w, w, held[w], false);
         }
     }
-    return count;
+    if (HAK_UNLIKELY(owed != 0)) {
+        reclaim_if_free(window, slab, owed, 0);
+    }
+    return pages == 0 || count != 0;
 }
 
 size_t shared_pool_purge(size_t *cursor, size_t look, size_t budget, bool all, bool *left) {
@@ -538,14 +596,13 @@ size_t shared_pool_purge(size_t *cursor, size_t look, size_t budget, bool all, b
             continue;
         }
         unsigned bin = atomic_load_explicit(&meta->bin, memory_order_relaxed);
-        size_t got = purge_slab(&window, slab, bin);
+        purge_slab(&window, slab, bin, &pages);
         // Whoever was to list it may have been another thread of the process that forked this one.
         if (has_free(superslab_bits(&window, slab, bin), bin) && is_tiny(&window, slab, bin)) {
             list(&window, slab, bin);
         }
         // Taking the blocks out and putting them back was no use of the slab.
         atomic_store_explicit(&meta->active, 0, memory_order_relaxed);
-        pages += got;
     }
     *cursor = slab < high ? slab : 0;
     return pages;
