@@ -59,31 +59,38 @@ static size_t chunk_slabs(uintptr_t word) {
     return (size_t)1 << (word >> 8 & 0xff);
 }
 
-struct page_arena_window page_arena_get_window(void) {
-    uintptr_t word = atomic_load_explicit(&config, memory_order_acquire);
-    struct page_arena_window window = {0};
-    if (word != 0) {
-        window.base = (char *)(word & ~(uintptr_t)(ARENA_SUPERSLAB - 1));
-        window.slabs = window_slabs(word);
-        window.groups =
-            (struct page_arena_group *)(window.base + hak_round_up(window.slabs, HAK_PAGE));
-        window.meta = window.base + (window.slabs << ARENA_SLAB_SHIFT);
-    }
-    return window;
-}
-
-// What lies at the start of the window: page map, groups, and a bit a chunk that says "taken".
+// What lies at the start of the window: page map, groups, regions, and a bit a chunk that says
+// "taken".
 static size_t groups_offset(size_t slabs) {
     return hak_round_up(slabs, HAK_PAGE);
 }
 
+static size_t regions_offset(size_t slabs) {
+    size_t groups = slabs / ARENA_GROUP_SLABS;
+    return groups_offset(slabs) + hak_round_up(groups * sizeof(struct page_arena_group), HAK_PAGE);
+}
+
 static size_t chunks_offset(size_t slabs) {
-    return groups_offset(slabs) +
-           hak_round_up(slabs / ARENA_GROUP_SLABS * sizeof(struct page_arena_group), HAK_PAGE);
+    size_t regions = (slabs + ARENA_REGION_SLABS - 1) / ARENA_REGION_SLABS;
+    return regions_offset(slabs) + hak_round_up(regions * sizeof(struct page_arena_region), 64);
+}
+
+struct page_arena_window page_arena_get_window(void) {
+    uintptr_t word = atomic_load_explicit(&config, memory_order_acquire);
+    struct page_arena_window window = {0};
+    if (word != 0) {
+        size_t slabs = window_slabs(word);
+        window.base = (char *)(word & ~(uintptr_t)(ARENA_SUPERSLAB - 1));
+        window.slabs = slabs;
+        window.groups = (struct page_arena_group *)(window.base + groups_offset(slabs));
+        window.regions = (struct page_arena_region *)(window.base + regions_offset(slabs));
+        window.meta = window.base + (slabs << ARENA_SLAB_SHIFT);
+    }
+    return window;
 }
 
 static size_t control_size(size_t slabs, size_t chunk) {
-    return chunks_offset(slabs) + hak_round_up(slabs / chunk / 8 + 8, HAK_PAGE);
+    return hak_round_up(chunks_offset(slabs) + slabs / chunk / 8 + 8, HAK_PAGE);
 }
 
 static atomic_bitmap_word *taken_chunks(const struct page_arena_window *window) {

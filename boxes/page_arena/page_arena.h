@@ -36,7 +36,9 @@ enum {
     ARENA_SUPERSLAB_SLABS = ARENA_SUPERSLAB / ARENA_SLAB,
     ARENA_GROUP_SUPERSLABS = 64,
     ARENA_GROUP_SLABS = ARENA_GROUP_SUPERSLABS * ARENA_SUPERSLAB_SLABS,
-    ARENA_GROUP_USER_WORDS = 88,         // words a group keeps for the box above
+    ARENA_GROUP_USER_WORDS = 88, // words a group keeps for the box above
+    ARENA_REGION_GROUPS = 64,
+    ARENA_REGION_SLABS = ARENA_REGION_GROUPS * ARENA_GROUP_SLABS,
     ARENA_SUPERSLAB_META = 5 * HAK_PAGE, // bytes of out-of-line metadata a SuperSlab gets
 };
 
@@ -54,12 +56,20 @@ struct page_arena_group {
     atomic_bitmap_word user[ARENA_GROUP_USER_WORDS]; // the box above
 };
 
+// A level above the groups: 64 of them (8 GiB), so that a search need not look at each group. The
+// last region of a small window stands for the groups that there are.
+struct page_arena_region {
+    // The box above: bit g of user[i] is for word user[i] of the region's group g.
+    atomic_bitmap_word user[ARENA_GROUP_USER_WORDS];
+};
+
 // The window, once page_arena_init() has succeeded. Constant from then on.
 struct page_arena_window {
-    char *base;                      // address of slab 0 and of the page map; 2 MiB aligned
-    size_t slabs;                    // slabs in the window, a power of two
-    struct page_arena_group *groups; // slabs / ARENA_GROUP_SLABS of them
-    char *meta;                      // ARENA_SUPERSLAB_META bytes for each SuperSlab
+    char *base;                        // address of slab 0 and of the page map; 2 MiB aligned
+    size_t slabs;                      // slabs in the window, a power of two
+    struct page_arena_group *groups;   // slabs / ARENA_GROUP_SLABS of them
+    struct page_arena_region *regions; // slabs / ARENA_REGION_SLABS of them, at least one
+    char *meta;                        // ARENA_SUPERSLAB_META bytes for each SuperSlab
 };
 
 // Finds the window's place. True if there is one, now or before; any thread may call at any time.

@@ -12,6 +12,7 @@
 #include <random>
 #include <set>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -273,6 +274,50 @@ TEST_F(PageArena, ControlAreaIsNeverHandedOut) {
     EXPECT_GE(address(from), reinterpret_cast<char *>(window.groups + groups));
     EXPECT_EQ(from % ARENA_SUPERSLAB_SLABS, 0u);
     page_arena_release(from, 1, false);
+}
+
+TEST_F(PageArena, RegionsAreBehindTheGroupsAndZero) {
+    size_t groups = window.slabs / ARENA_GROUP_SLABS;
+    size_t regions = (groups + ARENA_REGION_GROUPS - 1) / ARENA_REGION_GROUPS;
+    EXPECT_GE(regions, 1u);
+    EXPECT_GE(reinterpret_cast<char *>(window.regions),
+              reinterpret_cast<char *>(window.groups + groups));
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(window.regions) % alignof(page_arena_region), 0u);
+    size_t from = claim(1);
+    EXPECT_GE(address(from), reinterpret_cast<char *>(window.regions + regions));
+    page_arena_release(from, 1, false);
+    for (size_t r : {size_t{0}, regions - 1}) {
+        for (atomic_bitmap_word &word : window.regions[r].user) {
+            EXPECT_EQ(word.exchange(r + 1), 0u) << "writable, and nobody else's";
+        }
+    }
+    page_arena_release(claim(1000), 1000, true);
+    for (size_t r : {regions - 1, size_t{0}}) {
+        for (atomic_bitmap_word &word : window.regions[r].user) {
+            EXPECT_EQ(word.exchange(0), r + 1);
+        }
+    }
+}
+
+TEST(PageArenaDeathTest, ASmallWindowHasOneRegion) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        rlimit limit = {3u << 30, 3u << 30};
+        setrlimit(RLIMIT_AS, &limit);
+        bool ok = page_arena_init();
+        page_arena_window window = page_arena_get_window();
+        bool zero;
+        size_t from = page_arena_claim(1, 1, &zero);
+        ok = ok && window.slabs < ARENA_REGION_SLABS && from != ARENA_NONE &&
+             page_arena_address(&window, from) >= window.regions + 1;
+        for (atomic_bitmap_word &word : window.regions[0].user) {
+            ok = ok && word.exchange(1) == 0;
+        }
+        _exit(ok ? 0 : 1);
+    };
+#if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__) // which reserve more
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+#endif
 }
 
 TEST_F(PageArena, ReadableIsFromTheFirstSlabToTheLastCommitted) {
