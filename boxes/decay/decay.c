@@ -14,42 +14,41 @@
 
 static struct {
     _Atomic(uint64_t) due_ms; // clock before which nobody needs to look
-    _Atomic(int) busy;        // a thread is at it; never waited for
-    _Atomic(int) background;  // the thread runs
-    _Atomic(bool) pending;    // the last round gave something back, or left something to the next
-    _Atomic(bool) pressure;   // see under_pressure()
-    _Atomic(uint64_t) pressure_ms; // when that was looked at
-    // Written by the busy thread only.
+    _Atomic(uint64_t) lease;  // who does a step, and since when; 0: nobody. See take_lease()
+    _Atomic(uint64_t) beat;   // clock of the background thread's last look; 0: there is none
+    // Written by whoever has the lease, with HAK_POKE.
     uint64_t round_ms; // when this round began
+    uint64_t round_ns; // what it has taken so far
     uint64_t last_ns;  // when the last step ended
     size_t arena_cursor;
     size_t pool_cursor;
     enum { IDLE, ARENA, POOL } phase;
-    bool round_left; // slabs were in use too recently
-    bool round_gave;
+    bool round_gave; // something back
     _Atomic(uint64_t) steps, ns, longest, rounds, pages;
 } state;
 
 // Slices small enough to look at the clock in between.
-enum { SLICE_SLABS = 16, SLICE_LOOKS = 64, SLICE_PAGES = 64 };
+enum { SLICE_SLABS = 16, SLICE_LOOKS = 16, SLICE_PAGES = 64 };
 
-// One slice of the round. False at its end.
+// One slice of the round, which adds to *given what it gave back. False at the end of the round. A
+// kernel that refuses ends the round: it would refuse for the rest of it, too.
 static bool slice(uint32_t age_ms, bool all, size_t *given) {
-    if (state.phase == ARENA) {
-        *given +=
-            page_arena_purge(&state.arena_cursor, age_ms, SLICE_SLABS) * (ARENA_SLAB / HAK_PAGE);
-        if (state.arena_cursor == 0) {
-            state.phase = POOL;
+    if (HAK_PEEK(&state.phase) == ARENA) {
+        size_t cursor = HAK_PEEK(&state.arena_cursor);
+        *given += page_arena_purge(&cursor, age_ms, SLICE_SLABS) * (ARENA_SLAB / HAK_PAGE);
+        HAK_POKE(&state.arena_cursor, cursor);
+        if (cursor == 0) {
+            HAK_POKE(&state.phase, POOL);
         }
         return true;
     }
-    bool left = false;
-    size_t pages = shared_pool_purge(&state.pool_cursor, SLICE_LOOKS, SLICE_PAGES, all, &left);
-    state.round_left |= left;
-    atomic_fetch_add_explicit(&state.pages, pages, memory_order_relaxed);
-    *given += pages;
-    if (state.pool_cursor == 0) {
-        state.phase = IDLE;
+    struct shared_pool_walk walk = {.cursor = HAK_PEEK(&state.pool_cursor), .all = all};
+    shared_pool_purge(&walk, SLICE_LOOKS, SLICE_PAGES);
+    HAK_POKE(&state.pool_cursor, walk.cursor);
+    atomic_fetch_add_explicit(&state.pages, walk.pages, memory_order_relaxed);
+    *given += walk.pages;
+    if (walk.cursor == 0 || walk.refused) {
+        HAK_POKE(&state.phase, IDLE);
         return false;
     }
     return true;
@@ -64,21 +63,28 @@ static void count_step(uint64_t begin, uint64_t end) {
     }
 }
 
+static void begin_round(uint64_t now) {
+    HAK_POKE(&state.round_ms, now);
+    HAK_POKE(&state.round_ns, 0);
+    HAK_POKE(&state.arena_cursor, 0);
+    HAK_POKE(&state.pool_cursor, 0);
+    HAK_POKE(&state.round_gave, false);
+    HAK_POKE(&state.phase, ARENA);
+}
+
+// The clock at which the round after the one that has just ended may begin.
+static uint64_t next_round(uint64_t half, uint64_t now) {
+    uint64_t next = HAK_PEEK(&state.round_ms) + half + 1;
+    // A walk over a large heap that finds nothing is not made again at once.
+    uint64_t rest = HAK_PEEK(&state.round_ns) * DECAY_REST / 1000000;
+    return HAK_PEEK(&state.round_gave) ? next : hak_max(next, now + rest);
+}
+
 // A step of at most `most_ns`. Returns the clock at which the next one is due.
 static uint64_t step(int64_t decay, uint64_t now, uint64_t most_ns) {
     uint64_t begin = os_now_ns();
-    if (state.phase == IDLE) {
-        uint64_t next = state.round_ms + (uint64_t)decay / 2;
-        if (now < next && state.round_ms != 0) {
-            return next;
-        }
-        state.round_ms = now;
-        state.phase = ARENA;
-        state.arena_cursor = 0;
-        state.pool_cursor = 0;
-        state.round_left = false;
-        state.round_gave = false;
-        atomic_store_explicit(&state.pending, true, memory_order_relaxed);
+    if (HAK_PEEK(&state.phase) == IDLE) {
+        begin_round(now);
     }
     size_t given = 0;
     bool more = true;
@@ -89,18 +95,15 @@ static uint64_t step(int64_t decay, uint64_t now, uint64_t most_ns) {
     }
     if (given > 0) {
         count_step(begin, end);
+        HAK_POKE(&state.round_gave, true);
     }
-    state.last_ns = end;
-    state.round_gave |= given > 0;
+    HAK_POKE(&state.last_ns, end);
+    HAK_POKE(&state.round_ns, HAK_PEEK(&state.round_ns) + (end - begin));
     if (!more) {
-        atomic_store_explicit(&state.pending,
-                              state.round_left || state.round_gave || page_arena_dirty() > 0,
-                              memory_order_relaxed);
         atomic_fetch_add_explicit(&state.rounds, 1, memory_order_relaxed);
-        return state.round_ms + (uint64_t)decay / 2 + 1;
+        return next_round((uint64_t)decay / 2, now);
     }
-    // A third of the time at most goes into this.
-    return now + (2 * (end - begin)) / 1000000;
+    return now + (DECAY_SHARE - 1) * (end - begin) / 1000000;
 }
 
 uint64_t decay_idle_ms(void) {
@@ -108,54 +111,55 @@ uint64_t decay_idle_ms(void) {
     return decay < 0 ? UINT64_MAX : (uint64_t)decay / 2;
 }
 
-// Looked at once in a tick of the coarse clock.
-static bool under_pressure(uint64_t now) {
-    const int64_t least = 64 << 20;
-    uint64_t seen = atomic_load_explicit(&state.pressure_ms, memory_order_relaxed);
-    if (seen != now && atomic_compare_exchange_strong(&state.pressure_ms, &seen, now)) {
-        struct shared_pool_totals pool = shared_pool_get_totals();
-        int64_t out = thread_heap_bytes();
-        int64_t dirty = (int64_t)(page_arena_dirty() << ARENA_SLAB_SHIFT);
-        int64_t idle = (int64_t)(pool.slabs - pool.clean) - out + dirty;
-        int64_t held =
-            (int64_t)(page_arena_held() << ARENA_SLAB_SHIFT) + dirty - (int64_t)pool.clean;
-        atomic_store_explicit(&state.pressure, idle > least && idle > held / 2,
-                              memory_order_relaxed);
+// The lease is the clock at which it was taken, and a mark of the thread that took it. It is to be
+// had where nobody has it, where the thread itself has (it left the step in which it took it), and
+// where it has run out.
+static bool take_lease(uint64_t now, uint64_t *lease) {
+    enum { MARK_BITS = 8 };
+    uint64_t seen = atomic_load_explicit(&state.lease, memory_order_relaxed);
+    uint8_t mark = hak_thread_mark();
+    if (seen != 0 && (uint8_t)seen != mark &&
+        (int64_t)(now - (seen >> MARK_BITS)) < DECAY_LEASE_MS) {
+        return false;
     }
-    return atomic_load_explicit(&state.pressure, memory_order_relaxed);
+    *lease = now << MARK_BITS | mark;
+    return atomic_compare_exchange_strong(&state.lease, &seen, *lease);
 }
 
-static enum decay_need need(uint64_t now) {
-    if (under_pressure(now)) {
-        return DECAY_PRESSURE;
-    }
-    return atomic_load_explicit(&state.pending, memory_order_relaxed) ? DECAY_PENDING
-                                                                      : DECAY_NOTHING;
-}
-
-enum decay_need decay_tick(uint64_t now) {
-    int64_t decay = settings_get(SETTING_DECAY_MS);
-    if (decay < 0 || atomic_load_explicit(&state.background, memory_order_relaxed) != 0) {
-        return DECAY_NOTHING;
-    }
-    int idle = 0;
+static void do_step(int64_t decay, uint64_t now, uint64_t most_ns) {
+    uint64_t lease;
     if (now >= atomic_load_explicit(&state.due_ms, memory_order_relaxed) &&
-        atomic_compare_exchange_strong(&state.busy, &idle, 1)) {
-        uint64_t most = (os_now_ns() - state.last_ns) / 3;
-        most = most < DECAY_STEP_LEAST_US * 1000u ? DECAY_STEP_LEAST_US * 1000u : most;
-        most = most > DECAY_STEP_MOST_US * 1000u ? DECAY_STEP_MOST_US * 1000u : most;
-        atomic_store(&state.due_ms, step(decay, now, most));
-        atomic_store(&state.busy, 0);
+        take_lease(now, &lease)) {
+        atomic_store(&state.due_ms, step(decay, now, most_ns));
+        atomic_compare_exchange_strong(&state.lease, &lease, 0);
     }
-    return need(now);
+}
+
+// A background thread that has not looked for long is not there any more, as in a child of _Fork().
+static bool has_background(uint64_t now) {
+    enum { GONE_MS = 10000 };
+    uint64_t beat = atomic_load_explicit(&state.beat, memory_order_relaxed);
+    return beat != 0 && (int64_t)(now - beat) < GONE_MS;
+}
+
+void decay_tick(uint64_t now) {
+    int64_t decay = settings_get(SETTING_DECAY_MS);
+    if (decay < 0 || now < atomic_load_explicit(&state.due_ms, memory_order_relaxed) ||
+        has_background(now)) {
+        return;
+    }
+    uint64_t most = (os_now_ns() - HAK_PEEK(&state.last_ns)) / DECAY_SHARE;
+    most = hak_min(hak_max(most, DECAY_STEP_LEAST_US * 1000), DECAY_STEP_MOST_US * 1000);
+    do_step(decay, now, most);
 }
 
 size_t decay_all(void) {
-    size_t given = 0;
-    size_t cursor = 0;
+    struct shared_pool_walk pool = {.all = true};
     do {
-        given += shared_pool_purge(&cursor, SIZE_MAX, SIZE_MAX, true, NULL);
-    } while (cursor != 0);
+        shared_pool_purge(&pool, SIZE_MAX, SIZE_MAX);
+    } while (pool.cursor != 0);
+    size_t given = pool.pages;
+    size_t cursor = 0;
     do {
         given += page_arena_purge(&cursor, 0, SIZE_MAX) * (ARENA_SLAB / HAK_PAGE);
     } while (cursor != 0);
@@ -170,12 +174,8 @@ static void *background(void *arg) {
         struct timespec t = {0, (long)pause * 1000000};
         nanosleep(&t, NULL);
         uint64_t now = os_now_ms();
-        int idle = 0;
-        if (now >= atomic_load(&state.due_ms) &&
-            atomic_compare_exchange_strong(&state.busy, &idle, 1)) {
-            atomic_store(&state.due_ms, step(decay, now, UINT64_MAX));
-            atomic_store(&state.busy, 0);
-        }
+        atomic_store(&state.beat, now);
+        do_step(decay, now, UINT64_MAX);
     }
     return NULL;
 }
@@ -195,7 +195,7 @@ void decay_start(void) {
         pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
         pthread_attr_setstacksize(&attr, 64 << 10);
         if (pthread_create(&thread, &attr, background, NULL) == 0) {
-            atomic_store(&state.background, 1);
+            atomic_store(&state.beat, os_now_ms());
         }
         pthread_attr_destroy(&attr);
     }
@@ -204,8 +204,8 @@ void decay_start(void) {
 
 void decay_after_fork(void) {
     // Misses do the steps from here on. Whoever was at one is gone; his cursors are good.
-    atomic_store(&state.background, 0);
-    atomic_store(&state.busy, 0);
+    atomic_store(&state.beat, 0);
+    atomic_store(&state.lease, 0);
 }
 
 void decay_get_stats(struct decay_stats *stats) {

@@ -1,12 +1,16 @@
 // decay: gives memory that has been idle for HAKMEM_DECAY_MS back to the kernel, in small steps.
 //
 // Two kinds of memory: free slabs that still have pages (page_arena), and pages without a live
-// block inside slabs in use (shared_pool). One walk over both is a round; a round begins at the
-// earliest half a decay time after the one before began. Whoever misses its cache does a step when
-// one is due: one thread at a time, for a bounded time, and no more than a quarter of the time that
-// passes. With HAKMEM_BACKGROUND=1 a thread does the steps instead.
+// block inside slabs in use (shared_pool). One walk over both is a round. A round begins at the
+// earliest half a decay time after the one before began, and at the earliest after a rest of
+// DECAY_REST times the work of the last round if that gave nothing back. A thread that misses its
+// cache does a step when one is due: for a bounded time, and no more than one part in DECAY_SHARE
+// of the time that passes. With HAKMEM_BACKGROUND=1 a thread does the steps instead.
 //
-// Thread-safe; nobody waits.
+// Thread-safe. Nobody waits: one thread at a time does a step. Its claim to do so runs out, so a
+// thread that never comes back from a step (it left by longjmp(), or does not exist in this forked
+// child) holds the others up for DECAY_LEASE_MS. Two threads that do a step at the same time do no
+// harm.
 #ifndef HAKMEM_BOXES_DECAY_DECAY_H
 #define HAKMEM_BOXES_DECAY_DECAY_H
 
@@ -15,16 +19,15 @@
 HAK_C_BEGIN
 
 enum {
-    DECAY_STEP_LEAST_US = 100,  // what a step may take, however short the time since the last one
-    DECAY_STEP_MOST_US = 12000, // what one malloc or free may pay, however long it was
+    DECAY_STEP_LEAST_US = 100, // what a step may take, however short the time since the last one
+    DECAY_STEP_MOST_US = 500,  // what one malloc or free may pay, however long it was
+    DECAY_SHARE = 8,
+    DECAY_REST = 32,
+    DECAY_LEASE_MS = 2000,
 };
 
-// What the caller's thread should know: there is, or may soon be, something to give back, so that a
-// quiet thread had better come by again; or there is more to give back than is in use.
-enum decay_need { DECAY_NOTHING, DECAY_PENDING, DECAY_PRESSURE };
-
 // For the miss path, with os_now_ms(): does a step if one is due.
-enum decay_need decay_tick(uint64_t now);
+void decay_tick(uint64_t now);
 
 // How long memory may be idle, in ms: what caches go by. UINT64_MAX: for ever.
 uint64_t decay_idle_ms(void);

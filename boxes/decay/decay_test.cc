@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <csetjmp>
 #include <cstring>
 #include <thread>
 #include <vector>
@@ -18,13 +19,19 @@
 // The test's link puts these in the place of the backend's: time passes when the test says so, and
 // one us with every look at the fine clock.
 static std::atomic<uint64_t> clock_ms{100000};
-static std::atomic<uint64_t> looks{0};
+static std::atomic<uint64_t> looked_us{0};
+static std::atomic<uint64_t> us_a_look{1};
+static int looks_left = 0; // to the one that does not return; 0: all do
+static jmp_buf left_step;
 extern "C" {
 uint64_t __wrap_os_now_ms(void) {
     return clock_ms;
 }
 uint64_t __wrap_os_now_ns(void) {
-    return clock_ms * 1000000 + ++looks * 1000;
+    if (looks_left > 0 && --looks_left == 0) {
+        longjmp(left_step, 1);
+    }
+    return clock_ms * 1000000 + (looked_us += us_a_look) * 1000;
 }
 extern int64_t settings_values[SETTING_COUNT];
 }
@@ -70,9 +77,23 @@ class Decay : public testing::Test {
     }
     static bool clean() { return page_arena_dirty() == 0; }
 
-    // Runs fn() in a forked child; 0 if all it expected was so.
-    template <typename Function> static int in_child(Function fn) {
-        pid_t pid = fork();
+    // Leaves the next step that is due in the middle of it.
+    static void jump_out_of_a_step() {
+        bool out = false;
+        while (!out) {
+            looks_left = 2; // the look at the begin of a step is not the first one
+            if (setjmp(left_step) == 0) {
+                decay_tick(++clock_ms);
+            } else {
+                out = true;
+            }
+        }
+        looks_left = 0;
+    }
+
+    // Runs fn() in a child; 0 if all it expected was so.
+    template <typename Function> static int in_child(pid_t (*make)(), Function fn) {
+        pid_t pid = make();
         if (pid == 0) {
             fn();
             _exit(HasFailure());
@@ -169,7 +190,6 @@ TEST_F(Decay, NeverAndAtOnce) {
     EXPECT_EQ(decay_idle_ms(), UINT64_MAX);
     tick_until([] { return false; }, 5000);
     EXPECT_EQ(page_arena_dirty(), 10u);
-    EXPECT_EQ(decay_tick(++clock_ms), DECAY_NOTHING);
     set(SETTING_DECAY_MS, 0);
     EXPECT_EQ(decay_idle_ms(), 0u);
     EXPECT_LE(tick_until(clean, 1000), 5u);
@@ -193,45 +213,82 @@ TEST_F(Decay, AllGivesAllBackNow) {
     EXPECT_EQ(decay_all(), 16u);
 }
 
-TEST_F(Decay, TellsTheThreadWhatIsToDo) {
+uint64_t rounds() {
+    decay_stats stats;
+    decay_get_stats(&stats);
+    return stats.rounds;
+}
+
+TEST_F(Decay, ARoundThatFoundNothingIsFollowedByARest) {
     tick_until([] { return false; }, 4 * kDecay);
-    EXPECT_EQ(decay_tick(++clock_ms), DECAY_NOTHING);
+    uint64_t begin = rounds();
+    auto until_round = [begin](uint64_t n) {
+        return tick_until([begin, n] { return rounds() == begin + n; }, 1000 * kDecay);
+    };
+    until_round(1);
+    uint64_t before = looked_us;
+    until_round(2);
+    // Each look takes so long that a round takes about 40 ms.
+    us_a_look = 40000 / (looked_us - before) + 1;
+    until_round(3);
+    us_a_look = 1;
+    uint64_t rest = until_round(4);
+    EXPECT_GE(rest, 20u * DECAY_REST);
+    EXPECT_LE(rest, 100u * DECAY_REST);
+    // What is short is followed by the next one after half a decay time.
+    EXPECT_LE(until_round(5), kDecay / 2 + 5u);
+}
+
+TEST_F(Decay, AThreadThatNeverComesBackFromAStepEndsNothing) {
     make_dirty(10);
-    tick_until([] { return false; }, kDecay / 2 + 10);
-    EXPECT_EQ(decay_tick(++clock_ms), DECAY_PENDING);
-    // More than 64 MiB, and more than half of what is held.
-    make_dirty((65 << 20) / ARENA_SLAB);
-    EXPECT_EQ(decay_tick(++clock_ms), DECAY_PRESSURE);
-    tick_until(clean, 10 * kDecay);
-    tick_until([] { return false; }, 4 * kDecay);
-    EXPECT_EQ(decay_tick(++clock_ms), DECAY_NOTHING);
+    // Another thread goes on after a while,
+    jump_out_of_a_step();
+    uint64_t took = 0;
+    std::thread([&] { took = tick_until(clean, 10 * kDecay + DECAY_LEASE_MS); }).join();
+    EXPECT_TRUE(clean());
+    EXPECT_GE(took, DECAY_LEASE_MS - 10u);
+    // and the same one at once.
+    make_dirty(10);
+    jump_out_of_a_step();
+    tick_until(clean, 2 * kDecay);
+    EXPECT_TRUE(clean());
 }
 
 TEST_F(Decay, BackgroundThreadDoesTheSteps) {
     decay_start();
-    EXPECT_EQ(decay_tick(++clock_ms), DECAY_NOTHING);
     make_dirty(10);
     tick_until(clean, 10 * kDecay);
     EXPECT_TRUE(clean()) << "not asked for: misses do them";
     // In a process of its own: the thread never ends.
-    EXPECT_EQ(in_child([] {
-                  set(SETTING_BACKGROUND, 1);
-                  decay_start();
-                  make_dirty(10);
-                  uint64_t freed = clock_ms;
-                  while (!clean()) {
-                      EXPECT_EQ(decay_tick(++clock_ms), DECAY_NOTHING);
-                      std::this_thread::yield();
-                  }
-                  EXPECT_GE(clock_ms, freed + kDecay);
-                  EXPECT_EQ(in_child([] {
-                                decay_after_fork();
-                                make_dirty(10);
-                                tick_until(clean, 10 * kDecay);
-                                EXPECT_TRUE(clean()) << "misses do them again";
-                            }),
-                            0);
-              }),
+    EXPECT_EQ(in_child(fork,
+                       [] {
+                           set(SETTING_BACKGROUND, 1);
+                           decay_start();
+                           make_dirty(10);
+                           uint64_t freed = clock_ms;
+                           while (!clean()) {
+                               clock_ms++;
+                               std::this_thread::yield();
+                           }
+                           EXPECT_GE(clock_ms, freed + kDecay);
+                           EXPECT_EQ(in_child(fork,
+                                              [] {
+                                                  decay_after_fork();
+                                                  make_dirty(10);
+                                                  tick_until(clean, 10 * kDecay);
+                                                  EXPECT_TRUE(clean()) << "misses do them again";
+                                              }),
+                                     0);
+                           // _Fork() calls no handler.
+                           EXPECT_EQ(in_child(_Fork,
+                                              [] {
+                                                  make_dirty(10);
+                                                  tick_until(clean, 100 * kDecay);
+                                                  EXPECT_TRUE(clean())
+                                                      << "misses do them in the end";
+                                              }),
+                                     0);
+                       }),
               0);
 }
 

@@ -121,7 +121,12 @@ unsigned fast_cache_held(const struct fast_bin *bins, void **const *bottoms, uns
 void fast_cache_drain(struct fast_bin *bin, void **bottom, void **blocks, unsigned count) {
     unsigned held = (unsigned)(bin->top - bottom);
     DIAG_ASSERT(count <= held);
+    // Empty while blocks move: whoever leaves in the middle of it, by longjmp() or in a forked
+    // child, loses blocks, and has none of them twice.
+    HAK_POKE(&bin->top, bottom);
+    atomic_signal_fence(memory_order_seq_cst);
     memcpy(blocks, bottom + 1, count * sizeof *blocks);
     memmove(bottom + 1, bottom + 1 + count, (held - count) * sizeof *blocks);
-    HAK_POKE(&bin->top, bin->top - count);
+    atomic_signal_fence(memory_order_seq_cst);
+    HAK_POKE(&bin->top, bottom + (held - count));
 }

@@ -570,42 +570,57 @@ static bool purge_slab(const struct page_arena_window *window, size_t slab, unsi
     return pages == 0 || count != 0;
 }
 
-size_t shared_pool_purge(size_t *cursor, size_t look, size_t budget, bool all, bool *left) {
+// The slab at which a walk goes on that is at `slab`: what was never committed is passed over.
+static size_t skip_unknown(const struct page_arena_window *window, size_t slab) {
+    if (slab % ARENA_GROUP_SLABS == 0 &&
+        atomic_load_explicit(&window->groups[slab / ARENA_GROUP_SLABS].committed,
+                             memory_order_relaxed) == 0) {
+        return slab + ARENA_GROUP_SLABS;
+    }
+    if (slab % ARENA_SUPERSLAB_SLABS == 0 && !superslab_known(window, slab)) {
+        return slab + ARENA_SUPERSLAB_SLABS;
+    }
+    return slab;
+}
+
+// True if a slab in use is worth a look for idle pages; marks it as looked at.
+static bool is_quiet(struct slab *meta, bool all) {
+    if (atomic_load_explicit(&meta->kind, memory_order_relaxed) != SLAB_TINY) {
+        return false;
+    }
+    if (atomic_load_explicit(&meta->active, memory_order_relaxed) != 0) {
+        atomic_store_explicit(&meta->active, 0, memory_order_relaxed);
+        return all;
+    }
+    return all || atomic_load_explicit(&meta->clean, memory_order_relaxed) != UINT16_MAX;
+}
+
+void shared_pool_purge(struct shared_pool_walk *walk, size_t look, size_t budget) {
     struct page_arena_window window = page_arena_get_window();
     size_t high = page_arena_high();
-    size_t pages = 0;
-    size_t slab = *cursor;
-    for (; slab < high && look > 0 && pages < budget; slab++, look--) {
-        if (slab % ARENA_SUPERSLAB_SLABS == 0 && !superslab_known(&window, slab)) {
-            slab += ARENA_SUPERSLAB_SLABS - 1;
+    size_t slab = walk->cursor;
+    size_t most = budget < SIZE_MAX - walk->pages ? walk->pages + budget : SIZE_MAX;
+    walk->refused = false;
+    for (; slab < high && look > 0 && walk->pages < most && !walk->refused; look--) {
+        size_t next = skip_unknown(&window, slab);
+        if (next != slab) {
+            slab = next;
             continue;
         }
         struct slab *meta = superslab_slab(&window, slab);
-        if (atomic_load_explicit(&meta->kind, memory_order_relaxed) != SLAB_TINY) {
-            continue;
-        }
-        if (atomic_load_explicit(&meta->active, memory_order_relaxed) != 0) {
+        if (is_quiet(meta, walk->all)) {
+            unsigned bin = atomic_load_explicit(&meta->bin, memory_order_relaxed);
+            walk->refused = !purge_slab(&window, slab, bin, &walk->pages);
+            // The thread that was to list the slab may be one of the process that forked this one.
+            if (has_free(superslab_bits(&window, slab, bin), bin) && is_tiny(&window, slab, bin)) {
+                list(&window, slab, bin);
+            }
+            // Taking the blocks out and putting them back was no use of the slab.
             atomic_store_explicit(&meta->active, 0, memory_order_relaxed);
-            if (left != NULL) {
-                *left = true;
-            }
-            if (!all) {
-                continue;
-            }
-        } else if (!all && atomic_load_explicit(&meta->clean, memory_order_relaxed) == UINT16_MAX) {
-            continue;
         }
-        unsigned bin = atomic_load_explicit(&meta->bin, memory_order_relaxed);
-        purge_slab(&window, slab, bin, &pages);
-        // Whoever was to list it may have been another thread of the process that forked this one.
-        if (has_free(superslab_bits(&window, slab, bin), bin) && is_tiny(&window, slab, bin)) {
-            list(&window, slab, bin);
-        }
-        // Taking the blocks out and putting them back was no use of the slab.
-        atomic_store_explicit(&meta->active, 0, memory_order_relaxed);
+        slab++;
     }
-    *cursor = slab < high ? slab : 0;
-    return pages;
+    walk->cursor = slab < high ? slab : 0;
 }
 
 void *shared_pool_block_start(unsigned bin, const void *ptr) {

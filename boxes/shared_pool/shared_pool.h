@@ -38,13 +38,19 @@ unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_poo
 // and on a pointer that is not the start of a block of that bin.
 void shared_pool_put(unsigned bin, void *const *blocks, unsigned count);
 
-// One step of giving back the pages, of slabs in use, on which no block is live. Looks at slabs
-// from *cursor on, and stops when it has given back about `budget` pages, looked at `look` slabs,
-// or reached the end, which leaves 0 in *cursor. Slabs whose blocks moved since the last look are
-// only marked, unless `all`; *left (may be NULL) becomes true if there was one. (A hint: of the
-// slabs of a batch that was put back only one counts as moved.) Returns the number of pages given
-// back.
-size_t shared_pool_purge(size_t *cursor, size_t look, size_t budget, bool all, bool *left);
+// A walk that gives back the pages, of slabs in use, on which no block is live. Zero at first, but
+// for `all`.
+struct shared_pool_walk {
+    size_t cursor; // where the next step begins; 0 at the end of the walk
+    size_t pages;  // given back so far
+    bool all;      // slabs whose blocks moved since the last walk are not only marked
+    bool refused;  // the kernel would not take pages
+};
+
+// One step of a walk. Stops when it has given back about `budget` pages, looked at `look` slabs or
+// groups of SuperSlabs, met a refusal, or reached the end. (Which slabs' blocks have moved is a
+// hint: of the slabs of a batch that was put back only one counts.)
+void shared_pool_purge(struct shared_pool_walk *walk, size_t look, size_t budget);
 
 // What the pool holds, in bytes: slabs in use, and of them the pages that have no memory.
 struct shared_pool_totals {

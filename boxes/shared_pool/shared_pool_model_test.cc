@@ -410,8 +410,9 @@ class Explorer {
             break;
         }
         case Op::PURGE: {
-            size_t cursor = 0;
-            shared_pool_purge(&cursor, SIZE_MAX, SIZE_MAX, true, nullptr);
+            shared_pool_walk walk = {};
+            walk.all = true;
+            shared_pool_purge(&walk, SIZE_MAX, SIZE_MAX);
             break;
         }
         }

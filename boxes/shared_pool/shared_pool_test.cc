@@ -325,13 +325,14 @@ class SharedPoolPurge : public SharedPool {
     static constexpr unsigned kBin = HAK_HEADER ? 3 : 4; // 64 B: 64 blocks a page
     static constexpr size_t kPerPage = 64;
 
-    static size_t purge(bool all, bool *left = nullptr) {
-        size_t cursor = 0;
-        size_t pages = 0;
+    static size_t purge(bool all) {
+        shared_pool_walk walk = {};
+        walk.all = all;
         do {
-            pages += shared_pool_purge(&cursor, 1, SIZE_MAX, all, left);
-        } while (cursor != 0);
-        return pages;
+            shared_pool_purge(&walk, 1, SIZE_MAX);
+        } while (walk.cursor != 0);
+        EXPECT_FALSE(walk.refused);
+        return walk.pages;
     }
     size_t resident_pages(size_t slab) {
         unsigned char pages[ARENA_SLAB / HAK_PAGE];
@@ -364,16 +365,12 @@ TEST_F(SharedPoolPurge, PagesWithoutALiveBlockGoBackAndOthersStay) {
         }
     }
     put(kBin, back);
-    bool left = false;
-    EXPECT_EQ(purge(false, &left), 0u) << "just used: marked only";
-    EXPECT_TRUE(left);
+    EXPECT_EQ(purge(false), 0u) << "just used: marked only";
     EXPECT_EQ(resident_pages(slab), 16u);
-    left = false;
-    EXPECT_EQ(purge(false, &left), 4u);
-    EXPECT_FALSE(left);
+    EXPECT_EQ(purge(false), 4u);
     EXPECT_EQ(resident_pages(slab), 12u);
-    EXPECT_EQ(purge(false, &left), 0u);
-    EXPECT_EQ(purge(true, &left), 0u);
+    EXPECT_EQ(purge(false), 0u);
+    EXPECT_EQ(purge(true), 0u);
     for (void *block : live) {
         EXPECT_EQ(*static_cast<char *>(block), 0x5a);
     }
@@ -408,18 +405,17 @@ TEST_F(SharedPoolPurge, StepsStopAtTheirBounds) {
         }
     }
     put(kBin, back);
-    size_t cursor = 0;
-    size_t pages = 0;
-    while (pages == 0) {
-        pages = shared_pool_purge(&cursor, SIZE_MAX, 1, true, nullptr);
-        ASSERT_NE(cursor, 0u) << "there are three more";
-    }
-    EXPECT_EQ(pages, 15u) << "one slab is the smallest step";
-    EXPECT_EQ(cursor, slab_of(kept[0]) + 1);
-    EXPECT_EQ(shared_pool_purge(&cursor, 2, SIZE_MAX, true, nullptr), 30u);
-    EXPECT_EQ(cursor, slab_of(kept[2]) + 1);
-    EXPECT_EQ(shared_pool_purge(&cursor, SIZE_MAX, SIZE_MAX, true, nullptr), 15u);
-    EXPECT_EQ(cursor, 0u);
+    shared_pool_walk walk = {};
+    walk.all = true;
+    shared_pool_purge(&walk, SIZE_MAX, 1);
+    EXPECT_EQ(walk.pages, 15u) << "one slab is the smallest step";
+    EXPECT_EQ(walk.cursor, slab_of(kept[0]) + 1);
+    shared_pool_purge(&walk, 2, SIZE_MAX);
+    EXPECT_EQ(walk.pages, 45u);
+    EXPECT_EQ(walk.cursor, slab_of(kept[2]) + 1);
+    shared_pool_purge(&walk, SIZE_MAX, SIZE_MAX);
+    EXPECT_EQ(walk.pages, 60u);
+    EXPECT_EQ(walk.cursor, 0u);
     put(kBin, kept);
 }
 
@@ -625,8 +621,9 @@ TEST_P(SharedPoolStorm, NoBlockIsOwnedTwiceAndNoneIsLost) {
             }
             default:
                 if (random() % 32 == 0) { // never the pages of what someone holds
-                    size_t cursor = 0;
-                    shared_pool_purge(&cursor, SIZE_MAX, SIZE_MAX, random() % 2 == 0, nullptr);
+                    shared_pool_walk walk = {};
+                    walk.all = random() % 2 == 0;
+                    shared_pool_purge(&walk, SIZE_MAX, SIZE_MAX);
                 }
                 if (held.size() > kMostHeld || random() % 64 == 0) {
                     size_t keep = random() % 16;

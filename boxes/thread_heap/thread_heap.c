@@ -34,6 +34,10 @@ static struct {
     _Atomic(struct thread_heap *) heaps[HEAPS_MOST]; // written once each
 } directory;
 
+static uint32_t heaps_made(void) {
+    return atomic_load(&directory.made);
+}
+
 static void on_thread_exit(void *arg);
 
 static void register_exit(struct thread_heap *heap) {
@@ -53,33 +57,22 @@ static void register_exit(struct thread_heap *heap) {
     pthread_setspecific((pthread_key_t)(key - 1), heap);
 }
 
-// The current thread's heap, parked or not; NULL if it has none.
-static struct thread_heap *mine(void) {
-    struct thread_heap *heap = thread_heap_tls.heap;
-    if (HAK_LIKELY(heap != &empty_heap)) {
-        return heap == &gone_heap ? NULL : heap;
-    }
-    uint64_t key = atomic_load_explicit(&directory.key, memory_order_relaxed);
-    return key == 0 ? NULL : pthread_getspecific((pthread_key_t)(key - 1));
+static bool is_own(const struct thread_heap *heap) {
+    return heap != &empty_heap && heap != &gone_heap;
 }
 
 // What the heaps that have lost their pages had counted.
-static struct {
-    _Atomic(uint64_t) refills, refilled, spills, spilled;
-    _Atomic(int64_t) bytes;
-} retired;
+static struct { _Atomic(uint64_t) refills, refilled, spills, spilled; } retired;
 
 static void retire_counts(struct thread_heap_counts *counts) {
     atomic_fetch_add(&retired.refills, counts->refills);
     atomic_fetch_add(&retired.refilled, counts->refilled);
     atomic_fetch_add(&retired.spills, counts->spills);
     atomic_fetch_add(&retired.spilled, counts->spilled);
-    atomic_fetch_add(&retired.bytes, counts->bytes);
     HAK_POKE(&counts->refills, 0);
     HAK_POKE(&counts->refilled, 0);
     HAK_POKE(&counts->spills, 0);
     HAK_POKE(&counts->spilled, 0);
-    HAK_POKE(&counts->bytes, 0);
 }
 
 // Slabs are or are no more the thread heaps' own: for the statistics, for whoever classifies a
@@ -103,6 +96,13 @@ static void *claim(size_t slabs, bool *zero) {
     return page_arena_address(&window, slab);
 }
 
+static void give_back(void *memory, size_t slabs, bool dirty) {
+    struct page_arena_window window = page_arena_get_window();
+    size_t slab = page_arena_slab_of(&window, memory);
+    count_own(&window, slab, slabs, SLAB_NONE);
+    page_arena_release(slab, slabs, dirty);
+}
+
 // A heap whose first part is zero, and whose slots are if `zeroed`.
 static void start(struct thread_heap *heap, uint32_t id, bool zeroed) {
     fast_cache_init(heap->bins, heap->bottoms, heap->slots, zeroed);
@@ -113,18 +113,27 @@ static void start(struct thread_heap *heap, uint32_t id, bool zeroed) {
     }
 }
 
+// A place in the directory; HEAPS_MOST if there is none left.
+static uint32_t take_place(void) {
+    uint32_t id = atomic_load(&directory.made);
+    while (id < HEAPS_MOST && !atomic_compare_exchange_weak(&directory.made, &id, id + 1)) {
+    }
+    return id;
+}
+
 static struct thread_heap *make(void) {
-    uint32_t id = atomic_fetch_add(&directory.made, 1);
-    if (id >= HEAPS_MOST) {
-        atomic_fetch_sub(&directory.made, 1);
+    if (atomic_load_explicit(&directory.made, memory_order_relaxed) == HEAPS_MOST) {
         return NULL;
     }
+    // The memory first: a place, once taken, is kept.
     bool zero;
     struct thread_heap *heap = claim(1, &zero);
     if (heap == NULL) {
-        // The place in the directory stays empty; the number is small next to HEAPS_MOST.
-        uint32_t last = id + 1;
-        atomic_compare_exchange_strong(&directory.made, &last, id);
+        return NULL;
+    }
+    uint32_t id = take_place();
+    if (id == HEAPS_MOST) {
+        give_back(heap, 1, !zero);
         return NULL;
     }
     if (!zero) {
@@ -136,8 +145,11 @@ static struct thread_heap *make(void) {
 }
 
 static struct thread_heap *adopt(void) {
-    uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
-    size_t id = atomic_bitmap_claim_lowest(directory.free, hak_round_up(made, 64));
+    // A thread that has no heap because there are too many asks at each of its calls.
+    if (atomic_load(&directory.idle) <= 0) {
+        return NULL;
+    }
+    size_t id = atomic_bitmap_claim_lowest(directory.free, hak_round_up(heaps_made(), 64));
     if (id == ATOMIC_BITMAP_NONE) {
         return NULL;
     }
@@ -151,11 +163,11 @@ static struct thread_heap *adopt(void) {
 }
 
 struct thread_heap *thread_heap_get(void) {
-    struct thread_heap *heap = mine();
-    if (HAK_LIKELY(heap != NULL)) {
+    struct thread_heap *heap = thread_heap_tls.heap;
+    if (HAK_LIKELY(is_own(heap))) {
         return heap;
     }
-    if (thread_heap_tls.heap == &gone_heap || !page_arena_init()) {
+    if (heap == &gone_heap || !page_arena_init()) {
         return NULL;
     }
     thread_heap_tls.getting = true;
@@ -220,12 +232,10 @@ static void drop_deep(struct thread_heap *heap) {
         }
     }
     if (heap->deep != NULL) {
-        struct page_arena_window window = page_arena_get_window();
-        size_t slab = page_arena_slab_of(&window, heap->deep);
+        void *deep = heap->deep;
         thread_heap_enter(heap);
         heap->deep = NULL;
-        count_own(&window, slab, DEEP_SLABS, SLAB_NONE);
-        page_arena_release(slab, DEEP_SLABS, true);
+        give_back(deep, DEEP_SLABS, true);
         thread_heap_leave(heap);
     }
 }
@@ -242,7 +252,6 @@ static void flush_bin(struct thread_heap *heap, unsigned bin) {
         shared_pool_put(bin, blocks, count);
         HAK_COUNT(&heap->counts.spills, 1);
         HAK_COUNT(&heap->counts.spilled, count);
-        HAK_COUNT(&heap->counts.bytes, -(int64_t)count * size_class_bins[bin].size);
     }
     fast_cache_narrow(heap->bins, heap->bottoms, heap->slots, bin);
     heap->taken[bin] = 0;
@@ -263,14 +272,14 @@ static void flush(struct thread_heap *heap) {
 }
 
 void thread_heap_flush(void) {
-    struct thread_heap *heap = mine();
-    if (heap != NULL) {
+    struct thread_heap *heap = thread_heap_tls.heap;
+    if (is_own(heap)) {
         flush(heap);
     }
 }
 
 void thread_heap_flush_free(void) {
-    uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
+    uint32_t made = heaps_made();
     for (uint32_t id = 0; id < made; id++) {
         if (atomic_bitmap_test(directory.free, id) && atomic_bitmap_claim(directory.free, id)) {
             if (!atomic_bitmap_test(directory.cold, id)) {
@@ -281,43 +290,39 @@ void thread_heap_flush_free(void) {
     }
 }
 
+// Empties caches that have not missed since the last trim, from heap->trim_bin on, until as many
+// blocks have been moved as one call may pay for.
 static void trim(struct thread_heap *heap) {
-    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+    enum { MOVE_MOST = 2048 };
+    unsigned moved = 0;
+    unsigned bin = heap->trim_bin;
+    for (; bin < SIZE_CLASS_BINS && moved < MOVE_MOST; bin++) {
         if (heap->missed[bin]) {
             heap->missed[bin] = 0;
         } else if (heap->want[bin] != 0 || heap->behind[bin] != 0 ||
                    heap->bins[bin].top != heap->bottoms[bin]) {
+            moved += fast_cache_held(heap->bins, heap->bottoms, bin) + heap->behind[bin];
             flush_bin(heap, bin);
         }
     }
+    if (bin < SIZE_CLASS_BINS) {
+        heap->trim_bin = (uint8_t)bin;
+        return;
+    }
+    heap->trim_bin = 0;
     drop_deep(heap);
 }
 
-void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms,
-                      enum thread_heap_due due) {
-    enum { QUIET_MS = 10, QUICK_MOST = 64 };
-    uint64_t gap = now - heap->seen_ms;
+void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms) {
     heap->seen_ms = now;
-    if (HAK_UNLIKELY(thread_heap_tls.heap == &empty_heap)) { // parked
-        heap->quick = gap > 0 ? 0 : (uint8_t)hak_min(heap->quick + 1u, 255);
-        if (due == THREAD_HEAP_NOTHING_DUE ||
-            (due == THREAD_HEAP_DUE && heap->quick > QUICK_MOST)) {
-            thread_heap_tls.heap = heap;
-        }
-    } else if (HAK_UNLIKELY(
-                   (due == THREAD_HEAP_PRESSURE || (due == THREAD_HEAP_DUE && gap >= QUIET_MS)) &&
-                   thread_heap_tls.heap == heap)) {
-        uint64_t key = atomic_load_explicit(&directory.key, memory_order_relaxed);
-        if (key != 0 && pthread_getspecific((pthread_key_t)(key - 1)) == heap) {
-            heap->quick = 0;
-            thread_heap_tls.heap = (struct thread_heap *)&empty_heap;
-        }
-    }
     if (HAK_UNLIKELY(now >= heap->trim_ms && idle_ms != UINT64_MAX)) {
         if (heap->trim_ms != 0) {
-            trim(heap);
+            heap->trim_bin = 1; // One that has not come to its end in this time starts again.
         }
         heap->trim_ms = now + hak_max(idle_ms, 1);
+    }
+    if (HAK_UNLIKELY(heap->trim_bin != 0)) {
+        trim(heap);
     }
 }
 
@@ -338,9 +343,10 @@ static void give(struct thread_heap *heap) {
 }
 
 static void on_thread_exit(void *arg) {
-    struct thread_heap *heap = arg;
-    if (thread_heap_tls.heap != heap && thread_heap_tls.heap != &empty_heap) {
-        return; // gone already
+    // A program that writes to a key that it never created may have written to this one.
+    struct thread_heap *heap = thread_heap_tls.heap;
+    if (arg != heap || !is_own(heap)) {
+        return;
     }
     flush(heap);
     thread_heap_tls.heap = (struct thread_heap *)&gone_heap;
@@ -350,11 +356,11 @@ static void on_thread_exit(void *arg) {
 void thread_heap_after_fork(void) {
     // The other threads are gone, and with them whatever they were doing. x86-64 makes stores
     // visible in program order, so a heap that is not busy is whole; a busy one is left alone.
-    struct thread_heap *current = mine();
-    if (current == NULL && thread_heap_tls.getting) {
-        return; // one of them is about to be the current one; which, is not known yet
+    struct thread_heap *current = thread_heap_tls.heap;
+    if (!is_own(current) && thread_heap_tls.getting) {
+        return; // This thread was interrupted while it acquired a heap, and any could be that one.
     }
-    uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
+    uint32_t made = heaps_made();
     for (uint32_t id = 0; id < made; id++) {
         struct thread_heap *heap = atomic_load(&directory.heaps[id]);
         if (heap != NULL && heap != current && !atomic_bitmap_test(directory.free, id) &&
@@ -365,23 +371,12 @@ void thread_heap_after_fork(void) {
     }
 }
 
-int64_t thread_heap_bytes(void) {
-    int64_t sum = atomic_load(&retired.bytes);
-    uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
-    for (uint32_t id = 0; id < made; id++) {
-        struct thread_heap *heap = atomic_load(&directory.heaps[id]);
-        sum += heap == NULL ? 0 : HAK_PEEK(&heap->counts.bytes);
-    }
-    return sum;
-}
-
 void thread_heap_get_stats(struct thread_heap_stats *stats) {
     *stats = (struct thread_heap_stats){
         .counts = {atomic_load(&retired.refills), atomic_load(&retired.refilled),
-                   atomic_load(&retired.spills), atomic_load(&retired.spilled),
-                   atomic_load(&retired.bytes)},
+                   atomic_load(&retired.spills), atomic_load(&retired.spilled)},
     };
-    uint32_t made = (uint32_t)hak_min(atomic_load(&directory.made), HEAPS_MOST);
+    uint32_t made = heaps_made();
     for (uint32_t id = 0; id < made; id++) {
         struct thread_heap *heap = atomic_load(&directory.heaps[id]);
         if (heap == NULL) {

@@ -3,8 +3,6 @@
 // The current thread's heap is found through one initial-exec TLS pointer. It points at a static
 // empty heap until the thread's first miss, and at another one, "gone", after the thread's
 // destructors have given its heap back: such a thread is served from the pool, block by block.
-// A quiet thread's heap can be parked: the pointer goes back to the first empty heap, so that the
-// thread's next call is a miss, whatever its caches hold, and does its share of what is due.
 // A heap lives in one slab. A free heap is a set bit, and may still have blocks in its caches: who
 // takes the heap takes them too. In a forked child all heaps but the current one become free.
 #ifndef HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_H
@@ -23,7 +21,6 @@ HAK_C_BEGIN
 struct thread_heap_counts {
     uint64_t refills, refilled; // times and blocks
     uint64_t spills, spilled;
-    int64_t bytes; // taken from the pool and not given back by this heap; may be negative
 };
 
 struct thread_heap {
@@ -31,7 +28,7 @@ struct thread_heap {
     uint8_t table[SIZE_CLASS_TABLE];       // hit path of malloc: from size to stack
     // From here on: misses only.
     _Atomic(uint8_t) busy;           // its thread is between two steps that belong together
-    uint8_t quick;                   // calls in quick succession since it was parked
+    uint8_t trim_bin;                // bin that the trim goes on with; 0: none is under way
     uint32_t id;                     // index in the directory of heaps
     uint64_t seen_ms;                // clock of the thread's last miss; 0 in an empty heap
     uint64_t trim_ms;                // clock at which unused caches are emptied next
@@ -55,7 +52,8 @@ static_assert(sizeof(struct thread_heap) + FAST_CACHE_SLOTS * sizeof(void *) <= 
 struct thread_heap_link {
     alignas(HAK_HEADER ? 64 : 32) struct thread_heap *heap;
     struct front_gate gate; // a copy of the window's; all zero until the thread's first miss
-    bool getting;           // a heap: a signal handler that forks now has not got it yet
+    // True while this thread acquires a heap: a fork from a signal handler must then adopt none.
+    bool getting;
 };
 extern __thread struct thread_heap_link thread_heap_tls __attribute__((tls_model("initial-exec")));
 
@@ -80,15 +78,8 @@ void thread_heap_flush(void);
 void thread_heap_flush_free(void);
 
 // For every miss, with the clock in ms: empties caches of bins without a miss for `idle_ms` or more
-// (UINT64_MAX: never), and parks the heap if the thread is quiet and there is work for it to do; a
-// parked thread that has become busy is let go. Under pressure it is parked however busy it is: it
-// may fall quiet at any time, and its caches would hide that for ever.
-enum thread_heap_due { THREAD_HEAP_NOTHING_DUE, THREAD_HEAP_DUE, THREAD_HEAP_PRESSURE };
-void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms,
-                      enum thread_heap_due due);
-
-// Bytes of tiny blocks that are out of the pool: live, or in caches.
-int64_t thread_heap_bytes(void);
+// (UINT64_MAX: never), a bounded number of blocks a call.
+void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms);
 
 // What empties a front's own layers of a bin into the pool; called for every bin of a heap that is
 // flushed. Set once, before the first thread ends.

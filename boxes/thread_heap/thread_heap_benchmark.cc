@@ -61,7 +61,7 @@ void Tick(benchmark::State &state) {
     thread_heap *heap = thread_heap_get();
     uint64_t now = 1;
     for (auto _ : state) {
-        thread_heap_tick(heap, now, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
+        thread_heap_tick(heap, now, UINT64_MAX);
     }
 }
 BENCHMARK(Tick);

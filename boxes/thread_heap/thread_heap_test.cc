@@ -129,7 +129,6 @@ TEST(ThreadHeap, FlushGivesAllBlocksBack) {
         std::vector<void *> blocks = refill(kBin, 8);
         std::vector<void *> others = refill(kBin + 1, 3);
         uint64_t spilled = stats().counts.spilled;
-        int64_t bytes = thread_heap_bytes();
         EXPECT_EQ(stats().bin_cached[kBin], 8u);
         EXPECT_EQ(stats().bin_cached[kBin + 1], 3u);
         EXPECT_FALSE(all_free(kBin, {blocks[0]}));
@@ -138,8 +137,6 @@ TEST(ThreadHeap, FlushGivesAllBlocksBack) {
         EXPECT_TRUE(all_free(kBin + 1, others));
         EXPECT_EQ(stats().bin_cached[kBin], 0u);
         EXPECT_EQ(stats().counts.spilled - spilled, 11u);
-        EXPECT_EQ(bytes - thread_heap_bytes(), 8 * int64_t{size_class_bins[kBin].size} +
-                                                   3 * int64_t{size_class_bins[kBin + 1].size});
         EXPECT_EQ(fast_cache_pop(&thread_heap_get()->bins[kBin]), nullptr);
     });
 }
@@ -230,78 +227,56 @@ TEST(ThreadHeap, PastItsDestructorsAThreadHasNone) {
     pthread_key_delete(late_key);
 }
 
+bool deepen(thread_heap *heap, unsigned bin) {
+    thread_heap_enter(heap);
+    bool done = thread_heap_deepen(heap, bin);
+    thread_heap_leave(heap);
+    return done;
+}
+
 // The time of these tests; it never goes back.
 uint64_t clock_ms = 1000;
 
-// Makes the current thread's heap a parked one.
-void park(thread_heap *heap) {
-    thread_heap_tick(heap, clock_ms += 1000, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
-    thread_heap_tick(heap, clock_ms += 1000, UINT64_MAX, THREAD_HEAP_DUE);
-    EXPECT_NE(thread_heap_current(), heap);
-    EXPECT_EQ(thread_heap_get(), heap);
-}
-
-TEST(ThreadHeapTick, QuietThreadIsParkedWhileThereIsWork) {
-    in_thread([] {
-        thread_heap *empty = thread_heap_current();
-        thread_heap *heap = thread_heap_get();
-        uint64_t now = clock_ms += 1000; // the heap is an adopted one, that has seen others
-        thread_heap_tick(heap, now, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
-        thread_heap_tick(heap, now += 9, UINT64_MAX, THREAD_HEAP_DUE);
-        EXPECT_EQ(thread_heap_current(), heap) << "not quiet";
-        thread_heap_tick(heap, now += 10, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
-        EXPECT_EQ(thread_heap_current(), heap) << "no work";
-        thread_heap_tick(heap, now += 10, UINT64_MAX, THREAD_HEAP_DUE);
-        EXPECT_EQ(thread_heap_current(), empty);
-        EXPECT_EQ(thread_heap_get(), heap) << "it is still the thread's own";
-        // Let go when there is no work any more.
-        thread_heap_tick(heap, now += 1, UINT64_MAX, THREAD_HEAP_DUE);
-        EXPECT_EQ(thread_heap_current(), empty);
-        thread_heap_tick(heap, now += 1, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
-        EXPECT_EQ(thread_heap_current(), heap);
-        // Or when the thread has become busy.
-        thread_heap_tick(heap, now += 10, UINT64_MAX, THREAD_HEAP_DUE);
-        EXPECT_EQ(thread_heap_current(), empty);
-        int ticks = 0;
-        while (thread_heap_current() == empty && ticks < 1000) {
-            thread_heap_tick(heap, now, UINT64_MAX, THREAD_HEAP_DUE);
-            ticks++;
+TEST(ThreadHeapTick, OneCallEmptiesABoundedNumberOfBlocks) {
+    std::vector<unsigned> bins;
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS && bins.size() < 8; bin++) {
+        if (fast_cache_can_be_deep(bin)) {
+            bins.push_back(bin);
         }
-        EXPECT_GT(ticks, 10);
-        EXPECT_LT(ticks, 100);
-        EXPECT_EQ(thread_heap_current(), heap);
-        clock_ms = now;
-    });
-}
-
-TEST(ThreadHeapTick, UnderPressureABusyThreadIsParkedToo) {
-    in_thread([] {
-        thread_heap *heap = thread_heap_get();
-        thread_heap_tick(heap, clock_ms, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
-        EXPECT_EQ(thread_heap_current(), heap);
-        for (int i = 0; i < 1000; i++) {
-            thread_heap_tick(heap, clock_ms, UINT64_MAX, THREAD_HEAP_PRESSURE);
-            ASSERT_NE(thread_heap_current(), heap);
-            ASSERT_EQ(thread_heap_get(), heap);
-        }
-        thread_heap_tick(heap, clock_ms, UINT64_MAX, THREAD_HEAP_DUE);
-        EXPECT_EQ(thread_heap_current(), heap) << "it has been busy all the time";
-    });
-}
-
-TEST(ThreadHeapTick, ParkedThreadKeepsItsHeapToTheEnd) {
-    Anchor anchor(kBin);
-    std::vector<void *> blocks;
-    thread_heap *heap = nullptr;
+    }
     in_thread([&] {
-        blocks = refill(kBin, 8);
-        heap = thread_heap_get();
-        park(heap);
-        in_thread([heap] { EXPECT_NE(thread_heap_get(), heap); });
-        EXPECT_EQ(stats().bin_cached[kBin], 8u);
+        thread_heap *heap = thread_heap_get();
+        thread_heap_tick(heap, clock_ms += 1000, 100);
+        size_t all = 0;
+        for (unsigned bin : bins) {
+            ASSERT_TRUE(deepen(heap, bin));
+            while (heap->bins[bin].limit - heap->bins[bin].top >= 64) {
+                all += refill(bin, 64).size();
+            }
+            heap->missed[bin] = 0;
+        }
+        ASSERT_GT(all, 4096u);
+        auto cached = [&] {
+            size_t sum = 0;
+            for (unsigned bin : bins) {
+                sum += stats().bin_cached[bin];
+            }
+            return sum;
+        };
+        EXPECT_EQ(cached(), all);
+        thread_heap_tick(heap, clock_ms += 100, 100);
+        EXPECT_LT(cached(), all);
+        EXPECT_GE(cached() + 2048 + 1024, all);
+        // The calls that follow go on, without waiting for the next trim.
+        for (int i = 0; i < 100 && cached() > 0; i++) {
+            size_t before = cached();
+            thread_heap_tick(heap, clock_ms, 100);
+            EXPECT_GE(cached() + 2048 + 1024, before);
+        }
+        EXPECT_EQ(cached(), 0u);
+        thread_heap_tick(heap, clock_ms, 100);
+        EXPECT_EQ(heap->deep, nullptr);
     });
-    EXPECT_TRUE(all_free(kBin, blocks));
-    EXPECT_EQ(stats().free_heaps, stats().heaps);
 }
 
 TEST(ThreadHeapTick, UnusedCachesAreEmptied) {
@@ -310,22 +285,22 @@ TEST(ThreadHeapTick, UnusedCachesAreEmptied) {
     in_thread([] {
         thread_heap *heap = thread_heap_get();
         uint64_t now = clock_ms += 1000;
-        thread_heap_tick(heap, now, 100, THREAD_HEAP_NOTHING_DUE); // sets the time of the next trim
+        thread_heap_tick(heap, now, 100); // sets the time of the next trim
         std::vector<void *> used = refill(kBin, 4);
         std::vector<void *> idle = refill(kBin + 1, 4);
         heap->missed[kBin] = 1;
         heap->missed[kBin + 1] = 0;
-        thread_heap_tick(heap, now + 99, 100, THREAD_HEAP_NOTHING_DUE);
+        thread_heap_tick(heap, now + 99, 100);
         EXPECT_FALSE(all_free(kBin + 1, idle));
-        thread_heap_tick(heap, now + 100, 100, THREAD_HEAP_NOTHING_DUE);
+        thread_heap_tick(heap, now + 100, 100);
         EXPECT_TRUE(all_free(kBin + 1, idle));
         EXPECT_FALSE(all_free(kBin, used));
         // A bin that has not missed since the last time goes, too.
-        thread_heap_tick(heap, now + 199, 100, THREAD_HEAP_NOTHING_DUE);
+        thread_heap_tick(heap, now + 199, 100);
         EXPECT_FALSE(all_free(kBin, used));
-        thread_heap_tick(heap, now + 100000, UINT64_MAX, THREAD_HEAP_NOTHING_DUE);
+        thread_heap_tick(heap, now + 100000, UINT64_MAX);
         EXPECT_FALSE(all_free(kBin, used)) << "never";
-        thread_heap_tick(heap, now + 100000, 100, THREAD_HEAP_NOTHING_DUE);
+        thread_heap_tick(heap, now + 100000, 100);
         EXPECT_TRUE(all_free(kBin, used));
         clock_ms = now + 100000;
     });
@@ -418,10 +393,6 @@ TEST(ThreadHeapFork, ChildAdoptsTheHeapsOfTheOthers) {
             thread_heap_flush_free();
             return ok && all_free(kBin, blocks) && stats().free_heaps == free_heaps;
         }));
-        // A fork of a thread whose heap is parked keeps it.
-        park(mine);
-        EXPECT_TRUE(in_child(
-            [&] { return stats().free_heaps == stats().heaps - 2 && thread_heap_get() == mine; }));
     });
     forks.join();
     done = true;
@@ -433,13 +404,6 @@ size_t heap_slabs() {
     superslab_stats s;
     superslab_get_stats(&s);
     return s.heap_slabs;
-}
-
-bool deepen(thread_heap *heap, unsigned bin) {
-    thread_heap_enter(heap);
-    bool done = thread_heap_deepen(heap, bin);
-    thread_heap_leave(heap);
-    return done;
 }
 
 TEST(ThreadHeapDeep, TheSlotsAreThereWhileAStackNeedsThem) {
@@ -498,11 +462,11 @@ TEST(ThreadHeapDeep, TrimmingEndsIt) {
         Anchor anchor(kBin);
         uint64_t now = 1000000;
         heap->missed[kBin] = 1;
-        thread_heap_tick(heap, now, 100, THREAD_HEAP_NOTHING_DUE);
+        thread_heap_tick(heap, now, 100);
         heap->missed[kBin] = 1;
-        thread_heap_tick(heap, now += 200, 100, THREAD_HEAP_NOTHING_DUE);
+        thread_heap_tick(heap, now += 200, 100);
         EXPECT_NE(heap->deep, nullptr) << "the bin was in use";
-        thread_heap_tick(heap, now += 200, 100, THREAD_HEAP_NOTHING_DUE);
+        thread_heap_tick(heap, now += 200, 100);
         EXPECT_EQ(heap->deep, nullptr);
         EXPECT_EQ(heap_slabs(), before);
         EXPECT_TRUE(all_free(kBin, blocks));

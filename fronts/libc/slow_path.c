@@ -15,13 +15,9 @@
 
 // Every miss looks at the clock, and may have to do a share of what is due.
 static void tick_at(struct thread_heap *heap, uint64_t now) {
-    static_assert((int)DECAY_NOTHING == THREAD_HEAP_NOTHING_DUE &&
-                      (int)DECAY_PENDING == THREAD_HEAP_DUE &&
-                      (int)DECAY_PRESSURE == THREAD_HEAP_PRESSURE,
-                  "the need is what is due");
-    enum thread_heap_due due = (enum thread_heap_due)decay_tick(now);
+    decay_tick(now);
     if (HAK_LIKELY(heap != NULL)) {
-        thread_heap_tick(heap, now, decay_idle_ms(), due);
+        thread_heap_tick(heap, now, decay_idle_ms());
     }
 }
 
@@ -30,8 +26,8 @@ static void tick(struct thread_heap *heap) {
 }
 
 // The same for large blocks, whose calls are about as quick as a tick: the clock moves every few ms
-// only, and what was seen at a time of it need not be looked at again. The heap of a parked thread,
-// and of one past its destructors, is an empty one, whose seen_ms is 0: these look each time.
+// only, and what was seen at a time of it need not be looked at again. The heap of a thread that
+// has none is an empty one, whose seen_ms is 0: such a thread looks each time.
 static void tick_once(void) {
     uint64_t now = os_now_ms();
     if (HAK_UNLIKELY(now != thread_heap_current()->seen_ms)) {
@@ -59,7 +55,7 @@ static HAK_NOINLINE void *miss(unsigned bin) {
         }
         return block;
     }
-    // An adopted heap brings its cached blocks, and a parked one has kept them.
+    // An adopted heap brings its cached blocks.
     block = fast_cache_pop(&heap->bins[bin]);
     if (block != NULL) {
         return block;

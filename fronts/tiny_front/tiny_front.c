@@ -29,7 +29,6 @@ unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, 
     count_moved(heap, bin, &heap->taken[bin], got);
     HAK_COUNT(&heap->counts.refills, 1);
     HAK_COUNT(&heap->counts.refilled, got);
-    HAK_COUNT(&heap->counts.bytes, (int64_t)got * size_class_bins[bin].size);
     return got;
 }
 
@@ -38,7 +37,6 @@ void tiny_front_give(struct thread_heap *heap, unsigned bin, void *const *blocks
     count_moved(heap, bin, &heap->given[bin], count);
     HAK_COUNT(&heap->counts.spills, 1);
     HAK_COUNT(&heap->counts.spilled, count);
-    HAK_COUNT(&heap->counts.bytes, -(int64_t)count * size_class_bins[bin].size);
 }
 
 void tiny_front_check(unsigned bin, void *const *blocks, unsigned count) {
