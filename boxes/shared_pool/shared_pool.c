@@ -14,8 +14,8 @@
 //   without an atomic.
 // - A thread that puts blocks back sets a bit and then looks whether the slab is listed; one that
 //   unlists the slab clears `listed` and then looks whether a bit is set. One of the two must see
-//   the other, so both are sequentially consistent, the looking too; so are they again one level
-//   up, between `listed` and its summary.
+//   the other, so both are sequentially consistent, the looking too; so are they again at each
+//   level above, between `listed` and its summaries.
 // - What is read to decide where to look (find_listed, the first look at a word, `active`, `clean`
 //   for its being zero) is relaxed: what was seen is tried with a read-modify-write afterwards.
 // - Totals order nothing.
@@ -41,14 +41,24 @@ static void count_clean(uint16_t gained, uint16_t lost) {
     }
 }
 
-// The summary of `listed`: in each group one word a bin, one bit a SuperSlab.
-static atomic_bitmap_word *summary(const struct page_arena_window *window, size_t slab,
-                                   unsigned bin) {
+// The summaries of `listed`: in each group a word a bin, one bit a SuperSlab, and in each region a
+// word a bin, one bit a group.
+static atomic_bitmap_word *group_word(const struct page_arena_window *window, size_t slab,
+                                      unsigned bin) {
     return &window->groups[slab / ARENA_GROUP_SLABS].user[bin];
 }
 
-static uint64_t summary_bit(size_t slab) {
+static uint64_t group_bit(size_t slab) {
     return UINT64_C(1) << (slab / ARENA_SUPERSLAB_SLABS % ARENA_GROUP_SUPERSLABS);
+}
+
+static atomic_bitmap_word *region_word(const struct page_arena_window *window, size_t slab,
+                                       unsigned bin) {
+    return &window->regions[slab / ARENA_REGION_SLABS].user[bin];
+}
+
+static uint64_t region_bit(size_t slab) {
+    return UINT64_C(1) << (slab / ARENA_GROUP_SLABS % ARENA_REGION_GROUPS);
 }
 
 static uint32_t listed_bit(size_t slab) {
@@ -80,62 +90,111 @@ static void mark_active(struct slab *meta) {
     }
 }
 
+static void set_bit(atomic_bitmap_word *word, uint64_t bit) {
+    if ((atomic_load(word) & bit) == 0) {
+        atomic_fetch_or(word, bit);
+    }
+}
+
+// Sets the bits that lead to the SuperSlab's `listed`, from below.
+static void summarize(const struct page_arena_window *window, size_t slab, unsigned bin) {
+    set_bit(group_word(window, slab, bin), group_bit(slab));
+    set_bit(region_word(window, slab, bin), region_bit(slab));
+}
+
 static void list(const struct page_arena_window *window, size_t slab, unsigned bin) {
     _Atomic(uint32_t) *listed = &superslab_at(window, slab)->listed[bin];
     if ((atomic_load(listed) & listed_bit(slab)) == 0) {
         atomic_fetch_or(listed, listed_bit(slab));
     }
-    if ((atomic_load(summary(window, slab, bin)) & summary_bit(slab)) == 0) {
-        atomic_fetch_or(summary(window, slab, bin), summary_bit(slab));
+    summarize(window, slab, bin);
+}
+
+// Clears the bits that lead to an empty word below. Each word is looked at again after the bit
+// above it is cleared: whoever sets a bit in it afterwards sees the cleared bit, and sets that one
+// too.
+static void clear_summaries(const struct page_arena_window *window, size_t slab, unsigned bin) {
+    atomic_bitmap_word *group = group_word(window, slab, bin);
+    if ((atomic_fetch_and(group, ~group_bit(slab)) & ~group_bit(slab)) == 0) {
+        atomic_fetch_and(region_word(window, slab, bin), ~region_bit(slab));
+        if (atomic_load(group) != 0) {
+            set_bit(region_word(window, slab, bin), region_bit(slab));
+        }
+    }
+    if (atomic_load(&superslab_at(window, slab)->listed[bin]) != 0) {
+        summarize(window, slab, bin);
     }
 }
 
-// Takes a slab without free blocks off the list. Both levels are looked at again after the bit is
-// cleared: whoever sets a lower level afterwards sees the cleared bit and sets it himself.
+// Takes a slab without free blocks off the list; its bitmap is looked at again afterwards likewise.
 static void unlist(const struct page_arena_window *window, size_t slab, unsigned bin) {
     struct superslab *superslab = superslab_at(window, slab);
     uint32_t before = atomic_fetch_and(&superslab->listed[bin], ~listed_bit(slab));
     if ((before & ~listed_bit(slab)) == 0) {
-        atomic_fetch_and(summary(window, slab, bin), ~summary_bit(slab));
-        if (atomic_load(&superslab->listed[bin]) != 0) {
-            atomic_fetch_or(summary(window, slab, bin), summary_bit(slab));
-        }
+        clear_summaries(window, slab, bin);
     }
     if (is_tiny(window, slab, bin) && has_free(superslab_bits(window, slab, bin), bin)) {
         list(window, slab, bin);
     }
 }
 
+// What a search for a listed slab has found so far.
+struct found {
+    size_t slab;    // the lowest listed one, or ARENA_NONE
+    unsigned looks; // at slabs that other threads take from
+};
+
+// Looks through the slabs of a SuperSlab. True if there is an end to the search: *found has one
+// that no other thread takes from, or there have been looks enough.
+static bool find_in_superslab(const struct page_arena_window *window, size_t first, unsigned bin,
+                              struct found *found) {
+    enum { LOOKS = 64 }; // then a slab of another thread will do
+    struct superslab *superslab = superslab_at(window, first);
+    uint8_t me = hak_thread_mark();
+    uint32_t slabs = atomic_load_explicit(&superslab->listed[bin], memory_order_relaxed);
+    for (; slabs != 0; slabs &= slabs - 1) {
+        unsigned slab = (unsigned)__builtin_ctz(slabs);
+        uint8_t taker = atomic_load_explicit(&superslab->taker[slab], memory_order_relaxed);
+        if (taker == 0 || taker == me) {
+            found->slab = first + slab;
+            return true;
+        }
+        found->slab = hak_min(found->slab, first + slab);
+        if (++found->looks == LOOKS) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool find_in_group(const struct page_arena_window *window, size_t group, unsigned bin,
+                          struct found *found) {
+    uint64_t bits = atomic_load_explicit(&window->groups[group].user[bin], memory_order_relaxed);
+    for (; bits != 0; bits &= bits - 1) {
+        size_t superslab = (size_t)__builtin_ctzll(bits);
+        size_t first = group * ARENA_GROUP_SLABS + superslab * ARENA_SUPERSLAB_SLABS;
+        if (find_in_superslab(window, first, bin, found)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 // The lowest listed slab that no other thread takes from, or if there is none, the lowest of all.
 // Threads that take from one slab write to the same lines: its bitmap, and often the blocks.
 static size_t find_listed(const struct page_arena_window *window, unsigned bin) {
-    enum { LOOKS = 64 }; // then a slab of another thread will do
-    uint8_t me = hak_thread_mark();
-    size_t groups = (page_arena_high() + ARENA_GROUP_SLABS - 1) / ARENA_GROUP_SLABS;
-    size_t lowest = ARENA_NONE;
-    unsigned looks = 0;
-    for (size_t g = 0; g < groups; g++) {
-        uint64_t superslabs =
-            atomic_load_explicit(&window->groups[g].user[bin], memory_order_relaxed);
-        for (; superslabs != 0; superslabs &= superslabs - 1) {
-            size_t first =
-                g * ARENA_GROUP_SLABS + (size_t)__builtin_ctzll(superslabs) * ARENA_SUPERSLAB_SLABS;
-            struct superslab *superslab = superslab_at(window, first);
-            uint32_t slabs = atomic_load_explicit(&superslab->listed[bin], memory_order_relaxed);
-            for (; slabs != 0; slabs &= slabs - 1) {
-                unsigned slab = (unsigned)__builtin_ctz(slabs);
-                uint8_t taker = atomic_load_explicit(&superslab->taker[slab], memory_order_relaxed);
-                if (taker == 0 || taker == me) {
-                    return first + slab;
-                }
-                lowest = hak_min(lowest, first + slab);
-                if (++looks == LOOKS) {
-                    return lowest;
-                }
+    struct found found = {ARENA_NONE, 0};
+    size_t regions = (page_arena_high() + ARENA_REGION_SLABS - 1) / ARENA_REGION_SLABS;
+    for (size_t r = 0; r < regions; r++) {
+        uint64_t bits = atomic_load_explicit(&window->regions[r].user[bin], memory_order_relaxed);
+        for (; bits != 0; bits &= bits - 1) {
+            size_t group = r * ARENA_REGION_GROUPS + (size_t)__builtin_ctzll(bits);
+            if (find_in_group(window, group, bin, &found)) {
+                return found.slab;
             }
         }
     }
-    return lowest;
+    return found.slab;
 }
 
 static void set_taker(const struct page_arena_window *window, size_t slab) {

@@ -63,8 +63,9 @@ enum Cell {
     BIN = KIND + kSlabs,
     CLEAN = BIN + kSlabs,
     LISTED = CLEAN + kSlabs, // by bin: kX, kY, kWide
-    SUMMARY = LISTED + 3,
-    MAP = SUMMARY + 3,    // the page map
+    SUMMARY = LISTED + 3,    // of a group
+    REGION = SUMMARY + 3,
+    MAP = REGION + 3,     // the page map
     AVAIL = MAP + kSlabs, // the arena: bit s is slab s
     CELLS,
 };
@@ -124,9 +125,10 @@ unsigned bin_index(unsigned bin) {
 struct Memory {
     page_arena_window window;
     page_arena_group group;
+    page_arena_region region;
     alignas(HAK_PAGE) superslab meta;
 
-    Memory() : group(), meta() {
+    Memory() : group(), region(), meta() {
         void *base = mmap(nullptr, 2 * ARENA_SUPERSLAB, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         EXPECT_NE(base, MAP_FAILED);
@@ -134,6 +136,7 @@ struct Memory {
             hak_round_up(reinterpret_cast<uintptr_t>(base), ARENA_SUPERSLAB));
         window.slabs = ARENA_GROUP_SLABS;
         window.groups = &group;
+        window.regions = &region;
         window.meta = reinterpret_cast<char *>(&meta);
     }
 };
@@ -146,9 +149,10 @@ Memory &memory() {
 // The search, and what the hooks below need to know of it.
 class Explorer {
   public:
-    explicit Explorer(std::vector<std::vector<Op>> programs, size_t slabs, bool with_clean = false)
+    explicit Explorer(std::vector<std::vector<Op>> programs, size_t slabs, bool with_clean = false,
+                      bool with_regions = false)
         : programs_(std::move(programs)), slabs_(slabs), with_clean_(with_clean),
-          cells_at_(find_cells(with_clean)) {
+          with_regions_(with_regions), cells_at_(find_cells(with_clean, with_regions)) {
         start_.cells[AVAIL] = (1u << slabs) - 1;
         memory();
     }
@@ -205,8 +209,8 @@ class Explorer {
         if (cell == kIgnored) {
             return 0;
         }
-        if (cell == kOnes) {
-            return ~uint64_t{0};
+        if (cell == kOne) {
+            return 1;
         }
         if (cell == kUnknown) {
             fail("an atomic variable that the model does not know");
@@ -295,7 +299,7 @@ class Explorer {
     size_t high() const { return slabs_; }
 
   private:
-    enum { kUnknown = -1, kIgnored = -2, kOnes = -3 };
+    enum { kUnknown = -1, kIgnored = -2, kOne = -3 };
 
     int cell_of(const volatile void *pointer) const {
         size_t offset =
@@ -312,7 +316,7 @@ class Explorer {
     }
 
     // By offset in Memory.
-    std::vector<int8_t> find_cells(bool with_clean) const {
+    std::vector<int8_t> find_cells(bool with_clean, bool with_regions) const {
         std::vector<int8_t> table(sizeof(Memory), kUnknown);
         auto place = [&table](const volatile void *pointer, size_t cell) {
             table[reinterpret_cast<uintptr_t>(pointer) - reinterpret_cast<uintptr_t>(&memory())] =
@@ -333,8 +337,10 @@ class Explorer {
         for (unsigned bin : {kX, kY, kWide}) {
             place(&m.meta.listed[bin], LISTED + bin_index(bin));
             place(&m.group.user[bin], SUMMARY + bin_index(bin));
+            place(&m.region.user[bin],
+                  with_regions ? REGION + bin_index(bin) : static_cast<size_t>(kOne));
         }
-        place(&m.group.committed, static_cast<size_t>(kOnes));
+        place(&m.group.committed, static_cast<size_t>(kOne));
         return table;
     }
 
@@ -541,8 +547,10 @@ class Explorer {
                     note("a block is lost" + at);
                 }
             }
-            if (in != Mask{} && ((state_.cells[LISTED + bin_index(bin)] >> s & 1) == 0 ||
-                                 (state_.cells[SUMMARY + bin_index(bin)] & 1) == 0)) {
+            if (in != Mask{} &&
+                ((state_.cells[LISTED + bin_index(bin)] >> s & 1) == 0 ||
+                 (state_.cells[SUMMARY + bin_index(bin)] & 1) == 0 ||
+                 (with_regions_ && (state_.cells[REGION + bin_index(bin)] & 1) == 0))) {
                 note("a slab with free blocks is not listed" + at);
             }
             if (with_clean_) {
@@ -585,6 +593,7 @@ class Explorer {
     const std::vector<std::vector<Op>> programs_;
     const size_t slabs_;
     const bool with_clean_;
+    const bool with_regions_;
     const std::vector<int8_t> cells_at_;
     State start_;
     std::string fault_;
@@ -758,6 +767,22 @@ TEST(SharedPoolModel, TwoSlabsOfTwoBinsChangePlaces) {
     explorer.before(0, take(kX, 2));
     explorer.before(1, take(kY, 2));
     expect_sound(explorer, 1000);
+}
+
+// The summary above the groups takes part: one slab is emptied while a block of it comes back.
+TEST(SharedPoolModel, OnePutsWhileAnotherTakesTheLastBlockWithRegions) {
+    Explorer explorer({{kPutOne}, {take(kX, 2)}}, 1, false, true);
+    explorer.before(0, take(kX, 2));
+    explorer.before(0, kPutOne);
+    expect_sound(explorer, 300);
+}
+
+TEST(SharedPoolModel, TwoSlabsOneTakerOfBothWithRegions) {
+    Explorer explorer({{kPutOne}, {take(kX, 2)}}, 2, false, true);
+    explorer.before(0, take(kX, 2));
+    explorer.before(1, take(kX, 2));
+    explorer.before(1, kPutOne);
+    expect_sound(explorer, 300);
 }
 
 // A bitmap of two words is reclaimed word by word.
