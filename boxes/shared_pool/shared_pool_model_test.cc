@@ -164,7 +164,7 @@ class Pool : public model::Checker {
             for (unsigned i = 0; i < count; i++) {
                 own(op.a, blocks_[i]);
             }
-            if (count == 0 && forked()) {
+            if (count == 0 && is_survivors()) {
                 check_nothing_is_free(op.a);
             }
             break;
@@ -662,6 +662,49 @@ TEST(SharedPoolModel, DISABLED_PurgePutAndTake) {
     expect_sound(pool, 1000);
 }
 
+// Forks. What a child does: it gives back memory, which lists what others were about to list, and
+// allocates.
+const Program kChild = {kPurge, take(kX), take(kY), kPut};
+
+TEST(SharedPoolModel, AChildOfTwoThatTakeAndPut) {
+    Pool pool({{take(kX), kPut}, {take(kX), kPut}}, 2);
+    pool.with_forks(kChild);
+    expect_sound(pool, 1000);
+}
+
+TEST(SharedPoolModel, AChildOfTwoThatPutTheLastBlocksAndOneThatTakes) {
+    Pool pool({{kPut}, {kPut}, {take(kX)}}, 1);
+    pool.before(0, take(kX));
+    pool.before(1, take(kX));
+    pool.with_forks(kChild);
+    expect_sound(pool, 1000);
+}
+
+TEST(SharedPoolModel, AChildInTheMiddleOfAReformat) {
+    Pool pool({{kPut, take(kY), take(kY)}, {take(kX)}}, 1);
+    pool.before(0, take(kX));
+    pool.before(1, take(kX));
+    pool.before(1, kPut);
+    pool.with_forks(kChild);
+    expect_sound(pool, 1000);
+}
+
+TEST(SharedPoolModel, AChildInTheMiddleOfAPurge) {
+    Pool pool({{kPut, take(kY)}, {kPurge}}, 1, true);
+    pool.before(0, take(kX));
+    pool.with_forks(kChild);
+    expect_sound(pool, 1000);
+}
+
+TEST(SharedPoolModel, AChildWithTwoSlabsOfABin) {
+    Pool pool({{kPutOne, take(kX)}, {take(kX, 2)}}, 2);
+    pool.before(0, take(kX, 2));
+    pool.before(1, take(kX, 2));
+    pool.before(1, kPutOne);
+    pool.with_forks(kChild);
+    expect_sound(pool, 500);
+}
+
 // Bins in pairs: a slab of the first becomes one of the second while someone is held up who was
 // busy with it.
 class SharedPoolGeometry : public testing::TestWithParam<std::pair<unsigned, unsigned>> {
@@ -716,9 +759,22 @@ TEST_P(SharedPoolGeometry, ATakerIsHeldUp) {
     expect_sound(pool, 100);
 }
 
-TEST_P(SharedPoolGeometry, APurgerIsHeldUp) {
-    Pool pool({{kPut, take(new_, blocks_of(new_)), put(as_if_all())}, {kPurge}}, 1, true);
+TEST_P(SharedPoolGeometry, AChildInTheMiddle) {
+    Pool pool({{kPut, take(new_, blocks_of(new_)), put(as_if_all())}, {take(old_), kPut}}, 1);
     start(pool);
+    pool.with_forks({kPurge, take(old_), take(new_), kPut});
+    expect_sound(pool, 100);
+}
+
+// All pages of the slab but the first two are purged before.
+TEST_P(SharedPoolGeometry, APurgerIsHeldUp) {
+    constexpr unsigned kTwoPages = 5; // blocks
+    Pool pool({{kPut, take(new_, blocks_of(new_)), put(hak_min(as_if_all(), kTwoPages))}, {kPurge}},
+              1, true);
+    start(pool);
+    pool.before(1, kPurge);
+    pool.before(1, take(old_, hak_min(blocks_of(old_) - 1, kTwoPages)));
+    pool.before(1, kPut);
     expect_sound(pool, 100);
 }
 

@@ -96,9 +96,13 @@ void Checker::before(size_t t, Op op) {
 }
 
 void Checker::run_alone(size_t t, Op op) {
-    uint32_t next = threads_[t].next;
-    while (fault_.empty() && !take_step(t, op)) {
+    if (faulty()) {
+        return;
     }
+    uint32_t next = threads_[t].next;
+    alone_ = true;
+    take_step(t, op);
+    alone_ = false;
     threads_[t].next = next;
 }
 
@@ -234,6 +238,10 @@ bool Checker::is_done(size_t t) const {
            (next >= kChild ? next - kChild == survivor_.size() : next == programs_[t].size());
 }
 
+bool Checker::is_survivors() const {
+    return threads_[running_].next >= kChild;
+}
+
 void Checker::fork_in(size_t t) {
     running_ = t;
     forked_ = true;
@@ -285,7 +293,7 @@ bool Checker::begin_step(uint64_t *value) {
         *value = thread.got[replayed_++];
         return true;
     }
-    if (stepped_) {
+    if (stepped_ && !alone_ && !forked_) {
         longjmp(out_, 1);
     }
     if (thread.steps == kMostSteps) {

@@ -122,6 +122,7 @@ class Checker {
     bool first() const { return threads_[running_].steps == 0; }
     bool alive(size_t t) const { return threads_[t].alive; }
     bool forked() const { return forked_; }
+    bool is_survivors() const; // the operation at hand was begun in the child
     bool faulty() const { return !fault_.empty(); }
     size_t threads() const { return programs_.size(); }
     // Lets thread `t` do all of `op` now: for at_end().
@@ -207,6 +208,7 @@ class Checker {
     size_t running_ = 0;
     uint32_t replayed_ = 0;
     bool stepped_ = false;
+    bool alone_ = false; // no other thread runs until the operation ends, nor in a child
     bool handled_ = false; // the fork's handler has been called
     jmp_buf out_;
     std::vector<uint64_t> start_;
