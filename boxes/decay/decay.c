@@ -28,16 +28,19 @@ static struct {
 } state;
 
 // Slices small enough to look at the clock in between.
-enum { SLICE_SLABS = 16, SLICE_LOOKS = 16, SLICE_PAGES = 64 };
+enum { SLICE_SLABS = 16, SLICE_LOOKS = 16, SLICE_PAGES = 64, SLICE_WORDS = 1024 };
 
 // One slice of the round, which adds to *given what it gave back. False at the end of the round. A
 // kernel that refuses ends the round: it would refuse for the rest of it, too.
 static bool slice(uint32_t age_ms, bool all, size_t *given) {
     if (HAK_PEEK(&state.phase) == ARENA) {
         size_t cursor = HAK_PEEK(&state.arena_cursor);
-        *given += page_arena_purge(&cursor, age_ms, SLICE_SLABS) * (ARENA_SLAB / HAK_PAGE);
+        struct page_arena_purged done =
+            page_arena_purge(&cursor, age_ms, SLICE_SLABS, SLICE_WORDS);
+        *given += done.slabs * (ARENA_SLAB / HAK_PAGE);
         HAK_POKE(&state.arena_cursor, cursor);
-        if (cursor == 0) {
+        // After a refusal the next round goes on behind the place.
+        if (cursor == 0 || done.failed) {
             HAK_POKE(&state.phase, POOL);
         }
         return true;
@@ -66,7 +69,6 @@ static void count_step(uint64_t begin, uint64_t end) {
 static void begin_round(uint64_t now) {
     HAK_POKE(&state.round_ms, now);
     HAK_POKE(&state.round_ns, 0);
-    HAK_POKE(&state.arena_cursor, 0);
     HAK_POKE(&state.pool_cursor, 0);
     HAK_POKE(&state.round_gave, false);
     HAK_POKE(&state.phase, ARENA);
@@ -161,7 +163,7 @@ size_t decay_all(void) {
     size_t given = pool.pages;
     size_t cursor = 0;
     do {
-        given += page_arena_purge(&cursor, 0, SIZE_MAX) * (ARENA_SLAB / HAK_PAGE);
+        given += page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX).slabs * (ARENA_SLAB / HAK_PAGE);
     } while (cursor != 0);
     return given;
 }

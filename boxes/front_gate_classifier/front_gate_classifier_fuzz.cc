@@ -32,7 +32,7 @@ class Heap {
         }
         size_t cursor = 0;
         do { // the pages of every other heap, too
-            page_arena_purge(&cursor, 0, SIZE_MAX);
+            page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX);
         } while (cursor != 0);
     }
 

@@ -30,7 +30,7 @@ class LargeBlock : public testing::Test {
         EXPECT_EQ(stats().held_slabs, 0u);
         size_t cursor = 0;
         do {
-            page_arena_purge(&cursor, 0, SIZE_MAX);
+            page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX);
         } while (cursor != 0);
     }
 

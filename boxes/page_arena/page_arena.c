@@ -33,6 +33,10 @@
 // - A release sets a bit and then looks at `lowest`; a search raises `lowest` and then looks at the
 //   bits that it has passed. One of the two must see the other: all four are sequentially
 //   consistent.
+// - A release sets a bit and then looks at the summaries above it (raise()); a survey marks a
+//   summary and then looks at the bits (survey()). One of the two sees the other, as above.
+// - A claim clears bits and then looks at `top`; lower_top() lowers `top` and then looks at the
+//   bits again. Likewise `meta_used` and the region's `meta`.
 // - `committed` stands for rights that the kernel gave before the bit was set. They are not data of
 //   this process: a relaxed look is enough, as it is for hints and counts.
 
@@ -40,16 +44,19 @@
 // (2 MiB aligned), log2 of the window's slabs in bits 0..7 and of a chunk's slabs in bits 8..15.
 static _Atomic uintptr_t config;
 
+// What all threads write stands apart from what all read.
 static struct {
-    _Atomic size_t high;         // see page_arena_high()
-    _Atomic size_t lowest;       // no slab below this word index is avail
-    _Atomic size_t dirty;        // free dirty slabs
-    _Atomic size_t held;         // claimed slabs
-    _Atomic size_t reserved;     // bytes
-    _Atomic size_t readable_end; // see page_arena_readable(), a SuperSlab's index
-    _Atomic uint64_t purged_slabs, moved_slabs;
+    alignas(HAK_CACHE_LINE) _Atomic size_t high;   // see page_arena_high()
+    _Atomic size_t top;                            // see page_arena_top()
+    _Atomic size_t reserved;                       // bytes
+    _Atomic size_t readable_end;                   // see page_arena_readable(), a SuperSlab's index
+    _Atomic bool dense;                            // see page_arena_mark_dense()
+    alignas(HAK_CACHE_LINE) _Atomic size_t lowest; // no slab below this word index is avail
+    alignas(HAK_CACHE_LINE) _Atomic size_t dirty;  // free dirty slabs
+    _Atomic size_t held;                           // claimed slabs
+    alignas(HAK_CACHE_LINE) _Atomic uint64_t purged_slabs;
+    _Atomic uint64_t moved_slabs;
     _Atomic size_t sparse; // see page_arena_count_sparse()
-    _Atomic bool dense;    // see page_arena_mark_dense()
 } state;
 
 static size_t window_slabs(uintptr_t word) {
@@ -200,9 +207,157 @@ static atomic_bitmap_word *dirty_word(const struct page_arena_window *window, si
                  once_ && (here = hak_min(end_ - at_, ARENA_GROUP_SLABS - first), true);  \
                  once_ = 0)
 
-static void put_avail(const struct page_arena_window *window, size_t from, size_t count) {
+// --- Summaries
+//
+// A summary says how long the longest run of a group or region is, and of a group also how many
+// slabs at its start and at its end are one run: bounds from above, so that a search may pass by
+// what is too short without a look at it. Who makes slabs available raises the summaries above them
+// to the most there can be; a claim changes none. A search that has looked at a group in vain
+// surveys it: it marks the summary, counts, and writes the result if the mark is still there. Who
+// raises a summary takes the mark away, and so wins against every survey that may not have seen its
+// bits. The tag tells marks apart (2^27 surveys later a mark may be taken for another one; a run
+// that were hidden so would be seen again after the next release in its group).
+enum {
+    RUN_BITS = 12, // a group's longest run, the one at its start and the one at its end
+    FIELD_BITS = 3 * RUN_BITS,
+};
+static const uint64_t fields_mask = (UINT64_C(1) << FIELD_BITS) - 1;
+static const uint64_t survey_mark = UINT64_C(1) << FIELD_BITS;
+static const uint64_t survey_tag = UINT64_C(2) << FIELD_BITS;
+
+struct runs {
+    size_t longest, first, last; // slabs
+};
+
+static uint64_t pack(struct runs runs) {
+    return runs.longest | (uint64_t)runs.first << RUN_BITS | (uint64_t)runs.last << 2 * RUN_BITS;
+}
+static struct runs unpack(uint64_t word) {
+    const uint64_t mask = (1 << RUN_BITS) - 1;
+    return (struct runs){word & mask, word >> RUN_BITS & mask, word >> 2 * RUN_BITS & mask};
+}
+
+static const uint64_t group_most = ARENA_GROUP_SLABS | (uint64_t)ARENA_GROUP_SLABS << RUN_BITS |
+                                   (uint64_t)ARENA_GROUP_SLABS << 2 * RUN_BITS;
+static const uint64_t region_most = ARENA_REGION_SLABS; // the longest run is all there is of it
+
+static struct page_arena_runs *runs_of(const struct page_arena_window *window, size_t group,
+                                       bool dirty) {
+    struct page_arena_region *region = &window->regions[group / ARENA_REGION_GROUPS];
+    return dirty ? &region->dirty : &region->free;
+}
+
+static struct runs group_runs(const struct page_arena_window *window, size_t group, bool dirty) {
+    return unpack(atomic_load(&runs_of(window, group, dirty)->group[group % ARENA_REGION_GROUPS]));
+}
+static size_t region_longest(const struct page_arena_window *window, size_t group, bool dirty) {
+    return atomic_load(&runs_of(window, group, dirty)->all) & fields_mask;
+}
+
+// A run that goes on into a group, or through it, after one of `carry` slabs that ends before it.
+static size_t carry_over(size_t carry, struct runs runs) {
+    return runs.first == ARENA_GROUP_SLABS ? carry + ARENA_GROUP_SLABS : runs.last;
+}
+
+static void raise(atomic_bitmap_word *summary, uint64_t most) {
+    uint64_t seen = atomic_load(summary);
+    while ((seen & (fields_mask | survey_mark)) != most &&
+           !atomic_compare_exchange_weak(summary, &seen,
+                                         (seen & ~(fields_mask | survey_mark)) | most)) {
+    }
+}
+
+// To be called after slabs of the group have become available (or dirty ones have).
+static void raise_runs(const struct page_arena_window *window, size_t group, bool dirty) {
+    struct page_arena_runs *runs = runs_of(window, group, dirty);
+    raise(&runs->group[group % ARENA_REGION_GROUPS], group_most);
+    raise(&runs->all, region_most);
+}
+
+// Marks a summary; 0 if someone changed it meanwhile: then there is no mark.
+static uint64_t begin_survey(atomic_bitmap_word *summary) {
+    uint64_t seen = atomic_load(summary);
+    uint64_t marked = ((seen | survey_mark) + survey_tag);
+    return atomic_compare_exchange_strong(summary, &seen, marked) ? marked : 0;
+}
+
+static void end_survey(atomic_bitmap_word *summary, uint64_t marked, uint64_t fields) {
+    if (marked != 0) {
+        uint64_t tag = marked & ~(fields_mask | survey_mark);
+        atomic_compare_exchange_strong(summary, &marked, tag | fields);
+    }
+}
+
+static unsigned longest_ones(uint64_t bits) {
+    unsigned n = 0;
+    for (; bits != 0; bits &= bits >> 1) {
+        n++;
+    }
+    return n;
+}
+
+// Counts the runs of a group, and brings its summary down to them.
+static struct runs survey(const struct page_arena_window *window, size_t group, bool dirty) {
+    atomic_bitmap_word *summary =
+        &runs_of(window, group, dirty)->group[group % ARENA_REGION_GROUPS];
+    uint64_t marked = begin_survey(summary);
+    struct runs runs = {0, ARENA_GROUP_SLABS, 0};
+    for (size_t i = 0; i < ARENA_GROUP_SLABS / 64; i++) {
+        uint64_t bits = atomic_load(&window->groups[group].avail[i]);
+        if (dirty && bits != 0) {
+            bits &= atomic_load(&window->groups[group].dirty[i]);
+        }
+        if (bits == ~UINT64_C(0)) {
+            runs.last += 64;
+            continue;
+        }
+        size_t head = runs.last + (size_t)__builtin_ctzll(~bits);
+        runs.first = runs.first == ARENA_GROUP_SLABS ? head : runs.first;
+        runs.longest = hak_max(runs.longest, head);
+        if ((size_t)__builtin_popcountll(bits) > runs.longest) {
+            runs.longest = hak_max(runs.longest, longest_ones(bits));
+        }
+        runs.last = (size_t)__builtin_clzll(~bits);
+    }
+    runs.longest = hak_max(runs.longest, runs.last);
+    end_survey(summary, marked, pack(runs));
+    return runs;
+}
+
+// The same for a region, by the summaries of its groups.
+static size_t survey_region(const struct page_arena_window *window, size_t group, bool dirty) {
+    struct page_arena_runs *summary = runs_of(window, group, dirty);
+    uint64_t marked = begin_survey(&summary->all);
+    size_t longest = 0;
+    size_t carry = 0;
+    for (size_t i = 0; i < ARENA_REGION_GROUPS; i++) {
+        struct runs runs = unpack(atomic_load(&summary->group[i]));
+        longest = hak_max(longest, hak_max(runs.longest, carry + runs.first));
+        carry = carry_over(carry, runs);
+    }
+    end_survey(&summary->all, marked, longest);
+    return longest;
+}
+
+// Says that a group has no free slab. Only by someone who holds them all.
+static void hold_group(const struct page_arena_window *window, size_t group) {
+    for (int dirty = 0; dirty <= 1; dirty++) {
+        atomic_bitmap_word *summary =
+            &runs_of(window, group, dirty)->group[group % ARENA_REGION_GROUPS];
+        end_survey(summary, begin_survey(summary), 0);
+    }
+}
+
+// `dirty`: some of the slabs may be dirty.
+static void put_avail(const struct page_arena_window *window, size_t from, size_t count,
+                      bool dirty) {
     FOR_EACH_GROUP(window, from, count, group, first, here) {
         atomic_bitmap_put_run(group->avail, first, here);
+        size_t index = (size_t)(group - window->groups);
+        raise_runs(window, index, false);
+        if (dirty) {
+            raise_runs(window, index, true);
+        }
     }
     lower(&state.lowest, from / 64);
 }
@@ -213,14 +368,35 @@ static bool claim_avail(const struct page_arena_window *window, size_t from, siz
     FOR_EACH_GROUP(window, from, count, group, first, here) {
         if (ok && atomic_bitmap_claim_run(group->avail, first, here)) {
             done += here;
-        } else {
+        } else if (ok) {
             ok = false;
+            if (first % 64 + here > 64) {
+                // Words of it may have been claimed, and put back: a survey may have missed them.
+                raise_runs(window, (size_t)(group - window->groups), false);
+                raise_runs(window, (size_t)(group - window->groups), true);
+            }
         }
     }
     if (!ok && done > 0) {
-        put_avail(window, from, done);
+        put_avail(window, from, done, true);
     }
     return ok;
+}
+
+// True if none of the slabs is in use: a look, before a claim that mostly fails.
+static bool all_avail(const struct page_arena_window *window, size_t from, size_t count) {
+    while (count > 0) {
+        unsigned bit = (unsigned)(from % 64);
+        unsigned here = (unsigned)hak_min(count, 64 - bit);
+        uint64_t mask = atomic_bitmap_mask(bit, here);
+        if ((~atomic_load_explicit(avail_word(window, from / 64), memory_order_relaxed) & mask) !=
+            0) {
+            return false;
+        }
+        from += here;
+        count -= here;
+    }
+    return true;
 }
 
 static size_t count_dirty(const struct page_arena_window *window, size_t from, size_t count) {
@@ -249,36 +425,64 @@ static enum os_result reserve_chunks(const struct page_arena_window *window, siz
         return result;
     }
     atomic_fetch_add_explicit(&state.reserved, bytes, memory_order_relaxed);
-    put_avail(window, index * chunk, count * chunk);
+    put_avail(window, index * chunk, count * chunk, false);
     load_max(&state.high, (index + count) * chunk);
     return OS_OK;
 }
 
-// Makes `slabs` more adjacent slabs available; OS_NO_MEMORY if the kernel refuses or no address is
-// left. After OS_TAKEN the caller tries again: what stood in the way is out of the set by then.
-static enum os_result grow(const struct page_arena_window *window, size_t slabs) {
-    uintptr_t word = atomic_load_explicit(&config, memory_order_relaxed);
-    size_t chunk = chunk_slabs(word);
+// The lowest chunks, none of them taken, that make room for `slabs` aligned slabs: nothing below
+// the first of those, however large the alignment. Their number is left in *want, 0 if there are
+// none.
+static size_t find_chunks(const struct page_arena_window *window, size_t chunk, size_t slabs,
+                          size_t align, size_t *want) {
     size_t chunks = window->slabs / chunk;
-    size_t want = (slabs + chunk - 1) / chunk;
+    size_t step = align >> ARENA_SLAB_SHIFT;
+    size_t origin = ((uintptr_t)window->base >> ARENA_SLAB_SHIFT) & (step - 1);
     atomic_bitmap_word *taken = taken_chunks(window);
     size_t start = 0;
-    size_t length = 0;
-    for (size_t i = 0; i < chunks && length < want; i++) {
+    size_t end = 0; // [start, end) are not taken, and hold what has been asked for from `start` on
+    for (size_t i = 0; i < chunks; i++) {
         uint64_t bits = atomic_load_explicit(&taken[i / 64], memory_order_relaxed);
         if (i % 64 == 0 && bits == ~UINT64_C(0)) {
-            length = 0;
+            end = 0;
             i += 63;
             continue;
         }
         if ((bits >> (i % 64) & 1) != 0) {
-            length = 0;
-        } else {
-            start = length == 0 ? i : start;
-            length++;
+            end = 0;
+            continue;
+        }
+        if (end == 0) {
+            size_t from = hak_round_up(i * chunk + origin, step) - origin;
+            if (from >= window->slabs || slabs > window->slabs - from) {
+                break;
+            }
+            start = from / chunk;
+            end = (from + slabs + chunk - 1) / chunk;
+            if (start > i) { // is that one taken?
+                end = 0;
+                i = start - 1;
+                continue;
+            }
+        }
+        if (i + 1 == end) {
+            *want = end - start;
+            return start;
         }
     }
-    if (length < want) {
+    *want = 0;
+    return 0;
+}
+
+// Makes `slabs` more adjacent, aligned slabs available; OS_NO_MEMORY if the kernel refuses or no
+// address is left. After OS_TAKEN the caller tries again: what stood in the way is out of the set
+// by then.
+static enum os_result grow(const struct page_arena_window *window, size_t slabs, size_t align) {
+    size_t chunk = chunk_slabs(atomic_load_explicit(&config, memory_order_relaxed));
+    atomic_bitmap_word *taken = taken_chunks(window);
+    size_t want;
+    size_t start = find_chunks(window, chunk, slabs, align, &want);
+    if (want == 0) {
         return OS_NO_MEMORY;
     }
     for (size_t i = 0; i < want; i++) {
@@ -311,47 +515,87 @@ static size_t limit_slabs(void) {
     return limit == 0 ? 0 : hak_max(limit >> ARENA_SLAB_SHIFT, 1);
 }
 
+// Bits of the SuperSlabs of a group that slabs [first, first + count) of it lie in.
+static uint64_t superslab_mask(size_t first, size_t count) {
+    unsigned from = (unsigned)(first / ARENA_SUPERSLAB_SLABS);
+    unsigned last = (unsigned)((first + count - 1) / ARENA_SUPERSLAB_SLABS);
+    return atomic_bitmap_mask(from, last - from + 1);
+}
+
+// SuperSlabs without rights from `superslab` on, `most` at most.
+static size_t count_uncommitted(const struct page_arena_window *window, size_t superslab,
+                                size_t most) {
+    size_t count = 0;
+    while (count < most) {
+        size_t at = superslab + count;
+        uint64_t word =
+            atomic_load_explicit(&window->groups[at / 64].committed, memory_order_relaxed) >>
+            at % 64;
+        if (word != 0) {
+            count += (size_t)__builtin_ctzll(word);
+            break;
+        }
+        count += 64 - at % 64;
+    }
+    return hak_min(count, most);
+}
+
 // Gives the SuperSlabs of held slabs read and write rights. A SuperSlab is only ever decommitted by
 // someone who holds all of it, so the bits of these cannot be cleared meanwhile.
 static bool commit(const struct page_arena_window *window, size_t from, size_t slabs, bool huge) {
-    size_t first = from / ARENA_SUPERSLAB_SLABS;
     size_t last = (from + slabs - 1) / ARENA_SUPERSLAB_SLABS;
-    for (size_t i = first; i <= last; i++) {
-        size_t end = i;
-        while (end <= last && !atomic_bitmap_test(&window->groups[end / 64].committed, end % 64)) {
-            end++;
-        }
-        if (end == i) {
+    for (size_t i = from / ARENA_SUPERSLAB_SLABS; i <= last;) {
+        uint64_t has =
+            atomic_load_explicit(&window->groups[i / 64].committed, memory_order_relaxed) >> i % 64;
+        if ((has & 1) != 0) {
+            i += has == ~UINT64_C(0) ? 64 : (size_t)__builtin_ctzll(~has);
             continue;
         }
+        size_t count = count_uncommitted(window, i, last - i + 1);
         char *at = page_arena_address(window, i * ARENA_SUPERSLAB_SLABS);
-        size_t bytes = (end - i) * ARENA_SUPERSLAB;
+        size_t bytes = count * ARENA_SUPERSLAB;
         if (os_commit(at, bytes) != OS_OK) {
             return false;
         }
         if (huge || settings_get(SETTING_THP) == 1) {
             os_huge_pages(at, bytes, true);
         }
-        for (; i < end; i++) {
-            atomic_bitmap_put(&window->groups[i / 64].committed, UINT64_C(1) << i % 64);
+        FOR_EACH_GROUP(window, i * ARENA_SUPERSLAB_SLABS, count * ARENA_SUPERSLAB_SLABS, group,
+                       first, here) {
+            atomic_bitmap_put(&group->committed, superslab_mask(first, here));
         }
+        i += count;
     }
     return true;
+}
+
+static void use_meta(const struct page_arena_window *window, size_t slab) {
+    size_t index = slab / ARENA_GROUP_SLABS;
+    struct page_arena_group *group = &window->groups[index];
+    uint64_t bit = superslab_mask(slab % ARENA_GROUP_SLABS, 1);
+    if ((atomic_load_explicit(&group->meta_used, memory_order_relaxed) & bit) == 0) {
+        atomic_bitmap_put(&group->meta_used, bit);
+        atomic_bitmap_word *meta = &window->regions[index / ARENA_REGION_GROUPS].meta;
+        bit = UINT64_C(1) << index % ARENA_REGION_GROUPS;
+        if ((atomic_load(meta) & bit) == 0) {
+            atomic_bitmap_put(meta, bit);
+        }
+    }
 }
 
 // Ends a claim: commits, and answers whether every page of the run is untouched.
 static bool finish_claim(const struct page_arena_window *window, size_t from, size_t slabs,
                          bool huge, bool *zero) {
+    size_t end = hak_round_up(from + slabs, ARENA_GROUP_SLABS);
+    if (atomic_load(&state.top) < end) {
+        load_max(&state.top, end);
+    }
     if (!commit(window, from, slabs, huge)) {
-        put_avail(window, from, slabs);
+        put_avail(window, from, slabs, true);
         return false;
     }
-    size_t last = (from + slabs - 1) / ARENA_SUPERSLAB_SLABS;
-    for (size_t i = from / ARENA_SUPERSLAB_SLABS; i <= last; i++) {
-        if (!atomic_bitmap_test(&window->groups[i / 64].meta_used, i % 64)) {
-            atomic_bitmap_put(&window->groups[i / 64].meta_used, UINT64_C(1) << i % 64);
-        }
-    }
+    use_meta(window, from);
+    use_meta(window, from + slabs - 1);
     size_t dirty = count_dirty(window, from, slabs);
     if (dirty > 0) {
         atomic_fetch_sub_explicit(&state.dirty, dirty, memory_order_relaxed);
@@ -360,35 +604,69 @@ static bool finish_claim(const struct page_arena_window *window, size_t from, si
     return true;
 }
 
-// The lowest run of free slabs (of free dirty ones: `dirty`), or ARENA_NONE. Claims it.
-static size_t find_run(const struct page_arena_window *window, size_t slabs, size_t align,
-                       bool dirty) {
-    size_t high = page_arena_high();
-    size_t step = align >> ARENA_SLAB_SHIFT;
-    size_t origin = ((uintptr_t)window->base >> ARENA_SLAB_SHIFT) & (step - 1);
+// The first word with a free slab in [word, end), or `end`.
+static size_t first_word(const struct page_arena_window *window, size_t word, size_t end) {
+    while (word < end) {
+        size_t group = word / 32;
+        if (word % (ARENA_REGION_SLABS / 64) == 0 && region_longest(window, group, false) == 0) {
+            word += ARENA_REGION_SLABS / 64;
+        } else if (word % 32 == 0 && group_runs(window, group, false).longest == 0) {
+            word += 32;
+        } else if (atomic_load(avail_word(window, word)) != 0) {
+            return word;
+        } else {
+            word++;
+        }
+    }
+    return end;
+}
+
+// Where searches may start, a word's index; `words` if nothing is free.
+static size_t raise_lowest(const struct page_arena_window *window, size_t words) {
     size_t lowest = atomic_load(&state.lowest);
-    size_t start = 0;
+    if (lowest >= words || atomic_load(avail_word(window, lowest)) != 0) {
+        return hak_min(lowest, words);
+    }
+    size_t word = first_word(window, lowest, words);
+    size_t was = lowest;
+    if (word > was && atomic_compare_exchange_strong(&state.lowest, &lowest, word)) {
+        // A release below may have looked at the old value before it was raised.
+        size_t missed = first_word(window, was, word);
+        if (missed < word) {
+            lower(&state.lowest, missed);
+        }
+    }
+    return word;
+}
+
+// What a search looks for.
+struct search {
+    const struct page_arena_window *window;
+    size_t slabs;
+    size_t step;   // the start is aligned to so many slabs
+    size_t origin; // the slab index that address 0 would have, negated
+    bool dirty;    // of dirty slabs only
+};
+
+static size_t align_up(const struct search *search, size_t slab) {
+    return hak_round_up(slab + search->origin, search->step) - search->origin;
+}
+
+static uint64_t search_word(const struct search *search, size_t word) {
+    uint64_t bits = atomic_load_explicit(avail_word(search->window, word), memory_order_relaxed);
+    if (search->dirty && bits != 0) {
+        bits &= atomic_load_explicit(dirty_word(search->window, word), memory_order_relaxed);
+    }
+    return bits;
+}
+
+// Claims the lowest run in [from, end) that will do; ARENA_NONE if there is none.
+static size_t claim_within(const struct search *search, size_t from, size_t end) {
+    size_t start = from;
     size_t length = 0;
-    bool seen_any = false;
-    size_t words = high / 64;
-    for (size_t w = lowest; w < words; w++) {
-        uint64_t bits = atomic_load_explicit(avail_word(window, w), memory_order_relaxed);
-        if (bits != 0 && !seen_any) {
-            seen_any = true;
-            if (w > lowest && atomic_compare_exchange_strong(&state.lowest, &lowest, w)) {
-                // A release below may have looked at the old value before we raised it.
-                for (size_t v = lowest; v < w; v++) {
-                    if (atomic_load(avail_word(window, v)) != 0) {
-                        lower(&state.lowest, v);
-                        break;
-                    }
-                }
-            }
-        }
-        if (dirty && bits != 0) {
-            bits &= atomic_load_explicit(dirty_word(window, w), memory_order_relaxed);
-        }
-        unsigned bit = 0;
+    unsigned bit = (unsigned)(from % 64);
+    for (size_t w = from / 64; w < end / 64; w++, bit = 0) {
+        uint64_t bits = search_word(search, w);
         while (bit < 64) {
             uint64_t rest = bits >> bit;
             if (length == 0) {
@@ -397,11 +675,10 @@ static size_t find_run(const struct page_arena_window *window, size_t slabs, siz
                 }
                 bit += (unsigned)__builtin_ctzll(rest);
                 start = w * 64 + bit;
-                size_t aligned = hak_round_up(start + origin, step) - origin;
+                size_t aligned = align_up(search, start);
                 if (aligned != start) {
                     if (aligned >= (w + 1) * 64) {
                         w = aligned / 64 - 1; // the loop adds one
-                        bit = 64;
                         // The word at `aligned` is entered at its start; aligned bits come first.
                         break;
                     }
@@ -417,14 +694,92 @@ static size_t find_run(const struct page_arena_window *window, size_t slabs, siz
             unsigned here = (unsigned)hak_min(ones, 64 - bit);
             length += here;
             bit += here;
-            if (length >= slabs) {
-                if (claim_avail(window, start, slabs)) {
+            if (length >= search->slabs) {
+                if (claim_avail(search->window, start, search->slabs)) {
                     return start;
                 }
                 length = 0; // lost it to another thread: go on behind
             } else if (bit < 64) {
                 length = 0;
             }
+        }
+    }
+    return ARENA_NONE;
+}
+
+// Surveys the groups before `group` that a run of `carry` slabs lies in, as its summaries have it.
+// Returns how long the run at their end is.
+static size_t survey_carry(const struct search *search, size_t group, size_t carry) {
+    size_t counted = 0;
+    for (size_t g = group; counted < carry && g-- > 0;) {
+        struct runs runs = survey(search->window, g, search->dirty);
+        counted += runs.last;
+        if (runs.last < ARENA_GROUP_SLABS) {
+            break;
+        }
+    }
+    return counted;
+}
+
+// Claims the lowest run whose last slab is in the group; ARENA_NONE if there is none. *carry: a
+// bound of the run that ends before the group, and then of the one at its end.
+static size_t claim_in_group(const struct search *search, size_t group, size_t least,
+                             size_t *carry) {
+    struct runs runs = group_runs(search->window, group, search->dirty);
+    size_t cross = hak_min(*carry, search->slabs - 1);
+    bool crossing = cross + runs.first >= search->slabs;
+    size_t first = group * ARENA_GROUP_SLABS;
+    if (crossing || runs.longest >= search->slabs) {
+        size_t start = hak_max(crossing ? first - cross : first, least);
+        size_t end = first + ARENA_GROUP_SLABS;
+        if (align_up(search, start) + search->slabs <= end) {
+            size_t from = claim_within(search, start, end);
+            if (from != ARENA_NONE) {
+                return from;
+            }
+            // Not where only the alignment is in the way: the summary has no word of that.
+            if (search->step == 1 || runs.longest == ARENA_GROUP_SLABS) {
+                *carry = crossing ? survey_carry(search, group, *carry) : *carry;
+                runs = survey(search->window, group, search->dirty);
+            }
+        }
+    }
+    *carry = carry_over(*carry, runs);
+    return ARENA_NONE;
+}
+
+// The lowest run of free slabs (of free dirty ones: `dirty`), or ARENA_NONE. Claims it. Regions and
+// groups without a run of that length are passed by.
+static size_t find_run(const struct page_arena_window *window, size_t slabs, size_t align,
+                       bool dirty) {
+    size_t step = align >> ARENA_SLAB_SHIFT;
+    size_t origin = ((uintptr_t)window->base >> ARENA_SLAB_SHIFT) & (step - 1);
+    const struct search search = {window, slabs, step, origin, dirty};
+    size_t high = page_arena_high();
+    size_t least = raise_lowest(window, high / 64) * 64;
+    size_t groups = (high + ARENA_GROUP_SLABS - 1) / ARENA_GROUP_SLABS;
+    size_t carry = 0;
+    for (size_t group = least / ARENA_GROUP_SLABS; group < groups;) {
+        size_t next = (group / ARENA_REGION_GROUPS + 1) * ARENA_REGION_GROUPS;
+        size_t longest = region_longest(window, group, dirty);
+        if (carry + longest < slabs) {
+            carry = longest == ARENA_REGION_SLABS ? carry + longest : longest;
+            group = next;
+            continue;
+        }
+        size_t in_region = group;
+        for (; group < next && group < groups; group++) {
+            size_t from = claim_in_group(&search, group, least, &carry);
+            if (from != ARENA_NONE) {
+                size_t whole = hak_round_up(from, ARENA_GROUP_SLABS) / ARENA_GROUP_SLABS;
+                for (; (whole + 1) * ARENA_GROUP_SLABS <= from + slabs; whole++) {
+                    hold_group(window, whole);
+                }
+                return from;
+            }
+        }
+        if (longest == ARENA_REGION_SLABS || (step == 1 && longest >= slabs)) {
+            survey_region(window, in_region, dirty);
         }
     }
     return ARENA_NONE;
@@ -441,18 +796,22 @@ static bool take_quota(size_t slabs) {
     if (limit != 0 && slabs > limit) {
         return false;
     }
-    size_t held = atomic_fetch_add(&state.held, slabs) + slabs;
     if (HAK_LIKELY(limit == 0)) {
+        atomic_fetch_add(&state.held, slabs);
         return true;
     }
-    if (held > limit) {
-        give_quota(slabs);
-        return false;
-    }
+    // One step, so that a request that fits never meets what one that does not has added.
+    size_t held = atomic_load(&state.held);
+    do {
+        if (held > limit || slabs > limit - held) {
+            return false;
+        }
+    } while (!atomic_compare_exchange_weak(&state.held, &held, held + slabs));
+    held += slabs;
     size_t cursor = 0;
     while (held + page_arena_dirty() > limit) {
-        page_arena_purge(&cursor, 0, held + page_arena_dirty() - limit);
-        if (cursor == 0) {
+        size_t over = held + page_arena_dirty() - limit;
+        if (page_arena_purge(&cursor, 0, over, SIZE_MAX).failed || cursor == 0) {
             break; // others are at it, or have taken them
         }
     }
@@ -555,8 +914,7 @@ static size_t claim(size_t slabs, size_t align, bool huge, bool *zero) {
         if (from != ARENA_NONE) {
             return finish_claim(&window, from, slabs, huge, zero) ? from : ARENA_NONE;
         }
-        size_t more = slabs + (align >> ARENA_SLAB_SHIFT) - 1;
-        if (grow(&window, more) == OS_NO_MEMORY) {
+        if (grow(&window, slabs, align) == OS_NO_MEMORY) {
             return ARENA_NONE;
         }
     }
@@ -571,7 +929,7 @@ bool page_arena_claim_at(size_t from, size_t slabs, bool *zero) {
     if (!take_quota(slabs)) {
         return false;
     }
-    if ((claim_avail(&window, from, slabs) ||
+    if (((all_avail(&window, from, slabs) && claim_avail(&window, from, slabs)) ||
          (release_aside() && claim_avail(&window, from, slabs))) &&
         finish_claim(&window, from, slabs, wants_huge(), zero)) {
         return true;
@@ -602,7 +960,7 @@ void page_arena_release(size_t from, size_t slabs, bool dirty) {
         }
         atomic_fetch_add_explicit(&state.dirty, added, memory_order_relaxed);
     }
-    put_avail(&window, from, slabs);
+    put_avail(&window, from, slabs, added > 0);
     give_quota(slabs);
 }
 
@@ -662,84 +1020,256 @@ bool page_arena_clean(size_t from, size_t slabs) {
     return purge_held(&window, from, slabs);
 }
 
-// Purges what is free, dirty and old enough in one word (4 MiB).
-static size_t purge_word(const struct page_arena_window *window, size_t word, uint32_t now,
-                         uint32_t age_ms, size_t budget) {
-    uint64_t bits = atomic_load_explicit(avail_word(window, word), memory_order_relaxed);
-    bits &= bits == 0 ? 0 : atomic_load_explicit(dirty_word(window, word), memory_order_relaxed);
-    for (unsigned half = 0; half < 2 && bits != 0; half++) {
-        _Atomic uint32_t *freed_at = &window->groups[word / 32].freed_at[word % 32 * 2 + half];
-        if (now - atomic_load_explicit(freed_at, memory_order_relaxed) < age_ms) {
-            bits &= half == 0 ? ~UINT64_C(0) << 32 : UINT64_C(0xffffffff);
+// A release may be newer than a look at the clock that came first: by less than this.
+enum { CLOCK_SLACK_MS = 1 << 24 };
+
+static bool is_old(_Atomic uint32_t *freed_at, uint32_t now, uint32_t age_ms) {
+    uint32_t age = now - atomic_load_explicit(freed_at, memory_order_relaxed);
+    return age_ms == 0 || (age + CLOCK_SLACK_MS >= age_ms + CLOCK_SLACK_MS);
+}
+
+// Gives back what is free and dirty among `bits` of one word (4 MiB), up to `budget` slabs, from
+// the top down or from the bottom up.
+static void purge_bits(const struct page_arena_window *window, size_t word, uint64_t bits,
+                       size_t budget, bool down, struct page_arena_purged *done) {
+    while (bits != 0 && done->slabs < budget && !done->failed) {
+        size_t most = budget - done->slabs;
+        unsigned from;
+        unsigned count;
+        if (down) {
+            unsigned end = 64 - (unsigned)__builtin_clzll(bits);
+            uint64_t above = ~(bits << (64 - end)); // the first zero below `end`
+            count = above == 0 ? 64 : (unsigned)__builtin_clzll(above);
+            count = (unsigned)hak_min(count, most);
+            from = end - count;
+        } else {
+            from = (unsigned)__builtin_ctzll(bits);
+            uint64_t rest = bits >> from;
+            count = rest == ~UINT64_C(0) ? 64 : (unsigned)__builtin_ctzll(~rest);
+            count = (unsigned)hak_min(count, most);
         }
-    }
-    size_t done = 0;
-    while (bits != 0 && done < budget) {
-        unsigned from = (unsigned)__builtin_ctzll(bits);
-        uint64_t rest = bits >> from;
-        unsigned count = rest == ~UINT64_C(0) ? 64 : (unsigned)__builtin_ctzll(~rest);
-        count = (unsigned)hak_min(count, budget - done);
-        uint64_t mask = atomic_bitmap_mask(from, count);
-        bits &= ~mask;
+        bits &= ~atomic_bitmap_mask(from, count);
         if (!atomic_bitmap_claim_run(avail_word(window, word), from, count)) {
             continue; // in use again
         }
         // A slab may have been purged by another thread since the look: count what is dirty now.
         size_t dirty = atomic_bitmap_count_run(dirty_word(window, word), from, count);
-        if (dirty > 0 && purge_held(window, word * 64 + from, count)) {
-            atomic_fetch_sub_explicit(&state.dirty, dirty, memory_order_relaxed);
-            done += count;
+        if (dirty > 0) {
+            done->looks += ARENA_PURGE_CALL;
+            if (purge_held(window, word * 64 + from, count)) {
+                atomic_fetch_sub_explicit(&state.dirty, dirty, memory_order_relaxed);
+                done->slabs += count;
+            } else {
+                done->failed = true;
+            }
         }
-        put_avail(window, word * 64 + from, count);
+        put_avail(window, word * 64 + from, count, done->failed);
     }
-    return done;
+}
+
+static uint64_t free_dirty(const struct page_arena_window *window, size_t word) {
+    uint64_t bits = atomic_load_explicit(avail_word(window, word), memory_order_relaxed);
+    return bits == 0 ? 0
+                     : bits & atomic_load_explicit(dirty_word(window, word), memory_order_relaxed);
+}
+
+static void purge_word(const struct page_arena_window *window, size_t word, uint32_t now,
+                       uint32_t age_ms, size_t budget, struct page_arena_purged *done) {
+    uint64_t bits = free_dirty(window, word);
+    for (unsigned half = 0; half < 2 && bits != 0; half++) {
+        if (!is_old(&window->groups[word / 32].freed_at[word % 32 * 2 + half], now, age_ms)) {
+            bits &= half == 0 ? ~UINT64_C(0) << 32 : UINT64_C(0xffffffff);
+        }
+    }
+    done->looks++;
+    purge_bits(window, word, bits, budget, false, done);
 }
 
 // Gives back the metadata of SuperSlabs of a word none of whose slabs is in use.
-static void purge_meta(const struct page_arena_window *window, size_t word) {
+static void purge_meta(const struct page_arena_window *window, size_t word,
+                       struct page_arena_purged *done) {
     struct page_arena_group *group = &window->groups[word / 32];
-    for (unsigned half = 0; half < 2; half++) {
+    for (unsigned half = 0; half < 2 && !done->failed; half++) {
         size_t superslab = word % 32 * 2 + half; // within the group
         uint64_t bit = UINT64_C(1) << superslab;
+        if ((atomic_load_explicit(&group->meta_used, memory_order_relaxed) & bit) == 0) {
+            continue;
+        }
         uint64_t slabs = UINT64_C(0xffffffff) << (half * 32);
-        uint64_t seen =
-            atomic_load_explicit(avail_word(window, word), memory_order_relaxed) & slabs;
-        uint64_t dirty =
-            atomic_load_explicit(dirty_word(window, word), memory_order_relaxed) & slabs;
-        if (seen != slabs || dirty != 0 || (atomic_load(&group->meta_used) & bit) == 0) {
+        uint64_t seen = atomic_load_explicit(avail_word(window, word), memory_order_relaxed);
+        if ((~seen & slabs) != 0 || (free_dirty(window, word) & slabs) != 0) {
             continue;
         }
         size_t first = word * 64 + half * 32;
         if (claim_avail(window, first, ARENA_SUPERSLAB_SLABS)) {
             char *meta = window->meta + first / ARENA_SUPERSLAB_SLABS * ARENA_SUPERSLAB_META;
+            done->looks += ARENA_PURGE_CALL;
             if (os_purge(meta, ARENA_SUPERSLAB_META) == OS_OK) {
                 atomic_fetch_and(&group->meta_used, ~bit);
+            } else {
+                done->failed = true;
             }
-            put_avail(window, first, ARENA_SUPERSLAB_SLABS);
+            put_avail(window, first, ARENA_SUPERSLAB_SLABS, true);
         }
     }
 }
 
-size_t page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget) {
+// Whether there is something to give back in a group: of free dirty slabs, or metadata of free
+// SuperSlabs. Brings the summaries down to what there is.
+static bool group_has_idle(const struct page_arena_window *window, size_t group,
+                           struct page_arena_purged *done) {
+    struct page_arena_region *region = &window->regions[group / ARENA_REGION_GROUPS];
+    uint64_t bit = UINT64_C(1) << group % ARENA_REGION_GROUPS;
+    if (group_runs(window, group, true).longest > 0) {
+        done->looks += ARENA_GROUP_SLABS / 64;
+        if (survey(window, group, true).longest > 0) {
+            return true;
+        }
+    }
+    if ((atomic_load(&region->meta) & bit) == 0) {
+        return false;
+    }
+    if (atomic_load(&window->groups[group].meta_used) == 0) {
+        atomic_fetch_and(&region->meta, ~bit);
+        if (atomic_load(&window->groups[group].meta_used) != 0) {
+            atomic_bitmap_put(&region->meta, bit); // used again before that: nobody else says so
+        }
+        return false;
+    }
+    if (group_runs(window, group, false).longest < ARENA_SUPERSLAB_SLABS) {
+        return false;
+    }
+    done->looks += ARENA_GROUP_SLABS / 64;
+    return survey(window, group, false).longest >= ARENA_SUPERSLAB_SLABS;
+}
+
+static bool region_has_idle(const struct page_arena_window *window, size_t group,
+                            struct page_arena_purged *done) {
+    if (region_longest(window, group, true) > 0) {
+        done->looks += ARENA_REGION_GROUPS;
+        if (survey_region(window, group, true) > 0) {
+            return true;
+        }
+    }
+    return atomic_load(&window->regions[group / ARENA_REGION_GROUPS].meta) != 0;
+}
+
+// True if no slab of a group is held or dirty, and no metadata of it used. What is not reserved yet
+// is none of that.
+static bool is_unused(const struct page_arena_window *window, size_t group) {
+    if (atomic_load(&window->groups[group].meta_used) != 0) {
+        return false;
+    }
+    size_t chunk = chunk_slabs(atomic_load_explicit(&config, memory_order_relaxed));
+    for (size_t word = group * 32; word < (group + 1) * 32; word++) {
+        uint64_t bits = atomic_load(avail_word(window, word));
+        if (bits != ~UINT64_C(0)) {
+            size_t taken = word * 64 / chunk;
+            if (bits != 0 ||
+                (atomic_load(&taken_chunks(window)[taken / 64]) >> taken % 64 & 1) != 0) {
+                return false;
+            }
+        }
+        if ((bits & atomic_load(dirty_word(window, word))) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Brings `top` down past groups that are not used. Ends for good at a chunk that others have
+// mapped, which looks like one in use; walks pass by what is above it by its summaries.
+static void lower_top(const struct page_arena_window *window, size_t looks,
+                      struct page_arena_purged *done) {
+    size_t top = atomic_load(&state.top);
+    while (top > 0 && done->looks < looks) {
+        size_t group = top / ARENA_GROUP_SLABS - 1;
+        done->looks += ARENA_GROUP_SLABS / 64;
+        size_t below = group * ARENA_GROUP_SLABS;
+        if (!is_unused(window, group) || !atomic_compare_exchange_strong(&state.top, &top, below)) {
+            return;
+        }
+        // A claim in the group may have looked at the old value before it was lowered.
+        if (!is_unused(window, group)) {
+            load_max(&state.top, top);
+            return;
+        }
+        top = below;
+    }
+}
+
+struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget,
+                                          size_t looks) {
+    enum { GROUP_WORDS = ARENA_GROUP_SLABS / 64, REGION_WORDS = ARENA_REGION_SLABS / 64 };
     struct page_arena_window window = page_arena_get_window();
-    size_t words = page_arena_high() / 64;
+    struct page_arena_purged done = {0};
+    size_t words = page_arena_top() / 64;
     uint32_t now = now_ms();
-    size_t done = 0;
     size_t word = *cursor;
     if (word == 0) {
         release_aside();
+        words = page_arena_top() / 64;
     }
-    for (; word < words && done < budget; word++) {
-        size_t got = purge_word(&window, word, now, age_ms, budget - done);
-        done += got;
-        if (done == budget) {
-            break; // there may be more in this word
+    while (word < words && done.slabs < budget && done.looks < looks && !done.failed) {
+        done.looks++;
+        if (word % REGION_WORDS == 0 && !region_has_idle(&window, word / GROUP_WORDS, &done)) {
+            word += REGION_WORDS;
+        } else if (word % GROUP_WORDS == 0 && !group_has_idle(&window, word / GROUP_WORDS, &done)) {
+            word += GROUP_WORDS;
+        } else {
+            purge_word(&window, word, now, age_ms, budget, &done);
+            if (done.slabs == budget) {
+                break; // there may be more in this word
+            }
+            if (!done.failed) {
+                purge_meta(&window, word, &done);
+            }
+            word++;
         }
-        purge_meta(&window, word);
     }
-    *cursor = word < words ? word : 0;
-    atomic_fetch_add_explicit(&state.purged_slabs, done, memory_order_relaxed);
+    if (word >= words) {
+        word = 0;
+        if (words > 0) {
+            lower_top(&window, looks, &done);
+        }
+    }
+    *cursor = word;
+    atomic_fetch_add_explicit(&state.purged_slabs, done.slabs, memory_order_relaxed);
     return done;
+}
+
+size_t page_arena_purge_highest(size_t most) {
+    enum { LOOKS = 4096, GROUP_WORDS = ARENA_GROUP_SLABS / 64 };
+    struct page_arena_window window = page_arena_get_window();
+    struct page_arena_purged done = {0};
+    size_t group = page_arena_top() / ARENA_GROUP_SLABS;
+    while (group > 0 && done.slabs < most && done.looks < most + LOOKS && !done.failed) {
+        done.looks++;
+        if (group % ARENA_REGION_GROUPS == 0 && region_longest(&window, group - 1, true) == 0) {
+            group -= ARENA_REGION_GROUPS;
+            continue;
+        }
+        group--;
+        if (group_runs(&window, group, true).longest > 0) {
+            for (size_t word = (group + 1) * GROUP_WORDS; word-- > group * GROUP_WORDS;) {
+                done.looks++;
+                purge_bits(&window, word, free_dirty(&window, word), most, true, &done);
+                if (done.slabs == most || done.failed) {
+                    break;
+                }
+            }
+            if (done.slabs < most && !done.failed) {
+                done.looks += GROUP_WORDS;
+                survey(&window, group, true);
+            }
+        }
+        if (group % ARENA_REGION_GROUPS == 0 && done.slabs < most && !done.failed) {
+            done.looks += ARENA_REGION_GROUPS;
+            survey_region(&window, group, true);
+        }
+    }
+    atomic_fetch_add_explicit(&state.purged_slabs, done.slabs, memory_order_relaxed);
+    return done.slabs;
 }
 
 // What is set aside is still held as the arena's own books have it.
@@ -754,6 +1284,10 @@ size_t page_arena_held(void) {
 
 size_t page_arena_high(void) {
     return atomic_load_explicit(&state.high, memory_order_acquire);
+}
+
+size_t page_arena_top(void) {
+    return atomic_load_explicit(&state.top, memory_order_acquire);
 }
 
 char *page_arena_readable(size_t *length) {

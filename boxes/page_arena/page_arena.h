@@ -46,21 +46,31 @@ enum {
 
 // Bookkeeping of 64 SuperSlabs (128 MiB), in one place so that a small heap touches few pages.
 struct page_arena_group {
-    atomic_bitmap_word avail[ARENA_GROUP_SLABS / 64]; // free to claim
+    alignas(HAK_CACHE_LINE) atomic_bitmap_word avail[ARENA_GROUP_SLABS / 64]; // free to claim
     atomic_bitmap_word dirty[ARENA_GROUP_SLABS / 64]; // may hold pages; written by a slab's holder
-    atomic_bitmap_word committed;                     // SuperSlabs with read and write rights
-    atomic_bitmap_word meta_used;                     // SuperSlabs whose metadata may hold pages
-    atomic_bitmap_word moved; // SuperSlabs in which os_move left mappings that cannot merge
     _Atomic(uint32_t)
-        freed_at[ARENA_GROUP_SUPERSLABS];            // ms clock of the last release of dirty slabs
-    atomic_bitmap_word user[ARENA_GROUP_USER_WORDS]; // the box above
+        freed_at[ARENA_GROUP_SUPERSLABS]; // ms clock of the last release of dirty slabs
+    // What every look-up of a pointer reads stands apart from what every release writes.
+    alignas(HAK_CACHE_LINE) atomic_bitmap_word committed; // SuperSlabs with read and write rights
+    atomic_bitmap_word meta_used; // SuperSlabs whose metadata may hold pages
+    atomic_bitmap_word moved;     // SuperSlabs in which os_move left mappings that cannot merge
+    alignas(HAK_CACHE_LINE) atomic_bitmap_word user[ARENA_GROUP_USER_WORDS]; // the box above
+};
+
+// Summaries of the runs of free slabs (or free dirty slabs) of a region and of each of its groups.
+// The arena's own; never less than the truth.
+struct page_arena_runs {
+    alignas(HAK_CACHE_LINE) atomic_bitmap_word all;
+    atomic_bitmap_word group[ARENA_REGION_GROUPS];
 };
 
 // A level above the groups: 64 of them (8 GiB), so that a search need not look at each group. The
 // last region of a small window stands for the groups that there are.
 struct page_arena_region {
+    struct page_arena_runs free, dirty;
+    atomic_bitmap_word meta; // groups that may have a SuperSlab in meta_used
     // The box above: bit g of user[i] is for word user[i] of the region's group g.
-    atomic_bitmap_word user[ARENA_GROUP_USER_WORDS];
+    alignas(HAK_CACHE_LINE) atomic_bitmap_word user[ARENA_GROUP_USER_WORDS];
 };
 
 // The window, once page_arena_init() has succeeded. Constant from then on.
@@ -122,19 +132,43 @@ bool page_arena_move(size_t from, size_t to, size_t slabs);
 // kernel would not.
 bool page_arena_clean(size_t from, size_t slabs);
 
-// One step of giving the pages of free dirty slabs back to the kernel: those freed `age_ms` or
-// longer ago. Walks from *cursor on, and stops when it has given back about `budget` slabs or
-// reached the end, which leaves 0 in *cursor. Returns how many slabs it gave back. The metadata of
-// a SuperSlab without a slab in use is given back too: all of it is zero afterwards.
-size_t page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget);
+// What a step of giving pages back has done.
+struct page_arena_purged {
+    size_t slabs; // given back
+    size_t looks; // work: words looked at; a system call counts as ARENA_PURGE_CALL of them
+    bool failed;  // the kernel would not take pages back: the step ended there
+};
+enum { ARENA_PURGE_CALL = 256 };
+
+// One step of giving the pages of free dirty slabs back to the kernel: those freed `age_ms` (less
+// than 2^31) or longer ago. The metadata of a SuperSlab without a slab in use is given back too:
+// all of it is zero afterwards.
+//
+// Walks from *cursor on, past what holds nothing without a look at it. Stops when it has given back
+// `budget` slabs, when it has done about `looks` (both 1 or more), at the end of the heap, which
+// leaves 0 in *cursor, or when the kernel refuses. Who goes on from *cursor after that goes on
+// behind the place that failed (a locked mapping will fail again); a walk had better end there, and
+// the next one begin there, so that one refusal a walk is all there is.
+struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget,
+                                          size_t looks);
+
+// Gives the pages of up to `most` free dirty slabs back, from the highest address down, however
+// recently they were freed. Returns how many: fewer where there are not so many, where the kernel
+// refuses, or where they are far apart (the work is bounded by about `most` + 4096 words).
+size_t page_arena_purge_highest(size_t most);
 
 // Free slabs that hold pages, and slabs that are claimed: tens of loads, and exact when no other
 // thread uses the arena.
 size_t page_arena_dirty(void);
 size_t page_arena_held(void);
 
-// One past the highest slab index that was ever available; a bound for walks over the heap.
+// One past the highest slab index that was ever available. Never falls.
 size_t page_arena_high(void);
+
+// A bound for walks over the heap: no slab from this index (a multiple of ARENA_GROUP_SLABS) on is
+// held, or dirty. Falls again after a purge. A walk that comes by while a slab is claimed there may
+// miss it, as if it had been earlier; the next one does not.
+size_t page_arena_top(void);
 
 // The start and the length in bytes of the part of the heap that can be read anywhere: from its
 // first slab up to the first SuperSlab that is not committed. It only ever grows.

@@ -269,7 +269,7 @@ class Arena {
         size_t cursor = 0;
         size_t done = 0;
         do {
-            done += page_arena_purge(&cursor, age, budget - done);
+            done += page_arena_purge(&cursor, age, budget - done, SIZE_MAX).slabs;
         } while (cursor != 0 && done < budget);
         FUZZ_CHECK(done == expected);
         for (size_t i = 0; i < slabs_.size(); i++) {

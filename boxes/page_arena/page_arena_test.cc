@@ -23,6 +23,7 @@ static std::atomic<uint64_t> clock_ms{1000};
 static size_t advised;                 // bytes, huge pages
 static std::function<void()> on_clock; // called when the arena looks at the clock
 static bool refuse_commit, refuse_reserve, refuse_map, refuse_purge, refuse_move;
+static std::atomic<size_t> purge_calls, refreshes;
 
 extern "C" {
 enum os_result __real_os_commit(void *at, size_t size);
@@ -30,6 +31,7 @@ enum os_result __real_os_reserve(void *at, size_t size, void **got);
 void __real_os_huge_pages(void *at, size_t size, bool on);
 enum os_result __real_os_map(void *at, size_t size, void **got);
 enum os_result __real_os_purge(void *at, size_t size);
+enum os_result __real_os_refresh(void *at, size_t size);
 enum os_result __real_os_move(void *from, void *to, size_t size);
 uint64_t __wrap_os_now_ms(void) {
     if (on_clock) {
@@ -51,7 +53,15 @@ enum os_result __wrap_os_map(void *at, size_t size, void **got) {
     return refuse_map ? OS_NO_MEMORY : __real_os_map(at, size, got);
 }
 enum os_result __wrap_os_purge(void *at, size_t size) {
+    purge_calls++;
     return refuse_purge ? OS_NO_MEMORY : __real_os_purge(at, size);
+}
+enum os_result __wrap_os_refresh(void *at, size_t size) {
+    if (refuse_purge) {
+        return OS_NO_MEMORY;
+    }
+    refreshes++;
+    return __real_os_refresh(at, size);
 }
 enum os_result __wrap_os_move(void *from, void *to, size_t size) {
     return refuse_move ? OS_NO_MEMORY : __real_os_move(from, to, size);
@@ -79,7 +89,9 @@ class PageArena : public testing::Test {
         settings_values[SETTING_LIMIT] = 0;
         EXPECT_EQ(stats().held_slabs, 0u) << "the test holds slabs at its end";
         EXPECT_EQ(stats().dirty_slabs - stats().aside_slabs, dirty_bits());
+        check_summaries();
         purge_all();
+        check_summaries();
         EXPECT_EQ(stats().dirty_slabs, 0u);
     }
 
@@ -88,7 +100,7 @@ class PageArena : public testing::Test {
         size_t cursor = 0;
         size_t sum = 0;
         do {
-            sum += page_arena_purge(&cursor, age_ms, budget - sum);
+            sum += page_arena_purge(&cursor, age_ms, budget - sum, SIZE_MAX).slabs;
         } while (cursor != 0 && sum < budget);
         return sum;
     }
@@ -98,6 +110,62 @@ class PageArena : public testing::Test {
         page_arena_stats s;
         page_arena_get_stats(&s);
         return s;
+    }
+
+    // The longest run of set bits among `count` of them, and the runs at both ends.
+    struct Runs {
+        size_t longest, first, last;
+    };
+    static Runs runs(const std::vector<bool> &bits, size_t from, size_t count) {
+        Runs result = {0, count, 0};
+        for (size_t i = 0; i < count; i++) {
+            if (bits[from + i]) {
+                result.longest = std::max(result.longest, ++result.last);
+            } else {
+                result.first = std::min(result.first, i);
+                result.last = 0;
+            }
+        }
+        return result;
+    }
+    static Runs summary(const atomic_bitmap_word &word) {
+        return {word.load() & 0xfff, word.load() >> 12 & 0xfff, word.load() >> 24 & 0xfff};
+    }
+    page_arena_runs &summaries(size_t slab, bool dirty) {
+        page_arena_region &region = window.regions[slab / ARENA_REGION_SLABS];
+        return dirty ? region.dirty : region.free;
+    }
+    Runs group_summary(size_t slab, bool dirty) {
+        return summary(
+            summaries(slab, dirty).group[slab / ARENA_GROUP_SLABS % ARENA_REGION_GROUPS]);
+    }
+
+    // No summary says less than there is.
+    void check_summaries() {
+        size_t end = hak_round_up(page_arena_high(), ARENA_GROUP_SLABS);
+        for (bool dirty : {false, true}) {
+            std::vector<bool> bits(end);
+            for (size_t i = 0; i < end; i++) {
+                page_arena_group &group = window.groups[i / ARENA_GROUP_SLABS];
+                size_t at = i % ARENA_GROUP_SLABS;
+                bits[i] = atomic_bitmap_test(group.avail, at) &&
+                          (!dirty || atomic_bitmap_test(group.dirty, at));
+            }
+            for (size_t i = 0; i < end; i += ARENA_GROUP_SLABS) {
+                Runs truth = runs(bits, i, ARENA_GROUP_SLABS);
+                Runs bound = group_summary(i, dirty);
+                ASSERT_GE(bound.longest, truth.longest) << i << dirty;
+                ASSERT_GE(bound.first, truth.first) << i << dirty;
+                ASSERT_GE(bound.last, truth.last) << i << dirty;
+            }
+            for (size_t i = 0; i < end; i += ARENA_REGION_SLABS) {
+                Runs truth = runs(bits, i, std::min<size_t>(ARENA_REGION_SLABS, end - i));
+                ASSERT_GE(summaries(i, dirty).all.load() & 0xfffffffff, truth.longest) << i;
+            }
+            for (size_t i = page_arena_top(); i < end; i++) {
+                ASSERT_TRUE(!bits[i] || !dirty) << "dirty above the top";
+            }
+        }
     }
 
     // What `dirty_slabs` should be: bits that say both free and dirty.
@@ -151,7 +219,8 @@ TEST(PageArenaDeathTest, BeforeInitThereIsNothing) {
             window.base == nullptr && window.slabs == 0 && page_arena_high() == 0 &&
             page_arena_slab_of(&window, &zero) >= window.slabs &&
             page_arena_claim(1, 1, &zero) == ARENA_NONE && !page_arena_claim_at(0, 1, &zero) &&
-            page_arena_purge(&cursor, 0, SIZE_MAX) == 0 && cursor == 0 && page_arena_dirty() == 0;
+            page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX).slabs == 0 && cursor == 0 &&
+            page_arena_purge_highest(1) == 0 && page_arena_top() == 0 && page_arena_dirty() == 0;
         page_arena_stats stats;
         page_arena_get_stats(&stats);
         size_t length;
@@ -759,13 +828,13 @@ TEST_F(PageArena, PurgeIsAWalkInSteps) {
     size_t sum = 0;
     size_t last = 0;
     for (int step = 1; step <= 3; step++) {
-        sum += page_arena_purge(&cursor, 0, 100);
+        sum += page_arena_purge(&cursor, 0, 100, SIZE_MAX).slabs;
         EXPECT_EQ(sum, step * 100u);
         EXPECT_GE(cursor, last);
         EXPECT_NE(cursor, 0u);
         last = cursor;
     }
-    EXPECT_EQ(page_arena_purge(&cursor, 0, 100), 20u);
+    EXPECT_EQ(page_arena_purge(&cursor, 0, 100, SIZE_MAX).slabs, 20u);
     EXPECT_EQ(cursor, 0u) << "the walk is through";
 }
 
@@ -806,6 +875,270 @@ TEST_F(PageArena, LimitCountsWhatIsHeldAndDirty) {
     page_arena_release(more, 10, true);
     page_arena_release(high, 40, true);
     page_arena_release(run, 50, true);
+}
+
+TEST_F(PageArena, WhatIsTooShortIsPassedByWithoutALook) {
+    // Three groups, of which every other slab is free, between a run that is held and one that
+    // fits.
+    constexpr size_t kSlabs = 5 * ARENA_GROUP_SLABS;
+    size_t run = claim(kSlabs);
+    size_t first = hak_round_up(run, ARENA_GROUP_SLABS);
+    for (size_t i = 0; i < 3 * ARENA_GROUP_SLABS; i += 2) {
+        page_arena_release(first + i, 1, true);
+    }
+    size_t fits = claim(2);
+    EXPECT_GE(fits, first + 3 * ARENA_GROUP_SLABS);
+    for (size_t i = 0; i < 3; i++) {
+        for (bool dirty : {false, true}) {
+            Runs known = group_summary(first + i * ARENA_GROUP_SLABS, dirty);
+            EXPECT_EQ(known.longest, 1u) << i << dirty;
+            EXPECT_EQ(known.first, 1u) << i << dirty;
+            EXPECT_EQ(known.last, 0u) << i << dirty;
+        }
+    }
+    // A release in the middle one is seen at once, and so is the run that it makes.
+    page_arena_release(first + ARENA_GROUP_SLABS + 7, 1, true);
+    EXPECT_EQ(claim(3), first + ARENA_GROUP_SLABS + 6);
+    EXPECT_EQ(claim(1), first);
+    page_arena_release(first, 1, true);
+    page_arena_release(fits, 2, false);
+    page_arena_release(first + ARENA_GROUP_SLABS + 6, 3, true);
+    for (size_t i = 1; i < 3 * ARENA_GROUP_SLABS; i += 2) {
+        if (i != ARENA_GROUP_SLABS + 7) {
+            page_arena_release(first + i, 1, true);
+        }
+    }
+    page_arena_release(run, first - run, true);
+    page_arena_release(first + 3 * ARENA_GROUP_SLABS, run + kSlabs - first - 3 * ARENA_GROUP_SLABS,
+                       true);
+}
+
+TEST_F(PageArena, RunsAcrossGroupsAndRegionsAreFound) {
+    // Free runs over each kind of border, in a heap that is held but for them.
+    constexpr size_t kSlabs = 2 * ARENA_REGION_SLABS;
+    size_t run = claim(kSlabs);
+    size_t region = hak_round_up(run + 1, ARENA_REGION_SLABS);
+    std::vector<size_t> below;
+    do {
+        below.push_back(claim(1));
+    } while (below.back() < run);
+    for (size_t border : {region, region + ARENA_GROUP_SLABS, region + 3 * ARENA_GROUP_SLABS}) {
+        for (size_t gap : {size_t{2}, size_t{70}, size_t{ARENA_GROUP_SLABS} + 100}) {
+            for (bool dirty : {false, true}) {
+                page_arena_release(border - gap / 2, gap, dirty);
+                // Twice: with the summaries as the release left them, and as a search did.
+                for (int i = 0; i < 2; i++) {
+                    bool ignored;
+                    size_t longer = page_arena_claim(gap + 1, 1, &ignored);
+                    EXPECT_NE(longer, border - gap / 2);
+                    page_arena_release(longer, gap + 1, false);
+                    ASSERT_EQ(claim(gap), border - gap / 2) << gap << " " << dirty;
+                    if (i == 0) {
+                        page_arena_release(border - gap / 2, gap, dirty);
+                    }
+                }
+                ASSERT_TRUE(page_arena_clean(border - gap / 2, gap)); // held again
+                check_summaries();
+            }
+        }
+    }
+    for (size_t slab : below) {
+        page_arena_release(slab, 1, false);
+    }
+    page_arena_release(run, kSlabs, false);
+}
+
+TEST_F(PageArena, AHugeBlockIsForgotten) {
+    size_t small = claim(1);
+    purge_all();
+    size_t top = page_arena_top();
+    constexpr size_t kSlabs = 3 * ARENA_REGION_SLABS + 5;
+    size_t run = claim(kSlabs);
+    EXPECT_GE(page_arena_top(), run + kSlabs);
+    address(run + kSlabs - 1)[0] = 1;
+    page_arena_release(run + kSlabs - 1, 1, true);
+    page_arena_release(run, kSlabs - 1, false);
+    clock_ms += 1000;
+    EXPECT_EQ(purge(500, SIZE_MAX), 1u);
+    EXPECT_EQ(page_arena_top(), top);
+    // A purge of nothing has next to nothing to look at, and a claim up there raises the top again.
+    size_t cursor = 0;
+    EXPECT_LT(page_arena_purge(&cursor, 500, SIZE_MAX, SIZE_MAX).looks, 1000u);
+    ASSERT_TRUE(page_arena_claim_at(run + kSlabs - 1, 1, &zero));
+    EXPECT_TRUE(zero);
+    EXPECT_GE(page_arena_top(), run + kSlabs);
+    page_arena_release(run + kSlabs - 1, 1, false);
+    page_arena_release(small, 1, false);
+}
+
+TEST_F(PageArena, AStepOfAPurgeIsBounded) {
+    // What is held has metadata, and is nothing to give back.
+    constexpr size_t kSlabs = 8 * ARENA_GROUP_SLABS;
+    size_t run = claim(kSlabs);
+    for (size_t i = 1; i < kSlabs; i += 64) {
+        page_arena_release(run + i, 1, true);
+    }
+    for (size_t looks : {1, 100, 5000}) {
+        size_t cursor = 0;
+        size_t steps = 0;
+        clock_ms += 1;
+        do {
+            page_arena_purged done = page_arena_purge(&cursor, 100, SIZE_MAX, looks);
+            EXPECT_LT(done.looks, looks + 2000);
+            EXPECT_EQ(done.slabs, 0u);
+            steps++;
+        } while (cursor != 0);
+        EXPECT_GE(steps, 8 * 32 / looks);
+    }
+    // A system call is work, too.
+    clock_ms += 1000;
+    size_t cursor = 0;
+    size_t sum = 0;
+    size_t before = purge_calls + refreshes;
+    do {
+        page_arena_purged done = page_arena_purge(&cursor, 100, SIZE_MAX, 2 * ARENA_PURGE_CALL);
+        EXPECT_LE(done.slabs, 3u);
+        sum += done.slabs;
+    } while (cursor != 0);
+    EXPECT_EQ(sum, kSlabs / 64);
+    EXPECT_EQ(purge_calls + refreshes - before, kSlabs / 64);
+    for (size_t i = 0; i < kSlabs; i += 64) {
+        page_arena_release(run + i, 1, false);
+        page_arena_release(run + i + 2, 62, false);
+    }
+}
+
+TEST_F(PageArena, AStepOfAPurgeEndsWhereTheKernelRefuses) {
+    size_t run = claim(3 * 64, 64 * ARENA_SLAB);
+    fill(run, 3 * 64, 5);
+    page_arena_release(run, 3 * 64, true);
+    refuse_purge = true;
+    size_t cursor = 0;
+    size_t before = purge_calls;
+    page_arena_purged done = page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX);
+    EXPECT_TRUE(done.failed);
+    EXPECT_EQ(done.slabs, 0u);
+    EXPECT_EQ(purge_calls - before, 1u);
+    EXPECT_EQ(page_arena_purge_highest(1000), 0u);
+    EXPECT_EQ(purge_calls - before, 2u);
+    refuse_purge = false;
+    // The next walk goes on behind the place, the one after that takes it.
+    done = page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX);
+    size_t in_first_word = hak_round_up(run + 1, 64) - run;
+    EXPECT_EQ(done.slabs, 3 * 64 - in_first_word);
+    EXPECT_FALSE(done.failed);
+    EXPECT_EQ(cursor, 0u);
+    EXPECT_EQ(purge(0, SIZE_MAX), in_first_word);
+}
+
+TEST_F(PageArena, AReleaseNewerThanTheClockIsYoung) {
+    size_t run = claim(4);
+    clock_ms += 10;
+    page_arena_release(run, 4, true);
+    clock_ms -= 10; // a purge that looked at the clock before
+    EXPECT_EQ(purge(500, SIZE_MAX), 0u);
+    EXPECT_EQ(purge(1, SIZE_MAX), 0u);
+    clock_ms += 509;
+    EXPECT_EQ(purge(500, SIZE_MAX), 0u);
+    clock_ms += 1;
+    EXPECT_EQ(purge(500, SIZE_MAX), 4u);
+    // And where the clock's 32 bits start again.
+    uint64_t was = clock_ms;
+    clock_ms = (uint64_t{1} << 32) - 100;
+    ASSERT_EQ(claim(4), run);
+    page_arena_release(run, 4, true);
+    clock_ms += 499;
+    EXPECT_EQ(purge(500, SIZE_MAX), 0u);
+    clock_ms += 1;
+    EXPECT_EQ(purge(500, SIZE_MAX), 4u);
+    clock_ms = was;
+}
+
+TEST_F(PageArena, TheHighestDirtySlabsGoFirst) {
+    size_t low = claim(100);
+    size_t high = claim(3 * ARENA_GROUP_SLABS);
+    size_t end = high + 3 * ARENA_GROUP_SLABS;
+    page_arena_release(low, 100, true);
+    page_arena_release(high, 3 * ARENA_GROUP_SLABS, true);
+    auto is_dirty = [&](size_t slab) {
+        return atomic_bitmap_test(window.groups[slab / ARENA_GROUP_SLABS].dirty,
+                                  slab % ARENA_GROUP_SLABS);
+    };
+    size_t left = 3 * ARENA_GROUP_SLABS;
+    for (size_t most : {size_t{1}, size_t{5}, size_t{64}, size_t{1000}}) {
+        EXPECT_EQ(page_arena_purge_highest(most), most);
+        left -= most;
+        EXPECT_EQ(page_arena_dirty(), 100 + left);
+        EXPECT_TRUE(is_dirty(high + left - 1));
+        EXPECT_FALSE(is_dirty(high + left));
+    }
+    ASSERT_TRUE(page_arena_claim_at(end - 64, 64, &zero));
+    EXPECT_TRUE(zero);
+    while (page_arena_purge_highest(777) != 0) {
+    }
+    EXPECT_EQ(page_arena_dirty(), 0u);
+    EXPECT_EQ(page_arena_purge_highest(1), 0u);
+    for (size_t group = low / ARENA_GROUP_SLABS; group < end / ARENA_GROUP_SLABS; group++) {
+        EXPECT_EQ(group_summary(group * ARENA_GROUP_SLABS, true).longest, 0u);
+    }
+    page_arena_release(end - 64, 64, false);
+}
+
+TEST_F(PageArena, AnAlignmentOfGiBsKeepsNoMoreThanItNeeds) {
+    constexpr size_t kChunk = 64 << 20;
+    for (size_t align = size_t{1} << 30; align <= size_t{64} << 30; align *= 4) {
+        size_t before = stats().reserved_bytes;
+        size_t from = claim(3, align);
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(address(from)) % align, 0u);
+        EXPECT_LE(stats().reserved_bytes, before + kChunk);
+        page_arena_release(from, 3, false);
+        size_t after = stats().reserved_bytes;
+        EXPECT_EQ(claim(3, align), from);
+        page_arena_release(from, 3, false);
+        EXPECT_EQ(stats().reserved_bytes, after);
+    }
+    // The room that was left out serves others.
+    size_t high = page_arena_high();
+    size_t more = more_than(stats().reserved_bytes);
+    if (more < ARENA_REGION_SLABS) {
+        size_t from = claim(more);
+        EXPECT_LE(from + more, high);
+        page_arena_release(from, more, false);
+    }
+}
+
+TEST_F(PageArena, ARefusedClaimDoesNotGrowTheWindowAgain) {
+    refuse_commit = true;
+    size_t slabs = more_than(stats().reserved_bytes);
+    EXPECT_EQ(page_arena_claim(slabs, 1, &zero), ARENA_NONE);
+    size_t after = stats().reserved_bytes;
+    for (int i = 0; i < 3; i++) {
+        EXPECT_EQ(page_arena_claim(slabs, 1, &zero), ARENA_NONE);
+        EXPECT_EQ(page_arena_claim(window.slabs + 1, 1, &zero), ARENA_NONE);
+        EXPECT_EQ(page_arena_claim(window.slabs / 2 + 1, size_t{1} << 40, &zero), ARENA_NONE);
+    }
+    EXPECT_EQ(stats().reserved_bytes, after);
+}
+
+// A request that does not fit is in nobody's way, at any moment.
+TEST_F(PageArena, UnderALimitATooLargeRequestFailsNoOther) {
+    settings_values[SETTING_LIMIT] = 100 * int64_t{ARENA_SLAB};
+    size_t held = claim(40);
+    std::atomic<bool> stop{false};
+    std::thread greedy([&] {
+        bool ignored;
+        while (!stop) {
+            EXPECT_EQ(page_arena_claim(61, 1, &ignored), ARENA_NONE);
+        }
+    });
+    for (int i = 0; i < 20000; i++) {
+        size_t from = page_arena_claim(60, 1, &zero);
+        ASSERT_NE(from, ARENA_NONE);
+        page_arena_release(from, 60, false);
+    }
+    stop = true;
+    greedy.join();
+    page_arena_release(held, 40, false);
 }
 
 // The arena against the plainest model of it: two flags a slab.

@@ -95,7 +95,7 @@ TEST(Statistics, CountsAddUp) {
     EXPECT_EQ(s.dirty, 6u * ARENA_SLAB);
     size_t cursor = 0;
     do {
-        page_arena_purge(&cursor, 0, SIZE_MAX);
+        page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX);
     } while (cursor != 0);
     Stats after = stats();
     EXPECT_EQ(after.dirty, 0u);

@@ -3,9 +3,9 @@
 void superslab_get_stats(struct superslab_stats *stats) {
     *stats = (struct superslab_stats){0};
     struct page_arena_window window = page_arena_get_window();
-    size_t high = page_arena_high();
+    size_t top = page_arena_top();
     size_t large_end = 0; // of the large run seen last
-    for (size_t first = 0; first < high; first += ARENA_SUPERSLAB_SLABS) {
+    for (size_t first = 0; first < top; first += ARENA_SUPERSLAB_SLABS) {
         if (!superslab_known(&window, first)) {
             continue;
         }
