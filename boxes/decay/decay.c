@@ -35,8 +35,7 @@ enum { SLICE_SLABS = 16, SLICE_LOOKS = 16, SLICE_PAGES = 64, SLICE_WORDS = 1024 
 static bool slice(uint32_t age_ms, bool all, size_t *given) {
     if (HAK_PEEK(&state.phase) == ARENA) {
         size_t cursor = HAK_PEEK(&state.arena_cursor);
-        struct page_arena_purged done =
-            page_arena_purge(&cursor, age_ms, SLICE_SLABS, SLICE_WORDS);
+        struct page_arena_purged done = page_arena_purge(&cursor, age_ms, SLICE_SLABS, SLICE_WORDS);
         *given += done.slabs * (ARENA_SLAB / HAK_PAGE);
         HAK_POKE(&state.arena_cursor, cursor);
         // After a refusal the next round goes on behind the place.

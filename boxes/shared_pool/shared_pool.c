@@ -184,7 +184,7 @@ static bool find_in_group(const struct page_arena_window *window, size_t group, 
 // Threads that take from one slab write to the same lines: its bitmap, and often the blocks.
 static size_t find_listed(const struct page_arena_window *window, unsigned bin) {
     struct found found = {ARENA_NONE, 0};
-    size_t regions = (page_arena_high() + ARENA_REGION_SLABS - 1) / ARENA_REGION_SLABS;
+    size_t regions = (page_arena_top() + ARENA_REGION_SLABS - 1) / ARENA_REGION_SLABS;
     for (size_t r = 0; r < regions; r++) {
         uint64_t bits = atomic_load_explicit(&window->regions[r].user[bin], memory_order_relaxed);
         for (; bits != 0; bits &= bits - 1) {
@@ -656,7 +656,7 @@ static bool is_quiet(struct slab *meta, bool all) {
 
 void shared_pool_purge(struct shared_pool_walk *walk, size_t look, size_t budget) {
     struct page_arena_window window = page_arena_get_window();
-    size_t high = page_arena_high();
+    size_t high = page_arena_top();
     size_t slab = walk->cursor;
     size_t most = budget < SIZE_MAX - walk->pages ? walk->pages + budget : SIZE_MAX;
     walk->refused = false;

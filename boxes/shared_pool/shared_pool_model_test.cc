@@ -463,6 +463,9 @@ page_arena_window page_arena_get_window() {
 size_t page_arena_high() {
     return Pool::current().high();
 }
+size_t page_arena_top() {
+    return Pool::current().high();
+}
 size_t page_arena_sparse() {
     return 0;
 }
