@@ -142,28 +142,30 @@ class PageArena : public testing::Test {
 
     // No summary says less than there is.
     void check_summaries() {
-        size_t end = hak_round_up(page_arena_high(), ARENA_GROUP_SLABS);
         for (bool dirty : {false, true}) {
-            std::vector<bool> bits(end);
-            for (size_t i = 0; i < end; i++) {
-                page_arena_group &group = window.groups[i / ARENA_GROUP_SLABS];
-                size_t at = i % ARENA_GROUP_SLABS;
-                bits[i] = atomic_bitmap_test(group.avail, at) &&
-                          (!dirty || atomic_bitmap_test(group.dirty, at));
-            }
-            for (size_t i = 0; i < end; i += ARENA_GROUP_SLABS) {
-                Runs truth = runs(bits, i, ARENA_GROUP_SLABS);
-                Runs bound = group_summary(i, dirty);
-                ASSERT_GE(bound.longest, truth.longest) << i << dirty;
-                ASSERT_GE(bound.first, truth.first) << i << dirty;
-                ASSERT_GE(bound.last, truth.last) << i << dirty;
-            }
-            for (size_t i = 0; i < end; i += ARENA_REGION_SLABS) {
-                Runs truth = runs(bits, i, std::min<size_t>(ARENA_REGION_SLABS, end - i));
-                ASSERT_GE(summaries(i, dirty).all.load() & 0xfffffffff, truth.longest) << i;
-            }
-            for (size_t i = page_arena_top(); i < end; i++) {
-                ASSERT_TRUE(!bits[i] || !dirty) << "dirty above the top";
+            size_t carry = 0;
+            size_t longest = 0; // of the region
+            for (size_t at = 0; at < page_arena_high(); at += ARENA_GROUP_SLABS) {
+                page_arena_group &group = window.groups[at / ARENA_GROUP_SLABS];
+                std::vector<bool> bits(ARENA_GROUP_SLABS);
+                for (size_t w = 0; w < ARENA_GROUP_SLABS / 64; w++) {
+                    uint64_t word = group.avail[w] & (dirty ? group.dirty[w].load() : UINT64_MAX);
+                    ASSERT_TRUE(!dirty || at < page_arena_top() || word == 0) << "above the top";
+                    for (; word != 0; word &= word - 1) {
+                        bits[w * 64 + static_cast<size_t>(__builtin_ctzll(word))] = true;
+                    }
+                }
+                Runs truth = runs(bits, 0, ARENA_GROUP_SLABS);
+                Runs bound = group_summary(at, dirty);
+                ASSERT_GE(bound.longest, truth.longest) << at << dirty;
+                ASSERT_GE(bound.first, truth.first) << at << dirty;
+                ASSERT_GE(bound.last, truth.last) << at << dirty;
+                if (at % ARENA_REGION_SLABS == 0) {
+                    carry = longest = 0;
+                }
+                longest = std::max({longest, truth.longest, carry + truth.first});
+                carry = truth.first == ARENA_GROUP_SLABS ? carry + ARENA_GROUP_SLABS : truth.last;
+                ASSERT_GE(summaries(at, dirty).all.load() & 0xfffffffff, longest) << at << dirty;
             }
         }
     }
@@ -913,64 +915,6 @@ TEST_F(PageArena, WhatIsTooShortIsPassedByWithoutALook) {
                        true);
 }
 
-TEST_F(PageArena, RunsAcrossGroupsAndRegionsAreFound) {
-    // Free runs over each kind of border, in a heap that is held but for them.
-    constexpr size_t kSlabs = 2 * ARENA_REGION_SLABS;
-    size_t run = claim(kSlabs);
-    size_t region = hak_round_up(run + 1, ARENA_REGION_SLABS);
-    std::vector<size_t> below;
-    do {
-        below.push_back(claim(1));
-    } while (below.back() < run);
-    for (size_t border : {region, region + ARENA_GROUP_SLABS, region + 3 * ARENA_GROUP_SLABS}) {
-        for (size_t gap : {size_t{2}, size_t{70}, size_t{ARENA_GROUP_SLABS} + 100}) {
-            for (bool dirty : {false, true}) {
-                page_arena_release(border - gap / 2, gap, dirty);
-                // Twice: with the summaries as the release left them, and as a search did.
-                for (int i = 0; i < 2; i++) {
-                    bool ignored;
-                    size_t longer = page_arena_claim(gap + 1, 1, &ignored);
-                    EXPECT_NE(longer, border - gap / 2);
-                    page_arena_release(longer, gap + 1, false);
-                    ASSERT_EQ(claim(gap), border - gap / 2) << gap << " " << dirty;
-                    if (i == 0) {
-                        page_arena_release(border - gap / 2, gap, dirty);
-                    }
-                }
-                ASSERT_TRUE(page_arena_clean(border - gap / 2, gap)); // held again
-                check_summaries();
-            }
-        }
-    }
-    for (size_t slab : below) {
-        page_arena_release(slab, 1, false);
-    }
-    page_arena_release(run, kSlabs, false);
-}
-
-TEST_F(PageArena, AHugeBlockIsForgotten) {
-    size_t small = claim(1);
-    purge_all();
-    size_t top = page_arena_top();
-    constexpr size_t kSlabs = 3 * ARENA_REGION_SLABS + 5;
-    size_t run = claim(kSlabs);
-    EXPECT_GE(page_arena_top(), run + kSlabs);
-    address(run + kSlabs - 1)[0] = 1;
-    page_arena_release(run + kSlabs - 1, 1, true);
-    page_arena_release(run, kSlabs - 1, false);
-    clock_ms += 1000;
-    EXPECT_EQ(purge(500, SIZE_MAX), 1u);
-    EXPECT_EQ(page_arena_top(), top);
-    // A purge of nothing has next to nothing to look at, and a claim up there raises the top again.
-    size_t cursor = 0;
-    EXPECT_LT(page_arena_purge(&cursor, 500, SIZE_MAX, SIZE_MAX).looks, 1000u);
-    ASSERT_TRUE(page_arena_claim_at(run + kSlabs - 1, 1, &zero));
-    EXPECT_TRUE(zero);
-    EXPECT_GE(page_arena_top(), run + kSlabs);
-    page_arena_release(run + kSlabs - 1, 1, false);
-    page_arena_release(small, 1, false);
-}
-
 TEST_F(PageArena, AStepOfAPurgeIsBounded) {
     // What is held has metadata, and is nothing to give back.
     constexpr size_t kSlabs = 8 * ARENA_GROUP_SLABS;
@@ -1082,29 +1026,6 @@ TEST_F(PageArena, TheHighestDirtySlabsGoFirst) {
         EXPECT_EQ(group_summary(group * ARENA_GROUP_SLABS, true).longest, 0u);
     }
     page_arena_release(end - 64, 64, false);
-}
-
-TEST_F(PageArena, AnAlignmentOfGiBsKeepsNoMoreThanItNeeds) {
-    constexpr size_t kChunk = 64 << 20;
-    for (size_t align = size_t{1} << 30; align <= size_t{64} << 30; align *= 4) {
-        size_t before = stats().reserved_bytes;
-        size_t from = claim(3, align);
-        EXPECT_EQ(reinterpret_cast<uintptr_t>(address(from)) % align, 0u);
-        EXPECT_LE(stats().reserved_bytes, before + kChunk);
-        page_arena_release(from, 3, false);
-        size_t after = stats().reserved_bytes;
-        EXPECT_EQ(claim(3, align), from);
-        page_arena_release(from, 3, false);
-        EXPECT_EQ(stats().reserved_bytes, after);
-    }
-    // The room that was left out serves others.
-    size_t high = page_arena_high();
-    size_t more = more_than(stats().reserved_bytes);
-    if (more < ARENA_REGION_SLABS) {
-        size_t from = claim(more);
-        EXPECT_LE(from + more, high);
-        page_arena_release(from, more, false);
-    }
 }
 
 TEST_F(PageArena, ARefusedClaimDoesNotGrowTheWindowAgain) {
@@ -1326,6 +1247,89 @@ TEST_F(PageArena, Storm) {
         thread.join();
     }
     EXPECT_EQ(faults.load(), 0);
+}
+
+// Tests that reserve much come last: others walk over all that was ever reserved.
+
+TEST_F(PageArena, RunsAcrossGroupsAndRegionsAreFound) {
+    // Free runs over each kind of border, in a heap that is held but for them.
+    constexpr size_t kSlabs = 2 * ARENA_REGION_SLABS;
+    size_t run = claim(kSlabs);
+    size_t region = hak_round_up(run + 1, ARENA_REGION_SLABS);
+    std::vector<size_t> below;
+    do {
+        below.push_back(claim(1));
+    } while (below.back() < run);
+    for (size_t border : {region, region + ARENA_GROUP_SLABS, region + 3 * ARENA_GROUP_SLABS}) {
+        for (size_t gap : {size_t{2}, size_t{70}, size_t{ARENA_GROUP_SLABS} + 100}) {
+            for (bool dirty : {false, true}) {
+                page_arena_release(border - gap / 2, gap, dirty);
+                // Twice: with the summaries as the release left them, and as a search did.
+                for (int i = 0; i < 2; i++) {
+                    bool ignored;
+                    size_t longer = page_arena_claim(gap + 1, 1, &ignored);
+                    EXPECT_NE(longer, border - gap / 2);
+                    page_arena_release(longer, gap + 1, false);
+                    ASSERT_EQ(claim(gap), border - gap / 2) << gap << " " << dirty;
+                    if (i == 0) {
+                        page_arena_release(border - gap / 2, gap, dirty);
+                    }
+                }
+                ASSERT_TRUE(page_arena_clean(border - gap / 2, gap)); // held again
+                check_summaries();
+            }
+        }
+    }
+    for (size_t slab : below) {
+        page_arena_release(slab, 1, false);
+    }
+    page_arena_release(run, kSlabs, false);
+}
+
+TEST_F(PageArena, AHugeBlockIsForgotten) {
+    size_t small = claim(1);
+    purge_all();
+    size_t top = page_arena_top();
+    constexpr size_t kSlabs = 2 * ARENA_REGION_SLABS + 5;
+    size_t run = claim(kSlabs);
+    EXPECT_GE(page_arena_top(), run + kSlabs);
+    address(run + kSlabs - 1)[0] = 1;
+    page_arena_release(run + kSlabs - 1, 1, true);
+    page_arena_release(run, kSlabs - 1, false);
+    clock_ms += 1000;
+    EXPECT_EQ(purge(500, SIZE_MAX), 1u);
+    EXPECT_EQ(page_arena_top(), top);
+    // A purge of nothing has next to nothing to look at, and a claim up there raises the top again.
+    size_t cursor = 0;
+    EXPECT_LT(page_arena_purge(&cursor, 500, SIZE_MAX, SIZE_MAX).looks, 1000u);
+    ASSERT_TRUE(page_arena_claim_at(run + kSlabs - 1, 1, &zero));
+    EXPECT_TRUE(zero);
+    EXPECT_GE(page_arena_top(), run + kSlabs);
+    page_arena_release(run + kSlabs - 1, 1, false);
+    page_arena_release(small, 1, false);
+}
+
+TEST_F(PageArena, AnAlignmentOfGiBsKeepsNoMoreThanItNeeds) {
+    constexpr size_t kChunk = 64 << 20;
+    for (size_t align = size_t{1} << 30; align <= size_t{16} << 30; align *= 4) {
+        size_t before = stats().reserved_bytes;
+        size_t from = claim(3, align);
+        EXPECT_EQ(reinterpret_cast<uintptr_t>(address(from)) % align, 0u);
+        EXPECT_LE(stats().reserved_bytes, before + kChunk);
+        page_arena_release(from, 3, false);
+        size_t after = stats().reserved_bytes;
+        EXPECT_EQ(claim(3, align), from);
+        page_arena_release(from, 3, false);
+        EXPECT_EQ(stats().reserved_bytes, after);
+    }
+    // The room that was left out serves others.
+    size_t high = page_arena_high();
+    size_t more = more_than(stats().reserved_bytes);
+    if (more < ARENA_REGION_SLABS) {
+        size_t from = claim(more);
+        EXPECT_LE(from + more, high);
+        page_arena_release(from, more, false);
+    }
 }
 
 } // namespace
