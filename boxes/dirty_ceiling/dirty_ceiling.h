@@ -1,0 +1,45 @@
+// dirty_ceiling: how much free memory that still has pages ("dirty") frees may leave behind them.
+//
+// Time alone is no bound: a process that frees all it has and goes to sleep makes no call in which
+// anything could be given back. So a free that finds more than the ceiling gives the surplus back,
+// in proportion to what it frees. The ceiling is the largest of
+// - DIRTY_CEILING_LEAST,
+// - one part in DIRTY_CEILING_SHARE of what is held,
+// - what was claimed again in this period and the one before. A program that allocates and frees in
+//   phases pays for the first phase only: what it claims in the next one, up to what was given
+//   back, counts as claimed again too.
+//
+// All numbers of slabs (64 KiB). Thread-safe, and nothing is ordered by it: these are guesses about
+// what a program will do. Nothing here calls anything.
+#ifndef HAKMEM_BOXES_DIRTY_CEILING_DIRTY_CEILING_H
+#define HAKMEM_BOXES_DIRTY_CEILING_DIRTY_CEILING_H
+
+#include "boxes/base/base.h"
+
+HAK_C_BEGIN
+
+// Build setting: slabs that may always stay. SIZE_MAX: frees give nothing back.
+#ifndef DIRTY_CEILING_LEAST
+#    define DIRTY_CEILING_LEAST 256 // 16 MiB
+#endif
+
+enum {
+    DIRTY_CEILING_SHARE = 8,
+    DIRTY_CEILING_STEP = 16,  // a smaller surplus is not worth a system call
+    DIRTY_CEILING_MOST = 128, // what one free pays for at most: 8 MiB, some 0.3 ms
+};
+
+// Slabs that a free of `freed` slabs is to give back: 0, or DIRTY_CEILING_STEP..DIRTY_CEILING_MOST.
+// `dirty`: free slabs with pages, those included. `held`: slabs in use. `now_ms`: a clock that may
+// wrap. `period_ms` (> 0): how long it is remembered that memory was claimed again.
+size_t dirty_ceiling_surplus(size_t dirty, size_t held, size_t freed, uint32_t now_ms,
+                             uint32_t period_ms);
+
+// `slabs` were given back because of dirty_ceiling_surplus().
+void dirty_ceiling_count_given(size_t slabs);
+
+// `slabs` were claimed, of which `dirty` had pages.
+void dirty_ceiling_count_claimed(size_t slabs, size_t dirty);
+HAK_C_END
+
+#endif

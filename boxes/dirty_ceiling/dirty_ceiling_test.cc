@@ -1,0 +1,110 @@
+#include "boxes/dirty_ceiling/dirty_ceiling.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace {
+
+constexpr size_t kLeast = DIRTY_CEILING_LEAST;
+constexpr uint32_t kPeriod = 500;
+
+// A heap as the arena would count it, and time, which does not go back from test to test.
+class DirtyCeiling : public testing::Test {
+  protected:
+    void SetUp() override { now += 100 * kPeriod; }
+
+    // Claims slabs: those with pages first.
+    void claim(size_t slabs) {
+        size_t with_pages = std::min(dirty, slabs);
+        dirty -= with_pages;
+        held += slabs;
+        fresh += slabs - with_pages;
+        dirty_ceiling_count_claimed(slabs, with_pages);
+    }
+    // Frees slabs, `each` at a time.
+    void release(size_t slabs, size_t each) {
+        for (size_t i = 0; i < slabs; i += each) {
+            held -= each;
+            dirty += each;
+            size_t give = dirty_ceiling_surplus(dirty, held, each, now, kPeriod);
+            ASSERT_LE(give, dirty);
+            ASSERT_LE(give, size_t{DIRTY_CEILING_MOST});
+            ASSERT_TRUE(give == 0 || give >= DIRTY_CEILING_STEP);
+            ASSERT_LE(give, std::max<size_t>(2 * each, DIRTY_CEILING_STEP));
+            dirty -= give;
+            given += give;
+            dirty_ceiling_count_given(give);
+        }
+    }
+
+    static uint32_t now;
+    size_t dirty = 0, held = 0;
+    size_t fresh = 0; // slabs claimed that had no pages
+    size_t given = 0;
+};
+uint32_t DirtyCeiling::now = 0xffff0000; // it wraps in the course of the tests
+
+TEST_F(DirtyCeiling, AFreedPeakLeavesTheLeast) {
+    for (size_t each : {1, 5, 50}) {
+        claim(4000);
+        release(4000, each);
+        EXPECT_LT(dirty, kLeast + DIRTY_CEILING_STEP) << each;
+        EXPECT_GE(dirty, kLeast) << each;
+        now += 10 * kPeriod;
+        dirty = 0;
+    }
+}
+
+TEST_F(DirtyCeiling, WhatIsHeldRaisesIt) {
+    claim(100000);
+    release(10000, 1);
+    EXPECT_EQ(given, 0u);
+    release(10000, 1);
+    EXPECT_LT(dirty, held / DIRTY_CEILING_SHARE + DIRTY_CEILING_STEP + 100);
+    EXPECT_GE(dirty, held / DIRTY_CEILING_SHARE);
+}
+
+TEST_F(DirtyCeiling, PhasesPayOnce) {
+    claim(4000);
+    release(4000, 1);
+    EXPECT_GE(given, 4000 - kLeast - DIRTY_CEILING_STEP);
+    size_t once = given;
+    claim(4000);
+    fresh = 0;
+    for (int phase = 0; phase < 50; phase++) {
+        now += kPeriod / 3;
+        release(4000, 1);
+        claim(4000);
+    }
+    EXPECT_EQ(given, once);
+    EXPECT_EQ(fresh, 0u);
+}
+
+TEST_F(DirtyCeiling, PhasesWithLongRestsAreForgotten) {
+    claim(4000);
+    release(4000, 1);
+    claim(4000);
+    now += 3 * kPeriod;
+    size_t before = given;
+    release(4000, 1);
+    EXPECT_GE(given - before, 4000 - kLeast - DIRTY_CEILING_STEP);
+    EXPECT_LT(dirty, kLeast + DIRTY_CEILING_STEP);
+}
+
+TEST_F(DirtyCeiling, GrowthIsNoPhase) {
+    claim(4000);
+    release(2000, 1); // gives some back
+    ASSERT_GT(given, 0u);
+    size_t back = given;
+    // Far more than was given back: no more than that counts as claimed again.
+    claim(50000);
+    held = 0;
+    dirty = 0;
+    release(0, 1);
+    dirty = 20000;
+    EXPECT_GT(dirty_ceiling_surplus(dirty, 0, 1, now, kPeriod), 0u);
+    EXPECT_EQ(dirty_ceiling_surplus(back, 0, 1, now, kPeriod), 0u);
+}
+
+} // namespace
