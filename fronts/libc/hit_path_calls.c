@@ -1,13 +1,16 @@
 // One call of the allocator between two breakpoints, for hit_path_test to step through. Built
 // without an allocator: it is preloaded.
 //
-// hit_path_calls NAME SIZE: makes the call of that name a hit first, by doing it a few times.
-// hit_path_calls maps: prints what is mapped into a process that has the library preloaded.
+// hit_path_calls NAME SIZE [STATE]: makes the call of that name a hit first, by doing it a few
+// times, after it has brought the heap into a state: "holes", "peak" or "trimmed". hit_path_calls
+// maps: prints what is mapped into a process that has the library preloaded.
 #include <dlfcn.h>
 #include <malloc.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define BREAKPOINT() __asm__ volatile("int3" ::: "memory")
 
@@ -76,6 +79,57 @@ static void run(const char *name, size_t size, int stop) {
     }
 }
 
+// 200 MiB of blocks, of which all but every `keep`th are freed in random order (0: all are).
+static void make_heap(size_t keep) {
+    enum { SIZE = 64 };
+    size_t count = ((size_t)200 << 20) / SIZE;
+    void **blocks = malloc(count * sizeof *blocks);
+    for (size_t i = 0; i < count; i++) {
+        blocks[i] = malloc(SIZE);
+        if (blocks[i] == NULL) {
+            exit(3);
+        }
+        memset(blocks[i], 1, SIZE);
+    }
+    uint64_t random = 42;
+    for (size_t i = count; i-- > 1;) {
+        random = random * 6364136223846793005u + 1442695040888963407u;
+        size_t j = (random >> 33) % (i + 1);
+        void *other = blocks[j];
+        blocks[j] = blocks[i];
+        blocks[i] = other;
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (keep == 0 || i % keep != 0) {
+            free(blocks[i]);
+        }
+    }
+    free(blocks);
+}
+
+// States in which there is, or seems to be, much to give back. What is due in them is looked at
+// when a cache misses and the coarse clock has moved.
+static void enter_state(const char *state) {
+    if (strcmp(state, "holes") == 0) {
+        make_heap(3);
+    } else {
+        make_heap(0);
+    }
+    if (strcmp(state, "trimmed") == 0) {
+        malloc_trim(0);
+    }
+    for (int i = 0; i < 50; i++) {
+        usleep(1000);
+        void *some[600];
+        for (size_t j = 0; j < sizeof some / sizeof *some; j++) {
+            some[j] = malloc(64);
+        }
+        for (size_t j = 0; j < sizeof some / sizeof *some; j++) {
+            free(some[j]);
+        }
+    }
+}
+
 static int print_maps(void) {
     char line[512];
     FILE *maps = fopen("/proc/self/maps", "r");
@@ -92,9 +146,12 @@ int main(int argc, char **argv) {
     if (argc == 2 && strcmp(argv[1], "maps") == 0) {
         return print_maps();
     }
-    if (argc != 3) {
-        fprintf(stderr, "usage: hit_path_calls NAME SIZE | hit_path_calls maps\n");
+    if (argc != 3 && argc != 4) {
+        fprintf(stderr, "usage: hit_path_calls NAME SIZE [STATE] | hit_path_calls maps\n");
         return 2;
+    }
+    if (argc == 4) {
+        enter_state(argv[3]);
     }
     size_t size = strtoul(argv[2], NULL, 10);
     for (int i = 0; i < 3; i++) {

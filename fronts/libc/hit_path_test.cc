@@ -23,6 +23,7 @@
 #include <regex>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "gtest/gtest.h"
@@ -163,10 +164,11 @@ int WaitForStop(pid_t pid) {
     return WIFSTOPPED(status) ? WSTOPSIG(status) : -1;
 }
 
-// `setting`: NAME=VALUE for the child's environment. In the library, or in the program that has it
-// in itself; then what counts are the instructions of the function `name`.
+// `setting`: NAME=VALUE for the child's environment. `state`: of the heap; see hit_path_calls.c. In
+// the library, or in the program that has it in itself; then what counts are the instructions of
+// the function `name`.
 void Follow(const std::string &library, const std::string &setting, const char *call, size_t size,
-            Path *path, const std::string &name = "") {
+            Path *path, const std::string &name = "", const char *state = nullptr) {
     const bool linked = !name.empty();
     const Disassembly code =
         linked ? RunObjdump("--no-show-raw-insn --disassemble=" + name + " " + library)
@@ -177,7 +179,8 @@ void Follow(const std::string &library, const std::string &setting, const char *
     pid_t pid = fork();
     if (pid == 0) {
         char *const arguments[] = {const_cast<char *>(program), const_cast<char *>(call),
-                                   const_cast<char *>(number.c_str()), nullptr};
+                                   const_cast<char *>(number.c_str()), const_cast<char *>(state),
+                                   nullptr};
         char *const environment[] = {const_cast<char *>(preload.c_str()),
                                      const_cast<char *>(setting.c_str()), nullptr};
         ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
@@ -283,6 +286,39 @@ TEST_P(LinkedHitPathTest, IsShort) {
     ASSERT_NO_FATAL_FAILURE(
         Follow(kLinked, "NONE=", GetParam().call, GetParam().size, &path, GetParam().call));
     Report(GetParam(), path);
+}
+
+// A hit is a hit in every state of the heap: there is no other way for a call whose cache can serve
+// it, whatever the process could give back.
+class EveryStateTest : public testing::TestWithParam<std::tuple<const char *, const char *>> {};
+
+INSTANTIATE_TEST_SUITE_P(
+    States, EveryStateTest,
+    testing::Combine(testing::Values("libhakmem_c23.so", "libhakmem_classic.so",
+                                     "libhakmem_c23_header.so"),
+                     testing::Values("holes", "peak", "trimmed")),
+    [](const testing::TestParamInfo<std::tuple<const char *, const char *>> &param) {
+        std::string library = std::get<0>(param.param);
+        library.resize(library.size() - 3);
+        return library + "_" + std::get<1>(param.param);
+    });
+
+TEST_P(EveryStateTest, ChangesNothingOfAHit) {
+    const std::string library = std::get<0>(GetParam());
+    for (const char *call : {"malloc", "free"}) {
+        Path fresh;
+        ASSERT_NO_FATAL_FAILURE(Follow(library, "NONE=", call, 64, &fresh));
+        EXPECT_GT(fresh.instructions, 3);
+        Path path;
+        ASSERT_NO_FATAL_FAILURE(
+            Follow(library, "NONE=", call, 64, &path, "", std::get<1>(GetParam())));
+        if (library == "libhakmem_c23_header.so") {
+            // There a block at the start of a page takes another turn, of a few instructions more.
+            EXPECT_LE(path.instructions, fresh.instructions + 8) << path.text;
+        } else {
+            EXPECT_EQ(path.text, fresh.text);
+        }
+    }
 }
 
 class EveryFrontTest : public testing::TestWithParam<const char *> {};
