@@ -59,12 +59,15 @@ class Decay : public testing::Test {
         set(SETTING_BACKGROUND, 0);
     }
 
-    // `slabs` free slabs with pages.
+    // `slabs` free slabs with pages, however many: the release is not to give any of them back.
     static void make_dirty(size_t slabs) {
         bool zero;
         size_t run = page_arena_claim(slabs, 1, &zero);
         ASSERT_NE(run, ARENA_NONE);
+        int64_t decay = settings_get(SETTING_DECAY_MS);
+        set(SETTING_DECAY_MS, -1);
         page_arena_release(run, slabs, true);
+        set(SETTING_DECAY_MS, decay);
     }
 
     // A miss every ms until `done`, for `ms` at most; how long it took.

@@ -46,8 +46,11 @@ size_t dirty_ceiling_surplus(size_t dirty, size_t held, size_t freed, uint32_t n
     return hak_min(dirty - ceiling, most);
 }
 
-void dirty_ceiling_count_given(size_t slabs) {
-    atomic_fetch_add_explicit(&state.given, slabs, memory_order_relaxed);
+void dirty_ceiling_count_given(size_t surplus, size_t given) {
+    atomic_fetch_add_explicit(&state.given, given, memory_order_relaxed);
+    if (given < surplus) {
+        atomic_fetch_add_explicit(&state.again, surplus - given, memory_order_relaxed);
+    }
 }
 
 void dirty_ceiling_count_claimed(size_t slabs, size_t dirty) {

@@ -25,8 +25,8 @@ HAK_C_BEGIN
 
 enum {
     DIRTY_CEILING_SHARE = 8,
-    DIRTY_CEILING_STEP = 16,  // a smaller surplus is not worth a system call
-    DIRTY_CEILING_MOST = 128, // what one free pays for at most: 8 MiB, some 0.3 ms
+    DIRTY_CEILING_STEP = 32,  // a smaller surplus is not worth a system call
+    DIRTY_CEILING_MOST = 128, // what one free pays for at most: 8 MiB, some 0.7 ms
 };
 
 // Slabs that a free of `freed` slabs is to give back: 0, or DIRTY_CEILING_STEP..DIRTY_CEILING_MOST.
@@ -35,8 +35,9 @@ enum {
 size_t dirty_ceiling_surplus(size_t dirty, size_t held, size_t freed, uint32_t now_ms,
                              uint32_t period_ms);
 
-// `slabs` were given back because of dirty_ceiling_surplus().
-void dirty_ceiling_count_given(size_t slabs);
+// Of a surplus `given` slabs were given back. The rest, which the kernel would not take, or which
+// is not to be found, may stay for this period and the next one.
+void dirty_ceiling_count_given(size_t surplus, size_t given);
 
 // `slabs` were claimed, of which `dirty` had pages.
 void dirty_ceiling_count_claimed(size_t slabs, size_t dirty);

@@ -34,7 +34,7 @@ class DirtyCeiling : public testing::Test {
             ASSERT_LE(give, std::max<size_t>(2 * each, DIRTY_CEILING_STEP));
             dirty -= give;
             given += give;
-            dirty_ceiling_count_given(give);
+            dirty_ceiling_count_given(give, give);
         }
     }
 
@@ -90,6 +90,22 @@ TEST_F(DirtyCeiling, PhasesWithLongRestsAreForgotten) {
     release(4000, 1);
     EXPECT_GE(given - before, 4000 - kLeast - DIRTY_CEILING_STEP);
     EXPECT_LT(dirty, kLeast + DIRTY_CEILING_STEP);
+}
+
+TEST_F(DirtyCeiling, WhatCannotBeGivenBackIsNotAskedForAgainAtOnce) {
+    size_t first = dirty_ceiling_surplus(4000, 0, 100, now, kPeriod);
+    ASSERT_GT(first, 0u);
+    int asked = 0;
+    for (int i = 0; i < 1000; i++) {
+        size_t surplus = dirty_ceiling_surplus(4000, 0, 100, now, kPeriod);
+        if (surplus != 0) {
+            asked++;
+            dirty_ceiling_count_given(surplus, 0);
+        }
+    }
+    EXPECT_LE(asked, 4000 / DIRTY_CEILING_MOST + 1);
+    now += 3 * kPeriod;
+    EXPECT_GT(dirty_ceiling_surplus(4000, 0, 100, now, kPeriod), 0u);
 }
 
 TEST_F(DirtyCeiling, GrowthIsNoPhase) {

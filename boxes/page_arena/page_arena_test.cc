@@ -80,6 +80,7 @@ class PageArena : public testing::Test {
     void SetUp() override {
         ASSERT_TRUE(page_arena_init());
         window = page_arena_get_window();
+        settings_values[SETTING_DECAY_MS] = -1; // releases give nothing back
         purge_all();
         ASSERT_EQ(stats().held_slabs, 0u);
     }
@@ -645,6 +646,56 @@ TEST_F(PageArena, ACleanReleaseOfDirtySlabsCountsAsFreedNow) {
     EXPECT_EQ(purge(500, SIZE_MAX), 0u);
     clock_ms += 1;
     EXPECT_EQ(purge(500, SIZE_MAX), 8u);
+}
+
+// Releases one slab at a time: how many have pages then.
+TEST_F(PageArena, ReleasesGiveBackWhatIsAboveTheCeiling) {
+    constexpr size_t kSlabs = 4000;
+    constexpr size_t kLeft = 256 + 32; // DIRTY_CEILING_LEAST and _STEP, of the production build
+    settings_values[SETTING_DECAY_MS] = 1000;
+    clock_ms += 100000;
+    auto release = [&](size_t run) {
+        for (size_t i = 0; i < kSlabs; i++) {
+            page_arena_release(run + i, 1, true);
+        }
+    };
+    size_t run = claim(kSlabs);
+    release(run);
+    EXPECT_LE(stats().dirty_slabs, kLeft);
+    EXPECT_GE(stats().dirty_slabs, 256u);
+    // The lowest ones, which the next claims prefer, are those that stay.
+    EXPECT_EQ(claim(256), run);
+    EXPECT_FALSE(zero);
+    page_arena_release(run, 256, true);
+    // Claimed again within the period: now it stays.
+    for (int phase = 0; phase < 10; phase++) {
+        ASSERT_EQ(claim(kSlabs), run);
+        clock_ms += 300;
+        release(run);
+        EXPECT_EQ(stats().dirty_slabs, kSlabs);
+    }
+    // The kernel refuses: it is not asked at each release.
+    clock_ms += 100000;
+    ASSERT_EQ(claim(kSlabs), run);
+    refuse_purge = true;
+    clock_ms += 100000;
+    purge_calls = 0;
+    release(run);
+    EXPECT_LE(purge_calls, kSlabs / 32);
+    EXPECT_GE(purge_calls, 1u);
+    EXPECT_EQ(stats().dirty_slabs, kSlabs);
+    refuse_purge = false;
+    // With a thread that does it, or where nothing is to go back, releases have no part in it.
+    for (bool background : {false, true}) {
+        settings_values[SETTING_DECAY_MS] = background ? 1000 : -1;
+        settings_values[SETTING_BACKGROUND] = background;
+        clock_ms += 100000;
+        ASSERT_EQ(claim(kSlabs), run);
+        clock_ms += 100000;
+        release(run);
+        EXPECT_EQ(stats().dirty_slabs, kSlabs);
+    }
+    settings_values[SETTING_BACKGROUND] = 0;
 }
 
 TEST_F(PageArena, ALongRunIsShrunk) {
