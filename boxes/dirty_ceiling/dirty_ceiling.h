@@ -5,12 +5,14 @@
 // in proportion to what it frees. The ceiling is the largest of
 // - DIRTY_CEILING_LEAST,
 // - one part in DIRTY_CEILING_SHARE of what is held,
-// - what was claimed again in this period and the one before. A program that allocates and frees in
-//   phases pays for the first phase only: what it claims in the next one, up to what was given
-//   back, counts as claimed again too.
+// - the most that was drawn from the free slabs at a time, in this period or the one before: what
+//   was claimed again since what was freed, not counting those that were freed again since. A
+//   program that allocates and frees in phases pays for the first phase only: what it claims in the
+//   next one, up to what was given back, is drawn too. One that claims a slab and frees it, over
+//   and over, draws one.
 //
-// All numbers of slabs (64 KiB). Thread-safe, and nothing is ordered by it: these are guesses about
-// what a program will do. Nothing here calls anything.
+// All are numbers of slabs (64 KiB). Thread-safe, and nothing is ordered by it: these are guesses
+// about what a program will do. Nothing here calls anything.
 #ifndef HAKMEM_BOXES_DIRTY_CEILING_DIRTY_CEILING_H
 #define HAKMEM_BOXES_DIRTY_CEILING_DIRTY_CEILING_H
 
@@ -31,13 +33,14 @@ enum {
 
 // Slabs that a free of `freed` slabs is to give back: 0, or DIRTY_CEILING_STEP..DIRTY_CEILING_MOST.
 // `dirty`: free slabs with pages, those included. `held`: slabs in use. `now_ms`: a clock that may
-// wrap. `period_ms` (> 0): how long it is remembered that memory was claimed again.
+// wrap. `period_ms` (> 0): how long it is remembered what was drawn.
 size_t dirty_ceiling_surplus(size_t dirty, size_t held, size_t freed, uint32_t now_ms,
                              uint32_t period_ms);
 
-// Of a surplus `given` slabs were given back. The rest, which the kernel would not take, or which
-// is not to be found, may stay for this period and the next one.
-void dirty_ceiling_count_given(size_t surplus, size_t given);
+// Of a surplus `given` slabs were given back. If that is not all, because the kernel would not take
+// them or they are not to be found, as many as there are (`dirty`) may stay for this period and the
+// next one.
+void dirty_ceiling_count_given(size_t dirty, size_t surplus, size_t given);
 
 // `slabs` were claimed, of which `dirty` had pages.
 void dirty_ceiling_count_claimed(size_t slabs, size_t dirty);

@@ -955,7 +955,7 @@ static void keep_ceiling(size_t freed, uint32_t now) {
     size_t surplus =
         dirty_ceiling_surplus(dirty, held, freed, now, (uint32_t)hak_max((size_t)decay, 1));
     if (HAK_UNLIKELY(surplus != 0)) {
-        dirty_ceiling_count_given(surplus, page_arena_purge_highest(surplus));
+        dirty_ceiling_count_given(dirty, surplus, page_arena_purge_highest(surplus));
     }
 }
 

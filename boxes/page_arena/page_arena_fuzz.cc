@@ -36,6 +36,7 @@ class Arena {
     }
     ~Arena() {
         settings_values[SETTING_LIMIT] = 0;
+        settings_values[SETTING_DECAY_MS] = -1; // the model gives back what it says, and no more
         while (!held_.empty()) {
             Release(held_.back(), true);
             held_.pop_back();

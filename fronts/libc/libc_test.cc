@@ -757,6 +757,7 @@ TEST(Decay, AFreedPeakIsGivenBackByTheFrees) {
     constexpr size_t kLeft = size_t{20} << 20; // the ceiling, and what caches hold of slabs
     for (size_t size : {size_t{600}, size_t{20000}, size_t{200000}, size_t{5} << 20}) {
         malloc_trim(0);
+        usleep(1100000); // more than two decay times: what was asked for before is forgotten
         std::vector<void *> blocks(kHeap / size);
         for (void *&p : blocks) {
             p = malloc(size);
