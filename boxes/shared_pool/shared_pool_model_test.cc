@@ -29,7 +29,7 @@ namespace {
 using model::Op;
 using model::Program;
 
-constexpr size_t kSlabs = 2;
+constexpr size_t kSlabs = 2; // the model's slabs, as it numbers them
 constexpr size_t kWords = 2; // of a slab's bitmap, at most
 constexpr size_t kMostThreads = 3;
 
@@ -53,10 +53,11 @@ struct Memory {
     page_arena_window window;
     page_arena_group group;
     page_arena_region region;
-    alignas(HAK_PAGE) superslab meta;
+    alignas(HAK_PAGE) superslab superslabs[kSlabs];
+    size_t apart = 1; // the pool's slab s * apart is the model's slab s
 
-    Memory() : group(), region(), meta() {
-        void *base = mmap(nullptr, 2 * ARENA_SUPERSLAB, PROT_READ | PROT_WRITE,
+    Memory() : group(), region(), superslabs() {
+        void *base = mmap(nullptr, (kSlabs + 1) * size_t{ARENA_SUPERSLAB}, PROT_READ | PROT_WRITE,
                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         EXPECT_NE(base, MAP_FAILED);
         window.base = reinterpret_cast<char *>(
@@ -64,15 +65,19 @@ struct Memory {
         window.slabs = ARENA_GROUP_SLABS;
         window.groups = &group;
         window.regions = &region;
-        window.meta = reinterpret_cast<char *>(&meta);
+        window.meta = reinterpret_cast<char *>(superslabs);
     }
 
-    void reset() {
+    void reset(size_t slabs_apart) {
+        apart = slabs_apart;
         memset(static_cast<void *>(&group), 0, sizeof group);
         memset(static_cast<void *>(&region), 0, sizeof region);
-        memset(static_cast<void *>(&meta), 0, sizeof meta);
-        memset(window.base, 0, kSlabs);
+        memset(static_cast<void *>(superslabs), 0, sizeof superslabs);
+        memset(window.base, 0, kSlabs * apart);
     }
+
+    superslab &superslab_of(size_t s) { return superslabs[s * apart / ARENA_SUPERSLAB_SLABS]; }
+    slab &meta_of(size_t s) { return superslab_of(s).slabs[s * apart % ARENA_SUPERSLAB_SLABS]; }
 };
 
 Memory &memory() {
@@ -83,8 +88,9 @@ Memory &memory() {
 // What takes part in a search; what does not is constant, and takes no step.
 enum Part {
     NO_MORE = 0,
-    PAGES = 1,  // the bits of pages without memory
-    REGIONS = 2 // the summary above the groups
+    PAGES = 1,   // the bits of pages without memory
+    REGIONS = 2, // the summary above the groups
+    APART = 4    // each slab in a SuperSlab of its own
 };
 
 class Pool : public model::Checker {
@@ -92,9 +98,9 @@ class Pool : public model::Checker {
     Pool(std::vector<Program> programs, size_t slabs, unsigned parts = NO_MORE)
         : Checker(std::move(programs)), slabs_(slabs), parts_(parts) {
         Memory &m = memory();
-        m.reset();
+        m.reset((parts & APART) != 0 ? ARENA_SUPERSLAB_SLABS : 1);
         for (size_t s = 0; s < kSlabs; s++) {
-            slab &meta = m.meta.slabs[s];
+            slab &meta = m.meta_of(s);
             std::string of = " of slab " + std::to_string(s);
             cells(&meta.bits, sizeof meta.bits[0], SLAB_INLINE_WORDS, "bits" + of);
             cells(&meta.kind, sizeof meta.kind, 1, "kind" + of);
@@ -106,16 +112,22 @@ class Pool : public model::Checker {
             }
             ignore(&meta.active, sizeof meta.active); // a hint to the decay
         }
-        ignore(&m.meta.taker, sizeof m.meta.taker); // a hint to takers
-        cells(m.window.base, 1, kSlabs, "page map");
-        cells(&m.meta.listed, sizeof m.meta.listed[0], ARENA_GROUP_USER_WORDS, "listed");
+        for (superslab &each : m.superslabs) {
+            std::string of = " of SuperSlab " + std::to_string(&each - m.superslabs);
+            cells(&each.listed, sizeof each.listed[0], ARENA_GROUP_USER_WORDS, "listed" + of);
+            ignore(&each.taker, sizeof each.taker); // a hint to takers
+            for (slab &other : each.slabs) {
+                ignore(&other.kind, sizeof other.kind); // of slabs that are never used
+            }
+        }
+        cells(m.window.base, 1, kSlabs * m.apart, "page map");
         cells(&m.group.user, sizeof m.group.user[0], ARENA_GROUP_USER_WORDS, "group's");
         if ((parts & REGIONS) != 0) {
             cells(&m.region.user, sizeof m.region.user[0], ARENA_GROUP_USER_WORDS, "region's");
         } else {
             ignore(&m.region.user, sizeof m.region.user, 1);
         }
-        ignore(&m.group.committed, sizeof m.group.committed, 1);
+        ignore(&m.group.committed, sizeof m.group.committed, (1u << kSlabs) - 1);
         size_t bytes;
         const volatile void *totals = model_totals(&bytes);
         ignore(totals, bytes);
@@ -133,11 +145,12 @@ class Pool : public model::Checker {
                 return uint64_t{ARENA_NONE};
             }
             shared_.avail &= avail - 1;
-            return static_cast<uint64_t>(__builtin_ctzll(avail));
+            return static_cast<uint64_t>(__builtin_ctzll(avail)) * memory().apart;
         });
     }
 
-    void release(size_t slab) {
+    void release(size_t index) {
+        size_t slab = index / memory().apart;
         step("releases slab", [this, slab] {
             if ((shared_.avail >> slab & 1) != 0) {
                 note("a slab was released twice");
@@ -166,7 +179,7 @@ class Pool : public model::Checker {
         });
     }
 
-    size_t high() const { return slabs_; }
+    size_t high() const { return (slabs_ - 1) * memory().apart + 1; }
 
   protected:
     void perform(const Op &op) override {
@@ -299,18 +312,18 @@ class Pool : public model::Checker {
     }
 
     static char *block_at(size_t slab, unsigned bin, size_t block) {
-        return static_cast<char *>(page_arena_address(&memory().window, slab)) +
+        return static_cast<char *>(page_arena_address(&memory().window, slab * memory().apart)) +
                block * size_class_bins[bin].size;
     }
 
-    static slab &meta_of(size_t s) { return memory().meta.slabs[s]; }
+    static slab &meta_of(size_t s) { return memory().meta_of(s); }
 
     static Mask bits(size_t slab) {
         return {atomic_load(&meta_of(slab).bits[0]), atomic_load(&meta_of(slab).bits[1])};
     }
 
     void own(unsigned bin, const void *ptr) {
-        size_t slab = page_arena_slab_of(&memory().window, ptr);
+        size_t slab = page_arena_slab_of(&memory().window, ptr) / memory().apart;
         size_t block = reinterpret_cast<uintptr_t>(ptr) % ARENA_SLAB / size_class_bins[bin].size;
         if (slab >= slabs_ || ptr != block_at(slab, bin, block) ||
             block >= size_class_bins[bin].blocks) {
@@ -343,7 +356,7 @@ class Pool : public model::Checker {
             for (size_t s = 0; s < kSlabs; s++) {
                 for (size_t block = 0; block < kWords * 64 && holder.held[s] != Mask{}; block++) {
                     size_t size = size_class_bins[holder.bin[s]].size;
-                    size_t start = s * ARENA_SLAB + block * size;
+                    size_t start = s * memory().apart * ARENA_SLAB + block * size;
                     if ((holder.held[s][block / 64] >> block % 64 & 1) != 0 && start < to &&
                         start + size > from) {
                         note("the pages of a live block were given back");
@@ -357,16 +370,19 @@ class Pool : public model::Checker {
         unsigned clean = (parts_ & PAGES) != 0 ? atomic_load(&meta_of(s).clean) : 0;
         for (size_t page = 0; page < ARENA_SLAB / HAK_PAGE; page++) {
             if ((clean >> page & 1) != 0) {
-                check_no_live(s * ARENA_SLAB + page * HAK_PAGE,
-                              s * ARENA_SLAB + (page + 1) * HAK_PAGE);
+                size_t start = s * memory().apart * ARENA_SLAB + page * HAK_PAGE;
+                check_no_live(start, start + HAK_PAGE);
             }
         }
     }
 
     bool is_listed(size_t s, unsigned bin) const {
-        return (atomic_load(&memory().meta.listed[bin]) >> s & 1) != 0 &&
-               (atomic_load(&memory().group.user[bin]) & 1) != 0 &&
-               ((parts_ & REGIONS) == 0 || (atomic_load(&memory().region.user[bin]) & 1) != 0);
+        size_t slab = s * memory().apart;
+        uint64_t listed = atomic_load(&memory().superslab_of(s).listed[bin]);
+        uint64_t group = atomic_load(&memory().group.user[bin]);
+        uint64_t region = (parts_ & REGIONS) != 0 ? atomic_load(&memory().region.user[bin]) : 1;
+        return (listed >> slab % ARENA_SUPERSLAB_SLABS & 1) != 0 &&
+               (group >> slab / ARENA_SUPERSLAB_SLABS & 1) != 0 && (region & 1) != 0;
     }
 
     // The blocks of a slab that threads hold, and their bin.
@@ -637,6 +653,30 @@ TEST(SharedPoolModel, TwoSlabsOneTakerOfBothWithRegions) {
     expect_sound(pool, 300);
 }
 
+// Two SuperSlabs share a word of their group, and both a bit of the region's.
+TEST(SharedPoolModel, TwoSuperSlabsOfABinAndTheirLists) {
+    Pool pool({{kPutOne}, {kPutOne}, {take(kX)}}, 2, REGIONS | APART);
+    pool.before(0, take(kX, 2));
+    pool.before(1, take(kX, 2));
+    expect_sound(pool, 300);
+}
+
+TEST(SharedPoolModel, OneSuperSlabIsEmptiedWhileTheOtherFills) {
+    Pool pool({{kPutOne}, {take(kX, 2)}}, 2, REGIONS | APART);
+    pool.before(0, take(kX, 2));
+    pool.before(1, take(kX, 2));
+    pool.before(1, kPutOne);
+    expect_sound(pool, 300);
+}
+
+TEST(SharedPoolModel, BothSuperSlabsAreEmptiedAndFilled) {
+    Pool pool({{kPutOne, take(kX, 2)}, {take(kX, 2), kPutOne}}, 2, REGIONS | APART);
+    pool.before(0, take(kX, 2));
+    pool.before(1, take(kX, 2));
+    pool.before(1, kPutOne);
+    expect_sound(pool, 1000);
+}
+
 // A bitmap of two words is reclaimed word by word.
 TEST(SharedPoolModel, TwoWordsPutBack) {
     Pool pool({{kPut}, {kPut}}, 1);
@@ -734,6 +774,15 @@ TEST(SharedPoolModel, AChildInTheMiddleOfAPurge) {
 
 TEST(SharedPoolModel, AChildWithTwoSlabsOfABin) {
     Pool pool({{kPutOne, take(kX)}, {take(kX, 2)}}, 2);
+    pool.before(0, take(kX, 2));
+    pool.before(1, take(kX, 2));
+    pool.before(1, kPutOne);
+    pool.with_forks(kChild);
+    expect_sound(pool, 500);
+}
+
+TEST(SharedPoolModel, AChildWithTwoSuperSlabsOfABin) {
+    Pool pool({{kPutOne}, {take(kX, 2)}}, 2, REGIONS | APART);
     pool.before(0, take(kX, 2));
     pool.before(1, take(kX, 2));
     pool.before(1, kPutOne);

@@ -396,15 +396,15 @@ int Checker::look_up(volatile void *at, size_t size) {
 
 int Checker::find_cell(volatile void *at, size_t size) {
     auto address = reinterpret_cast<uintptr_t>(at);
-    for (size_t i = 0; i < ignored_.size(); i++) {
-        if (address - ignored_[i].at < ignored_[i].bytes) {
-            return -2 - static_cast<int>(i);
-        }
-    }
     for (const Region &region : regions_) {
         if (address - region.at < region.each * region.count) {
             cells_.push_back({at, size, read(at, size)});
             return static_cast<int>(cells_.size() - 1);
+        }
+    }
+    for (size_t i = 0; i < ignored_.size(); i++) {
+        if (address - ignored_[i].at < ignored_[i].bytes) {
+            return -2 - static_cast<int>(i);
         }
     }
     fail("an atomic variable that the model does not know, at " + hex(address));

@@ -94,8 +94,8 @@ class Checker {
 
   protected:
     // To be called by the subject's constructor. `count` variables of `each` bytes become cells
-    // when they are first used; `name` is for the report. Ignored ones always read as `value`, and
-    // take no step.
+    // when they are first used; `name` is for the report. Others can be ignored: they always read
+    // as `value`, and take no step.
     void cells(volatile const void *at, size_t each, size_t count, std::string name);
     void ignore(volatile const void *at, size_t bytes, uint64_t value = 0);
     // The subject's own data, which is part of the state: without padding, or zero there. A
@@ -208,7 +208,7 @@ class Checker {
     size_t running_ = 0;
     uint32_t replayed_ = 0;
     bool stepped_ = false;
-    bool alone_ = false; // no other thread runs until the operation ends, nor in a child
+    bool alone_ = false;   // no other thread runs until the operation ends, nor in a child
     bool handled_ = false; // the fork's handler has been called
     jmp_buf out_;
     std::vector<uint64_t> start_;

@@ -1,0 +1,18 @@
+#include "tools/model_checker/atomics.h"
+
+#include "boxes/run_cache/run_cache.c"
+
+#include "boxes/run_cache/run_cache_model.h"
+
+volatile void *model_lines(size_t *bytes) {
+    *bytes = sizeof lines;
+    return &lines;
+}
+
+volatile uint64_t *model_own_line(void) {
+    return (volatile uint64_t *)own_line();
+}
+
+unsigned model_own_place(void) {
+    return (unsigned)(own_line() - lines[0].ways);
+}

@@ -1,0 +1,15 @@
+// The cache's own source, compiled for the model checker. See run_cache_model_test.cc.
+#ifndef HAKMEM_BOXES_RUN_CACHE_RUN_CACHE_MODEL_H
+#define HAKMEM_BOXES_RUN_CACHE_RUN_CACHE_MODEL_H
+
+#include "boxes/base/base.h"
+
+HAK_C_BEGIN
+
+// All lines, the one that the model's threads share, and the number of its first place.
+volatile void *model_lines(size_t *bytes);
+volatile uint64_t *model_own_line(void);
+unsigned model_own_place(void);
+HAK_C_END
+
+#endif

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Each mutant that tools/model --mutate tries still fits its source, and what does not fit is seen.
+set -euo pipefail
+cd tools/model_checker
+status=0
+for file in mutants/*.txt; do
+    box=$(basename "$file" .txt)
+    count=$(./mutate.pl "$file" "../../boxes/$box/$box.c" | wc -l) || status=1
+    echo "$box: $count mutants"
+    ((count > 0)) || status=1
+done
+if ./mutate.pl mutants/run_cache.txt ../../boxes/shared_pool/shared_pool.c 2>/dev/null; then
+    echo "mutants of another source seem to fit" >&2
+    status=1
+fi
+exit "$status"
