@@ -143,6 +143,20 @@ TEST(Run, TakesEnvironmentInputDirectoryAndLimit) {
     EXPECT_EQ(run(command, allocator).out, "input\n" + scratch.path() + "\n1 2\n1048576\n");
 }
 
+TEST(Run, KillsWhatLeavesTheMachineTooLittleMemory) {
+    Command command = shell("echo $$; exec sleep 100");
+    command.memory_left_mib = 1;
+    command.address_space = uint64_t{1} << 30;
+    command.timeout_s = 1;
+    EXPECT_EQ(run(command, {}).error, "not done after 1 s, killed");
+    command.memory_left_mib = uint64_t{1} << 40;
+    command.timeout_s = 100;
+    EXPECT_EQ(run(command, {}).error, "killed by Killed: killed: the machine is short of memory");
+    command = shell("exit 3");
+    command.memory_left_mib = 1;
+    EXPECT_EQ(run(command, {}).error, "exit status 3");
+}
+
 // The driver's own peak must not be the least that any program can have.
 TEST(Run, DoesNotChargeAProgramForTheDriver) {
     constexpr size_t kBytes = size_t{64} << 20;

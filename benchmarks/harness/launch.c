@@ -1,12 +1,14 @@
-// launch FD [-a BYTES] PROGRAM ARG...: runs PROGRAM and writes what it used, with all its children,
-// to FD: "WALL_NS USER_US SYS_US PEAK_RSS_KIB FAULTS STATUS\n", STATUS as of waitpid.
+// launch FD [-a BYTES] [-m MIB] PROGRAM ARG...: runs PROGRAM and writes what it used, with all its
+// children, to FD: "WALL_NS USER_US SYS_US PEAK_RSS_KIB FAULTS STATUS\n", STATUS as of waitpid.
 //
 // Why not from the driver itself: the peak RSS that the kernel keeps for a process starts with that
 // of whoever called exec, so that a program smaller than the driver would be charged for the
 // driver. This one is static and touches next to nothing. -a sets RLIMIT_AS, before the program's
-// first instruction.
+// first instruction; -m kills the program once less memory than that is left on the machine.
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,16 +49,48 @@ static pid_t start(char **const command, const int fd, const struct rlimit *cons
     return child;
 }
 
+// What the machine has left; ULLONG_MAX if it does not say.
+static unsigned long long available_mib(void) {
+    char buffer[512];
+    int fd = open("/proc/meminfo", O_RDONLY | O_CLOEXEC);
+    ssize_t length = fd < 0 ? -1 : read(fd, buffer, sizeof buffer - 1);
+    close(fd);
+    buffer[length < 0 ? 0 : length] = '\0';
+    static const char key[] = "MemAvailable:";
+    const char *at = strstr(buffer, key);
+    return at == NULL ? ULLONG_MAX : strtoull(at + sizeof key - 1, NULL, 10) / 1024;
+}
+
+// Returns when the child has ended, of itself or as it took too much memory.
+static void guard(pid_t child, unsigned long long least_mib) {
+    const struct timespec pause = {0, 20000000};
+    siginfo_t ended = {.si_pid = 0};
+    while (waitid(P_PID, (id_t)child, &ended, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+           ended.si_pid == 0) {
+        if (available_mib() < least_mib) {
+            static const char why[] = "killed: the machine is short of memory\n";
+            (void)!write(2, why, sizeof why - 1);
+            kill(child, SIGKILL);
+            return;
+        }
+        nanosleep(&pause, NULL);
+    }
+}
+
 int main(int argc, char **argv) {
     int fd = argc > 1 ? atoi(argv[1]) : 0;
     char **command = argv + 2;
     struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
-    if (argc > 4 && strcmp(argv[2], "-a") == 0) {
-        limit.rlim_cur = limit.rlim_max = strtoull(argv[3], NULL, 10);
-        command = argv + 4;
+    unsigned long long least_mib = 0;
+    for (; argv + argc - command > 2 && command[0][0] == '-'; command += 2) {
+        if (strcmp(command[0], "-a") == 0) {
+            limit.rlim_cur = limit.rlim_max = strtoull(command[1], NULL, 10);
+        } else {
+            least_mib = strtoull(command[1], NULL, 10);
+        }
     }
     if (fd < 3 || *command == NULL) {
-        static const char usage[] = "usage: launch FD [-a BYTES] PROGRAM ARG...\n";
+        static const char usage[] = "usage: launch FD [-a BYTES] [-m MIB] PROGRAM ARG...\n";
         (void)!write(2, usage, sizeof usage - 1);
         return 2;
     }
@@ -64,6 +98,9 @@ int main(int argc, char **argv) {
     pid_t child = start(command, fd, &limit);
     if (child < 0) {
         return 1;
+    }
+    if (least_mib != 0) {
+        guard(child, least_mib);
     }
     int status = 0;
     struct rusage usage;

@@ -8,6 +8,7 @@
 //   latency    each single malloc and free is timed while heaps grow, shrink and are purged
 //   fork       a tree of children of a process whose 16 threads are busy
 //   limit      allocates to the limit of the process, frees, and does so again
+#include "benchmarks/workers/histogram.h"
 #include "benchmarks/workers/worker.h"
 
 #include <fcntl.h>
@@ -20,12 +21,6 @@
 
 static uint64_t threads = 4, megabytes = 1740, seconds = 60, count = 100000, seed = 42;
 static uint64_t settle_ms = 2000;
-
-static void sleep_ms(uint64_t ms) {
-    struct timespec t = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
-    while (nanosleep(&t, &t) != 0 && errno == EINTR) {
-    }
-}
 
 // The number after `key` in a file of /proc/self, without stdio, which would allocate.
 static uint64_t proc_kib(const char *file, const char *key) {
@@ -54,15 +49,6 @@ static uint64_t watch(void) {
     return kib;
 }
 
-// 90 % 16-527 B, 9 % 512-8191 B, 1 % 8-72 KiB.
-static size_t mixed_size(uint64_t random) {
-    uint64_t kind = worker_below(random, 100);
-    random >>= 32;
-    return kind < 90   ? 16 + worker_below(random, 512)
-           : kind < 99 ? 512 + worker_below(random, 7680)
-                       : 8192 + worker_below(random, 65536);
-}
-
 // The stages of `peak`, which the main thread steps through and the others follow.
 struct peak_thread {
     void **blocks;
@@ -80,13 +66,13 @@ static void be_quiet(uint64_t *state) {
     while (!atomic_load(&quiet_over)) {
         void *few[8];
         for (int i = 0; i < 8; i++) {
-            few[i] = worker_check(malloc(mixed_size(worker_random(state))));
+            few[i] = worker_check(malloc(worker_mixed_size(worker_random(state))));
             *(char *)few[i] = 1;
         }
         for (int i = 0; i < 8; i++) {
             free(few[i]);
         }
-        sleep_ms(50);
+        worker_sleep_ms(50);
     }
 }
 
@@ -99,7 +85,7 @@ static void *peak_thread(void *arg) {
         switch (stage) {
         case FILL:
             for (uint64_t i = 0; i < thread->capacity && thread->live_bytes < share; i++) {
-                size_t size = mixed_size(worker_random(&state));
+                size_t size = worker_mixed_size(worker_random(&state));
                 thread->blocks[i] = worker_check(malloc(size));
                 memset(thread->blocks[i], 1, size);
                 thread->sizes[i] = size;
@@ -158,7 +144,7 @@ static void peak(void) {
     for (uint64_t t = 0; t < threads; t++) {
         worker_start(&ids[t], peak_thread, &all[t]);
     }
-    sleep_ms(100);
+    worker_sleep_ms(100);
     uint64_t start = rss_kib();
     watch_begin = worker_now_ns();
     printf("start_kib %lu\n", (unsigned long)start);
@@ -167,7 +153,7 @@ static void peak(void) {
         atomic_store(&quiet_over, false);
         pthread_barrier_wait(&stage_begins);
         for (uint64_t ms = 0; quiet && ms < settle_ms; ms += 100) {
-            sleep_ms(100);
+            worker_sleep_ms(100);
             watch();
         }
         // What is there 2 s after the stage before, while the threads are still at it.
@@ -197,7 +183,7 @@ static void *produce(void *arg) {
     (void)arg;
     uint64_t state = worker_random_seed(seed);
     for (uint64_t i = 0; !atomic_load_explicit(&stop, memory_order_relaxed); i++) {
-        size_t size = mixed_size(worker_random(&state));
+        size_t size = worker_mixed_size(worker_random(&state));
         char *block = worker_check(malloc(size));
         memset(block, 1, size);
         while (atomic_load_explicit(&ring[i % RING], memory_order_acquire) != NULL) {
@@ -250,7 +236,7 @@ static void queue(void) {
     uint64_t most = 0, early = 0, last = 0;
     uint64_t steps = seconds * 10;
     for (uint64_t i = 1; i <= steps; i++) {
-        sleep_ms(100);
+        worker_sleep_ms(100);
         last = watch() - start;
         most = last > most ? last : most;
         if (i <= steps / 10) {
@@ -340,12 +326,12 @@ static void idle(void) {
         }
     }
     pthread_barrier_wait(&stage_begins);
-    sleep_ms(200);
+    worker_sleep_ms(200);
     double before = (double)rss_kib();
     pthread_barrier_wait(&stage_begins);
     pthread_barrier_wait(&stage_ends);
     double touched = (double)rss_kib();
-    sleep_ms(settle_ms);
+    worker_sleep_ms(settle_ms);
     double later = (double)rss_kib();
     printf("thread_kib %.2f\nthread_later_kib %.2f\n", (touched - before) / (double)count,
            (later - before) / (double)count);
@@ -355,33 +341,6 @@ static void idle(void) {
     }
 }
 
-// Times in a histogram of 64 buckets for each doubling: a quantile is known to 1.6 %.
-enum { PER_DOUBLING = 64, BUCKETS = 48 * PER_DOUBLING };
-
-struct histogram {
-    uint64_t buckets[BUCKETS];
-    uint64_t total;
-    double most;
-};
-
-static void record(struct histogram *histogram, uint64_t ns) {
-    uint64_t shift = ns < PER_DOUBLING ? 0 : 63 - (uint64_t)__builtin_clzll(ns) - 5;
-    uint64_t bucket = shift * (PER_DOUBLING / 2) + (ns >> shift);
-    histogram->buckets[bucket < BUCKETS ? bucket : BUCKETS - 1]++;
-    histogram->total++;
-    if ((double)ns > histogram->most) {
-        histogram->most = (double)ns;
-    }
-}
-
-static uint64_t bucket_ns(uint64_t bucket) {
-    if (bucket < PER_DOUBLING) {
-        return bucket;
-    }
-    uint64_t shift = bucket / (PER_DOUBLING / 2) - 1;
-    return (bucket - shift * (PER_DOUBLING / 2)) << shift;
-}
-
 static void print_histogram(const char *name, const struct histogram *histogram) {
     static const double quantiles[] = {0.5, 0.99, 0.9999};
     static const char *const names[] = {"p50", "p99", "p99.99"};
@@ -389,39 +348,33 @@ static void print_histogram(const char *name, const struct histogram *histogram)
     uint64_t bucket = 0;
     for (int q = 0; q < 3; q++) {
         double rank = quantiles[q] * (double)histogram->total;
-        while (bucket < BUCKETS && (double)(seen + histogram->buckets[bucket]) < rank) {
+        while (bucket < HISTOGRAM_BUCKETS && (double)(seen + histogram->buckets[bucket]) < rank) {
             seen += histogram->buckets[bucket++];
         }
-        printf("%s_%s_ns %lu\n", name, names[q], (unsigned long)bucket_ns(bucket));
+        printf("%s_%s_ns %lu\n", name, names[q], (unsigned long)histogram_ns(bucket));
     }
     printf("%s_max_ns %.0f\n", name, histogram->most);
 }
 
 // The thread's own time has only what the call itself did, in the program and in the kernel: what
 // else the machine does is not in it. The other clock has the waiting too.
-static double cpu_now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
-}
-
 static struct histogram malloc_wall, malloc_cpu, free_wall, free_cpu;
 
 static void *timed_malloc(size_t size) {
-    double cpu = cpu_now_ns();
+    double cpu = worker_cpu_ns();
     double wall = worker_now_ns();
     void *block = malloc(size);
-    record(&malloc_wall, (uint64_t)(worker_now_ns() - wall));
-    record(&malloc_cpu, (uint64_t)(cpu_now_ns() - cpu));
+    histogram_record(&malloc_wall, (uint64_t)(worker_now_ns() - wall));
+    histogram_record(&malloc_cpu, (uint64_t)(worker_cpu_ns() - cpu));
     return worker_check(block);
 }
 
 static void timed_free(void *block) {
-    double cpu = cpu_now_ns();
+    double cpu = worker_cpu_ns();
     double wall = worker_now_ns();
     free(block);
-    record(&free_wall, (uint64_t)(worker_now_ns() - wall));
-    record(&free_cpu, (uint64_t)(cpu_now_ns() - cpu));
+    histogram_record(&free_wall, (uint64_t)(worker_now_ns() - wall));
+    histogram_record(&free_cpu, (uint64_t)(worker_cpu_ns() - cpu));
 }
 
 static void latency(void) {
@@ -433,7 +386,7 @@ static void latency(void) {
         uint64_t bytes = 0;
         uint64_t n = 0;
         while (n < capacity && bytes < megabytes << 20) {
-            size_t size = mixed_size(worker_random(&state));
+            size_t size = worker_mixed_size(worker_random(&state));
             char *block = timed_malloc(size);
             for (size_t k = 0; k < size; k += 4096) {
                 block[k] = 1;
@@ -448,9 +401,9 @@ static void latency(void) {
             timed_free(block);
         }
         // Free pages come of age, and whoever allocates next may have to give them back.
-        sleep_ms(600);
+        worker_sleep_ms(600);
         for (int i = 0; i < 20000; i++) {
-            char *block = timed_malloc(mixed_size(worker_random(&state)));
+            char *block = timed_malloc(worker_mixed_size(worker_random(&state)));
             *(volatile char *)block = 1;
             timed_free(block);
         }
@@ -469,7 +422,7 @@ static void *busy_thread(void *arg) {
         uint64_t random = worker_random(&state);
         void **slot = &blocks[worker_below(random, 64)];
         free(*slot);
-        *slot = worker_check(malloc(mixed_size(worker_random(&state))));
+        *slot = worker_check(malloc(worker_mixed_size(worker_random(&state))));
         *(char *)*slot = 1;
     }
     for (int i = 0; i < 64; i++) {
@@ -483,7 +436,7 @@ static void be_child(int depth) __attribute__((noreturn));
 static void be_child(int depth) {
     uint64_t state = worker_random_seed((uint64_t)getpid());
     for (int i = 0; i < 1000; i++) {
-        size_t size = mixed_size(worker_random(&state));
+        size_t size = worker_mixed_size(worker_random(&state));
         char *block = malloc(size);
         if (block == NULL) {
             _exit(1);
@@ -528,7 +481,7 @@ static void forks(void) {
         int status = 0;
         pid_t ended = 0;
         for (int ms = 0; ended == 0 && ms < 20000; ms++) {
-            sleep_ms(1);
+            worker_sleep_ms(1);
             ended = waitpid(child, &status, WNOHANG);
         }
         if (ended == 0) {
@@ -556,7 +509,7 @@ static uint64_t fill(void **list, uint64_t *state) {
     uint64_t bytes = 0;
     *list = NULL;
     while (bytes < (uint64_t)2 << 30) {
-        size_t size = mixed_size(worker_random(state));
+        size_t size = worker_mixed_size(worker_random(state));
         void **block = malloc(size);
         if (block == NULL) {
             if (errno != ENOMEM) {

@@ -53,6 +53,21 @@ static inline uint64_t worker_below(uint64_t random, uint64_t n) {
     return ((random & 0xffffffff) * n) >> 32;
 }
 
+// 90 % 16-527 B, 9 % 512-8191 B, 1 % 8-72 KiB.
+static inline size_t worker_mixed_size(uint64_t random) {
+    uint64_t kind = worker_below(random, 100);
+    random >>= 32;
+    return kind < 90   ? 16 + worker_below(random, 512)
+           : kind < 99 ? 512 + worker_below(random, 7680)
+                       : 8192 + worker_below(random, 65536);
+}
+
+static inline void worker_sleep_ms(uint64_t ms) {
+    struct timespec t = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
+    while (nanosleep(&t, &t) != 0 && errno == EINTR) {
+    }
+}
+
 static inline void worker_die(const char *why) __attribute__((noreturn, cold));
 static inline void worker_die(const char *why) {
     fprintf(stderr, "%s: %s\n", program_invocation_short_name, why);
