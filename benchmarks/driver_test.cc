@@ -364,5 +364,92 @@ TEST(Scaling, TheFloorHasTheWorkloadsFootprint) {
     EXPECT_LT(pages, 2600);
 }
 
+TEST(States, RefusesBadArguments) {
+    const std::vector<std::vector<std::string>> bad = {
+        {"1"},
+        {"--states", "nosuch"},
+        {"--states", ","},
+        {"--allocators", "nosuch"},
+        {"--runs", "0"},
+        {"--heap-mib", "0"},
+        {"--out", "/proc/none"},
+    };
+    for (const auto &arguments : bad) {
+        expect_usage("states", arguments);
+    }
+}
+
+TEST(States, ListsItsStates) {
+    const Outcome outcome = drive("states", {"--list"});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    for (const char *name : {"| fresh ", "| sparse-64 ", "| limit ", "| crowd-late ", "| heap "}) {
+        EXPECT_THAT(outcome.out, HasSubstr(name));
+    }
+    EXPECT_THAT(outcome.out, HasSubstr("fill=64:64:200,keep=3"));
+    EXPECT_THAT(outcome.out, HasSubstr("HAKMEM_LIMIT=512M; hakmem only"));
+}
+
+// Every step of the worker is taken, on hakmem and beside it.
+TEST(States, MakesEveryState) {
+    const ScratchDirectory scratch;
+    const Outcome outcome = drive("states", {"--quick", "--window-ms", "1", "--allocators",
+                                             "hakmem_c23,system", "--out", scratch.path()});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    const std::string text = contents(scratch.path() + "/states.md");
+    EXPECT_THAT(text, HasSubstr(outcome.out));
+    EXPECT_THAT(outcome.out, Not(HasSubstr("failed")));
+    for (const char *title : {"## Hits", "## Misses", "## Large blocks", "## The bars: hakmem_c23",
+                              "## The longest calls"}) {
+        EXPECT_THAT(outcome.out, HasSubstr(title));
+    }
+    EXPECT_THAT(outcome.out, Not(HasSubstr("## The bars: system")));
+    const std::string figure = " +[0-9.]+ \\|";
+    const std::string factor = " +\\**[0-9.]+\\** \\|";
+    EXPECT_THAT(outcome.out, ContainsRegex("\\| fresh process +\\|" + figure + " +1.00 \\|" +
+                                           factor + figure + " +1.00 \\|" + factor + figure));
+    EXPECT_THAT(outcome.out, ContainsRegex("\\| 95 % of HAKMEM_LIMIT +\\| +[0-9.]+ \\| +- \\|\n"));
+    // What a state was made of: the crowd is there, and the block was had.
+    EXPECT_THAT(outcome.out, ContainsRegex("- crowd, system: threads [1-9][0-9]*\n"));
+    EXPECT_THAT(outcome.out, ContainsRegex("- big, hakmem_c23: granted_gb [1-9][0-9]*\n"));
+    const std::string json = contents(scratch.path() + "/states.json");
+    for (const char *member : {"\"state\": \"threads-16\"", "\"hit_over_fresh\": 1,",
+                               "\"malloc_longest_ns\": ", "\"heap_mib\": 64"}) {
+        EXPECT_THAT(json, HasSubstr(member));
+    }
+}
+
+TEST(States, RefusesFiguresOfAnotherAllocator) {
+    const ScratchDirectory scratch;
+    const Outcome outcome =
+        drive("states", {"--quick", "--states", "fresh", "--allocators",
+                         "/lib/x86_64-linux-gnu/libm.so.6", "--out", scratch.path()});
+    EXPECT_THAT(outcome.error, ContainsRegex("^exit status 1: .*libc.*and not by .*libm"));
+    EXPECT_EQ(contents(scratch.path() + "/states.md"), "");
+}
+
+// The steps do to the heap what they say.
+TEST(States, StepsMakeTheHeap) {
+    const auto live = [](const std::string &steps) {
+        Report report;
+        const Outcome outcome = run_worker("states_worker", {steps, "--window-ms=1"}, {}, &report);
+        EXPECT_EQ(outcome.error, "") << steps;
+        return report_number(report, "live_blocks");
+    };
+    EXPECT_EQ(live(""), 0);
+    EXPECT_EQ(live("fill=1024:1024:8"), 8192);
+    EXPECT_EQ(live("fill=1024:1024:8,last=25"), 6144);
+    EXPECT_EQ(live("fill=1024:1024:8,free,trim"), 0);
+    EXPECT_NEAR(live("fill=1024:1024:8,keep=3"), 8192 / 3.0, 300);
+    // glibc puts blocks of 48 B 64 B apart: 262 144 of them are on 4096 pages.
+    EXPECT_NEAR(live("fill=48:48:12,page"), 4096, 10);
+    for (const char *steps :
+         {"nosuch", "fill", "fill=1:2", "keep=x", "free=1", "fill=1:1:1,mixed=1"}) {
+        Report report;
+        EXPECT_THAT(run_worker("states_worker", {steps, "--window-ms=1"}, {}, &report).error,
+                    StartsWith("exit status 1: states_worker: "))
+            << steps;
+    }
+}
+
 } // namespace
 } // namespace bench
