@@ -81,8 +81,7 @@ void InThread(void (*fn)(void *), void *arg) {
     pthread_join(thread, nullptr);
 }
 
-// Empties the caches, and ends the parking of a thread that has been quiet, which has none: after
-// this, blocks go into the caches.
+// Empties the caches, and makes those of `size` wide: after this, blocks go into them.
 void UseCaches(size_t size) {
     malloc_trim(0);
     for (int i = 0; i < 2000; i++) {
