@@ -56,7 +56,9 @@ size_t dirty_ceiling_surplus(size_t dirty, size_t held, size_t freed, uint32_t n
         return 0;
     }
     begin_period(now_ms / period_ms);
-    ceiling = hak_max(ceiling, hak_max(load(&state.most), load(&state.most_before)));
+    // A quarter more: phases are not all of one size.
+    size_t drawn_most = hak_max(load(&state.most), load(&state.most_before));
+    ceiling = hak_max(ceiling, drawn_most + drawn_most / 4);
     if (dirty - DIRTY_CEILING_STEP < ceiling) {
         return 0;
     }

@@ -5,11 +5,11 @@
 // in proportion to what it frees. The ceiling is the largest of
 // - DIRTY_CEILING_LEAST,
 // - one part in DIRTY_CEILING_SHARE of what is held,
-// - the most that was drawn from the free slabs at a time, in this period or the one before: what
-//   was claimed again since what was freed, not counting those that were freed again since. A
-//   program that allocates and frees in phases pays for the first phase only: what it claims in the
-//   next one, up to what was given back, is drawn too. One that claims a slab and frees it, over
-//   and over, draws one.
+// - a quarter more than the most that was drawn from the free slabs at a time, in this period or
+//   the one before: what was claimed again since what was freed, not counting those that were freed
+//   again since. A program that allocates and frees in phases pays for the first phase only: what
+//   it claims in the next one, up to what was given back, is drawn too. One that claims a slab and
+//   frees it, over and over, draws one.
 //
 // All are numbers of slabs (64 KiB). Thread-safe, and nothing is ordered by it: these are guesses
 // about what a program will do. Nothing here calls anything.
@@ -22,7 +22,7 @@ HAK_C_BEGIN
 
 // Build setting: slabs that may always stay. SIZE_MAX: frees give nothing back.
 #ifndef DIRTY_CEILING_LEAST
-#    define DIRTY_CEILING_LEAST 256 // 16 MiB
+#    define DIRTY_CEILING_LEAST 512 // 32 MiB
 #endif
 
 enum {

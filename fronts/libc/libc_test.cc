@@ -754,7 +754,7 @@ TEST(Info, EveryEntryPointIsServedHere) {
 // A process may go to sleep after its last free: no later call is there to give anything back.
 TEST(Decay, AFreedPeakIsGivenBackByTheFrees) {
     constexpr size_t kHeap = size_t{128} << 20;
-    constexpr size_t kLeft = size_t{20} << 20; // the ceiling, and what caches hold of slabs
+    constexpr size_t kLeft = size_t{38} << 20; // the ceiling, and what caches hold of slabs
     for (size_t size : {size_t{600}, size_t{20000}, size_t{200000}, size_t{5} << 20}) {
         malloc_trim(0);
         usleep(1100000); // more than two decay times: what was asked for before is forgotten
