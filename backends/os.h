@@ -32,7 +32,8 @@ enum os_result os_map(void *at, size_t size, void **got);
 // Gives a reserved range read and write rights. Contents are zero if never written.
 enum os_result os_commit(void *at, size_t size);
 
-// Takes the rights and the commit charge away again; the contents are lost, the range is kept.
+// Takes the right to write and the commit charge away again. The contents are lost: the range reads
+// as zero. OS_NO_MEMORY: it is as it was; OS_LOST: it is not mapped any more.
 enum os_result os_decommit(void *at, size_t size);
 
 // Gives the physical pages of a committed range back; they read as zero afterwards.
@@ -49,6 +50,7 @@ struct os_range {
 enum os_result os_purge_ranges(const struct os_range *ranges, size_t count);
 
 // Replaces a committed range, whatever its mappings look like by now, by one fresh zero mapping.
+// OS_NO_MEMORY: it is as it was; OS_LOST: it is not mapped any more, and could not be mapped again.
 enum os_result os_refresh(void *at, size_t size);
 
 // Moves the physical pages of [from, from + size) to [to, to + size) without copying. Both must be

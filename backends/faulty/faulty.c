@@ -220,8 +220,19 @@ enum os_result os_commit(void *at, size_t size) {
     return fails(FAULTY_COMMIT, false) ? OS_NO_MEMORY : underneath_commit(at, size);
 }
 
+// Every second failure of a kind loses the range.
+static enum os_result remap_fails(enum faulty_kind which, void *at, size_t size) {
+    static _Atomic(unsigned) counts[FAULTY_KINDS];
+    if (atomic_fetch_add(&counts[which], 1) % 2 == 0) {
+        return OS_NO_MEMORY;
+    }
+    underneath_release(at, size);
+    return OS_LOST;
+}
+
 enum os_result os_decommit(void *at, size_t size) {
-    return fails(FAULTY_DECOMMIT, false) ? OS_NO_MEMORY : underneath_decommit(at, size);
+    return fails(FAULTY_DECOMMIT, false) ? remap_fails(FAULTY_DECOMMIT, at, size)
+                                         : underneath_decommit(at, size);
 }
 
 // The kernel may stop half way through a range.
@@ -251,7 +262,8 @@ enum os_result os_purge_ranges(const struct os_range *ranges, size_t count) {
 }
 
 enum os_result os_refresh(void *at, size_t size) {
-    return fails(FAULTY_REFRESH, false) ? OS_NO_MEMORY : underneath_refresh(at, size);
+    return fails(FAULTY_REFRESH, false) ? remap_fails(FAULTY_REFRESH, at, size)
+                                        : underneath_refresh(at, size);
 }
 
 enum os_result os_move(void *from, void *to, size_t size) {

@@ -3,7 +3,8 @@
 // Each call of backends/os.h that can fail is a kind. Calls of the kinds that the script names are
 // numbered from 1 on, all kinds together, in the order in which they are made; the script says
 // which numbers fail. A failed call does what the contract in os.h still allows it: it changes
-// nothing or, where the contents are then undefined, spoils them.
+// nothing or, where the contents are then undefined, spoils them; every second refresh or decommit
+// that fails leaves the range unmapped (OS_LOST).
 //
 // A program that links the backend uses the functions below. Any other is told by the environment
 // variables, which are read at the first call. HAKMEM_FAULTY is a script:

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <string>
+#include <sys/mman.h>
 #include <vector>
 
 namespace {
@@ -97,6 +98,27 @@ TEST_F(FaultyTest, FailsTheCallsThatTheScriptNumbers) {
     EXPECT_EQ(faulty_calls_of(FAULTY_COMMIT), commits + 3);
     EXPECT_EQ(faulty_failures(), before + 2);
     EXPECT_EQ(faulty_failures_here(), here + 2);
+}
+
+TEST_F(FaultyTest, EverySecondFailureOfARemapLosesTheRange) {
+    for (const char *script : {"refresh:1-", "decommit:1-"}) {
+        Set("all:0"); // nothing fails
+        unsigned char *at = Map();
+        Set(script);
+        unsigned lost = 0;
+        for (int i = 0; i < 2; i++) {
+            bool refresh = script[0] == 'r';
+            enum os_result result = refresh ? os_refresh(at, kPage) : os_decommit(at, kPage);
+            EXPECT_NE(result, OS_OK);
+            lost += result == OS_LOST;
+        }
+        EXPECT_EQ(lost, 1u);
+        unsigned char resident;
+        EXPECT_EQ(mincore(at, kPage, &resident), -1);
+        EXPECT_EQ(mincore(at + kPage, kPage, &resident), 0);
+        Set("all:0");
+        EXPECT_EQ(os_map(at, kPage, nullptr), OS_OK);
+    }
 }
 
 TEST_F(FaultyTest, EachKindFailsAsItsContractSays) {

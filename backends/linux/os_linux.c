@@ -66,7 +66,17 @@ static enum os_result map(void *at, size_t size, int prot, void **got) {
 static enum os_result remap_fixed(void *at, size_t size, int prot) {
     long ret = sys6(SYS_mmap, (long)at, (long)size, prot,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-    return is_error(ret) ? OS_NO_MEMORY : OS_OK;
+    if (!is_error(ret)) {
+        return OS_OK;
+    }
+    // The kernel unmaps a range before it finds out that it cannot map it; all of it, or nothing.
+    enum os_result again = map(at, size, prot, NULL);
+    if (again != OS_NO_MEMORY) {
+        return again == OS_OK ? OS_OK : OS_NO_MEMORY; // "taken": by what was there
+    }
+    unsigned char resident;
+    bool mapped = sys3(SYS_mincore, (long)at, 1, (long)&resident) != -ENOMEM;
+    return mapped ? OS_NO_MEMORY : OS_LOST;
 }
 
 enum os_result os_reserve(void *at, size_t size, void **got) {
@@ -83,7 +93,7 @@ enum os_result os_commit(void *at, size_t size) {
 }
 
 enum os_result os_decommit(void *at, size_t size) {
-    return remap_fixed(at, size, PROT_NONE);
+    return remap_fixed(at, size, PROT_READ); // no charge as long as it cannot be written
 }
 
 enum os_result os_purge(void *at, size_t size) {

@@ -36,6 +36,17 @@ void atomic_bitmap_put_run(atomic_bitmap_word *words, size_t from, size_t count)
     }
 }
 
+void atomic_bitmap_ensure_run(atomic_bitmap_word *words, size_t from, size_t count) {
+    for (size_t done = 0; done < count;) {
+        struct piece piece = piece_at(from + done, count - done);
+        uint64_t seen = atomic_load_explicit(&words[piece.word], memory_order_relaxed);
+        if ((seen & piece.mask) != piece.mask) {
+            atomic_fetch_or(&words[piece.word], piece.mask);
+        }
+        done += piece.count;
+    }
+}
+
 void atomic_bitmap_clear_run(atomic_bitmap_word *words, size_t from, size_t count) {
     for (size_t done = 0; done < count;) {
         struct piece piece = piece_at(from + done, count - done);

@@ -78,6 +78,9 @@ bool atomic_bitmap_claim_run(atomic_bitmap_word *words, size_t from, size_t coun
 // Sets bits [from, from + count).
 void atomic_bitmap_put_run(atomic_bitmap_word *words, size_t from, size_t count);
 
+// The same where they may be set already: a word that has them all is not written.
+void atomic_bitmap_ensure_run(atomic_bitmap_word *words, size_t from, size_t count);
+
 // Clears bits [from, from + count).
 void atomic_bitmap_clear_run(atomic_bitmap_word *words, size_t from, size_t count);
 

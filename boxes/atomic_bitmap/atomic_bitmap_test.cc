@@ -7,6 +7,7 @@
 #include <bitset>
 #include <memory>
 #include <random>
+#include <sys/mman.h>
 #include <thread>
 #include <vector>
 
@@ -171,11 +172,28 @@ TEST(AtomicBitmap, RunsAgainstAModel) {
             atomic_bitmap_put_run(put.words.data(), from, count);
             ASSERT_EQ(put.model(), before | mask) << from << " " << count;
 
+            Bitmap ensured{before};
+            atomic_bitmap_ensure_run(ensured.words.data(), from, count);
+            ASSERT_EQ(ensured.model(), before | mask) << from << " " << count;
+
             Bitmap cleared{before};
             atomic_bitmap_clear_run(cleared.words.data(), from, count);
             ASSERT_EQ(cleared.model(), before & ~mask) << from << " " << count;
         }
     }
+}
+
+TEST(AtomicBitmap, EnsureDoesNotWriteWhatIsSet) {
+    void *page = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ASSERT_NE(page, MAP_FAILED);
+    auto *words = static_cast<atomic_bitmap_word *>(page);
+    atomic_bitmap_ensure_run(words, 5, 150);
+    ASSERT_EQ(mprotect(page, 4096, PROT_READ), 0);
+    atomic_bitmap_ensure_run(words, 5, 150); // a write would end the program
+    atomic_bitmap_ensure_run(words, 64, 64);
+    atomic_bitmap_ensure_run(words, 9, 0);
+    EXPECT_EQ(atomic_bitmap_count_run(words, 0, 256), 150u);
+    munmap(page, 4096);
 }
 
 TEST(AtomicBitmap, ClaimLowest) {

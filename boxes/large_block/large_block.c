@@ -104,7 +104,7 @@ bool large_block_free(const struct page_arena_window *window, void *ptr, size_t 
     // apart.
     bool mine = atomic_load_explicit(&meta->owner, memory_order_relaxed) == hak_thread_mark();
     if (run << ARENA_SLAB_SHIFT >= LARGE_BLOCK_EAGER) {
-        page_arena_release(slab, run, !page_arena_clean(slab, run));
+        page_arena_discard(slab, run);
     } else if (mine) {
         page_arena_set_aside(slab, run);
     } else {

@@ -39,7 +39,9 @@
 // - A claim clears bits and then looks at `top`; lower_top() lowers `top` and then looks at the
 //   bits again. Likewise `meta_used` and the region's `meta`.
 // - `committed` stands for rights that the kernel gave before the bit was set. They are not data of
-//   this process: a relaxed look is enough, as it is for hints and counts.
+//   this process: a relaxed look is enough, as it is for hints and counts. The bit is cleared by
+//   someone who holds all of the SuperSlab, and `lost` is set by someone who holds the slabs: both
+//   before these are put into `avail`.
 
 // The whole configuration in one word, so that it is published by one compare-and-swap: the base
 // (2 MiB aligned), log2 of the window's slabs in bits 0..7 and of a chunk's slabs in bits 8..15.
@@ -52,6 +54,7 @@ static struct {
     _Atomic size_t reserved;                       // bytes
     _Atomic size_t readable_end;                   // see page_arena_readable(), a SuperSlab's index
     _Atomic bool dense;                            // see page_arena_mark_dense()
+    _Atomic bool charged;                          // see is_charged()
     alignas(HAK_CACHE_LINE) _Atomic size_t lowest; // no slab below this word index is avail
     alignas(HAK_CACHE_LINE) _Atomic size_t dirty;  // free dirty slabs
     _Atomic size_t held;                           // claimed slabs
@@ -135,9 +138,19 @@ static bool place_window(size_t bytes, size_t chunk, uint64_t *seed, uintptr_t *
     return false;
 }
 
+// True where the kernel charges for all that can be written, touched or not (overcommit_memory 2):
+// there, SuperSlabs out of use are decommitted.
+static bool is_charged(void) {
+    return atomic_load_explicit(&state.charged, memory_order_relaxed);
+}
+
 bool page_arena_init(void) {
     if (atomic_load_explicit(&config, memory_order_acquire) != 0) {
         return true;
+    }
+    char policy;
+    if (os_read_file("/proc/sys/vm/overcommit_memory", &policy, 1) == 1 && policy == '2') {
+        atomic_store_explicit(&state.charged, true, memory_order_relaxed);
     }
     // Without a limit: four times the memory there is, and 1 TiB at least. With one, no more than
     // the limit, in small chunks: the heap must leave address space to stacks and libraries.
@@ -541,9 +554,58 @@ static size_t count_uncommitted(const struct page_arena_window *window, size_t s
     return hak_min(count, most);
 }
 
+// Maps those of held slabs again that the kernel has unmapped and would not map at once.
+static bool map_lost(const struct page_arena_window *window, size_t from, size_t slabs) {
+    enum os_result result =
+        os_map(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT, NULL);
+    // "Taken" by those that are mapped: one after the other, then.
+    for (size_t i = 0; i < slabs && result == OS_TAKEN; i++) {
+        if (os_map(page_arena_address(window, from + i), ARENA_SLAB, NULL) == OS_NO_MEMORY) {
+            result = OS_NO_MEMORY;
+        }
+    }
+    return result != OS_NO_MEMORY;
+}
+
+// The same for the slabs of a claim. A SuperSlab that they make up is not marked any longer.
+static bool find_lost(const struct page_arena_window *window, size_t from, size_t slabs) {
+    FOR_EACH_GROUP(window, from, slabs, group, first, here) {
+        uint64_t lost =
+            atomic_load_explicit(&group->lost, memory_order_relaxed) & superslab_mask(first, here);
+        size_t base = (size_t)(group - window->groups) * ARENA_GROUP_SLABS;
+        for (; lost != 0; lost &= lost - 1) {
+            size_t superslab = base + (size_t)__builtin_ctzll(lost) * ARENA_SUPERSLAB_SLABS;
+            size_t start = hak_max(superslab, from);
+            size_t end = hak_min(superslab + ARENA_SUPERSLAB_SLABS, from + slabs);
+            if (!map_lost(window, start, end - start)) {
+                return false;
+            }
+            if (end - start == ARENA_SUPERSLAB_SLABS) {
+                atomic_fetch_and(&group->lost, ~(lost & -lost));
+            }
+        }
+    }
+    return true;
+}
+
+static void mark_lost(const struct page_arena_window *window, size_t from, size_t slabs) {
+    FOR_EACH_GROUP(window, from, slabs, group, first, here) {
+        atomic_bitmap_put(&group->lost, superslab_mask(first, here));
+    }
+}
+
+static void mark_meta(const struct page_arena_window *window, size_t index, uint64_t superslabs) {
+    atomic_bitmap_put(&window->groups[index].meta_used, superslabs);
+    atomic_bitmap_ensure_run(&window->regions[index / ARENA_REGION_GROUPS].meta,
+                             index % ARENA_REGION_GROUPS, 1);
+}
+
 // Gives the SuperSlabs of held slabs read and write rights. A SuperSlab is only ever decommitted by
 // someone who holds all of it, so the bits of these cannot be cleared meanwhile.
 static bool commit(const struct page_arena_window *window, size_t from, size_t slabs, bool huge) {
+    if (!find_lost(window, from, slabs)) {
+        return false;
+    }
     size_t last = (from + slabs - 1) / ARENA_SUPERSLAB_SLABS;
     for (size_t i = from / ARENA_SUPERSLAB_SLABS; i <= last;) {
         uint64_t has =
@@ -564,6 +626,9 @@ static bool commit(const struct page_arena_window *window, size_t from, size_t s
         FOR_EACH_GROUP(window, i * ARENA_SUPERSLAB_SLABS, count * ARENA_SUPERSLAB_SLABS, group,
                        first, here) {
             atomic_bitmap_put(&group->committed, superslab_mask(first, here));
+            if (is_charged()) { // so that the purge comes by
+                mark_meta(window, (size_t)(group - window->groups), superslab_mask(first, here));
+            }
         }
         i += count;
     }
@@ -575,12 +640,7 @@ static void use_meta(const struct page_arena_window *window, size_t slab) {
     struct page_arena_group *group = &window->groups[index];
     uint64_t bit = superslab_mask(slab % ARENA_GROUP_SLABS, 1);
     if ((atomic_load_explicit(&group->meta_used, memory_order_relaxed) & bit) == 0) {
-        atomic_bitmap_put(&group->meta_used, bit);
-        atomic_bitmap_word *meta = &window->regions[index / ARENA_REGION_GROUPS].meta;
-        bit = UINT64_C(1) << index % ARENA_REGION_GROUPS;
-        if ((atomic_load(meta) & bit) == 0) {
-            atomic_bitmap_put(meta, bit);
-        }
+        mark_meta(window, index, bit);
     }
 }
 
@@ -596,7 +656,9 @@ static bool finish_claim(const struct page_arena_window *window, size_t from, si
         return false;
     }
     use_meta(window, from);
-    use_meta(window, from + slabs - 1);
+    if (slabs > 1) {
+        use_meta(window, from + slabs - 1);
+    }
     size_t dirty = count_dirty(window, from, slabs);
     if (dirty > 0) {
         atomic_fetch_sub_explicit(&state.dirty, dirty, memory_order_relaxed);
@@ -861,12 +923,12 @@ size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero) {
     return claim_held(slabs, align, wants_huge(), zero);
 }
 
-// True if there was something.
-static bool release_aside(void) {
+// What is set aside in all places, or in the thread's own. True if there was something.
+static bool release_aside(bool all) {
     unsigned cursor = 0;
     bool any = false;
     for (;;) {
-        struct run_cache_run run = run_cache_take_any(&cursor);
+        struct run_cache_run run = all ? run_cache_take_any(&cursor) : run_cache_take_own(&cursor);
         if (run.slabs == 0) {
             return any;
         }
@@ -898,6 +960,7 @@ static size_t claim(size_t slabs, size_t align, bool huge, bool *zero) {
         return ARENA_NONE;
     }
     bool looked_aside = false;
+    bool looked_everywhere = false;
     for (;;) {
         size_t from = ARENA_NONE;
         if (atomic_load_explicit(&state.dirty, memory_order_relaxed) >= slabs) {
@@ -907,7 +970,7 @@ static size_t claim(size_t slabs, size_t align, bool huge, bool *zero) {
             // What has pages comes before what has none. Once: others may set aside all the time.
             if (!looked_aside) {
                 looked_aside = true;
-                if (release_aside()) {
+                if (release_aside(false)) {
                     continue;
                 }
             }
@@ -915,6 +978,12 @@ static size_t claim(size_t slabs, size_t align, bool huge, bool *zero) {
         }
         if (from != ARENA_NONE) {
             return finish_claim(&window, from, slabs, huge, zero) ? from : ARENA_NONE;
+        }
+        if (!looked_everywhere) {
+            looked_everywhere = true;
+            if (release_aside(true)) {
+                continue;
+            }
         }
         if (grow(&window, slabs, align) == OS_NO_MEMORY) {
             return ARENA_NONE;
@@ -932,7 +1001,7 @@ bool page_arena_claim_at(size_t from, size_t slabs, bool *zero) {
         return false;
     }
     if (((all_avail(&window, from, slabs) && claim_avail(&window, from, slabs)) ||
-         (release_aside() && claim_avail(&window, from, slabs))) &&
+         (release_aside(false) && claim_avail(&window, from, slabs))) &&
         finish_claim(&window, from, slabs, wants_huge(), zero)) {
         return true;
     }
@@ -963,7 +1032,7 @@ void page_arena_release(size_t from, size_t slabs, bool dirty) {
     struct page_arena_window window = page_arena_get_window();
     if (dirty) {
         FOR_EACH_GROUP(&window, from, slabs, group, first, here) {
-            atomic_bitmap_put_run(group->dirty, first, here);
+            atomic_bitmap_ensure_run(group->dirty, first, here);
         }
     }
     size_t added = dirty ? slabs : count_dirty(&window, from, slabs);
@@ -988,7 +1057,7 @@ void page_arena_release(size_t from, size_t slabs, bool dirty) {
 static void mark_moved(const struct page_arena_window *window, size_t from, size_t slabs) {
     size_t last = (from + slabs - 1) / ARENA_SUPERSLAB_SLABS;
     for (size_t s = from / ARENA_SUPERSLAB_SLABS; s <= last; s++) {
-        atomic_bitmap_put(&window->groups[s / 64].moved, UINT64_C(1) << s % 64);
+        atomic_bitmap_ensure_run(&window->groups[s / 64].moved, s % 64, 1);
     }
 }
 
@@ -1016,29 +1085,46 @@ bool page_arena_move(size_t from, size_t to, size_t slabs) {
     return true;
 }
 
-// Gives back the pages of a run that the caller holds. False if the kernel would not.
+// Gives back the pages of a run that the caller holds and goes on holding. False if the kernel
+// would not.
 static bool purge_held(const struct page_arena_window *window, size_t from, size_t slabs) {
-    char *at = page_arena_address(window, from);
-    size_t bytes = slabs << ARENA_SLAB_SHIFT;
-    size_t last = (from + slabs - 1) / ARENA_SUPERSLAB_SLABS;
+    if (os_purge(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT) != OS_OK) {
+        return false;
+    }
+    clear_dirty(window, from, slabs);
+    return true;
+}
+
+// The same before a release. Pages that were moved are mapped afresh, so that the mappings can
+// merge; the run may come out of that lost, which the next claim of it sees to.
+static bool purge_for_good(const struct page_arena_window *window, size_t from, size_t slabs) {
     bool moved = false;
-    for (size_t s = from / ARENA_SUPERSLAB_SLABS; s <= last && !moved; s++) {
-        moved = atomic_bitmap_test(&window->groups[s / 64].moved, s % 64);
+    FOR_EACH_GROUP(window, from, slabs, group, first, here) {
+        moved |= (atomic_load_explicit(&group->moved, memory_order_relaxed) &
+                  superslab_mask(first, here)) != 0;
     }
-    if (moved && os_refresh(at, bytes) == OS_OK) {
-        clear_dirty(window, from, slabs);
-        return true;
+    if (!moved) {
+        return purge_held(window, from, slabs);
     }
-    if (os_purge(at, bytes) == OS_OK) {
-        clear_dirty(window, from, slabs);
-        return true;
+    enum os_result result = os_refresh(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT);
+    if (result == OS_NO_MEMORY) {
+        return purge_held(window, from, slabs);
     }
-    return false;
+    if (result == OS_LOST) {
+        mark_lost(window, from, slabs);
+    }
+    clear_dirty(window, from, slabs);
+    return true;
 }
 
 bool page_arena_clean(size_t from, size_t slabs) {
     struct page_arena_window window = page_arena_get_window();
     return purge_held(&window, from, slabs);
+}
+
+void page_arena_discard(size_t from, size_t slabs) {
+    struct page_arena_window window = page_arena_get_window();
+    page_arena_release(from, slabs, !purge_for_good(&window, from, slabs));
 }
 
 // A release may be newer than a look at the clock that came first: by less than this.
@@ -1077,7 +1163,7 @@ static void purge_bits(const struct page_arena_window *window, size_t word, uint
         size_t dirty = atomic_bitmap_count_run(dirty_word(window, word), from, count);
         if (dirty > 0) {
             done->looks += ARENA_PURGE_CALL;
-            if (purge_held(window, word * 64 + from, count)) {
+            if (purge_for_good(window, word * 64 + from, count)) {
                 atomic_fetch_sub_explicit(&state.dirty, dirty, memory_order_relaxed);
                 done->slabs += count;
             } else {
@@ -1106,13 +1192,37 @@ static void purge_word(const struct page_arena_window *window, size_t word, uint
     purge_bits(window, word, bits, budget, false, done);
 }
 
-// Gives back the metadata of SuperSlabs of a word none of whose slabs is in use.
+// Gives back what a SuperSlab has that is free and clean, and held by the caller: its metadata and,
+// where it is charged, its rights. False if the kernel would not.
+static bool purge_superslab(const struct page_arena_window *window, size_t first) {
+    struct page_arena_group *group = &window->groups[first / ARENA_GROUP_SLABS];
+    uint64_t bit = superslab_mask(first % ARENA_GROUP_SLABS, 1);
+    char *meta = window->meta + first / ARENA_SUPERSLAB_SLABS * ARENA_SUPERSLAB_META;
+    if (os_purge(meta, ARENA_SUPERSLAB_META) != OS_OK ||
+        !find_lost(window, first, ARENA_SUPERSLAB_SLABS)) {
+        return false;
+    }
+    if (is_charged() &&
+        (atomic_load_explicit(&group->committed, memory_order_relaxed) & bit) != 0) {
+        enum os_result result = os_decommit(page_arena_address(window, first), ARENA_SUPERSLAB);
+        if (result == OS_NO_MEMORY) {
+            return false;
+        }
+        if (result == OS_LOST) {
+            mark_lost(window, first, ARENA_SUPERSLAB_SLABS);
+        }
+        atomic_fetch_and(&group->committed, ~bit);
+    }
+    atomic_fetch_and(&group->meta_used, ~bit);
+    return true;
+}
+
+// The same for the SuperSlabs of a word none of whose slabs is in use or dirty.
 static void purge_meta(const struct page_arena_window *window, size_t word,
                        struct page_arena_purged *done) {
     struct page_arena_group *group = &window->groups[word / 32];
     for (unsigned half = 0; half < 2 && !done->failed; half++) {
-        size_t superslab = word % 32 * 2 + half; // within the group
-        uint64_t bit = UINT64_C(1) << superslab;
+        uint64_t bit = UINT64_C(1) << (word % 32 * 2 + half);
         if ((atomic_load_explicit(&group->meta_used, memory_order_relaxed) & bit) == 0) {
             continue;
         }
@@ -1123,14 +1233,13 @@ static void purge_meta(const struct page_arena_window *window, size_t word,
         }
         size_t first = word * 64 + half * 32;
         if (claim_avail(window, first, ARENA_SUPERSLAB_SLABS)) {
-            char *meta = window->meta + first / ARENA_SUPERSLAB_SLABS * ARENA_SUPERSLAB_META;
-            done->looks += ARENA_PURGE_CALL;
-            if (os_purge(meta, ARENA_SUPERSLAB_META) == OS_OK) {
-                atomic_fetch_and(&group->meta_used, ~bit);
-            } else {
-                done->failed = true;
+            // It may have been in use since the look.
+            bool clean = count_dirty(window, first, ARENA_SUPERSLAB_SLABS) == 0;
+            if (clean) {
+                done->looks += ARENA_PURGE_CALL;
+                done->failed = !purge_superslab(window, first);
             }
-            put_avail(window, first, ARENA_SUPERSLAB_SLABS, true);
+            put_avail(window, first, ARENA_SUPERSLAB_SLABS, !clean);
         }
     }
 }
@@ -1228,7 +1337,7 @@ struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_
     uint32_t now = now_ms();
     size_t word = *cursor;
     if (word == 0) {
-        release_aside();
+        release_aside(true);
         words = page_arena_top() / 64;
     }
     while (word < words && done.slabs < budget && done.looks < looks && !done.failed) {

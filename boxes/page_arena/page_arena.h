@@ -54,6 +54,7 @@ struct page_arena_group {
     alignas(HAK_CACHE_LINE) atomic_bitmap_word committed; // SuperSlabs with read and write rights
     atomic_bitmap_word meta_used; // SuperSlabs whose metadata may hold pages
     atomic_bitmap_word moved;     // SuperSlabs in which os_move left mappings that cannot merge
+    atomic_bitmap_word lost;      // SuperSlabs with free slabs that may not be mapped
     alignas(HAK_CACHE_LINE) atomic_bitmap_word user[ARENA_GROUP_USER_WORDS]; // the box above
 };
 
@@ -118,9 +119,10 @@ void page_arena_release(size_t from, size_t slabs, bool dirty);
 // thread or by one that shares its place.
 //
 // At most RUN_CACHE_MOST slabs are set aside at a time, and nothing under HAKMEM_LIMIT; the rest,
-// and what there is no room for, is released as dirty. So is all that is set aside when a purge
-// starts at 0 (its age counts from then on), when a claim finds no other slabs with pages, and when
-// a claim of given slabs fails. Slabs set aside count as free and dirty.
+// and what there is no room for, is released as dirty. So is what the thread's place has when a
+// claim finds no other slabs with pages, or a claim of given slabs fails, and what all places have
+// when a claim would need more address space, or a purge starts at 0 (its age counts from then on).
+// Slabs set aside count as free and dirty.
 void page_arena_set_aside(size_t from, size_t slabs);
 size_t page_arena_reuse(size_t slabs);
 
@@ -131,6 +133,10 @@ bool page_arena_move(size_t from, size_t to, size_t slabs);
 // Gives the pages of held slabs back to the kernel; they read as zero afterwards. False if the
 // kernel would not.
 bool page_arena_clean(size_t from, size_t slabs);
+
+// Gives slabs back, and their pages to the kernel. Where it would not take them, this is a release
+// of dirty slabs.
+void page_arena_discard(size_t from, size_t slabs);
 
 // What a step of giving pages back has done.
 struct page_arena_purged {
@@ -171,7 +177,9 @@ size_t page_arena_high(void);
 size_t page_arena_top(void);
 
 // The start and the length in bytes of the part of the heap that can be read anywhere: from its
-// first slab up to the first SuperSlab that is not committed. It only ever grows.
+// first slab up to the first SuperSlab that was not committed. It only ever grows: what is
+// decommitted later can still be read. (What the kernel has lost in an attempt to map it afresh can
+// not, until it is claimed.)
 char *page_arena_readable(size_t *length);
 
 struct page_arena_stats {

@@ -8,9 +8,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <random>
 #include <set>
+#include <string>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <thread>
@@ -23,7 +25,9 @@ static std::atomic<uint64_t> clock_ms{1000};
 static size_t advised;                 // bytes, huge pages
 static std::function<void()> on_clock; // called when the arena looks at the clock
 static bool refuse_commit, refuse_reserve, refuse_map, refuse_purge, refuse_move;
-static std::atomic<size_t> purge_calls, refreshes;
+static std::atomic<size_t> purge_calls, refreshes, decommits;
+static bool lose_refresh, lose_decommit, refuse_decommit;
+static char overcommit = '0';
 
 extern "C" {
 enum os_result __real_os_commit(void *at, size_t size);
@@ -31,6 +35,8 @@ enum os_result __real_os_reserve(void *at, size_t size, void **got);
 void __real_os_huge_pages(void *at, size_t size, bool on);
 enum os_result __real_os_map(void *at, size_t size, void **got);
 enum os_result __real_os_purge(void *at, size_t size);
+enum os_result __real_os_decommit(void *at, size_t size);
+size_t __real_os_read_file(const char *path, char *buf, size_t size);
 enum os_result __real_os_refresh(void *at, size_t size);
 enum os_result __real_os_move(void *from, void *to, size_t size);
 uint64_t __wrap_os_now_ms(void) {
@@ -56,9 +62,31 @@ enum os_result __wrap_os_purge(void *at, size_t size) {
     purge_calls++;
     return refuse_purge ? OS_NO_MEMORY : __real_os_purge(at, size);
 }
+enum os_result __wrap_os_decommit(void *at, size_t size) {
+    if (refuse_decommit) {
+        return OS_NO_MEMORY;
+    }
+    decommits++;
+    if (lose_decommit) {
+        os_release(at, size);
+        return OS_LOST;
+    }
+    return __real_os_decommit(at, size);
+}
+size_t __wrap_os_read_file(const char *path, char *buf, size_t size) {
+    if (strcmp(path, "/proc/sys/vm/overcommit_memory") == 0) {
+        *buf = overcommit;
+        return 1;
+    }
+    return __real_os_read_file(path, buf, size);
+}
 enum os_result __wrap_os_refresh(void *at, size_t size) {
     if (refuse_purge) {
         return OS_NO_MEMORY;
+    }
+    if (lose_refresh) { // the kernel has unmapped it before it found that it cannot map it
+        os_release(at, size);
+        return OS_LOST;
     }
     refreshes++;
     return __real_os_refresh(at, size);
@@ -1086,8 +1114,6 @@ TEST_F(PageArena, ARefusedClaimDoesNotGrowTheWindowAgain) {
     for (int i = 0; i < 3; i++) {
         EXPECT_EQ(page_arena_claim(slabs, 1, &zero), ARENA_NONE);
         EXPECT_EQ(page_arena_claim(window.slabs + 1, 1, &zero), ARENA_NONE);
-        // Whether the window has a place for that depends on where it lies.
-        EXPECT_EQ(page_arena_claim(window.slabs / 2 + 1, size_t{1} << 40, &zero), ARENA_NONE);
         after = i == 0 ? stats().reserved_bytes : after;
     }
     EXPECT_EQ(stats().reserved_bytes, after);
@@ -1112,6 +1138,162 @@ TEST_F(PageArena, UnderALimitATooLargeRequestFailsNoOther) {
     stop = true;
     greedy.join();
     page_arena_release(held, 40, false);
+}
+
+TEST_F(PageArena, WhatTheKernelLosesIsMappedBeforeItIsUsed) {
+    size_t from = claim(40);
+    size_t to = claim(40);
+    fill(from, 40, 9);
+    ASSERT_TRUE(page_arena_move(from, to, 40)); // from then on they are mapped afresh
+    unsigned char resident;
+    auto is_mapped = [&](size_t slab) { return mincore(address(slab), 1, &resident) == 0; };
+    // By a purge, and by a holder that discards.
+    for (bool discard : {false, true}) {
+        lose_refresh = refuse_map = true;
+        fill(to, 40, 7);
+        if (discard) {
+            page_arena_discard(to, 40);
+        } else {
+            page_arena_release(to, 40, true);
+            EXPECT_EQ(purge(0, SIZE_MAX), 40u);
+        }
+        lose_refresh = false;
+        EXPECT_EQ(page_arena_dirty(), 0u);
+        EXPECT_FALSE(is_mapped(to));
+        EXPECT_FALSE(is_mapped(to + 39));
+        EXPECT_FALSE(page_arena_claim_at(to, 1, &zero));
+        EXPECT_FALSE(page_arena_claim_at(to, 40, &zero));
+        refuse_map = false;
+        EXPECT_FALSE(is_mapped(to));
+        // A part of it, and then the rest of its SuperSlab, which is mapped in part.
+        ASSERT_TRUE(page_arena_claim_at(to + 3, 2, &zero));
+        EXPECT_TRUE(zero);
+        fill(to + 3, 2, 1);
+        EXPECT_FALSE(is_mapped(to));
+        page_arena_release(to + 3, 2, true);
+        ASSERT_TRUE(page_arena_claim_at(to, 40, &zero));
+        EXPECT_FALSE(zero);
+        EXPECT_TRUE(all(to, 3, 0));
+        EXPECT_TRUE(all(to + 3, 2, 1));
+        EXPECT_TRUE(all(to + 5, 35, 0));
+        fill(to, 40, 2);
+    }
+    page_arena_release(from, 40, false);
+    page_arena_discard(to, 40);
+    EXPECT_EQ(page_arena_dirty(), 0u);
+    ASSERT_TRUE(page_arena_claim_at(to, 40, &zero));
+    EXPECT_TRUE(zero);
+    EXPECT_TRUE(all(to, 40, 0));
+    page_arena_release(to, 40, false);
+    // A SuperSlab that is free as a whole is mapped by the purge, and no longer marked.
+    purge_all();
+    for (size_t slab : {from, to, to + 39}) {
+        size_t index = slab / ARENA_SUPERSLAB_SLABS;
+        EXPECT_FALSE(atomic_bitmap_test(&window.groups[index / 64].lost, index % 64)) << slab;
+    }
+}
+
+TEST_F(PageArena, ADiscardThatTheKernelRefusesIsADirtyRelease) {
+    size_t run = claim(4);
+    fill(run, 4, 5);
+    refuse_purge = true;
+    page_arena_discard(run, 4);
+    EXPECT_EQ(page_arena_dirty(), 4u);
+    refuse_purge = false;
+    ASSERT_EQ(claim(4), run);
+    EXPECT_TRUE(all(run, 4, 5));
+    page_arena_discard(run, 4);
+    EXPECT_EQ(page_arena_dirty(), 0u);
+}
+
+// The rights of a page, as /proc/self/maps has them; "" if it is not mapped.
+std::string rights(const void *at) {
+    std::ifstream maps("/proc/self/maps");
+    for (std::string line; std::getline(maps, line);) {
+        unsigned long from, to;
+        char text[5];
+        if (sscanf(line.c_str(), "%lx-%lx %4s", &from, &to, text) == 3 &&
+            reinterpret_cast<uintptr_t>(at) >= from && reinterpret_cast<uintptr_t>(at) < to) {
+            return text;
+        }
+    }
+    return "";
+}
+
+TEST(PageArenaDeathTest, WhereWritableMemoryIsChargedFreeSuperSlabsAreDecommitted) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        overcommit = '2';
+        EXPECT_TRUE(page_arena_init());
+        page_arena_window window = page_arena_get_window();
+        auto committed = [] {
+            page_arena_stats s;
+            page_arena_get_stats(&s);
+            return s.committed_bytes / ARENA_SUPERSLAB;
+        };
+        auto purge_all = [] {
+            size_t cursor = 0;
+            do {
+                page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX);
+            } while (cursor != 0);
+        };
+        constexpr size_t kSuperslabs = 10;
+        constexpr size_t kSlabs = kSuperslabs * ARENA_SUPERSLAB_SLABS;
+        bool zero;
+        size_t run = page_arena_claim(kSlabs, ARENA_SUPERSLAB, &zero);
+        char *at = static_cast<char *>(page_arena_address(&window, run));
+        EXPECT_EQ(committed(), kSuperslabs);
+        memset(at, 1, kSlabs * ARENA_SLAB);
+        size_t readable;
+        char *start = page_arena_readable(&readable);
+        EXPECT_EQ(start + readable, at + kSlabs * ARENA_SLAB);
+        // All but a slab of the third SuperSlab.
+        size_t kept = run + 2 * ARENA_SUPERSLAB_SLABS + 5;
+        page_arena_release(run, kept - run, true);
+        page_arena_release(kept + 1, run + kSlabs - kept - 1, true);
+        EXPECT_EQ(committed(), kSuperslabs) << "it may well be needed again soon";
+        purge_all();
+        EXPECT_EQ(committed(), 1u);
+        EXPECT_EQ(decommits, kSuperslabs - 1);
+        EXPECT_EQ(rights(at), "r--p");
+        EXPECT_EQ(rights(page_arena_address(&window, kept)), "rw-p");
+        purge_all();
+        EXPECT_EQ(decommits, kSuperslabs - 1) << "nothing is left to do";
+        // All of it can still be read, as the front gate does.
+        size_t later;
+        page_arena_readable(&later);
+        EXPECT_GE(later, readable);
+        int sum = 0;
+        for (size_t i = 0; i < readable; i += HAK_PAGE) {
+            sum += start[i] != 0;
+        }
+        EXPECT_EQ(sum, ARENA_SLAB / HAK_PAGE);
+        // It comes back with rights, and zero.
+        EXPECT_EQ(page_arena_claim(2 * ARENA_SUPERSLAB_SLABS, ARENA_SUPERSLAB, &zero), run);
+        EXPECT_TRUE(zero);
+        EXPECT_EQ(committed(), 3u);
+        at[0] = at[2 * ARENA_SUPERSLAB - 1] = 1;
+        // Where the kernel refuses, or loses it.
+        refuse_decommit = true;
+        page_arena_release(run, 2 * ARENA_SUPERSLAB_SLABS, true);
+        purge_all();
+        EXPECT_EQ(committed(), 3u);
+        EXPECT_EQ(rights(at), "rw-p");
+        refuse_decommit = false;
+        lose_decommit = true;
+        purge_all();
+        EXPECT_EQ(committed(), 1u);
+        EXPECT_EQ(rights(at), "");
+        lose_decommit = false;
+        refuse_map = true;
+        EXPECT_FALSE(page_arena_claim_at(run, 1, &zero));
+        refuse_map = false;
+        EXPECT_TRUE(page_arena_claim_at(run, 2 * ARENA_SUPERSLAB_SLABS, &zero));
+        EXPECT_TRUE(zero);
+        at[0] = at[2 * ARENA_SUPERSLAB - 1] = 1;
+        _exit(testing::Test::HasFailure() ? 1 : 0);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 
 // The arena against the plainest model of it: two flags a slab.

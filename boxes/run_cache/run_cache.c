@@ -66,10 +66,10 @@ struct run_cache_run run_cache_put(size_t from, size_t slabs) {
     return run_of(atomic_exchange_explicit(&ways[way], word, memory_order_acq_rel));
 }
 
-struct run_cache_run run_cache_take_any(unsigned *cursor) {
-    // Each place once: others may fill it again all the time.
-    while (*cursor < PLACES) {
-        _Atomic(uint64_t) *way = place((*cursor)++);
+// Each place once: others may fill it again all the time.
+static struct run_cache_run take_from(unsigned first, unsigned end, unsigned *cursor) {
+    while (first + *cursor < end) {
+        _Atomic(uint64_t) *way = place(first + (*cursor)++);
         if (atomic_load_explicit(way, memory_order_relaxed) != 0) {
             uint64_t word = atomic_exchange_explicit(way, 0, memory_order_acquire);
             if (word != 0) {
@@ -78,6 +78,15 @@ struct run_cache_run run_cache_take_any(unsigned *cursor) {
         }
     }
     return (struct run_cache_run){0, 0};
+}
+
+struct run_cache_run run_cache_take_own(unsigned *cursor) {
+    unsigned first = (unsigned)(own_line() - lines[0].ways);
+    return take_from(first, first + RUN_CACHE_WAYS, cursor);
+}
+
+struct run_cache_run run_cache_take_any(unsigned *cursor) {
+    return take_from(0, PLACES, cursor);
 }
 
 size_t run_cache_slabs(void) {

@@ -35,6 +35,10 @@ size_t run_cache_take(size_t slabs);
 // had to make room, or this run if it is too long; mostly it is none (of 0 slabs).
 struct run_cache_run run_cache_put(size_t from, size_t slabs);
 
+// Takes a run out of the thread's line, looking at the places from *cursor (0 at first) on; of 0
+// slabs when it has looked at all.
+struct run_cache_run run_cache_take_own(unsigned *cursor);
+
 // Takes a run out of any line, looking at the places from *cursor (0 at first) on; of 0 slabs when
 // it has looked at all. It looks at no place twice: the end comes whatever other threads do.
 struct run_cache_run run_cache_take_any(unsigned *cursor);

@@ -79,6 +79,48 @@ TEST_F(RunCache, WhatAThreadLeavesCanBeTakenByAnyCursor) {
     EXPECT_EQ(all().size(), size_t{RUN_CACHE_WAYS});
 }
 
+TEST_F(RunCache, TakeOwnLeavesTheOtherLines) {
+    run_cache_put(7, 2);
+    run_cache_put(9, 1);
+    // Threads whose TLS lies elsewhere: of many, some have other lines.
+    std::vector<std::thread> threads;
+    std::atomic<unsigned> put{0};
+    std::atomic<bool> leave{false};
+    for (size_t i = 0; i < 16; i++) {
+        threads.emplace_back([&, i] {
+            run_cache_put(100 + i, 3);
+            for (put++; !leave;) {
+                std::this_thread::yield();
+            }
+        });
+    }
+    while (put < 16) {
+        std::this_thread::yield();
+    }
+    leave = true;
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    const size_t before = run_cache_slabs();
+    size_t own = 0;
+    unsigned cursor = 0;
+    for (;;) {
+        const run_cache_run run = run_cache_take_own(&cursor);
+        if (run.slabs == 0) {
+            break;
+        }
+        own += run.slabs;
+    }
+    EXPECT_LE(cursor, unsigned{RUN_CACHE_WAYS});
+    EXPECT_GE(own, 1u);
+    EXPECT_EQ(run_cache_slabs(), before - own);
+    for (size_t slabs = 1; slabs <= RUN_CACHE_MOST; slabs++) {
+        EXPECT_EQ(run_cache_take(slabs), RUN_CACHE_NONE) << "its own line is empty";
+    }
+    EXPECT_GT(before, own) << "others' runs stay";
+    all();
+}
+
 // Each run has one owner at a time, who writes into it without an atomic step.
 TEST_F(RunCache, ARunHasOneOwner) {
     constexpr unsigned kRuns = 24;
