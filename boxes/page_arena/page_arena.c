@@ -56,8 +56,7 @@ static struct {
     _Atomic bool dense;                            // see page_arena_mark_dense()
     _Atomic bool charged;                          // see is_charged()
     alignas(HAK_CACHE_LINE) _Atomic size_t lowest; // no slab below this word index is avail
-    alignas(HAK_CACHE_LINE) _Atomic size_t dirty;  // free dirty slabs
-    _Atomic size_t held;                           // claimed slabs
+    alignas(HAK_CACHE_LINE) _Atomic uint64_t counts; // see count_slabs()
     alignas(HAK_CACHE_LINE) _Atomic uint64_t purged_slabs;
     _Atomic uint64_t moved_slabs;
     _Atomic size_t sparse; // see page_arena_count_sparse()
@@ -644,24 +643,45 @@ static void use_meta(const struct page_arena_window *window, size_t slab) {
     }
 }
 
-// Ends a claim: commits, and answers whether every page of the run is untouched.
+// Claimed slabs in the lower half of a word and free dirty slabs in its upper half, so that one
+// step counts both. Neither is ever below 0: slabs are counted as dirty before they are available.
+static void count_slabs(ptrdiff_t held, ptrdiff_t dirty) {
+    atomic_fetch_add_explicit(&state.counts, (uint64_t)held + ((uint64_t)dirty << 32),
+                              memory_order_relaxed);
+}
+static size_t counted_held(void) {
+    return (uint32_t)atomic_load_explicit(&state.counts, memory_order_relaxed);
+}
+static size_t counted_dirty(void) {
+    return atomic_load_explicit(&state.counts, memory_order_relaxed) >> 32;
+}
+
+// What else there is to know of a claim.
+struct wish {
+    bool huge;    // advise huge pages
+    bool counted; // its slabs are counted as held already
+};
+
+// Ends a claim: counts, commits, and answers whether every page of the run is untouched.
 static bool finish_claim(const struct page_arena_window *window, size_t from, size_t slabs,
-                         bool huge, bool *zero) {
+                         const struct wish *wish, bool *zero) {
     size_t end = hak_round_up(from + slabs, ARENA_GROUP_SLABS);
     if (atomic_load(&state.top) < end) {
         load_max(&state.top, end);
     }
-    if (!commit(window, from, slabs, huge)) {
+    if (!commit(window, from, slabs, wish->huge)) {
         put_avail(window, from, slabs, true);
         return false;
     }
     use_meta(window, from);
-    if (slabs > 1) {
-        use_meta(window, from + slabs - 1);
+    size_t last = from + slabs - 1;
+    if (last / ARENA_SUPERSLAB_SLABS != from / ARENA_SUPERSLAB_SLABS) {
+        use_meta(window, last);
     }
     size_t dirty = count_dirty(window, from, slabs);
-    if (dirty > 0) {
-        atomic_fetch_sub_explicit(&state.dirty, dirty, memory_order_relaxed);
+    size_t held = wish->counted ? 0 : slabs;
+    if (dirty + held > 0) {
+        count_slabs((ptrdiff_t)held, -(ptrdiff_t)dirty);
     }
     dirty_ceiling_count_claimed(slabs, dirty);
     *zero = dirty == 0;
@@ -726,11 +746,12 @@ static uint64_t search_word(const struct search *search, size_t word) {
 
 // Claims the lowest run in [from, end) that will do; ARENA_NONE if there is none.
 static size_t claim_within(const struct search *search, size_t from, size_t end) {
+    const struct search wanted = *search; // in registers
     size_t start = from;
     size_t length = 0;
     unsigned bit = (unsigned)(from % 64);
     for (size_t w = from / 64; w < end / 64; w++, bit = 0) {
-        uint64_t bits = search_word(search, w);
+        uint64_t bits = search_word(&wanted, w);
         while (bit < 64) {
             uint64_t rest = bits >> bit;
             if (length == 0) {
@@ -739,7 +760,7 @@ static size_t claim_within(const struct search *search, size_t from, size_t end)
                 }
                 bit += (unsigned)__builtin_ctzll(rest);
                 start = w * 64 + bit;
-                size_t aligned = align_up(search, start);
+                size_t aligned = align_up(&wanted, start);
                 if (aligned != start) {
                     if (aligned >= (w + 1) * 64) {
                         w = aligned / 64 - 1; // the loop adds one
@@ -758,8 +779,8 @@ static size_t claim_within(const struct search *search, size_t from, size_t end)
             unsigned here = (unsigned)hak_min(ones, 64 - bit);
             length += here;
             bit += here;
-            if (length >= search->slabs) {
-                if (claim_avail(search->window, start, search->slabs)) {
+            if (length >= wanted.slabs) {
+                if (claim_avail(wanted.window, start, wanted.slabs)) {
                     return start;
                 }
                 length = 0; // lost it to another thread: go on behind
@@ -849,28 +870,23 @@ static size_t find_run(const struct page_arena_window *window, size_t slabs, siz
     return ARENA_NONE;
 }
 
-static void give_quota(size_t slabs) {
-    atomic_fetch_sub(&state.held, slabs);
-}
-
-// Counts slabs that are about to be claimed. Under HAKMEM_LIMIT what is free but has pages makes
-// room for them; false if that is not enough.
-static bool take_quota(size_t slabs) {
+// Under HAKMEM_LIMIT counts slabs that are about to be claimed, and makes room for them of what is
+// free but has pages; false if that is not enough. Without one the end of the claim counts them.
+static bool take_quota(size_t slabs, struct wish *wish) {
     size_t limit = limit_slabs();
-    if (limit != 0 && slabs > limit) {
-        return false;
-    }
+    wish->counted = limit != 0;
     if (HAK_LIKELY(limit == 0)) {
-        atomic_fetch_add(&state.held, slabs);
         return true;
     }
     // One step, so that a request that fits never meets what one that does not has added.
-    size_t held = atomic_load(&state.held);
+    uint64_t counts = atomic_load(&state.counts);
+    size_t held;
     do {
+        held = (uint32_t)counts;
         if (held > limit || slabs > limit - held) {
             return false;
         }
-    } while (!atomic_compare_exchange_weak(&state.held, &held, held + slabs));
+    } while (!atomic_compare_exchange_weak(&state.counts, &counts, counts + slabs));
     held += slabs;
     size_t cursor = 0;
     while (held + page_arena_dirty() > limit) {
@@ -882,15 +898,22 @@ static bool take_quota(size_t slabs) {
     return true;
 }
 
-static size_t claim(size_t slabs, size_t align, bool huge, bool *zero);
+static void give_quota(size_t slabs, const struct wish *wish) {
+    if (wish->counted) {
+        count_slabs(-(ptrdiff_t)slabs, 0);
+    }
+}
+
+static size_t claim(size_t slabs, size_t align, const struct wish *wish, bool *zero);
 
 static size_t claim_held(size_t slabs, size_t align, bool huge, bool *zero) {
-    if (slabs > page_arena_get_window().slabs || !take_quota(slabs)) {
+    struct wish wish = {.huge = huge};
+    if (slabs > page_arena_get_window().slabs || !take_quota(slabs, &wish)) {
         return ARENA_NONE;
     }
-    size_t from = claim(slabs, align, huge, zero);
+    size_t from = claim(slabs, align, &wish, zero);
     if (from == ARENA_NONE) {
-        give_quota(slabs);
+        give_quota(slabs, &wish);
     }
     return from;
 }
@@ -953,7 +976,7 @@ void page_arena_set_aside(size_t from, size_t slabs) {
     }
 }
 
-static size_t claim(size_t slabs, size_t align, bool huge, bool *zero) {
+static size_t claim(size_t slabs, size_t align, const struct wish *wish, bool *zero) {
     struct page_arena_window window = page_arena_get_window();
     align = hak_max(align, ARENA_SLAB);
     if (align > window.slabs << ARENA_SLAB_SHIFT) {
@@ -963,7 +986,7 @@ static size_t claim(size_t slabs, size_t align, bool huge, bool *zero) {
     bool looked_everywhere = false;
     for (;;) {
         size_t from = ARENA_NONE;
-        if (atomic_load_explicit(&state.dirty, memory_order_relaxed) >= slabs) {
+        if (counted_dirty() >= slabs) {
             from = find_run(&window, slabs, align, true);
         }
         if (from == ARENA_NONE) {
@@ -977,7 +1000,7 @@ static size_t claim(size_t slabs, size_t align, bool huge, bool *zero) {
             from = find_run(&window, slabs, align, false);
         }
         if (from != ARENA_NONE) {
-            return finish_claim(&window, from, slabs, huge, zero) ? from : ARENA_NONE;
+            return finish_claim(&window, from, slabs, wish, zero) ? from : ARENA_NONE;
         }
         if (!looked_everywhere) {
             looked_everywhere = true;
@@ -997,15 +1020,16 @@ bool page_arena_claim_at(size_t from, size_t slabs, bool *zero) {
     if (from >= high || slabs > high - from) {
         return false;
     }
-    if (!take_quota(slabs)) {
+    struct wish wish = {.huge = wants_huge()};
+    if (!take_quota(slabs, &wish)) {
         return false;
     }
     if (((all_avail(&window, from, slabs) && claim_avail(&window, from, slabs)) ||
          (release_aside(false) && claim_avail(&window, from, slabs))) &&
-        finish_claim(&window, from, slabs, wants_huge(), zero)) {
+        finish_claim(&window, from, slabs, &wish, zero)) {
         return true;
     }
-    give_quota(slabs);
+    give_quota(slabs, &wish);
     return false;
 }
 
@@ -1019,8 +1043,8 @@ static void keep_ceiling(size_t freed, uint32_t now) {
     if (decay < 0 || settings_get(SETTING_BACKGROUND) != 0) {
         return;
     }
-    size_t dirty = atomic_load_explicit(&state.dirty, memory_order_relaxed);
-    size_t held = atomic_load_explicit(&state.held, memory_order_relaxed);
+    size_t dirty = counted_dirty();
+    size_t held = counted_held();
     size_t surplus =
         dirty_ceiling_surplus(dirty, held, freed, now, (uint32_t)hak_max((size_t)decay, 1));
     if (HAK_UNLIKELY(surplus != 0)) {
@@ -1045,10 +1069,16 @@ void page_arena_release(size_t from, size_t slabs, bool dirty) {
                 atomic_store_explicit(&group->freed_at[s], now, memory_order_relaxed);
             }
         }
-        atomic_fetch_add_explicit(&state.dirty, added, memory_order_relaxed);
+    }
+    // Under a limit a slab is room for others only once they can have it.
+    bool at_once = limit_slabs() == 0;
+    if (at_once || added > 0) {
+        count_slabs(at_once ? -(ptrdiff_t)slabs : 0, (ptrdiff_t)added);
     }
     put_avail(&window, from, slabs, added > 0);
-    give_quota(slabs);
+    if (!at_once) {
+        count_slabs(-(ptrdiff_t)slabs, 0);
+    }
     if (added > 0) {
         keep_ceiling(added, now);
     }
@@ -1164,7 +1194,7 @@ static void purge_bits(const struct page_arena_window *window, size_t word, uint
         if (dirty > 0) {
             done->looks += ARENA_PURGE_CALL;
             if (purge_for_good(window, word * 64 + from, count)) {
-                atomic_fetch_sub_explicit(&state.dirty, dirty, memory_order_relaxed);
+                count_slabs(0, -(ptrdiff_t)dirty);
                 done->slabs += count;
             } else {
                 done->failed = true;
@@ -1404,11 +1434,11 @@ size_t page_arena_purge_highest(size_t most) {
 
 // What is set aside is still held as the arena's own books have it.
 size_t page_arena_dirty(void) {
-    return atomic_load_explicit(&state.dirty, memory_order_relaxed) + run_cache_slabs();
+    return counted_dirty() + run_cache_slabs();
 }
 
 size_t page_arena_held(void) {
-    size_t held = atomic_load_explicit(&state.held, memory_order_relaxed);
+    size_t held = counted_held();
     return held - hak_min(held, run_cache_slabs());
 }
 
