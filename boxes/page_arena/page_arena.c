@@ -85,8 +85,7 @@ static size_t chunks_offset(size_t slabs) {
     return regions_offset(slabs) + hak_round_up(regions * sizeof(struct page_arena_region), 64);
 }
 
-struct page_arena_window page_arena_get_window(void) {
-    uintptr_t word = atomic_load_explicit(&config, memory_order_acquire);
+static struct page_arena_window window_of(uintptr_t word) {
     struct page_arena_window window = {0};
     if (word != 0) {
         size_t slabs = window_slabs(word);
@@ -97,6 +96,19 @@ struct page_arena_window page_arena_get_window(void) {
         window.meta = window.base + (slabs << ARENA_SLAB_SHIFT);
     }
     return window;
+}
+
+// The window of `config`, worked out once: every call of the arena wants it.
+static struct {
+    struct page_arena_window window;
+    _Atomic bool ready;
+} known;
+
+struct page_arena_window page_arena_get_window(void) {
+    if (HAK_LIKELY(atomic_load_explicit(&known.ready, memory_order_acquire))) {
+        return known.window;
+    }
+    return window_of(atomic_load_explicit(&config, memory_order_acquire));
 }
 
 static size_t control_size(size_t slabs, size_t chunk) {
@@ -186,7 +198,10 @@ bool page_arena_init(void) {
     uintptr_t none = 0;
     if (!atomic_compare_exchange_strong(&config, &none, word)) {
         os_release(base, control);
+        return true;
     }
+    known.window = window_of(word);
+    atomic_store_explicit(&known.ready, true, memory_order_release);
     return true;
 }
 
@@ -413,6 +428,11 @@ static bool all_avail(const struct page_arena_window *window, size_t from, size_
 }
 
 static size_t count_dirty(const struct page_arena_window *window, size_t from, size_t count) {
+    if (HAK_LIKELY(count <= 64 - from % 64)) {
+        uint64_t mask = atomic_bitmap_mask((unsigned)(from % 64), (unsigned)count);
+        return (size_t)__builtin_popcountll(
+            atomic_load_explicit(dirty_word(window, from / 64), memory_order_relaxed) & mask);
+    }
     size_t sum = 0;
     FOR_EACH_GROUP(window, from, count, group, first, here) {
         sum += atomic_bitmap_count_run(group->dirty, first, here);
@@ -656,6 +676,34 @@ static size_t counted_dirty(void) {
     return atomic_load_explicit(&state.counts, memory_order_relaxed) >> 32;
 }
 
+// True if nothing is to be done before slabs can be used: a look at all that concerns their
+// SuperSlabs, for runs that lie in one group.
+static bool is_ready(const struct page_arena_window *window, size_t from, size_t slabs) {
+    size_t first = from % ARENA_GROUP_SLABS;
+    if (slabs > ARENA_GROUP_SLABS - first) {
+        return false;
+    }
+    struct page_arena_group *group = &window->groups[from / ARENA_GROUP_SLABS];
+    uint64_t ready = atomic_load_explicit(&group->committed, memory_order_relaxed) &
+                     atomic_load_explicit(&group->meta_used, memory_order_relaxed) &
+                     ~atomic_load_explicit(&group->lost, memory_order_relaxed);
+    uint64_t mask = superslab_mask(first, slabs);
+    return (ready & mask) == mask;
+}
+
+static bool make_ready(const struct page_arena_window *window, size_t from, size_t slabs,
+                       bool huge) {
+    if (!commit(window, from, slabs, huge)) {
+        return false;
+    }
+    use_meta(window, from);
+    size_t last = from + slabs - 1;
+    if (last / ARENA_SUPERSLAB_SLABS != from / ARENA_SUPERSLAB_SLABS) {
+        use_meta(window, last);
+    }
+    return true;
+}
+
 // What else there is to know of a claim.
 struct wish {
     bool huge;    // advise huge pages
@@ -669,14 +717,10 @@ static bool finish_claim(const struct page_arena_window *window, size_t from, si
     if (atomic_load(&state.top) < end) {
         load_max(&state.top, end);
     }
-    if (!commit(window, from, slabs, wish->huge)) {
+    if (HAK_UNLIKELY(!is_ready(window, from, slabs)) &&
+        !make_ready(window, from, slabs, wish->huge)) {
         put_avail(window, from, slabs, true);
         return false;
-    }
-    use_meta(window, from);
-    size_t last = from + slabs - 1;
-    if (last / ARENA_SUPERSLAB_SLABS != from / ARENA_SUPERSLAB_SLABS) {
-        use_meta(window, last);
     }
     size_t dirty = count_dirty(window, from, slabs);
     size_t held = wish->counted ? 0 : slabs;
@@ -833,6 +877,20 @@ static size_t claim_in_group(const struct search *search, size_t group, size_t l
     return ARENA_NONE;
 }
 
+static size_t claim_in_only_group(const struct search *search, size_t least) {
+    struct runs runs = group_runs(search->window, 0, search->dirty);
+    size_t from = ARENA_NONE;
+    if (runs.longest >= search->slabs && least < ARENA_GROUP_SLABS) {
+        from = claim_within(search, least, ARENA_GROUP_SLABS);
+        if (from == ARENA_NONE && (search->step == 1 || runs.longest == ARENA_GROUP_SLABS)) {
+            survey(search->window, 0, search->dirty);
+        } else if (from == 0 && search->slabs == ARENA_GROUP_SLABS) {
+            hold_group(search->window, 0);
+        }
+    }
+    return from;
+}
+
 // The lowest run of free slabs (of free dirty ones: `dirty`), or ARENA_NONE. Claims it. Regions and
 // groups without a run of that length are passed by.
 static size_t find_run(const struct page_arena_window *window, size_t slabs, size_t align,
@@ -843,6 +901,9 @@ static size_t find_run(const struct page_arena_window *window, size_t slabs, siz
     size_t high = page_arena_high();
     size_t least = raise_lowest(window, high / 64) * 64;
     size_t groups = (high + ARENA_GROUP_SLABS - 1) / ARENA_GROUP_SLABS;
+    if (groups == 1) { // A heap of up to 128 MiB: there is nothing to pass by.
+        return claim_in_only_group(&search, least);
+    }
     size_t carry = 0;
     for (size_t group = least / ARENA_GROUP_SLABS; group < groups;) {
         size_t next = (group / ARENA_REGION_GROUPS + 1) * ARENA_REGION_GROUPS;
