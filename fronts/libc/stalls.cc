@@ -1,0 +1,1482 @@
+// stalls: run by tools/stalls with a flavour's shared library and a list of the atomic instructions
+// in it. Holds a thread at each of them, while other threads run random operations.
+//
+// A lock-free allocator is right if a thread may be preempted between any two instructions, for any
+// time, whatever others do meanwhile. The steps that others can see are the atomic instructions, so
+// a thread is held before one of them or right behind it, a great many times, and at every one.
+//
+// How a thread is held: a trap instruction (int3) is written over the first byte of the
+// instruction. The handler of the first thread that comes by puts the byte back, so that others
+// pass, and stays until these have done some hundreds of operations. To stop behind the instruction
+// the thread runs it alone, under the processor's trap flag.
+//
+// The library is opened with dlopen(), from a copy that has traps in it already: so its constructor
+// can be held too, while threads from before use it, as those of another preloaded library may.
+// The model and libc use libc's malloc, which no stall of ours can block.
+//
+// Everything happens in child processes: each has settings, threads and sizes of its own, drawn
+// from a seed, and holds a few threads, one after the other. The model: no block overlaps a live
+// one, contents survive, alignment and usable size hold, calloc() is zero, a forked child finds all
+// blocks as they were, and in the end nothing is left in use. A process that ends otherwise than
+// it should, or comes to a standstill, is a fault.
+//
+// The steps that leave out the atomic prefix, which a process of one thread takes, are not held:
+// nobody is there who could come in between.
+#include <dlfcn.h>
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <link.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "fronts/libc/block_content.h"
+
+// In C a struct and a function may share a name, as stat and stat() do; -Wshadow minds it in C++.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wshadow"
+#include "boxes/statistics/statistics.h"
+#pragma GCC diagnostic pop
+
+namespace {
+
+using test_util::Content;
+
+constexpr size_t kKiB = size_t{1} << 10;
+constexpr size_t kMiB = size_t{1} << 20;
+constexpr int kSkipped = 77;
+constexpr int kFault = 3;
+
+class Random {
+  public:
+    explicit Random(uint64_t seed) : state_(seed) {}
+    uint64_t Next() { // splitmix64
+        uint64_t z = state_ += 0x9e3779b97f4a7c15u;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+        return z ^ (z >> 31);
+    }
+    uint64_t Below(uint64_t n) { return Next() % n; }
+    bool OneIn(uint64_t n) { return Below(n) == 0; }
+    template <typename T, size_t n> T Of(const T (&choices)[n]) { return choices[Below(n)]; }
+
+  private:
+    uint64_t state_;
+};
+
+void PauseUs(long us) {
+    struct timespec rest = {us / 1000000, us % 1000000 * 1000};
+    nanosleep(&rest, nullptr);
+}
+
+double Now() {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) / 1e9;
+}
+
+// --- What is known of the library
+
+struct Place {
+    uintptr_t at;     // address within the library
+    std::string name; // function+offset: instruction
+};
+
+// Never destroyed: a process may exit while its threads go on.
+std::vector<Place> &places = *new std::vector<Place>;                            // by address
+std::map<std::string, uintptr_t> &calls = *new std::map<std::string, uintptr_t>; // exported
+std::vector<unsigned char> &image = *new std::vector<unsigned char>;             // the file
+size_t plain_steps; // atomic for one thread only: not held
+
+int FindPlace(uintptr_t at) {
+    auto found = std::lower_bound(places.begin(), places.end(), at,
+                                  [](const Place &place, uintptr_t x) { return place.at < x; });
+    return found == places.end() || found->at != at ? -1 : static_cast<int>(found - places.begin());
+}
+
+// Lines of tools/stalls: "call ADDRESS NAME", "step ADDRESS NAME", "plain ADDRESS NAME".
+bool ReadList(const char *path) {
+    FILE *in = fopen(path, "r");
+    if (in == nullptr) {
+        return false;
+    }
+    char line[500];
+    while (fgets(line, sizeof line, in) != nullptr) {
+        char kind[8];
+        unsigned long at;
+        int name;
+        if (sscanf(line, "%7s %lx %n", kind, &at, &name) != 2) {
+            continue;
+        }
+        line[strcspn(line, "\n")] = '\0';
+        if (strcmp(kind, "call") == 0) {
+            calls[line + name] = at;
+        } else if (strcmp(kind, "step") == 0) {
+            places.push_back({at, line + name});
+        } else {
+            plain_steps++;
+        }
+    }
+    fclose(in);
+    std::sort(places.begin(), places.end(),
+              [](const Place &a, const Place &b) { return a.at < b.at; });
+    return true;
+}
+
+bool ReadImage(const char *path) {
+    FILE *in = fopen(path, "rb");
+    if (in == nullptr) {
+        return false;
+    }
+    unsigned char buf[65536];
+    size_t n;
+    while ((n = fread(buf, 1, sizeof buf, in)) > 0) {
+        image.insert(image.end(), buf, buf + n);
+    }
+    fclose(in);
+    return image.size() > sizeof(Elf64_Ehdr);
+}
+
+// The byte of the file that comes to lie at an address of the library; image.size() if none does.
+size_t FileOffset(uintptr_t at) {
+    Elf64_Ehdr header;
+    memcpy(&header, image.data(), sizeof header);
+    for (int i = 0; i < header.e_phnum; i++) {
+        Elf64_Phdr segment;
+        memcpy(&segment, image.data() + header.e_phoff + i * sizeof segment, sizeof segment);
+        if (segment.p_type == PT_LOAD && at >= segment.p_vaddr &&
+            at - segment.p_vaddr < segment.p_filesz) {
+            return at - segment.p_vaddr + segment.p_offset;
+        }
+    }
+    return image.size();
+}
+
+// --- What all processes share
+
+enum Mode { kBefore, kBehind, kModes };
+constexpr size_t kMostPlaces = 2000;
+constexpr unsigned kTold = 6; // stalls that a fault's report names
+
+struct Shared {
+    std::atomic<uint32_t> held[kMostPlaces][kModes];         // times
+    std::atomic<uint32_t> held_at_fork[kMostPlaces][kModes]; // by a child within fork()
+    std::atomic<uint64_t> operations, stalls, forks, threads, processes;
+    // Of the process that runs now.
+    std::atomic<uint32_t> told;        // its stalls so far
+    std::atomic<uint32_t> last[kTold]; // the place and mode of the last ones
+    std::atomic<bool> stalled;         // a thread is held
+    std::atomic<bool> to_abort;        // it misuses the heap, and is to end by that
+    std::atomic<bool> wants_crowd;     // a stall needs more threads than can have a heap
+    std::atomic<uint32_t> crowds;      // processes that have had so many
+    char fault[300];                   // what is wrong
+    char settings[300];                // its environment
+};
+Shared *shared;
+
+bool WasHeld(int place, int mode) {
+    return shared->held[place][mode] != 0 || shared->held_at_fork[place][mode] != 0;
+}
+
+[[noreturn]] __attribute__((format(printf, 1, 2))) void Fail(const char *format, ...) {
+    static std::atomic<bool> failed;
+    if (failed.exchange(true)) {
+        for (;;) {
+            PauseUs(1000000); // the first thread's words are the ones that count
+        }
+    }
+    va_list args;
+    va_start(args, format);
+    vsnprintf(shared->fault, sizeof shared->fault, format, args);
+    va_end(args);
+    _exit(kFault);
+}
+
+// --- The process under test
+
+struct Options {
+    const char *flavour = nullptr;
+    double minutes = 0; // 0: until every place has been held
+    uint64_t seed = 0;
+    int place = -1; // the only one
+    int mode = -1;  // the only one
+    uint64_t processes = UINT64_MAX;
+};
+Options options;
+
+struct Regime {
+    size_t sizes[4];
+    unsigned size_count; // 0: any size
+    size_t most;         // of any size
+    unsigned slots;
+    unsigned trim_in, fork_in, batch_in, batch, huge_in, life;
+    bool sweeps_halve;
+};
+
+// A place of the model for one block. Whoever makes it kBusy may use it.
+struct Slot {
+    enum State { kEmpty, kBusy, kLive };
+    std::atomic<int> state;
+    unsigned char *p;
+    size_t size;
+    size_t usable;
+    uint64_t id;
+};
+
+constexpr unsigned kSlots = 1024;
+constexpr unsigned kThreads = 17;
+
+Slot slots[kSlots];
+Regime regime;                   // written while it does not matter who sees the old one
+std::atomic<uint32_t> sweeps;    // asked for so far
+std::atomic<uint64_t> next_id;   // of blocks
+std::atomic<uint64_t> *progress; // operations
+std::atomic<uint64_t> ends_at;   // no worker is to end by itself before so many operations
+std::atomic<bool> stopping;      // workers are to end
+std::atomic<uintptr_t> base;     // where the library lies; 0: not yet
+bool null_allowed;               // there are limits: a call may fail
+bool trims_exactly = true;       // everything can be given back
+pid_t process;
+
+thread_local bool in_fork;
+thread_local int stepping = -1; // the place whose instruction runs under the trap flag
+
+// The library's calls.
+struct {
+    void *(*malloc)(size_t);
+    void (*free)(void *);
+    void *(*calloc)(size_t, size_t);
+    void *(*realloc)(void *, size_t);
+    void *(*memalign)(size_t, size_t);
+    int (*posix_memalign)(void **, size_t, size_t);
+    size_t (*malloc_usable_size)(void *);
+    int (*malloc_trim)(size_t);
+    int (*malloc_info)(int, FILE *);
+    void (*malloc_stats)();
+    void (*hak_stats)(struct hak_stats *);
+    const char *(*hak_flavour)();
+} lib;
+
+template <typename Fn> void Find(uintptr_t start, const char *name, Fn *fn) {
+    auto found = calls.find(name);
+    if (found == calls.end()) {
+        Fail("the library does not export %s", name);
+    }
+    *fn = reinterpret_cast<Fn>(start + found->second);
+}
+
+// --- Traps
+
+enum { kNotArmed = kModes };
+std::atomic<int> armed[kMostPlaces]; // a Mode, or kNotArmed
+std::atomic<unsigned char *> code;   // the library's first address
+std::atomic<int> holder;             // 1: a thread is held, or is about to be
+std::atomic<bool> held_one;          // since the places were armed
+uint64_t stall_seed;                 // for how long
+
+unsigned char Original(int place) {
+    return image[FileOffset(places[static_cast<size_t>(place)].at)];
+}
+
+void WriteCode(int place, unsigned char byte) {
+    volatile unsigned char *at = code.load() + places[static_cast<size_t>(place)].at;
+    *at = byte;
+}
+
+int OpenCode(struct dl_phdr_info *info, size_t, void *arg) {
+    uintptr_t inside = reinterpret_cast<uintptr_t>(arg);
+    const long page = sysconf(_SC_PAGESIZE);
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const Elf64_Phdr &segment = info->dlpi_phdr[i];
+        uintptr_t start = info->dlpi_addr + segment.p_vaddr;
+        if (segment.p_type != PT_LOAD || (segment.p_flags & PF_X) == 0 || inside < start ||
+            inside - start >= segment.p_memsz) {
+            continue;
+        }
+        uintptr_t from = start & ~static_cast<uintptr_t>(page - 1);
+        if (mprotect(reinterpret_cast<void *>(from), start + segment.p_memsz - from,
+                     PROT_READ | PROT_WRITE | PROT_EXEC) != 0) {
+            snprintf(shared->fault, sizeof shared->fault,
+                     "the code of a library cannot be written to here: %s", strerror(errno));
+            _exit(kSkipped);
+        }
+        uintptr_t at = info->dlpi_addr;
+        Find(at, "malloc", &lib.malloc);
+        Find(at, "free", &lib.free);
+        Find(at, "calloc", &lib.calloc);
+        Find(at, "realloc", &lib.realloc);
+        Find(at, "memalign", &lib.memalign);
+        Find(at, "posix_memalign", &lib.posix_memalign);
+        Find(at, "malloc_usable_size", &lib.malloc_usable_size);
+        Find(at, "malloc_trim", &lib.malloc_trim);
+        Find(at, "malloc_info", &lib.malloc_info);
+        Find(at, "malloc_stats", &lib.malloc_stats);
+        Find(at, "hak_stats", &lib.hak_stats);
+        Find(at, "hak_flavour", &lib.hak_flavour);
+        code = reinterpret_cast<unsigned char *>(at);
+        base = at;
+        return 1;
+    }
+    return 0;
+}
+
+// Makes the library's code writable and its calls known, from an address in it.
+void Open(uintptr_t inside) {
+    if (base == 0) {
+        dl_iterate_phdr(OpenCode, reinterpret_cast<void *>(inside));
+    }
+}
+
+void Tell(int place, int mode) {
+    uint32_t n = shared->told++;
+    shared->last[n % kTold] = static_cast<uint32_t>(place * kModes + mode);
+}
+
+// Where a held thread stays: until the others have done some operations, and now and then have
+// emptied the heap and given back all there is. Not for a time: under load they need longer.
+void Hold(int place, int mode) {
+    if (getpid() != process) {
+        // Nobody else is in a child; but some steps are taken within fork() only.
+        if (in_fork) {
+            shared->held_at_fork[place][mode]++;
+        }
+        return;
+    }
+    Tell(place, mode);
+    shared->stalled = true;
+    Random random(stall_seed);
+    uint64_t phases = random.Below(5);
+    for (uint64_t i = 0; i <= phases; i++) {
+        uint64_t until = *progress + 1 + random.Below(uint64_t{1} << random.Below(12));
+        while (*progress < until) {
+            PauseUs(30);
+        }
+        if (i < phases) {
+            sweeps++;
+        }
+    }
+    shared->stalled = false;
+    shared->held[place][mode]++;
+    shared->stalls++;
+    held_one = true;
+    holder = 0;
+}
+
+constexpr greg_t kTrapFlag = 0x100;
+
+void OnTrap(int, siginfo_t *, void *context) {
+    int saved = errno;
+    greg_t *registers = static_cast<ucontext_t *>(context)->uc_mcontext.gregs;
+    if (stepping >= 0) {
+        int place = stepping;
+        stepping = -1;
+        registers[REG_EFL] &= ~kTrapFlag;
+        Hold(place, kBehind);
+        errno = saved;
+        return;
+    }
+    uintptr_t at = static_cast<uintptr_t>(registers[REG_RIP]) - 1;
+    Open(at);
+    int place = FindPlace(at - base);
+    if (place < 0) {
+        Fail("a trap at %zx, which is none of ours", static_cast<size_t>(at - base));
+    }
+    WriteCode(place, Original(place));
+    registers[REG_RIP] = static_cast<greg_t>(at);
+    int mode = armed[place].exchange(kNotArmed);
+    int none = 0;
+    bool child = getpid() != process;
+    if (mode == kNotArmed || (!child && !holder.compare_exchange_strong(none, 1))) {
+        errno = saved;
+        return; // another thread is held
+    }
+    if (!child && held_one) {
+        holder = 0;
+        errno = saved;
+        return;
+    }
+    if (mode == kBehind) {
+        stepping = place;
+        registers[REG_EFL] |= kTrapFlag;
+    } else {
+        Hold(place, kBefore);
+    }
+    errno = saved;
+}
+
+// Draws what is to be armed: all that was never held, or else a few of which not to have held many
+// is likelier.
+void DrawPlaces(Random *random, bool only_new) {
+    int count = static_cast<int>(places.size());
+    for (int i = 0; i < count; i++) {
+        armed[i] = kNotArmed;
+    }
+    if (options.place >= 0) {
+        armed[options.place] =
+            options.mode >= 0 ? options.mode : static_cast<int>(random->Below(kModes));
+        return;
+    }
+    bool any = false;
+    for (int i = 0; i < count; i++) {
+        bool misses[kModes] = {!WasHeld(i, kBefore), !WasHeld(i, kBehind)};
+        if (misses[kBefore] || misses[kBehind]) {
+            any = true;
+            armed[i] = misses[kBefore] && misses[kBehind] ? static_cast<int>(random->Below(kModes))
+                       : misses[kBefore]                  ? kBefore
+                                                          : kBehind;
+        }
+    }
+    if (any && (only_new || random->OneIn(8))) {
+        return;
+    }
+    uint64_t wanted = 1 + random->Below(4);
+    for (int i = 0; i < count; i++) {
+        armed[i] = kNotArmed;
+    }
+    for (uint64_t n = 0; n < wanted; n++) {
+        int best = static_cast<int>(random->Below(places.size()));
+        int mode = static_cast<int>(random->Below(kModes));
+        for (int tries = 0; tries < 2; tries++) {
+            int other = static_cast<int>(random->Below(places.size()));
+            if (shared->held[other][mode] < shared->held[best][mode]) {
+                best = other;
+            }
+        }
+        armed[best] = mode;
+    }
+}
+
+void Arm() {
+    held_one = false;
+    for (size_t i = 0; i < places.size(); i++) {
+        if (armed[i] != kNotArmed) {
+            WriteCode(static_cast<int>(i), 0xCC);
+        }
+    }
+}
+
+void Disarm() {
+    for (size_t i = 0; i < places.size(); i++) {
+        armed[i] = kNotArmed;
+        WriteCode(static_cast<int>(i), Original(static_cast<int>(i)));
+    }
+}
+
+// --- Which memory is live: a bit for 16 bytes
+
+class Live {
+  public:
+    // Addresses are told apart by their lowest 44 bits: a window of the heap has at most 4 TiB.
+    static constexpr uintptr_t kRange = uintptr_t{1} << 44;
+    static bool Map() {
+        void *p = mmap(nullptr, kRange / 16 / 8, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        bits_ = static_cast<std::atomic<uint64_t> *>(p);
+        return p != MAP_FAILED;
+    }
+    // False if a byte of the block is live already.
+    static bool Enter(const void *p, size_t size) {
+        return Visit(p, size, [](std::atomic<uint64_t> *word, uint64_t mask) {
+            return (word->fetch_or(mask) & mask) == 0;
+        });
+    }
+    static bool Leave(const void *p, size_t size) {
+        return Visit(p, size, [](std::atomic<uint64_t> *word, uint64_t mask) {
+            return (word->fetch_and(~mask) & mask) == mask;
+        });
+    }
+
+  private:
+    template <typename Fn> static bool Visit(const void *p, size_t size, Fn fn) {
+        uintptr_t from = reinterpret_cast<uintptr_t>(p) % kRange / 16;
+        uintptr_t to = from + (std::max(size, size_t{1}) + 15) / 16;
+        bool good = true;
+        while (from < to) {
+            uintptr_t here = std::min(to - from, 64 - from % 64);
+            uint64_t mask = ~uint64_t{0} >> (64 - here) << (from % 64);
+            good &= fn(&bits_[from / 64], mask);
+            from += here;
+        }
+        return good;
+    }
+    static std::atomic<uint64_t> *bits_;
+};
+std::atomic<uint64_t> *Live::bits_;
+
+// --- Operations
+
+size_t DrawSize(Random *random) {
+    if (regime.size_count > 0) {
+        size_t size = regime.sizes[random->Below(regime.size_count)];
+        return size - (random->OneIn(4) ? random->Below(size / 16 + 1) : 0);
+    }
+    if (regime.huge_in != 0 && random->OneIn(regime.huge_in)) {
+        return 65 * kMiB; // more than the heap grows by at a time
+    }
+    size_t most = size_t{1} << (4 + random->Below(21));
+    return 1 + random->Below(std::min(most, regime.most));
+}
+
+// The block is the slot's from now on.
+void Enter(Slot *slot, void *p, size_t size, size_t align) {
+    if (reinterpret_cast<uintptr_t>(p) % std::max(align, size_t{16}) != 0) {
+        Fail("a block of %zu bytes at %p is not aligned to %zu", size, p, align);
+    }
+    slot->p = static_cast<unsigned char *>(p);
+    slot->size = size;
+    slot->usable = lib.malloc_usable_size(p);
+    slot->id = ++next_id;
+    if (slot->usable < size) {
+        Fail("a block of %zu bytes at %p has %zu usable ones", size, p, slot->usable);
+    }
+    if (!Live::Enter(p, slot->usable)) {
+        Fail("a block of %zu bytes at %p lies over a live one", size, p);
+    }
+    Content::Write(slot->p, size, slot->id);
+    slot->state = Slot::kLive;
+}
+
+void Check(const Slot *slot, const char *who) {
+    if (!Content::Check(slot->p, slot->size, slot->size, slot->id)) {
+        Fail("%s: the block of %zu bytes at %p has changed", who, slot->size,
+             static_cast<void *>(slot->p));
+    }
+}
+
+// The block is about to be given to the library.
+void Leave(Slot *slot, const char *who) {
+    Check(slot, who);
+    if (!Live::Leave(slot->p, slot->usable)) {
+        Fail("%s: the block of %zu bytes at %p is partly free", who, slot->size,
+             static_cast<void *>(slot->p));
+    }
+}
+
+void Allocate(Slot *slot, Random *random) {
+    size_t size = DrawSize(random);
+    size_t align = 1;
+    void *p = nullptr;
+    switch (random->Below(12)) {
+    case 0:
+    case 1: {
+        p = lib.calloc(size % 8 == 0 ? size / 8 : size, size % 8 == 0 ? 8 : 1);
+        auto bytes = static_cast<const unsigned char *>(p);
+        if (p != nullptr && !test_util::IsZero(bytes, size)) {
+            Fail("calloc() of %zu bytes at %p is not zero", size, p);
+        }
+        break;
+    }
+    case 2:
+        align = size_t{16} << random->Below(random->OneIn(16) ? 18 : 9);
+        p = lib.memalign(align, size);
+        break;
+    default:
+        p = lib.malloc(size);
+    }
+    if (p != nullptr) {
+        return Enter(slot, p, size, align);
+    }
+    if (!null_allowed) {
+        Fail("no memory for %zu bytes", size);
+    }
+    slot->state = Slot::kEmpty;
+}
+
+void Resize(Slot *slot, Random *random) {
+    size_t size = DrawSize(random);
+    if (random->OneIn(2)) {
+        size = 1 + slot->size / 2 + random->Below(slot->size + slot->size / 4);
+        size = std::min(size, 4 * kMiB);
+    }
+    size = std::max(size, size_t{1});
+    Slot old = {{}, slot->p, slot->size, slot->usable, slot->id};
+    Leave(slot, "realloc");
+    void *p = lib.realloc(slot->p, size);
+    if (p == nullptr) {
+        if (!null_allowed) {
+            Fail("no memory for realloc() to %zu bytes", size);
+        }
+        p = old.p;
+        size = old.size;
+    }
+    size_t kept = std::min(size, old.size);
+    if (!Content::Check(static_cast<unsigned char *>(p), kept, old.size, old.id)) {
+        Fail("realloc() from %zu bytes at %p to %zu at %p has changed them", old.size,
+             static_cast<void *>(old.p), size, p);
+    }
+    Enter(slot, p, size, 1);
+}
+
+bool Take(Slot *slot, int state) {
+    return slot->state.load(std::memory_order_relaxed) == state &&
+           slot->state.compare_exchange_strong(state, Slot::kBusy);
+}
+
+void Release(Slot *slot, const char *who) {
+    Leave(slot, who);
+    lib.free(slot->p);
+    slot->state = Slot::kEmpty;
+}
+
+void UseSlot(Slot *slot, Random *random) {
+    if (Take(slot, Slot::kEmpty)) {
+        Allocate(slot, random);
+    } else if (Take(slot, Slot::kLive)) {
+        switch (random->Below(8)) {
+        case 0:
+            Check(slot, "a look");
+            if (lib.malloc_usable_size(slot->p) != slot->usable) {
+                Fail("the usable size of the block at %p has changed",
+                     static_cast<void *>(slot->p));
+            }
+            slot->state = Slot::kLive;
+            break;
+        case 1:
+        case 2:
+            Resize(slot, random);
+            break;
+        default:
+            Release(slot, "free");
+        }
+    }
+}
+
+// Frees all blocks, or half of them, and gives back what can be.
+void Sweep(Random *random) {
+    for (Slot &slot : slots) {
+        if ((!regime.sweeps_halve || random->OneIn(2)) && Take(&slot, Slot::kLive)) {
+            Release(&slot, "free of all");
+        }
+    }
+    lib.malloc_trim(0);
+}
+
+// Many blocks of a size come and go: the caches of that size become deep.
+void Batch(Random *random) {
+    static constexpr unsigned kMost = 4000;
+    std::vector<Slot> some(std::min(regime.batch, kMost));
+    size_t size = std::min(DrawSize(random), size_t{512});
+    for (int times = 0; times < 2; times++) {
+        for (Slot &slot : some) {
+            slot.state = Slot::kEmpty;
+            if (void *p = lib.malloc(size)) {
+                Enter(&slot, p, size, 1);
+            } else if (!null_allowed) {
+                Fail("no memory for a batch of %zu bytes", size);
+            }
+        }
+        for (Slot &slot : some) {
+            if (slot.state == Slot::kLive) {
+                Release(&slot, "free of a batch");
+            }
+        }
+    }
+}
+
+// What no allocator can serve, in all the ways that there are to find that out.
+void AskTooMuch(Random *random) {
+    void *p = nullptr;
+    if (lib.malloc(size_t{1} << (43 + random->Below(20))) != nullptr) {
+        Fail("malloc() of more than there is");
+    }
+    size_t align = size_t{1} << (43 + random->Below(4));
+    if (lib.posix_memalign(&p, align, 64 + random->Below(kMiB)) == 0) {
+        Fail("posix_memalign() of an alignment of %zu", align);
+    }
+}
+
+void Look(Random *random, FILE *sink) {
+    struct hak_stats stats;
+    switch (random->Below(3)) {
+    case 0:
+        lib.malloc_stats();
+        break;
+    case 1:
+        if (sink != nullptr) {
+            lib.malloc_info(0, sink);
+        }
+        break;
+    default:
+        lib.hak_stats(&stats);
+    }
+}
+
+void OneOperation(Random *random);
+
+void *OfChild(void *arg) {
+    Random random(reinterpret_cast<uintptr_t>(arg));
+    for (int i = 0; i < 30; i++) {
+        OneOperation(&random);
+    }
+    return nullptr;
+}
+
+// All that was live is as it was, and the heap can be used, whatever the parent's threads were at.
+[[noreturn]] void BeChild(Random *random) {
+    for (Slot &slot : slots) {
+        if (slot.state == Slot::kLive) {
+            Check(&slot, "in a forked child");
+        }
+    }
+    pthread_t thread;
+    bool threads =
+        random->OneIn(2) && pthread_create(&thread, nullptr, OfChild,
+                                           reinterpret_cast<void *>(random->Next() | 1)) == 0;
+    OfChild(reinterpret_cast<void *>(random->Next() | 1));
+    if (threads) {
+        pthread_join(thread, nullptr);
+    }
+    Sweep(random);
+    _exit(0);
+}
+
+void Fork(Random *random) {
+    in_fork = true;
+    pid_t child = fork();
+    in_fork = false;
+    if (child == 0) {
+        static std::atomic<uint64_t> own_progress;
+        progress = &own_progress;
+        regime.fork_in = 0;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        BeChild(random);
+    }
+    if (child < 0) {
+        Fail("no fork: %s", strerror(errno));
+    }
+    int status = -1;
+    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    }
+    if (status != 0) {
+        if (shared->fault[0] == '\0') {
+            Fail("a forked child ended with status %#x", static_cast<unsigned>(status));
+        }
+        _exit(kFault);
+    }
+    shared->forks++;
+}
+
+void OneOperation(Random *random) {
+    if (regime.fork_in != 0 && random->OneIn(regime.fork_in)) {
+        Fork(random);
+    } else if (random->OneIn(regime.trim_in)) {
+        lib.malloc_trim(0);
+    } else if (random->OneIn(regime.batch_in)) {
+        Batch(random);
+    } else if (random->OneIn(1000)) {
+        AskTooMuch(random);
+    } else {
+        UseSlot(&slots[random->Below(regime.slots)], random);
+    }
+    progress->fetch_add(1, std::memory_order_relaxed);
+}
+
+// --- Threads
+
+struct Worker {
+    enum State { kNone, kRuns, kEnded };
+    std::atomic<int> state;
+    std::atomic<bool> endless; // has seen that it is not to end
+    pthread_t thread;
+    uint64_t seed;
+};
+Worker workers[kThreads];
+pthread_key_t at_end;
+FILE *sink; // what malloc_info() writes to
+
+// After the library's own destructor has run, and so once more in the rounds that follow.
+void AtEnd(void *arg) {
+    uintptr_t round = reinterpret_cast<uintptr_t>(arg);
+    Random random(*progress + round);
+    for (int i = 0; i < 4; i++) {
+        UseSlot(&slots[random.Below(regime.slots)], &random);
+    }
+    if (round < PTHREAD_DESTRUCTOR_ITERATIONS - 1) {
+        pthread_setspecific(at_end, reinterpret_cast<void *>(round + 1));
+    }
+}
+
+void *Work(void *arg) {
+    Worker *me = static_cast<Worker *>(arg);
+    Random random(me->seed);
+    while (base == 0) {
+        PauseUs(20);
+    }
+    uint32_t swept = sweeps;
+    if (random.OneIn(3)) {
+        pthread_setspecific(at_end, reinterpret_cast<void *>(1));
+    }
+    uint64_t life = 1 + random.Below(regime.life);
+    while (!stopping && (life > 0 || *progress < ends_at)) {
+        life -= life > 0;
+        if (ends_at == UINT64_MAX) {
+            me->endless = true;
+        }
+        OneOperation(&random);
+        if (swept != sweeps) {
+            swept = sweeps;
+            Sweep(&random);
+        }
+        if (random.OneIn(3000)) {
+            Look(&random, sink);
+        }
+    }
+    me->state = Worker::kEnded;
+    return nullptr;
+}
+
+void StartWorkers(unsigned count, Random *random) {
+    for (unsigned i = 0; i < count; i++) {
+        if (workers[i].state == Worker::kNone) {
+            workers[i].seed = random->Next();
+            workers[i].state = Worker::kRuns;
+            workers[i].endless = false;
+            if (pthread_create(&workers[i].thread, nullptr, Work, &workers[i]) != 0) {
+                Fail("no thread");
+            }
+            shared->threads++;
+        }
+    }
+}
+
+// A thread that has ended may be held in its destructors: then nobody waits for it.
+void JoinEnded() {
+    for (Worker &worker : workers) {
+        if (worker.state == Worker::kEnded && pthread_tryjoin_np(worker.thread, nullptr) == 0) {
+            worker.state = Worker::kNone;
+        }
+    }
+}
+
+// --- One process
+
+void DrawRegime(Random *random) {
+    Regime r = {};
+    r.slots = 1u << (2 + random->Below(6));
+    r.trim_in = static_cast<unsigned>(20 << random->Below(6));
+    r.fork_in = 3000;
+    r.batch_in = 1u << 20;
+    r.batch = 300;
+    r.life = static_cast<unsigned>(20 << random->Below(9));
+    r.sweeps_halve = random->OneIn(3);
+    r.most = 512 * kKiB;
+    switch (random->Below(8)) {
+    case 0:
+    case 1:
+    case 2:
+        // A few blocks a slab: slabs change hands all the time. Some share bitmaps' places.
+        r.size_count = static_cast<unsigned>(2 + random->Below(3));
+        for (unsigned i = 0; i < r.size_count; i++) {
+            static constexpr size_t kFew[] = {32768, 27648, 22528, 18432, 16384, 13824,
+                                              11264, 9216,  8192,  6912,  5632,  4608};
+            r.sizes[i] = random->Of(kFew);
+        }
+        r.slots = std::min(r.slots, 32u);
+        break;
+    case 3:
+        // Words of 64 and a few more or less.
+        r.size_count = static_cast<unsigned>(2 + random->Below(3));
+        for (unsigned i = 0; i < r.size_count; i++) {
+            static constexpr size_t kWords[] = {1024, 960, 896, 832, 1152, 512, 480, 2048, 64, 32};
+            r.sizes[i] = random->Of(kWords);
+        }
+        r.slots = 512;
+        r.batch_in = 50;
+        r.batch = 100;
+        break;
+    case 4:
+        r.size_count = 1 + static_cast<unsigned>(random->Below(2));
+        r.sizes[0] = 16 + random->Below(500);
+        r.sizes[1] = 16 + random->Below(100);
+        r.batch_in = 100;
+        r.batch = 3000;
+        break;
+    case 5:
+        // Runs of slabs, which grow, shrink and move.
+        r.size_count = static_cast<unsigned>(2 + random->Below(3));
+        for (unsigned i = 0; i < r.size_count; i++) {
+            r.sizes[i] = 33 * kKiB + random->Below(size_t{1} << (15 + random->Below(7)));
+        }
+        r.slots = std::min(r.slots, 24u);
+        break;
+    case 6:
+        r.huge_in = 100;
+        r.slots = std::min(r.slots, 16u);
+        break;
+    default:
+        break;
+    }
+    regime = r;
+}
+
+// Makes a system call fail for a part of the heap's addresses, for all threads of the process.
+void Refuse(int call, unsigned shift) {
+    auto offset = [](size_t member, bool high) {
+        return static_cast<uint32_t>(offsetof(struct seccomp_data, args) + member * 8 + 4 * high);
+    };
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(call), 0, 6),
+        // The heap's window lies between 64 and 80 TiB.
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset(0, true)),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0xfffff000),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x4000, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset(0, false)),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 1u << shift, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOMEM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof filter / sizeof filter[0], filter};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) {
+        return; // a sandbox that does not allow that: then nothing fails
+    }
+    null_allowed = true;
+}
+
+void Set(const char *name, const char *value) {
+    setenv(name, value, 1);
+    size_t length = strlen(shared->settings);
+    snprintf(shared->settings + length, sizeof shared->settings - length, "%s=%s ", name, value);
+}
+
+struct Plan {
+    bool background, refuses, crowd, misuses, exits_busy;
+    unsigned threads, rounds;
+};
+
+Plan DrawPlan(Random *random) {
+    Plan plan = {};
+    shared->settings[0] = '\0';
+    static constexpr const char *kDecay[] = {"0", "0", "1", "1", "500", "-1"};
+    plan.background = random->OneIn(4);
+    plan.threads = 3 + static_cast<unsigned>(random->Below(random->OneIn(2) ? 4 : kThreads - 2));
+    plan.rounds = 8;
+    Set("HAKMEM_DECAY_MS", plan.background ? "1" : random->Of(kDecay));
+    if (plan.background) {
+        Set("HAKMEM_BACKGROUND", "1");
+    }
+    static constexpr const char *kTwo[] = {"0", "1", "2"};
+    Set("HAKMEM_THP", random->Of(kTwo));
+    Set("HAKMEM_TINY_FRONT_C23_SIMPLE", random->OneIn(2) ? "0" : "1");
+    Set("HAKMEM_TINY_FRONT_C23_REFILL", random->OneIn(2) ? "0" : "1");
+    switch (random->Below(8)) {
+    case 0: {
+        static constexpr const char *kLimits[] = {"1M", "2M", "4M", "16M", "50%"};
+        Set("HAKMEM_LIMIT", random->Of(kLimits));
+        null_allowed = true;
+        break;
+    }
+    case 1: {
+        plan.refuses = true;
+        static constexpr struct {
+            int call;
+            unsigned shift;
+        } kRefused[] = {
+            {SYS_madvise, 12}, {SYS_madvise, 16}, {SYS_mprotect, 21},
+            {SYS_mremap, 16},  {SYS_mmap, 26},
+        };
+        auto refused = random->Of(kRefused);
+        size_t length = strlen(shared->settings);
+        snprintf(shared->settings + length, sizeof shared->settings - length,
+                 "(system call %d fails for half of the heap) ", refused.call);
+        Refuse(refused.call, refused.shift);
+        break;
+    }
+    case 2:
+        Set("HAKMEM_STATS", "1");
+        break;
+    default:
+        break;
+    }
+    plan.misuses = random->OneIn(8);
+    plan.exits_busy = random->OneIn(4);
+    return plan;
+}
+
+std::atomic<bool> opened;
+
+void *OpenLibrary(void *path) {
+    void *library = dlopen(static_cast<const char *>(path), RTLD_NOW | RTLD_LOCAL);
+    if (library == nullptr) {
+        Fail("%s", dlerror());
+    }
+    struct link_map *map = nullptr;
+    if (dlinfo(library, RTLD_DI_LINKMAP, &map) != 0) {
+        Fail("%s", dlerror());
+    }
+    Open(map->l_addr + calls["malloc"]);
+    if (strcmp(lib.hak_flavour(), options.flavour) != 0) {
+        Fail("the library is %s", lib.hak_flavour());
+    }
+    opened = true;
+    return nullptr;
+}
+
+// A copy of the library with traps at what is armed.
+int MakeCopy() {
+    std::vector<unsigned char> copy = image;
+    for (size_t i = 0; i < places.size(); i++) {
+        if (armed[i] != kNotArmed) {
+            copy[FileOffset(places[i].at)] = 0xCC;
+        }
+    }
+    int fd = memfd_create("stalls", MFD_CLOEXEC);
+    if (fd < 0 || write(fd, copy.data(), copy.size()) != static_cast<ssize_t>(copy.size())) {
+        Fail("no copy of the library: %s", strerror(errno));
+    }
+    return fd;
+}
+
+// Restarts threads that have ended, until something is so.
+template <typename Fn> void RunUntil(const Plan &plan, Random *random, Fn fn) {
+    while (!fn()) {
+        JoinEnded();
+        StartWorkers(plan.threads, random);
+        PauseUs(200);
+    }
+}
+
+void RunFor(const Plan &plan, Random *random, uint64_t operations) {
+    uint64_t until = *progress + operations;
+    RunUntil(plan, random, [=] { return *progress >= until; });
+}
+
+// No worker ends from now on.
+void MakeEndless(const Plan &plan, Random *random) {
+    ends_at = UINT64_MAX;
+    RunUntil(plan, random, [&plan] {
+        bool all = true;
+        for (unsigned i = 0; i < plan.threads; i++) {
+            all &= workers[i].endless && workers[i].state == Worker::kRuns;
+        }
+        return all;
+    });
+}
+
+// A thread that ends without its destructors keeps its heap: so many that no more can be made.
+void *Vanish(void *) {
+    lib.free(lib.malloc(64));
+    syscall(SYS_exit, 0);
+    return nullptr;
+}
+
+void MakeCrowd() {
+    pthread_attr_t attr;
+    pthread_attr_init(&attr);
+    pthread_attr_setstacksize(&attr, 64 * kKiB);
+    struct hak_stats stats;
+    size_t heaps = 0;
+    do {
+        for (int i = 0; i < 512; i++) {
+            pthread_t thread;
+            if (pthread_create(&thread, &attr, Vanish, nullptr) != 0) {
+                Fail("no thread of many");
+            }
+            pthread_join(thread, nullptr);
+        }
+        lib.hak_stats(&stats);
+        if (stats.heaps <= heaps) {
+            break;
+        }
+        heaps = stats.heaps;
+    } while (true);
+    pthread_attr_destroy(&attr);
+    shared->crowds++;
+}
+
+void *Misuse(void *) {
+    static char none_of_the_heap[256];
+    lib.free(none_of_the_heap + 128);
+    Fail("static data could be freed");
+}
+
+// Everything is freed: nothing may be left in use.
+void CheckEmpty() {
+    for (Slot &slot : slots) {
+        if (Take(&slot, Slot::kLive)) {
+            Release(&slot, "free in the end");
+        }
+        if (slot.state != Slot::kEmpty) {
+            Fail("a slot of the model is busy in the end");
+        }
+    }
+    lib.malloc_trim(0);
+    if (!trims_exactly) {
+        return;
+    }
+    struct hak_stats stats;
+    lib.hak_stats(&stats);
+    if (stats.tiny_live != 0 || stats.tiny_cached != 0 || stats.large_blocks != 0 ||
+        stats.tiny_slabs != 0) {
+        Fail("all is freed, but %zu B of small blocks are live, %zu B in caches, %zu slabs in use, "
+             "%zu large blocks",
+             stats.tiny_live, stats.tiny_cached, stats.tiny_slabs, stats.large_blocks);
+    }
+}
+
+[[noreturn]] void RunProcess(uint64_t seed, bool only_new) {
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    process = getpid();
+    progress = &shared->operations;
+    mallopt(M_ARENA_MAX, 1);
+    if (!Live::Map()) {
+        snprintf(shared->fault, sizeof shared->fault, "no address space for the model: %s",
+                 strerror(errno));
+        _exit(kSkipped);
+    }
+    // What is drawn for the places depends on what was held before; what is drawn for all else
+    // does not, so that a seed repeats it.
+    Random random(seed);
+    Random of_places(seed + shared->stalls);
+    Plan plan = DrawPlan(&random);
+    plan.crowd = shared->wants_crowd && !plan.refuses && !null_allowed;
+    trims_exactly = !plan.background;
+    DrawRegime(&random);
+    sink = fopen("/dev/null", "w");
+    struct sigaction act = {};
+    act.sa_sigaction = OnTrap;
+    act.sa_flags = SA_SIGINFO | SA_RESTART;
+    sigaction(SIGTRAP, &act, nullptr);
+    if (pthread_key_create(&at_end, AtEnd) != 0) {
+        Fail("no key");
+    }
+    DrawPlaces(&of_places, only_new);
+    stall_seed = random.Next();
+    ends_at = *progress + 400;
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", MakeCopy());
+    StartWorkers(plan.threads, &random);
+    pthread_t opener;
+    if (pthread_create(&opener, nullptr, OpenLibrary, path) != 0) {
+        Fail("no thread");
+    }
+    for (unsigned round = 0; round < plan.rounds; round++) {
+        if (round > 0) {
+            DrawPlaces(&of_places, only_new);
+            stall_seed = random.Next();
+            DrawRegime(&random);
+            if (plan.crowd) {
+                regime.fork_in = 0;
+                regime.life = 50;
+            }
+            Arm();
+        }
+        uint64_t until = *progress + 3000;
+        RunUntil(plan, &random, [=] { return held_one || (*progress >= until && holder == 0); });
+        if (round == 0) {
+            RunUntil(plan, &random, [] { return opened.load(); }); // held in the constructor
+        }
+        RunFor(plan, &random, 200); // what the stall has spoiled is to be seen
+        Disarm();
+        RunUntil(plan, &random, [] { return holder == 0; });
+        if (round == 0 && plan.crowd) {
+            MakeCrowd();
+        }
+    }
+    if (plan.misuses) {
+        MakeEndless(plan, &random);
+        DrawPlaces(&of_places, only_new);
+        stall_seed = random.Next();
+        shared->to_abort = true;
+        Arm();
+        pthread_t thread;
+        pthread_create(&thread, nullptr, Misuse, nullptr);
+        pthread_join(thread, nullptr);
+    }
+    if (plan.exits_busy || plan.crowd) {
+        MakeEndless(plan, &random);
+        DrawPlaces(&of_places, only_new);
+        stall_seed = random.Next();
+        Arm();
+        exit(0);
+    }
+    stopping = true;
+    for (Worker &worker : workers) {
+        if (worker.state != Worker::kNone) {
+            pthread_join(worker.thread, nullptr);
+        }
+    }
+    CheckEmpty();
+    exit(0);
+}
+
+// --- The process that starts and judges the others
+
+std::string NameOf(uint32_t key) {
+    const Place &place = places[key / kModes];
+    char at[32];
+    snprintf(at, sizeof at, "%zx:", static_cast<size_t>(place.at));
+    return at + std::string(key % kModes == kBefore ? "before" : "behind") + " " + place.name;
+}
+
+void Report(uint64_t seed, const std::string &what, int err) {
+    fprintf(stderr, "stalls: FAULT: %s\n", what.c_str());
+    if (shared->fault[0] != '\0') {
+        fprintf(stderr, "  %s\n", shared->fault);
+    }
+    // What the library says of a fault; it may have printed statistics too.
+    if (FILE *in = fdopen(dup(err), "r")) {
+        rewind(in);
+        char line[500];
+        while (fgets(line, sizeof line, in) != nullptr) {
+            if (strncmp(line, "hakmem: ", 8) == 0) {
+                fprintf(stderr, "  %s", line);
+            }
+        }
+        fclose(in);
+    }
+    fprintf(stderr, "  settings: %s\n", shared->settings);
+    uint32_t told = shared->told;
+    for (uint32_t i = told > kTold ? told - kTold : 0; i < told; i++) {
+        fprintf(stderr, "  %s: %s\n", i + 1 < told ? "held before" : "held last",
+                NameOf(shared->last[i % kTold]).c_str());
+    }
+    if (told > 0) {
+        std::string last = NameOf(shared->last[(told - 1) % kTold]);
+        fprintf(stderr, "  to repeat: tools/stalls --minutes 5 --seed %llu --place %s %s\n",
+                static_cast<unsigned long long>(seed), last.substr(0, last.find(' ')).c_str(),
+                options.flavour);
+    }
+}
+
+volatile sig_atomic_t interrupted;
+
+void OnInterrupt(int) {
+    interrupted = 1;
+}
+
+// False if the process has ended as it should not.
+bool Judge(uint64_t seed, int status, bool hangs, int err) {
+    if (hangs) {
+        Report(seed, "the process stands still", err);
+        return false;
+    }
+    bool aborts = WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+    if (status == 0 ? !shared->to_abort : aborts && shared->to_abort) {
+        return true;
+    }
+    std::string what = "the process ended with ";
+    what += WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status))
+                                : "status " + std::to_string(WEXITSTATUS(status));
+    Report(seed, what, err);
+    return false;
+}
+
+bool RunOne(uint64_t seed, bool only_new, int err) {
+    shared->told = 0;
+    shared->stalled = false;
+    shared->to_abort = false;
+    shared->fault[0] = '\0';
+    if (ftruncate(err, 0) != 0) {
+        perror("stalls");
+    }
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0) {
+        signal(SIGINT, SIG_DFL);
+        signal(SIGTERM, SIG_DFL);
+        dup2(err, STDERR_FILENO);
+        RunProcess(seed, only_new);
+    }
+    if (pid < 0) {
+        perror("stalls: fork");
+        exit(1);
+    }
+    shared->processes++;
+    int status = -1;
+    bool hangs = false;
+    // Without an operation for two minutes it has come to a standstill: its threads wait for the
+    // one that is held, or for each other.
+    constexpr double kStandstill = 120;
+    double since = Now();
+    uint64_t seen = shared->operations;
+    while (waitpid(pid, &status, WNOHANG) == 0) {
+        PauseUs(500);
+        if (interrupted) {
+            kill(pid, SIGKILL);
+            waitpid(pid, &status, 0);
+            return true;
+        }
+        if (seen != shared->operations) {
+            seen = shared->operations;
+            since = Now();
+        } else if (Now() - since > kStandstill) {
+            hangs = true;
+            kill(pid, SIGABRT);
+            waitpid(pid, &status, 0);
+            break;
+        }
+    }
+    if (WIFEXITED(status) && WEXITSTATUS(status) == kSkipped) {
+        printf("stalls: skipped: %s\n", shared->fault);
+        exit(kSkipped);
+    }
+    return Judge(seed, status, hangs, err);
+}
+
+size_t CountHeld(int mode) {
+    size_t sum = 0;
+    for (size_t i = 0; i < places.size(); i++) {
+        sum += WasHeld(static_cast<int>(i), mode);
+    }
+    return sum;
+}
+
+bool AllHeld() {
+    return CountHeld(kBefore) == places.size() && CountHeld(kBehind) == places.size();
+}
+
+void Summary(double seconds, bool complete) {
+    uint32_t least = UINT32_MAX;
+    size_t at_fork = 0;
+    for (size_t i = 0; i < places.size(); i++) {
+        bool others = true;
+        for (int mode = 0; mode < kModes; mode++) {
+            others &= shared->held[i][mode] != 0 || shared->held_at_fork[i][mode] == 0;
+            if (complete && !WasHeld(static_cast<int>(i), mode)) {
+                printf("stalls: never held: %s\n",
+                       NameOf(static_cast<uint32_t>(i * kModes) + static_cast<uint32_t>(mode))
+                           .c_str());
+            }
+            least = std::min(least, shared->held[i][mode] + shared->held_at_fork[i][mode]);
+        }
+        at_fork += !others;
+    }
+    auto number = [](uint64_t n) { return static_cast<unsigned long long>(n); };
+    printf("%s: of %zu atomic instructions %zu held before and %zu behind, each at least %u times "
+           "(%zu only in a forked child, within fork()); %zu that are not atomic in a process of "
+           "one thread left out; %llu stalls while others did %llu operations in %llu processes, "
+           "%llu threads and %llu forks, %.0f s\n",
+           options.flavour, places.size(), CountHeld(kBefore), CountHeld(kBehind), least, at_fork,
+           plain_steps, number(shared->stalls), number(shared->operations),
+           number(shared->processes), number(shared->threads), number(shared->forks), seconds);
+}
+
+bool Parse(int argc, char **argv, const char **list, const char **library) {
+    std::string place;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        std::string name = argv[i];
+        const char *value = argv[i + 1];
+        if (name == "--list") {
+            *list = value;
+        } else if (name == "--library") {
+            *library = value;
+        } else if (name == "--flavour") {
+            options.flavour = value;
+        } else if (name == "--minutes") {
+            options.minutes = strtod(value, nullptr);
+        } else if (name == "--seed") {
+            options.seed = strtoull(value, nullptr, 10);
+        } else if (name == "--place") {
+            place = value;
+        } else {
+            return false;
+        }
+    }
+    if (*list == nullptr || *library == nullptr || options.flavour == nullptr) {
+        return false;
+    }
+    if (!ReadList(*list) || !ReadImage(*library) || places.empty() || places.size() > kMostPlaces) {
+        fprintf(stderr, "stalls: no list, or no library\n");
+        return false;
+    }
+    if (!place.empty()) {
+        options.place = FindPlace(strtoul(place.c_str(), nullptr, 16));
+        options.mode = place.find(":behind") != std::string::npos   ? kBehind
+                       : place.find(":before") != std::string::npos ? kBefore
+                                                                    : -1;
+        if (options.place < 0) {
+            fprintf(stderr, "stalls: no atomic instruction at %s\n", place.c_str());
+            return false;
+        }
+    }
+    return true;
+}
+
+} // namespace
+
+// The library blocks all signals for a thread of its own, which a trap would end then: no mask may
+// hold SIGTRAP. This definition is found before libc's.
+extern "C" __attribute__((visibility("default"))) int pthread_sigmask(int how, const sigset_t *set,
+                                                                      sigset_t *old) noexcept {
+    sigset_t without = {};
+    if (set != nullptr) {
+        without = *set;
+        if (how != SIG_UNBLOCK) {
+            sigdelset(&without, SIGTRAP);
+        }
+    }
+    constexpr size_t kKernelsSize = 8;
+    return syscall(SYS_rt_sigprocmask, how, set == nullptr ? nullptr : &without, old,
+                   kKernelsSize) == 0
+               ? 0
+               : errno;
+}
+
+int main(int argc, char **argv) {
+    const char *list = nullptr;
+    const char *library = nullptr;
+    if (!Parse(argc, argv, &list, &library)) {
+        return 2;
+    }
+    void *p =
+        mmap(nullptr, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    int err = memfd_create("stderr", MFD_CLOEXEC);
+    if (p == MAP_FAILED || err < 0) {
+        perror("stalls");
+        return 1;
+    }
+    fcntl(err, F_SETFL, O_APPEND);
+    shared = static_cast<Shared *>(p);
+    signal(SIGINT, OnInterrupt);
+    signal(SIGTERM, OnInterrupt);
+    double begin = Now();
+    constexpr uint64_t kMostForAll =
+        3000; // processes; a place that none of them reaches is a fault
+    bool repeat = options.place >= 0;
+    for (uint64_t i = 0;; i++) {
+        bool covered = repeat || AllHeld();
+        bool timed_out = Now() - begin >= options.minutes * 60;
+        if (interrupted || (timed_out && (covered || i >= kMostForAll))) {
+            break;
+        }
+        if (getenv("STALLS_VERBOSE") != nullptr) {
+            fprintf(stderr, "%6.1f s: seed %llu, held %zu, %zu; %s\n", Now() - begin,
+                    static_cast<unsigned long long>(options.seed + i), CountHeld(kBefore),
+                    CountHeld(kBehind), shared->settings);
+        }
+        shared->wants_crowd = !covered && i > 150 && i % 50 == 0;
+        bool only_new = !covered && (options.minutes == 0 || i < kMostForAll / 10);
+        if (!RunOne(options.seed + (repeat ? 0 : i), only_new, err)) {
+            Summary(Now() - begin, false);
+            return 1;
+        }
+    }
+    Summary(Now() - begin, !repeat);
+    return repeat || AllHeld() ? 0 : 1;
+}
