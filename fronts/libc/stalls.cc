@@ -248,7 +248,7 @@ struct Slot {
 };
 
 constexpr unsigned kSlots = 1024;
-constexpr unsigned kThreads = 17;
+constexpr unsigned kThreads = 48;
 
 Slot slots[kSlots];
 Regime regime;                   // written while it does not matter who sees the old one
@@ -414,11 +414,6 @@ void OnTrap(int, siginfo_t *, void *context) {
         errno = saved;
         return; // another thread is held
     }
-    if (!child && held_one) {
-        holder = 0;
-        errno = saved;
-        return;
-    }
     if (mode == kBehind) {
         stepping = place;
         registers[REG_EFL] |= kTrapFlag;
@@ -426,6 +421,28 @@ void OnTrap(int, siginfo_t *, void *context) {
         Hold(place, kBefore);
     }
     errno = saved;
+}
+
+bool OfOneFunction(const Place &a, const Place &b) {
+    size_t length = a.name.find(':');
+    return a.name.compare(0, length, b.name, 0, b.name.find(':')) == 0;
+}
+
+// Arms all the places of functions in which some are armed.
+void ArmNeighbours(Random *random) {
+    int count = static_cast<int>(places.size());
+    std::vector<bool> was(places.size());
+    for (int i = 0; i < count; i++) {
+        was[static_cast<size_t>(i)] = armed[i] != kNotArmed;
+    }
+    for (int i = 0; i < count; i++) {
+        for (int j = 0; j < count && armed[i] == kNotArmed; j++) {
+            if (was[static_cast<size_t>(j)] &&
+                OfOneFunction(places[static_cast<size_t>(i)], places[static_cast<size_t>(j)])) {
+                armed[i] = static_cast<int>(random->Below(kModes));
+            }
+        }
+    }
 }
 
 // Draws what is to be armed: all that was never held, or else a few of which not to have held many
@@ -451,6 +468,10 @@ void DrawPlaces(Random *random, bool only_new) {
         }
     }
     if (any && (only_new || random->OneIn(8))) {
+        // A stall that only a race leads to: others in the same function may make it.
+        if (random->OneIn(2)) {
+            ArmNeighbours(random);
+        }
         return;
     }
     uint64_t wanted = 1 + random->Below(4);
@@ -874,7 +895,7 @@ void JoinEnded() {
 
 // --- One process
 
-void DrawRegime(Random *random) {
+void DrawRegime(Random *random, bool moves) {
     Regime r = {};
     r.slots = 1u << (2 + random->Below(6));
     r.trim_in = static_cast<unsigned>(20 << random->Below(6));
@@ -884,7 +905,8 @@ void DrawRegime(Random *random) {
     r.life = static_cast<unsigned>(20 << random->Below(9));
     r.sweeps_halve = random->OneIn(3);
     r.most = 512 * kKiB;
-    switch (random->Below(8)) {
+    constexpr uint64_t kRuns = 5;
+    switch (moves ? kRuns : random->Below(8)) {
     case 0:
     case 1:
     case 2:
@@ -915,7 +937,7 @@ void DrawRegime(Random *random) {
         r.batch_in = 100;
         r.batch = 3000;
         break;
-    case 5:
+    case kRuns:
         // Runs of slabs, which grow, shrink and move.
         r.size_count = static_cast<unsigned>(2 + random->Below(3));
         for (unsigned i = 0; i < r.size_count; i++) {
@@ -933,8 +955,10 @@ void DrawRegime(Random *random) {
     regime = r;
 }
 
-// Makes a system call fail for a part of the heap's addresses, for all threads of the process.
-void Refuse(int call, unsigned shift) {
+// Makes a system call end otherwise for a half of the heap's addresses, for all threads of the
+// process: the half whose bit number `shift` is set. Nothing happens in a sandbox that does not
+// allow that.
+void Intercept(int call, unsigned shift, uint32_t action) {
     auto offset = [](size_t member, bool high) {
         return static_cast<uint32_t>(offsetof(struct seccomp_data, args) + member * 8 + 4 * high);
     };
@@ -947,15 +971,65 @@ void Refuse(int call, unsigned shift) {
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x4000, 0, 3),
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset(0, false)),
         BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 1u << shift, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOMEM),
+        BPF_STMT(BPF_RET | BPF_K, action),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     struct sock_fprog program = {sizeof filter / sizeof filter[0], filter};
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
-        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) {
-        return; // a sandbox that does not allow that: then nothing fails
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0) {
+        null_allowed = true;
     }
-    null_allowed = true;
+}
+
+// mmap() of a kernel that does not know MAP_FIXED_NOREPLACE and takes the address for a hint.
+void OnOldMmap(int, siginfo_t *, void *context) {
+    int saved = errno;
+    greg_t *registers = static_cast<ucontext_t *>(context)->uc_mcontext.gregs;
+    void *p =
+        mmap(nullptr, static_cast<size_t>(registers[REG_RSI]), static_cast<int>(registers[REG_RDX]),
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    registers[REG_RAX] = p == MAP_FAILED ? -ENOMEM : reinterpret_cast<greg_t>(p);
+    errno = saved;
+}
+
+// True if large blocks cannot move everywhere.
+bool DrawIntercepted(Random *random, bool purges) {
+    enum { kPurges, kCommits, kMaps, kMoves, kOldMaps, kWays };
+    constexpr unsigned kSlab = 16, kSuperSlab = 21, kChunk = 26; // bits of an address
+    constexpr uint32_t kFails = SECCOMP_RET_ERRNO | ENOMEM;
+    const char *what = "";
+    uint64_t way = purges ? uint64_t{kPurges} : random->Below(kWays);
+    switch (way) {
+    case kPurges:
+        what = "madvise() fails";
+        Intercept(SYS_madvise, kSlab, kFails);
+        break;
+    case kCommits:
+        what = "mprotect() fails";
+        Intercept(SYS_mprotect, kSuperSlab, kFails);
+        break;
+    case kMaps:
+        what = "mmap() fails";
+        Intercept(SYS_mmap, kChunk, kFails);
+        break;
+    case kMoves:
+        what = "mremap() fails";
+        Intercept(SYS_mremap, kSlab, kFails);
+        break;
+    default: {
+        what = "mremap() fails, and mmap() takes addresses for hints";
+        struct sigaction act = {};
+        act.sa_sigaction = OnOldMmap;
+        act.sa_flags = SA_SIGINFO | SA_RESTART;
+        sigaction(SIGSYS, &act, nullptr);
+        Intercept(SYS_mremap, kSlab, kFails);
+        Intercept(SYS_mmap, kChunk, SECCOMP_RET_TRAP);
+    }
+    }
+    size_t length = strlen(shared->settings);
+    snprintf(shared->settings + length, sizeof shared->settings - length,
+             "(%s for half of the heap) ", what);
+    return way == kMoves || way == kOldMaps;
 }
 
 void Set(const char *name, const char *value) {
@@ -965,7 +1039,7 @@ void Set(const char *name, const char *value) {
 }
 
 struct Plan {
-    bool background, refuses, crowd, misuses, exits_busy;
+    bool background, tides, moves, crowd, misuses, exits_busy;
     unsigned threads, rounds;
 };
 
@@ -974,7 +1048,11 @@ Plan DrawPlan(Random *random) {
     shared->settings[0] = '\0';
     static constexpr const char *kDecay[] = {"0", "0", "1", "1", "500", "-1"};
     plan.background = random->OneIn(4);
-    plan.threads = 3 + static_cast<unsigned>(random->Below(random->OneIn(2) ? 4 : kThreads - 2));
+    plan.tides = random->OneIn(4);
+    plan.threads = 3 + static_cast<unsigned>(random->Below(random->OneIn(2) ? 4 : 15));
+    if (plan.tides) {
+        plan.threads = kThreads;
+    }
     plan.rounds = 8;
     Set("HAKMEM_DECAY_MS", plan.background ? "1" : random->Of(kDecay));
     if (plan.background) {
@@ -982,31 +1060,18 @@ Plan DrawPlan(Random *random) {
     }
     static constexpr const char *kTwo[] = {"0", "1", "2"};
     Set("HAKMEM_THP", random->Of(kTwo));
-    Set("HAKMEM_TINY_FRONT_C23_SIMPLE", random->OneIn(2) ? "0" : "1");
+    Set("HAKMEM_TINY_FRONT_C23_SIMPLE", random->OneIn(3) ? "0" : "1");
     Set("HAKMEM_TINY_FRONT_C23_REFILL", random->OneIn(2) ? "0" : "1");
-    switch (random->Below(8)) {
+    switch (random->Below(6)) {
     case 0: {
-        static constexpr const char *kLimits[] = {"1M", "2M", "4M", "16M", "50%"};
+        static constexpr const char *kLimits[] = {"1M", "4M", "16M", "50%", "50%"};
         Set("HAKMEM_LIMIT", random->Of(kLimits));
         null_allowed = true;
         break;
     }
-    case 1: {
-        plan.refuses = true;
-        static constexpr struct {
-            int call;
-            unsigned shift;
-        } kRefused[] = {
-            {SYS_madvise, 12}, {SYS_madvise, 16}, {SYS_mprotect, 21},
-            {SYS_mremap, 16},  {SYS_mmap, 26},
-        };
-        auto refused = random->Of(kRefused);
-        size_t length = strlen(shared->settings);
-        snprintf(shared->settings + length, sizeof shared->settings - length,
-                 "(system call %d fails for half of the heap) ", refused.call);
-        Refuse(refused.call, refused.shift);
+    case 1:
+        plan.moves = DrawIntercepted(random, plan.tides);
         break;
-    }
     case 2:
         Set("HAKMEM_STATS", "1");
         break;
@@ -1052,11 +1117,23 @@ int MakeCopy() {
     return fd;
 }
 
+// In a tide threads start together and end together, so that many heaps are without one.
+void Restart(const Plan &plan, Random *random) {
+    constexpr unsigned kLow = 3;
+    JoinEnded();
+    unsigned running = 0;
+    for (const Worker &worker : workers) {
+        running += worker.state == Worker::kRuns;
+    }
+    if (!plan.tides || running <= kLow) {
+        StartWorkers(plan.threads, random);
+    }
+}
+
 // Restarts threads that have ended, until something is so.
 template <typename Fn> void RunUntil(const Plan &plan, Random *random, Fn fn) {
     while (!fn()) {
-        JoinEnded();
-        StartWorkers(plan.threads, random);
+        Restart(plan, random);
         PauseUs(200);
     }
 }
@@ -1069,7 +1146,8 @@ void RunFor(const Plan &plan, Random *random, uint64_t operations) {
 // No worker ends from now on.
 void MakeEndless(const Plan &plan, Random *random) {
     ends_at = UINT64_MAX;
-    RunUntil(plan, random, [&plan] {
+    RunUntil(plan, random, [&plan, random] {
+        StartWorkers(plan.threads, random);
         bool all = true;
         for (unsigned i = 0; i < plan.threads; i++) {
             all &= workers[i].endless && workers[i].state == Worker::kRuns;
@@ -1154,9 +1232,13 @@ void CheckEmpty() {
     Random random(seed);
     Random of_places(seed + shared->stalls);
     Plan plan = DrawPlan(&random);
-    plan.crowd = shared->wants_crowd && !plan.refuses && !null_allowed;
+    plan.crowd = shared->wants_crowd && !null_allowed;
     trims_exactly = !plan.background;
-    DrawRegime(&random);
+    if (plan.crowd) {
+        plan.threads = 4;
+        plan.tides = false;
+    }
+    DrawRegime(&random, plan.moves);
     sink = fopen("/dev/null", "w");
     struct sigaction act = {};
     act.sa_sigaction = OnTrap;
@@ -1179,9 +1261,9 @@ void CheckEmpty() {
         if (round > 0) {
             DrawPlaces(&of_places, only_new);
             stall_seed = random.Next();
-            DrawRegime(&random);
+            DrawRegime(&random, plan.moves);
             if (plan.crowd) {
-                regime.fork_in = 0;
+                regime.fork_in = 0; // a child would look at each of the heaps
                 regime.life = 50;
             }
             Arm();
@@ -1196,6 +1278,9 @@ void CheckEmpty() {
         RunUntil(plan, &random, [] { return holder == 0; });
         if (round == 0 && plan.crowd) {
             MakeCrowd();
+            plan.threads = 24; // more than have a heap
+        } else if (!held_one && only_new && round > 0) {
+            break; // others have other settings
         }
     }
     if (plan.misuses) {
@@ -1421,7 +1506,7 @@ bool Parse(int argc, char **argv, const char **list, const char **library) {
 } // namespace
 
 // The library blocks all signals for a thread of its own, which a trap would end then: no mask may
-// hold SIGTRAP. This definition is found before libc's.
+// hold SIGTRAP, or SIGSYS. This definition is found before libc's.
 extern "C" __attribute__((visibility("default"))) int pthread_sigmask(int how, const sigset_t *set,
                                                                       sigset_t *old) noexcept {
     sigset_t without = {};
@@ -1429,6 +1514,7 @@ extern "C" __attribute__((visibility("default"))) int pthread_sigmask(int how, c
         without = *set;
         if (how != SIG_UNBLOCK) {
             sigdelset(&without, SIGTRAP);
+            sigdelset(&without, SIGSYS);
         }
     }
     constexpr size_t kKernelsSize = 8;
@@ -1470,7 +1556,7 @@ int main(int argc, char **argv) {
                     static_cast<unsigned long long>(options.seed + i), CountHeld(kBefore),
                     CountHeld(kBehind), shared->settings);
         }
-        shared->wants_crowd = !covered && i > 150 && i % 50 == 0;
+        shared->wants_crowd = !covered && i > 60 && i % 20 == 0;
         bool only_new = !covered && (options.minutes == 0 || i < kMostForAll / 10);
         if (!RunOne(options.seed + (repeat ? 0 : i), only_new, err)) {
             Summary(Now() - begin, false);
