@@ -220,11 +220,10 @@ bool WasHeld(int place, int mode) {
 
 struct Options {
     const char *flavour = nullptr;
-    double minutes = 0; // 0: until every place has been held
+    double minutes = 0; // 0: until most places have been held
     uint64_t seed = 0;
     int place = -1; // the only one
     int mode = -1;  // the only one
-    uint64_t processes = UINT64_MAX;
 };
 Options options;
 
@@ -235,6 +234,7 @@ struct Regime {
     unsigned slots;
     unsigned trim_in, fork_in, batch_in, batch, huge_in, life;
     bool sweeps_halve;
+    bool in_turn; // one size between two sweeps
 };
 
 // A place of the model for one block. Whoever makes it kBusy may use it.
@@ -369,11 +369,11 @@ void Hold(int place, int mode) {
     Tell(place, mode);
     shared->stalled = true;
     Random random(stall_seed);
-    uint64_t phases = random.Below(5);
+    uint64_t phases = random.Below(4);
     for (uint64_t i = 0; i <= phases; i++) {
-        uint64_t until = *progress + 1 + random.Below(uint64_t{1} << random.Below(12));
+        uint64_t until = *progress + 1 + random.Below(uint64_t{1} << random.Below(9));
         while (*progress < until) {
-            PauseUs(30);
+            PauseUs(20);
         }
         if (i < phases) {
             sweeps++;
@@ -552,7 +552,9 @@ std::atomic<uint64_t> *Live::bits_;
 
 size_t DrawSize(Random *random) {
     if (regime.size_count > 0) {
-        size_t size = regime.sizes[random->Below(regime.size_count)];
+        // One size at a time: what a sweep empties is put to use for another.
+        uint64_t which = regime.in_turn ? sweeps.load() : random->Below(regime.size_count);
+        size_t size = regime.sizes[which % regime.size_count];
         return size - (random->OneIn(4) ? random->Below(size / 16 + 1) : 0);
     }
     if (regime.huge_in != 0 && random->OneIn(regime.huge_in)) {
@@ -906,18 +908,22 @@ void DrawRegime(Random *random, bool moves) {
     r.sweeps_halve = random->OneIn(3);
     r.most = 512 * kKiB;
     constexpr uint64_t kRuns = 5;
-    switch (moves ? kRuns : random->Below(8)) {
+    switch (moves ? kRuns : random->Below(10)) {
     case 0:
     case 1:
     case 2:
+    case 8:
+    case 9:
         // A few blocks a slab: slabs change hands all the time. Some share bitmaps' places.
         r.size_count = static_cast<unsigned>(2 + random->Below(3));
         for (unsigned i = 0; i < r.size_count; i++) {
-            static constexpr size_t kFew[] = {32768, 27648, 22528, 18432, 16384, 13824,
-                                              11264, 9216,  8192,  6912,  5632,  4608};
+            static constexpr size_t kFew[] = {32768, 27648, 22528, 18432, 32768, 18432,
+                                              16384, 13824, 11264, 9216,  8192,  4608};
             r.sizes[i] = random->Of(kFew);
         }
-        r.slots = std::min(r.slots, 32u);
+        r.slots = std::min(r.slots, 16u);
+        r.trim_in = static_cast<unsigned>(3 << random->Below(6));
+        r.in_turn = !random->OneIn(4);
         break;
     case 3:
         // Words of 64 and a few more or less.
@@ -1134,7 +1140,7 @@ void Restart(const Plan &plan, Random *random) {
 template <typename Fn> void RunUntil(const Plan &plan, Random *random, Fn fn) {
     while (!fn()) {
         Restart(plan, random);
-        PauseUs(200);
+        PauseUs(60);
     }
 }
 
@@ -1238,6 +1244,9 @@ void CheckEmpty() {
         plan.threads = 4;
         plan.tides = false;
     }
+    if (!only_new) {
+        plan.rounds = 60;
+    }
     DrawRegime(&random, plan.moves);
     sink = fopen("/dev/null", "w");
     struct sigaction act = {};
@@ -1273,7 +1282,7 @@ void CheckEmpty() {
         if (round == 0) {
             RunUntil(plan, &random, [] { return opened.load(); }); // held in the constructor
         }
-        RunFor(plan, &random, 200); // what the stall has spoiled is to be seen
+        RunFor(plan, &random, 60); // what the stall has spoiled is to be seen
         Disarm();
         RunUntil(plan, &random, [] { return holder == 0; });
         if (round == 0 && plan.crowd) {
@@ -1432,8 +1441,22 @@ size_t CountHeld(int mode) {
     return sum;
 }
 
-bool AllHeld() {
-    return CountHeld(kBefore) == places.size() && CountHeld(kBehind) == places.size();
+// A short run is for the most of them: a few wait for a race between two other threads, or for more
+// threads than can have a heap. A long one is for all, but for what the backend counts on its way
+// to a system call: some of these are made on old kernels only.
+bool EnoughHeld() {
+    if (options.minutes == 0) {
+        size_t most = places.size() * 4 / 5;
+        return CountHeld(kBefore) >= most && CountHeld(kBehind) >= most;
+    }
+    for (size_t i = 0; i < places.size(); i++) {
+        int place = static_cast<int>(i);
+        if (places[i].name.compare(0, 3, "os_") != 0 &&
+            !(WasHeld(place, kBefore) && WasHeld(place, kBehind))) {
+            return false;
+        }
+    }
+    return true;
 }
 
 void Summary(double seconds, bool complete) {
@@ -1542,27 +1565,21 @@ int main(int argc, char **argv) {
     signal(SIGINT, OnInterrupt);
     signal(SIGTERM, OnInterrupt);
     double begin = Now();
-    constexpr uint64_t kMostForAll =
-        3000; // processes; a place that none of them reaches is a fault
+    constexpr uint64_t kMostOfShort = 2000; // processes; one that needs more is a fault
     bool repeat = options.place >= 0;
-    for (uint64_t i = 0;; i++) {
-        bool covered = repeat || AllHeld();
-        bool timed_out = Now() - begin >= options.minutes * 60;
-        if (interrupted || (timed_out && (covered || i >= kMostForAll))) {
+    for (uint64_t i = 0; !interrupted; i++) {
+        bool enough = EnoughHeld();
+        if (Now() - begin >= options.minutes * 60 &&
+            (options.minutes > 0 || enough || i >= kMostOfShort)) {
             break;
         }
-        if (getenv("STALLS_VERBOSE") != nullptr) {
-            fprintf(stderr, "%6.1f s: seed %llu, held %zu, %zu; %s\n", Now() - begin,
-                    static_cast<unsigned long long>(options.seed + i), CountHeld(kBefore),
-                    CountHeld(kBehind), shared->settings);
-        }
-        shared->wants_crowd = !covered && i > 60 && i % 20 == 0;
-        bool only_new = !covered && (options.minutes == 0 || i < kMostForAll / 10);
+        shared->wants_crowd = !repeat && options.minutes > 0 && i > 60 && i % 100 == 0;
+        bool only_new = !repeat && !enough && (options.minutes == 0 || i % 2 == 0);
         if (!RunOne(options.seed + (repeat ? 0 : i), only_new, err)) {
             Summary(Now() - begin, false);
             return 1;
         }
     }
     Summary(Now() - begin, !repeat);
-    return repeat || AllHeld() ? 0 : 1;
+    return repeat || EnoughHeld() ? 0 : 1;
 }
