@@ -998,7 +998,7 @@ void OnOldMmap(int, siginfo_t *, void *context) {
     errno = saved;
 }
 
-// True if large blocks cannot move everywhere.
+// True if it matters most to large blocks that move.
 bool DrawIntercepted(Random *random, bool purges) {
     enum { kPurges, kCommits, kMaps, kMoves, kOldMaps, kWays };
     constexpr unsigned kSlab = 16, kSuperSlab = 21, kChunk = 26; // bits of an address
@@ -1035,7 +1035,7 @@ bool DrawIntercepted(Random *random, bool purges) {
     size_t length = strlen(shared->settings);
     snprintf(shared->settings + length, sizeof shared->settings - length,
              "(%s for half of the heap) ", what);
-    return way == kMoves || way == kOldMaps;
+    return way == kMaps || way == kMoves || way == kOldMaps;
 }
 
 void Set(const char *name, const char *value) {
