@@ -20,6 +20,12 @@
 // blocks as they were, and in the end nothing is left in use. A process that ends otherwise than
 // it should, or comes to a standstill, is a fault.
 //
+// Some steps are rarely reached: those behind a lost race (blocks that were taken from a slab of
+// another bin by then and go back, a summary that two threads write, a purge that meets a claim),
+// and those for more threads than can have a heap. Some are not reached at all where the kernel
+// does not charge for writable memory (SuperSlabs that are decommitted need overcommit_memory 2).
+// A long run lists what it has not held.
+//
 // The steps that leave out the atomic prefix, which a process of one thread takes, are not held:
 // nobody is there who could come in between.
 #include <dlfcn.h>
