@@ -1,5 +1,6 @@
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
 
+#include "boxes/far_block/far_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/shared_pool/shared_pool.h"
 #include "boxes/superslab/superslab.h"
@@ -29,7 +30,10 @@ struct classified classify_ptr(const void *ptr) {
     struct page_arena_window window = page_arena_get_window();
     size_t slab = page_arena_slab_of(&window, ptr);
     if (!superslab_known(&window, slab)) {
-        return (struct classified){.kind = CLASSIFIED_FOREIGN};
+        size_t usable = far_block_usable(ptr);
+        return (struct classified){.kind = usable == 0 ? CLASSIFIED_FOREIGN : CLASSIFIED_LARGE,
+                                   .slab = slab,
+                                   .usable = usable};
     }
     struct slab *meta = superslab_slab(&window, slab);
     switch (atomic_load_explicit(&meta->kind, memory_order_acquire)) {

@@ -23,7 +23,7 @@ enum classified_kind {
 struct classified {
     enum classified_kind kind;
     unsigned bin;  // of a tiny block
-    size_t slab;   // slab index, for all but FOREIGN
+    size_t slab;   // slab index, for all but FOREIGN; beyond the window for a block far from it
     size_t usable; // bytes of the block for TINY and LARGE, else 0
 };
 

@@ -1,6 +1,7 @@
 #include "boxes/large_block/large_block.h"
 
 #include "backends/os.h"
+#include "boxes/far_block/far_block.h"
 #include "boxes/settings/settings.h"
 #include "boxes/superslab/superslab.h"
 
@@ -44,10 +45,8 @@ static size_t claim(size_t size, size_t run, size_t align, bool *zero) {
     return filled ? page_arena_claim_filled(run, align, zero) : page_arena_claim(run, align, zero);
 }
 
-void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
-    if (HAK_UNLIKELY(size > (size_t)PTRDIFF_MAX || !page_arena_init())) {
-        return NULL;
-    }
+// A block in the arena's window.
+static void *alloc_near(size_t size, size_t align, enum large_block_use use) {
     struct page_arena_window window = page_arena_get_window();
     bool coloured = is_coloured(align);
     bool room = coloured && (size >= ROOM_FROM || use == LARGE_BLOCK_GROWN) &&
@@ -77,6 +76,25 @@ void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
     return ptr;
 }
 
+void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
+    if (HAK_UNLIKELY(size > (size_t)PTRDIFF_MAX || !page_arena_init())) {
+        return NULL;
+    }
+    bool may_be_far = size >= FAR_BLOCK_LEAST && settings_get(SETTING_LIMIT) == 0;
+    void *block = NULL;
+    if (HAK_UNLIKELY(may_be_far && size >= LARGE_BLOCK_FAR)) {
+        block = far_block_alloc(size, align);
+    }
+    if (block == NULL) {
+        block = alloc_near(size, align, use);
+    }
+    // The window may have no room for it where the kernel has.
+    if (HAK_UNLIKELY(block == NULL && may_be_far && size < LARGE_BLOCK_FAR)) {
+        block = far_block_alloc(size, align);
+    }
+    return block;
+}
+
 static struct slab *find(const struct page_arena_window *window, const void *ptr, size_t slab) {
     if (!superslab_known(window, slab)) {
         return NULL;
@@ -90,8 +108,8 @@ static struct slab *find(const struct page_arena_window *window, const void *ptr
 
 bool large_block_free(const struct page_arena_window *window, void *ptr, size_t slab) {
     struct slab *meta = find(window, ptr, slab);
-    if (meta == NULL) {
-        return false;
+    if (HAK_UNLIKELY(meta == NULL)) {
+        return slab >= window->slabs && far_block_free(ptr);
     }
     uint8_t kind = SLAB_LARGE;
     if (!atomic_compare_exchange_strong(&meta->kind, &kind, SLAB_NONE)) {
@@ -114,11 +132,17 @@ bool large_block_free(const struct page_arena_window *window, void *ptr, size_t 
 }
 
 size_t large_block_usable(const struct page_arena_window *window, const void *ptr, size_t slab) {
+    if (HAK_UNLIKELY(slab >= window->slabs)) {
+        return far_block_usable(ptr);
+    }
     return find(window, ptr, slab) == NULL ? 0 : superslab_large_usable(window, slab);
 }
 
 void *large_block_resize(const struct page_arena_window *window, void *ptr, size_t slab,
                          size_t size) {
+    if (HAK_UNLIKELY(slab >= window->slabs)) {
+        return far_block_resize(ptr, size);
+    }
     struct slab *meta = superslab_slab(window, slab);
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
     size_t colour = atomic_load_explicit(&meta->colour, memory_order_relaxed);
@@ -137,7 +161,7 @@ void *large_block_resize(const struct page_arena_window *window, void *ptr, size
             if (run << ARENA_SLAB_SHIFT < LARGE_BLOCK_MOVE) {
                 return NULL;
             }
-            char *to = large_block_alloc(size + colour, ARENA_SLAB, LARGE_BLOCK_ANY);
+            char *to = alloc_near(size + colour, ARENA_SLAB, LARGE_BLOCK_ANY);
             if (to == NULL) {
                 return NULL;
             }

@@ -2,7 +2,8 @@
 //
 // The runs of freed blocks are set aside for their thread if they are short, or stay in the page
 // arena as dirty runs, which the next claim prefers; those of very large blocks give their pages
-// back when the block is freed. Lock-free, thread-safe. Nothing here touches errno.
+// back when the block is freed. The largest, and those of GiBs that the arena's window has no room
+// for, get mappings of their own (far_block). Lock-free, thread-safe. Nothing here touches errno.
 #ifndef HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_H
 #define HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_H
 
@@ -13,6 +14,9 @@ HAK_C_BEGIN
 
 // Blocks whose run is this long (bytes) give their pages back as soon as they are freed.
 #define LARGE_BLOCK_EAGER ((size_t)64 << 20)
+
+// Blocks of so many bytes are no part of the arena, but under HAKMEM_LIMIT.
+#define LARGE_BLOCK_FAR ((size_t)16 << 30)
 
 // Blocks whose run is this long (bytes) are moved by the page table instead of copied.
 #define LARGE_BLOCK_MOVE ((size_t)1 << 20)

@@ -1,6 +1,7 @@
 #include "boxes/large_block/large_block.h"
 
 #include "boxes/page_arena/page_arena.h"
+#include "boxes/settings/settings.h"
 
 #include <gtest/gtest.h>
 
@@ -15,6 +16,8 @@
 #include <thread>
 #include <unistd.h>
 #include <vector>
+
+extern "C" int64_t settings_values[SETTING_COUNT];
 
 namespace {
 
@@ -201,6 +204,37 @@ TEST_F(LargeBlock, WhatCannotBeIsRefused) {
     EXPECT_EQ(usable(ptr), kSlab);
     EXPECT_TRUE(filled(ptr, kSlab, 1, kSlab));
     EXPECT_TRUE(release(ptr));
+}
+
+TEST_F(LargeBlock, WhatTheWindowHasNoRoomForIsFar) {
+    // The largest are so from the start.
+    size_t high = page_arena_high();
+    char *first = alloc(LARGE_BLOCK_FAR);
+    ASSERT_NE(first, nullptr);
+    EXPECT_GE(slab_of(first), window.slabs);
+    EXPECT_EQ(page_arena_high(), high);
+    EXPECT_TRUE(release(first));
+    size_t size = window.slabs << ARENA_SLAB_SHIFT;
+    char *ptr = alloc(size, kSlab, LARGE_BLOCK_ZERO);
+    ASSERT_NE(ptr, nullptr);
+    EXPECT_GE(slab_of(ptr), window.slabs);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(ptr) % kSlab, 0u);
+    EXPECT_EQ(usable(ptr), size);
+    EXPECT_EQ(ptr[0] | ptr[size - 1], 0);
+    ptr[0] = ptr[size - 1] = 1;
+    EXPECT_EQ(resize(ptr, size / 2), ptr);
+    EXPECT_EQ(usable(ptr), size / 2);
+    EXPECT_EQ(ptr[0], 1);
+    EXPECT_FALSE(release(ptr + HAK_PAGE));
+    EXPECT_TRUE(release(ptr));
+    EXPECT_FALSE(release(ptr));
+    EXPECT_EQ(usable(ptr), 0u);
+    // A limit counts what the window has given out: there it is the window or nothing.
+    settings_values[SETTING_LIMIT] = INT64_MAX;
+    EXPECT_EQ(alloc(size), nullptr);
+    settings_values[SETTING_LIMIT] = 0;
+    // Nor does the kernel have all.
+    EXPECT_EQ(alloc(size_t{1} << 60), nullptr);
 }
 
 TEST_F(LargeBlock, OnlyTheStartOfALiveBlockIsFreed) {

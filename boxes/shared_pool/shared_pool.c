@@ -629,17 +629,19 @@ static bool purge_slab(const struct page_arena_window *window, size_t slab, unsi
     return pages == 0 || count != 0;
 }
 
-// The slab at which a walk goes on that is at `slab`: what was never committed is passed over.
+// The slab at which a walk goes on that is at `slab`: SuperSlabs without metadata, such as those
+// inside a large block, are passed over.
 static size_t skip_unknown(const struct page_arena_window *window, size_t slab) {
-    if (slab % ARENA_GROUP_SLABS == 0 &&
-        atomic_load_explicit(&window->groups[slab / ARENA_GROUP_SLABS].committed,
-                             memory_order_relaxed) == 0) {
+    if (slab % ARENA_SUPERSLAB_SLABS != 0) {
+        return slab;
+    }
+    uint64_t used = atomic_load_explicit(&window->groups[slab / ARENA_GROUP_SLABS].meta_used,
+                                         memory_order_relaxed);
+    if (slab % ARENA_GROUP_SLABS == 0 && used == 0) {
         return slab + ARENA_GROUP_SLABS;
     }
-    if (slab % ARENA_SUPERSLAB_SLABS == 0 && !superslab_known(window, slab)) {
-        return slab + ARENA_SUPERSLAB_SLABS;
-    }
-    return slab;
+    used >>= slab / ARENA_SUPERSLAB_SLABS % ARENA_GROUP_SUPERSLABS;
+    return (used & 1) != 0 && superslab_known(window, slab) ? slab : slab + ARENA_SUPERSLAB_SLABS;
 }
 
 // True if a slab in use is worth a look for idle pages; marks it as looked at.

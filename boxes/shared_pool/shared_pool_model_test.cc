@@ -128,6 +128,7 @@ class Pool : public model::Checker {
             ignore(&m.region.user, sizeof m.region.user, 1);
         }
         ignore(&m.group.committed, sizeof m.group.committed, (1u << kSlabs) - 1);
+        ignore(&m.group.meta_used, sizeof m.group.meta_used, (1u << kSlabs) - 1);
         size_t bytes;
         const volatile void *totals = model_totals(&bytes);
         ignore(totals, bytes);

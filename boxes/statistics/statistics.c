@@ -2,6 +2,7 @@
 
 #include "backends/os.h"
 #include "boxes/decay/decay.h"
+#include "boxes/far_block/far_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/superslab/superslab.h"
 #include "boxes/thread_heap/thread_heap.h"
@@ -14,6 +15,7 @@ __attribute__((visibility("default"))) void hak_stats(struct hak_stats *stats) {
     struct superslab_stats slabs;
     struct thread_heap_stats heaps;
     struct decay_stats decay;
+    struct far_block_stats far = far_block_get_stats();
     page_arena_get_stats(&arena);
     superslab_get_stats(&slabs);
     thread_heap_get_stats(&heaps);
@@ -22,8 +24,8 @@ __attribute__((visibility("default"))) void hak_stats(struct hak_stats *stats) {
         .superslabs = slabs.superslabs,
         .reserved = arena.reserved_bytes,
         .committed = arena.committed_bytes,
-        .large_live = slabs.large_bytes,
-        .large_blocks = slabs.large_blocks,
+        .large_live = slabs.large_bytes + far.bytes,
+        .large_blocks = slabs.large_blocks + far.blocks,
         .dirty = arena.dirty_slabs << ARENA_SLAB_SHIFT,
         .tiny_slabs = slabs.tiny_slabs,
         .large_slabs = slabs.large_slabs,

@@ -14,15 +14,15 @@ enum { HAK_STATS_BINS = 49 }; // the most that a flavour has
 
 // Returned by hak_stats(). Bytes unless said otherwise.
 struct hak_stats {
-    size_t superslabs;                          // SuperSlabs in use (count)
-    size_t reserved;                            // address range of the heap
-    size_t committed;                           // of it, readable and writable
-    size_t tiny_live;                           // in tiny blocks handed out, as rounded to bins
-    size_t tiny_cached;                         // in tiny blocks that threads' caches hold
-    size_t tiny_free;                           // in free tiny blocks of slabs in use
-    size_t large_live;                          // in large blocks, as asked for
-    size_t large_blocks;                        // large blocks (count)
-    size_t dirty;                               // in free slabs that still have pages
+    size_t superslabs;   // SuperSlabs in use (count)
+    size_t reserved;     // address range of the heap
+    size_t committed;    // of it, readable and writable
+    size_t tiny_live;    // in tiny blocks handed out, as rounded to bins
+    size_t tiny_cached;  // in tiny blocks that threads' caches hold
+    size_t tiny_free;    // in free tiny blocks of slabs in use
+    size_t large_live;   // in large blocks, as asked for; of 16 GiB on they are not in `reserved`
+    size_t large_blocks; // large blocks (count)
+    size_t dirty;        // in free slabs that still have pages
     size_t tiny_slabs, large_slabs, heap_slabs; // slabs of 64 KiB by use (count)
     uint64_t returned;                          // given back to the kernel by purges, so far
     uint64_t purges;                            // (count)

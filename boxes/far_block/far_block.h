@@ -1,0 +1,43 @@
+// far_block: blocks so large that they are better off outside of the arena's window, or that it has
+// no room for, each a mapping of its own.
+//
+// The arena's books cost time in proportion to a block's size. Here it is one system call. A table
+// says where they are; a look-up walks over it, and is over at once in a process that never had
+// such a block.
+//
+// Thread-safe, lock-free. Nothing here touches errno.
+#ifndef HAKMEM_BOXES_FAR_BLOCK_FAR_BLOCK_H
+#define HAKMEM_BOXES_FAR_BLOCK_FAR_BLOCK_H
+
+#include "boxes/base/base.h"
+
+HAK_C_BEGIN
+
+enum { FAR_BLOCK_MOST = 1024 }; // blocks at a time
+
+// The least size, bytes: smaller ones would fill the table.
+#define FAR_BLOCK_LEAST ((size_t)1 << 30)
+
+// A block of at least `size` bytes (FAR_BLOCK_LEAST or more) at a multiple of `align` (a power of
+// two), all zero. NULL if the kernel refuses, the table is full, or size or align is beyond what
+// can be.
+void *far_block_alloc(size_t size, size_t align);
+
+// Frees the block that starts at `ptr`. False if no such block starts there (any more).
+bool far_block_free(void *ptr);
+
+// Usable bytes of the block that starts at `ptr`, 0 if there is none.
+size_t far_block_usable(const void *ptr);
+
+// Blocks, and the bytes that are mapped for them; exact when no other thread is at it.
+struct far_block_stats {
+    size_t blocks, bytes;
+};
+struct far_block_stats far_block_get_stats(void);
+
+// Resizes the block that starts at `ptr` to `size` bytes, at its place or by moving its pages,
+// which keeps no alignment. NULL, and the block is as it was, if neither can be done.
+void *far_block_resize(void *ptr, size_t size);
+HAK_C_END
+
+#endif
