@@ -399,9 +399,11 @@ static bool claim_avail(const struct page_arena_window *window, size_t from, siz
         } else if (ok) {
             ok = false;
             if (first % 64 + here > 64) {
-                // Words of it may have been claimed, and put back: a survey may have missed them.
+                // Words of it may have been claimed, and put back: a survey may have missed them,
+                // and a search passed them by.
                 raise_runs(window, (size_t)(group - window->groups), false);
                 raise_runs(window, (size_t)(group - window->groups), true);
+                lower(&state.lowest, from / 64);
             }
         }
     }

@@ -1,0 +1,60 @@
+#include "tools/model_checker/atomics.h"
+
+#include "boxes/atomic_bitmap/atomic_bitmap.c"
+
+#include "boxes/page_arena/page_arena.c"
+
+#include "boxes/page_arena/page_arena_model.h"
+
+static uintptr_t config_word;
+static uint64_t taken_bits;
+
+static void set(volatile void *at, uint64_t value) {
+    __atomic_store_n((volatile uint64_t *)at, value, __ATOMIC_RELAXED);
+}
+
+static uint64_t get(volatile void *at) {
+    return __atomic_load_n((volatile uint64_t *)at, __ATOMIC_RELAXED);
+}
+
+struct model_arena model_start(char *base, uint64_t taken) {
+    size_t slabs = MODEL_GROUPS * ARENA_GROUP_SLABS;
+    config_word = (uintptr_t)base | hak_log2(slabs) | (uintptr_t)hak_log2(64) << 8;
+    taken_bits = taken;
+    set(&config, config_word);
+    set(&state.high, slabs);
+    set(&state.top, 0);
+    set(&state.lowest, slabs / 64);
+    set(&state.dirty, 0);
+    return (struct model_arena){(volatile size_t *)&state.top, (volatile size_t *)&state.lowest,
+                                (volatile size_t *)&state.dirty};
+}
+
+void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t value)) {
+    struct page_arena_window window = {0};
+    window.base = (char *)(config_word & ~(uintptr_t)(ARENA_SUPERSLAB - 1));
+    window.slabs = MODEL_GROUPS * ARENA_GROUP_SLABS;
+    ignore(&config, sizeof config, config_word);
+    ignore(&state.high, sizeof state.high, window.slabs);
+    ignore(&state.held, sizeof state.held, 0);
+    ignore(&state.reserved, sizeof state.reserved, 0);
+    ignore(&state.dense, sizeof state.dense, 0);
+    ignore(&state.purged_slabs, sizeof state.purged_slabs, 0);
+    ignore(&state.moved_slabs, sizeof state.moved_slabs, 0);
+    ignore(taken_chunks(&window), MODEL_GROUPS * ARENA_GROUP_SLABS / 64 / 8, taken_bits);
+}
+
+void model_make_free(size_t from, size_t slabs) {
+    struct page_arena_window window = page_arena_get_window();
+    put_avail(&window, from, slabs, false);
+}
+
+struct model_bounds model_bounds_of(size_t group, bool dirty) {
+    uintptr_t base = config_word & ~(uintptr_t)(ARENA_SUPERSLAB - 1);
+    struct page_arena_region *region =
+        (struct page_arena_region *)(base + regions_offset(MODEL_GROUPS * ARENA_GROUP_SLABS));
+    struct page_arena_runs *runs = dirty ? &region->dirty : &region->free;
+    struct runs bounds = unpack(get(&runs->group[group]));
+    return (struct model_bounds){bounds.longest, bounds.first, bounds.last,
+                                 get(&runs->all) & fields_mask};
+}
