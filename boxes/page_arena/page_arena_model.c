@@ -8,6 +8,7 @@
 
 static uintptr_t config_word;
 static uint64_t taken_bits;
+static bool charged_bit;
 
 static void set(volatile void *at, uint64_t value) {
     __atomic_store_n((volatile uint64_t *)at, value, __ATOMIC_RELAXED);
@@ -17,17 +18,18 @@ static uint64_t get(volatile void *at) {
     return __atomic_load_n((volatile uint64_t *)at, __ATOMIC_RELAXED);
 }
 
-struct model_arena model_start(char *base, uint64_t taken) {
+struct model_arena model_start(char *base, uint64_t taken, bool charged) {
     size_t slabs = MODEL_GROUPS * ARENA_GROUP_SLABS;
     config_word = (uintptr_t)base | hak_log2(slabs) | (uintptr_t)hak_log2(64) << 8;
     taken_bits = taken;
+    charged_bit = charged;
     set(&config, config_word);
     set(&state.high, slabs);
     set(&state.top, 0);
     set(&state.lowest, slabs / 64);
-    set(&state.dirty, 0);
+    set(&state.counts, 0);
     return (struct model_arena){(volatile size_t *)&state.top, (volatile size_t *)&state.lowest,
-                                (volatile size_t *)&state.dirty};
+                                (volatile uint64_t *)&state.counts};
 }
 
 void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t value)) {
@@ -36,9 +38,9 @@ void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t valu
     window.slabs = MODEL_GROUPS * ARENA_GROUP_SLABS;
     ignore(&config, sizeof config, config_word);
     ignore(&state.high, sizeof state.high, window.slabs);
-    ignore(&state.held, sizeof state.held, 0);
     ignore(&state.reserved, sizeof state.reserved, 0);
     ignore(&state.dense, sizeof state.dense, 0);
+    ignore(&state.charged, sizeof state.charged, charged_bit);
     ignore(&state.purged_slabs, sizeof state.purged_slabs, 0);
     ignore(&state.moved_slabs, sizeof state.moved_slabs, 0);
     ignore(taken_chunks(&window), MODEL_GROUPS * ARENA_GROUP_SLABS / 64 / 8, taken_bits);

@@ -8,14 +8,16 @@ HAK_C_BEGIN
 
 // The arena's variables that take part.
 struct model_arena {
-    volatile size_t *top, *lowest, *dirty;
+    volatile size_t *top, *lowest;
+    volatile uint64_t *counts; // slabs in use below, free dirty ones above
 };
 
 enum { MODEL_GROUPS = 2 };
 
 // Starts anew: a window of MODEL_GROUPS groups at `base` (which is zero), all of it reserved, none
-// of it free. Chunks, of 64 slabs, are taken as the bits of `taken` have it.
-struct model_arena model_start(char *base, uint64_t taken);
+// of it free. Chunks, of 64 slabs, are taken as the bits of `taken` have it. charged: rights that
+// are not needed are given back.
+struct model_arena model_start(char *base, uint64_t taken, bool charged);
 
 // Calls `ignore(at, bytes, value)` for each variable that does not take part.
 void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t value));

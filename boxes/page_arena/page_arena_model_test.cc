@@ -75,15 +75,15 @@ page_arena_window the_window() {
 
 class Arena : public model::Checker {
   public:
-    // Words `first` and `second` of the window take part.
-    Arena(std::vector<Program> programs, size_t first, size_t second)
-        : Checker(std::move(programs)), words_{first, second} {
+    // Words `first` and `second` of the window take part. charged: and so do rights.
+    Arena(std::vector<Program> programs, size_t first, size_t second, bool charged = false)
+        : Checker(std::move(programs)), words_{first, second}, charged_(charged) {
         constexpr size_t kControl = size_t{1} << 18;
         memset(window_base(), 0, kControl);
-        vars_ = model_start(window_base(), uint64_t{1} << first | uint64_t{1} << second);
+        vars_ = model_start(window_base(), uint64_t{1} << first | uint64_t{1} << second, charged);
         cells(vars_.top, sizeof *vars_.top, 1, "top");
         cells(vars_.lowest, sizeof *vars_.lowest, 1, "lowest");
-        cells(vars_.dirty, sizeof *vars_.dirty, 1, "count of dirty slabs");
+        cells(vars_.counts, sizeof *vars_.counts, 1, "counts");
         page_arena_window window = the_window();
         for (size_t w : words_) {
             page_arena_group &group = window.groups[w / kGroupWords];
@@ -93,14 +93,16 @@ class Arena : public model::Checker {
         }
         for (size_t g = 0; g < MODEL_GROUPS; g++) {
             page_arena_group &group = window.groups[g];
-            if (g != first / kGroupWords && g != second / kGroupWords) {
-                ignore(&group.meta_used, 8, 0);
-            }
             cells(&group.meta_used, 8, 1, "metadata used in group " + std::to_string(g));
             ignore(&group.avail, sizeof group.avail, 0); // in use for ever
             ignore(&group.dirty, sizeof group.dirty, 0);
             ignore(&group.freed_at, sizeof group.freed_at, 0);
-            ignore(&group.committed, 8, ~uint64_t{0});
+            if (charged) {
+                cells(&group.committed, 8, 1, "committed in group " + std::to_string(g));
+            } else {
+                ignore(&group.committed, 8, ~uint64_t{0});
+            }
+            ignore(&group.lost, 8, 0);
             ignore(&group.moved, 8, 0);
         }
         for (page_arena_runs *runs : {&window.regions->free, &window.regions->dirty}) {
@@ -124,7 +126,7 @@ class Arena : public model::Checker {
 
     static Arena &current() { return static_cast<Arena &>(Checker::current()); }
 
-    // Slabs that are free at the start, and have no pages.
+    // Slabs that are free at the start, and have no pages and no rights.
     void free_at_start(unsigned from, unsigned slabs) {
         before(0, {kMakeFree, from, slabs});
         for (unsigned i = from; i < from + slabs; i++) {
@@ -185,6 +187,25 @@ class Arena : public model::Checker {
             }
             for (size_t w = 0; w < kWords; w++) {
                 shared_.pages[w] &= ~mask[w];
+            }
+            return uint64_t{slab};
+        });
+    }
+
+    // The kernel gives or takes rights.
+    void change_rights(const void *at, size_t bytes, bool give) {
+        page_arena_window window = the_window();
+        size_t slab = page_arena_slab_of(&window, at);
+        Mask mask = mask_of(slab, bytes >> ARENA_SLAB_SHIFT);
+        step(give ? "the kernel gives rights from slab" : "the kernel takes rights from slab", [=] {
+            for (size_t w = 0; w < kWords; w++) {
+                uint64_t superslabs = mask[w] != 0 ? superslabs_of(w, mask[w]) : 0;
+                shared_.rights = give ? shared_.rights | superslabs : shared_.rights & ~superslabs;
+            }
+            for (const Holder &holder : shared_.holders) {
+                if (!give && meet(holder.held, mask)) {
+                    note("a slab in use loses its rights");
+                }
             }
             return uint64_t{slab};
         });
@@ -385,8 +406,13 @@ class Arena : public model::Checker {
         Holder &mine = shared_.holders[running()];
         for (size_t w = 0; w < kWords; w++) {
             mine.held[w] |= mask[w];
-            shared_.metas |= mask[w] != 0 ? superslabs_of(w, mask[w]) : 0;
+            uint64_t superslabs = mask[w] != 0 ? superslabs_of(w, mask[w]) : 0;
+            shared_.metas |= superslabs;
+            if (charged_ && (superslabs & ~shared_.rights) != 0) {
+                note("a slab without rights");
+            }
         }
+        check_counts();
     }
 
     // Bits for the four SuperSlabs of the two words.
@@ -433,6 +459,13 @@ class Arena : public model::Checker {
         });
     }
 
+    void check_counts() {
+        constexpr uint64_t kNegative = uint64_t{1} << 31;
+        if ((*vars_.counts & kNegative) != 0 || (*vars_.counts >> 32 & kNegative) != 0) {
+            note("a count is below 0");
+        }
+    }
+
     bool adjacent() const { return words_[1] == words_[0] + 1; }
 
     size_t longest_run(const Mask &mask) const {
@@ -451,6 +484,7 @@ class Arena : public model::Checker {
         Mask in = avail();
         Mask with_pages = dirty();
         size_t count = 0;
+        size_t in_use = shared_.aside[0].slabs + shared_.aside[1].slabs;
         for (size_t w = 0; w < kWords; w++) {
             uint64_t out = 0;
             for (const Holder &holder : shared_.holders) {
@@ -468,6 +502,7 @@ class Arena : public model::Checker {
             if ((in[w] & with_pages[w]) != 0 && *vars_.top <= words_[w] * 64) {
                 note("a dirty slab above `top`");
             }
+            in_use += static_cast<size_t>(__builtin_popcountll(out));
             count += static_cast<size_t>(__builtin_popcountll(in[w] & with_pages[w]));
         }
         if (is_child) {
@@ -487,9 +522,14 @@ class Arena : public model::Checker {
                 }
             }
         }
-        if (*vars_.dirty != count) {
-            note("the count of dirty slabs is " + std::to_string(*vars_.dirty) + ", not " +
+        if (*vars_.counts >> 32 != count) {
+            note("the count of dirty slabs is " + std::to_string(*vars_.counts >> 32) + ", not " +
                  std::to_string(count));
+        }
+        if (static_cast<uint32_t>(*vars_.counts) != in_use) {
+            note("the count of slabs in use is " +
+                 std::to_string(static_cast<uint32_t>(*vars_.counts)) + ", not " +
+                 std::to_string(in_use));
         }
         for (bool of_dirty : {false, true}) {
             Mask free = in;
@@ -531,13 +571,15 @@ class Arena : public model::Checker {
     }
 
     const std::array<size_t, kWords> words_;
+    const bool charged_;
     model_arena vars_;
     Mask all_ = {};
     struct {
         std::array<Holder, 3> holders;
         std::array<Run, 2> aside;
-        Mask pages;     // slabs with something in them
-        uint64_t metas; // SuperSlabs whose metadata has something in it
+        Mask pages;      // slabs with something in them
+        uint64_t metas;  // SuperSlabs whose metadata has something in it
+        uint64_t rights; // and those that can be written
     } shared_ = {};
 };
 
@@ -554,6 +596,9 @@ size_t run_cache_take(size_t slabs) {
 run_cache_run run_cache_take_any(unsigned *cursor) {
     return (*cursor)++ < 2 ? Arena::current().take_aside(0) : run_cache_run{0, 0};
 }
+run_cache_run run_cache_take_own(unsigned *cursor) {
+    return run_cache_take_any(cursor);
+}
 size_t run_cache_slabs() {
     return 0;
 }
@@ -568,8 +613,16 @@ os_result os_reserve(void *, size_t, void **) {
 os_result os_map(void *, size_t, void **) {
     return OS_NO_MEMORY;
 }
-os_result os_commit(void *, size_t) {
+os_result os_commit(void *at, size_t size) {
+    Arena::current().change_rights(at, size, true);
     return OS_OK;
+}
+os_result os_decommit(void *at, size_t size) {
+    Arena::current().change_rights(at, size, false);
+    return OS_OK;
+}
+size_t os_read_file(const char *, char *, size_t) {
+    return 0;
 }
 os_result os_purge(void *at, size_t size) {
     Arena::current().purge(at, size);
@@ -811,6 +864,31 @@ TEST(PageArenaModel, PurgeOfMetadataAndRelease) {
     arena.free_at_start(0, 33);
     arena.give(1, 0, 1);
     expect_sound(arena, 1000);
+}
+
+// Where rights are charged for, a SuperSlab out of use loses them.
+TEST(PageArenaModel, ASuperSlabIsDecommittedWhileOneClaims) {
+    Arena arena({{kPurge}, {claim_at(31, 1)}}, kFirst, kFirst + 1, true);
+    arena.free_at_start(0, 33);
+    arena.give(0, 0, 1);
+    arena.before(0, kRelease);
+    arena.before(0, kPurgeHighest);
+    expect_sound(arena, 500);
+}
+
+TEST(PageArenaModel, ASuperSlabIsDecommittedWhileOneComesAndGoes) {
+    Arena arena({{kPurge}, {claim_at(31, 1), kRelease}}, kFirst, kFirst + 1, true);
+    arena.free_at_start(0, 33);
+    arena.give(0, 0, 1);
+    arena.before(0, kRelease);
+    arena.before(0, kPurgeHighest);
+    expect_sound(arena, 1000);
+}
+
+TEST(PageArenaModel, TwoCommitASuperSlab) {
+    Arena arena({{claim_at(0, 1), kRelease}, {claim_at(1, 1)}}, kFirst, kFirst + 1, true);
+    arena.free_at_start(0, 2);
+    expect_sound(arena, 500);
 }
 
 TEST(PageArenaModel, DISABLED_TwoPurgesOfMetadata) {

@@ -274,8 +274,12 @@ bool Checker::take_step(size_t t, const Op &op) {
     if (setjmp(out_) != 0) {
         return false;
     }
-    perform(op);
     Thread &thread = threads_[t];
+    if (thread.interrupted == 0) { // by a fork between two operations
+        handled_ = true;
+        after_fork();
+    }
+    perform(op);
     thread.next = forked_ && thread.next < kChild ? kChild : thread.next + 1;
     thread.steps = 0;
     thread.interrupted = kNever;
