@@ -9,6 +9,7 @@
 static uintptr_t config_word;
 static uint64_t taken_bits;
 static bool charged_bit;
+static size_t high;
 
 static void set(volatile void *at, uint64_t value) {
     __atomic_store_n((volatile uint64_t *)at, value, __ATOMIC_RELAXED);
@@ -18,13 +19,14 @@ static uint64_t get(volatile void *at) {
     return __atomic_load_n((volatile uint64_t *)at, __ATOMIC_RELAXED);
 }
 
-struct model_arena model_start(char *base, uint64_t taken, bool charged) {
+struct model_arena model_start(char *base, uint64_t taken, bool charged, size_t groups) {
     size_t slabs = MODEL_GROUPS * ARENA_GROUP_SLABS;
     config_word = (uintptr_t)base | hak_log2(slabs) | (uintptr_t)hak_log2(64) << 8;
     taken_bits = taken;
     charged_bit = charged;
+    high = groups * ARENA_GROUP_SLABS;
     set(&config, config_word);
-    set(&state.high, slabs);
+    set(&state.high, high);
     set(&state.top, 0);
     set(&state.lowest, slabs / 64);
     set(&state.counts, 0);
@@ -37,7 +39,8 @@ void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t valu
     window.base = (char *)(config_word & ~(uintptr_t)(ARENA_SUPERSLAB - 1));
     window.slabs = MODEL_GROUPS * ARENA_GROUP_SLABS;
     ignore(&config, sizeof config, config_word);
-    ignore(&state.high, sizeof state.high, window.slabs);
+    ignore(&state.high, sizeof state.high, high);
+    ignore(&known.ready, sizeof known.ready, 0);
     ignore(&state.reserved, sizeof state.reserved, 0);
     ignore(&state.dense, sizeof state.dense, 0);
     ignore(&state.charged, sizeof state.charged, charged_bit);

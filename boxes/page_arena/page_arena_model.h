@@ -14,10 +14,10 @@ struct model_arena {
 
 enum { MODEL_GROUPS = 2 };
 
-// Starts anew: a window of MODEL_GROUPS groups at `base` (which is zero), all of it reserved, none
-// of it free. Chunks, of 64 slabs, are taken as the bits of `taken` have it. charged: rights that
-// are not needed are given back.
-struct model_arena model_start(char *base, uint64_t taken, bool charged);
+// Starts anew: a window of MODEL_GROUPS groups at `base` (which is zero), the first `groups` of
+// them reserved, nothing free. Chunks, of 64 slabs, are taken as the bits of `taken` have it.
+// charged: rights that are not needed are given back.
+struct model_arena model_start(char *base, uint64_t taken, bool charged, size_t groups);
 
 // Calls `ignore(at, bytes, value)` for each variable that does not take part.
 void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t value));

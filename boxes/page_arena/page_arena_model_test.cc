@@ -75,12 +75,15 @@ page_arena_window the_window() {
 
 class Arena : public model::Checker {
   public:
-    // Words `first` and `second` of the window take part. charged: and so do rights.
-    Arena(std::vector<Program> programs, size_t first, size_t second, bool charged = false)
+    // Words `first` and `second` of the window take part. charged: and so do rights. groups: that
+    // are reserved.
+    Arena(std::vector<Program> programs, size_t first, size_t second, bool charged = false,
+          size_t groups = MODEL_GROUPS)
         : Checker(std::move(programs)), words_{first, second}, charged_(charged) {
         constexpr size_t kControl = size_t{1} << 18;
         memset(window_base(), 0, kControl);
-        vars_ = model_start(window_base(), uint64_t{1} << first | uint64_t{1} << second, charged);
+        vars_ = model_start(window_base(), uint64_t{1} << first | uint64_t{1} << second, charged,
+                            groups);
         cells(vars_.top, sizeof *vars_.top, 1, "top");
         cells(vars_.lowest, sizeof *vars_.lowest, 1, "lowest");
         cells(vars_.counts, sizeof *vars_.counts, 1, "counts");
@@ -756,6 +759,26 @@ TEST(PageArenaModel, ADirtyRunOverTwoWordsIsPutBackWhileOneSearches) {
 // One that surveys in vain, a release, and another survey that has the mark again.
 TEST(PageArenaModel, TwoSurveysWithAReleaseInBetween) {
     Arena arena({{claim(2)}, {kRelease, claim(3)}}, kFirst, kFirst + 1);
+    arena.free_at_start(5, 2);
+    arena.give(1, 6, 1);
+    expect_sound(arena, 1000);
+}
+
+// A heap of one group passes nothing by.
+TEST(PageArenaModel, TwoClaimAndReleaseInTheOnlyGroup) {
+    Arena arena({{claim(1), kRelease}, {claim(1), kRelease}}, kFirst, kFirst + 1, false, 1);
+    arena.free_at_start(3, 1);
+    expect_sound(arena, 1000);
+}
+
+TEST(PageArenaModel, ARunOverTwoWordsAndTwoSingleSlabsInTheOnlyGroup) {
+    Arena arena({{claim(2)}, {claim(1), kRelease}}, kFirst, kFirst + 1, false, 1);
+    arena.free_at_start(63, 2);
+    expect_sound(arena, 1000);
+}
+
+TEST(PageArenaModel, TwoSurveysWithAReleaseInBetweenInTheOnlyGroup) {
+    Arena arena({{claim(2)}, {kRelease, claim(3)}}, kFirst, kFirst + 1, false, 1);
     arena.free_at_start(5, 2);
     arena.give(1, 6, 1);
     expect_sound(arena, 1000);
