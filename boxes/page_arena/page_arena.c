@@ -59,7 +59,8 @@ static struct {
     alignas(HAK_CACHE_LINE) _Atomic uint64_t counts; // see count_slabs()
     alignas(HAK_CACHE_LINE) _Atomic uint64_t purged_slabs;
     _Atomic uint64_t moved_slabs;
-    _Atomic size_t sparse; // see page_arena_count_sparse()
+    _Atomic size_t sparse;     // see page_arena_count_sparse()
+    _Atomic size_t given_word; // see give_back()
 } state;
 
 static size_t window_slabs(uintptr_t word) {
@@ -790,8 +791,57 @@ static uint64_t search_word(const struct search *search, size_t word) {
     return bits;
 }
 
+// Bit i is set if `count` (1..64) bits from i on are.
+static uint64_t starts_of_runs(uint64_t bits, size_t count) {
+    for (size_t have = 1; bits != 0 && have < count;) {
+        size_t more = hak_min(have, count - have);
+        bits &= bits >> more;
+        have += more;
+    }
+    return bits;
+}
+
+// The lowest run in [from, end) that will do wherever it starts; ARENA_NONE if there is none.
+static size_t find_within(const struct search *search, size_t from, size_t end) {
+    size_t carry = 0; // slabs at the end of the words before
+    uint64_t mask = ~UINT64_C(0) << from % 64;
+    for (size_t w = from / 64; w < end / 64; w++, mask = ~UINT64_C(0)) {
+        uint64_t bits = search_word(search, w) & mask;
+        size_t head = bits == ~UINT64_C(0) ? 64 : (size_t)__builtin_ctzll(~bits);
+        if (carry + head >= search->slabs) {
+            return w * 64 - carry;
+        }
+        if (head == 64) {
+            carry += 64;
+            continue;
+        }
+        uint64_t starts = search->slabs > 64 ? 0 : starts_of_runs(bits, search->slabs);
+        if (starts != 0) {
+            return w * 64 + (size_t)__builtin_ctzll(starts);
+        }
+        carry = (size_t)__builtin_clzll(~bits);
+    }
+    return ARENA_NONE;
+}
+
+static size_t claim_anywhere_within(const struct search *search, size_t from, size_t end) {
+    while ((from = find_within(search, from, end)) != ARENA_NONE) {
+        if (claim_avail(search->window, from, search->slabs)) {
+            return from;
+        }
+        from += search->slabs; // Lost to another thread: the search goes on behind.
+        if (from >= end) {
+            break;
+        }
+    }
+    return ARENA_NONE;
+}
+
 // Claims the lowest run in [from, end) that will do; ARENA_NONE if there is none.
 static size_t claim_within(const struct search *search, size_t from, size_t end) {
+    if (HAK_LIKELY(search->step == 1)) {
+        return claim_anywhere_within(search, from, end);
+    }
     const struct search wanted = *search; // in registers
     size_t start = from;
     size_t length = 0;
@@ -1100,6 +1150,17 @@ static uint32_t now_ms(void) {
     return (uint32_t)os_now_ms();
 }
 
+// Gives back up to `most` free slabs with pages: those that have been free for a while, or else the
+// highest, which are the last that a claim would take. What has just been freed at the top of a
+// fragmented heap may be all that large claims can use.
+static size_t give_back(size_t most) {
+    enum { WHILE_MS = 50, LOOKS = 64 * ARENA_PURGE_CALL };
+    size_t word = hak_max(atomic_load_explicit(&state.given_word, memory_order_relaxed), 1);
+    size_t got = page_arena_purge(&word, WHILE_MS, most, LOOKS).slabs;
+    atomic_store_explicit(&state.given_word, word, memory_order_relaxed);
+    return got == most ? got : got + page_arena_purge_highest(most - got);
+}
+
 // `freed` slabs with pages have become free: what there are too many of goes back to the kernel.
 static void keep_ceiling(size_t freed, uint32_t now) {
     int64_t decay = settings_get(SETTING_DECAY_MS);
@@ -1111,7 +1172,7 @@ static void keep_ceiling(size_t freed, uint32_t now) {
     size_t surplus =
         dirty_ceiling_surplus(dirty, held, freed, now, (uint32_t)hak_max((size_t)decay, 1));
     if (HAK_UNLIKELY(surplus != 0)) {
-        dirty_ceiling_count_given(dirty, surplus, page_arena_purge_highest(surplus));
+        dirty_ceiling_count_given(dirty, surplus, give_back(surplus));
     }
 }
 
