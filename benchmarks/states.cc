@@ -63,7 +63,7 @@ constexpr double kMissesOverFresh = 2;
 constexpr double kOverBestRival = 1.5;
 constexpr double kLongestNs = 1e6;
 
-constexpr double kTimeout = 30; // seconds for one process
+constexpr double kTimeout = 60; // seconds for one process
 
 struct Kind {
     const char *name, *title;
