@@ -29,6 +29,11 @@ enum os_result os_reserve(void *at, size_t size, void **got);
 // the kernel's overcommit policy allows that.
 enum os_result os_map(void *at, size_t size, void **got);
 
+// OS_OK if the kernel's overcommit policy would grant the process `size` more writable bytes, asked
+// by a mapping that is gone again. All other calls ask for no commitment where the policy allows
+// that, and would be granted more than the machine has.
+enum os_result os_would_grant(size_t size);
+
 // Gives a reserved range read and write rights. Contents are zero if never written.
 enum os_result os_commit(void *at, size_t size);
 

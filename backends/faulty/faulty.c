@@ -12,6 +12,7 @@
 #define UNDERNEATH(call) extern __typeof__(os_##call) underneath_##call
 UNDERNEATH(reserve);
 UNDERNEATH(map);
+UNDERNEATH(would_grant);
 UNDERNEATH(commit);
 UNDERNEATH(decommit);
 UNDERNEATH(purge);
@@ -29,6 +30,7 @@ UNDERNEATH(now_ns);
 static const char *const names[FAULTY_KINDS] = {
     [FAULTY_RESERVE] = "reserve",
     [FAULTY_MAP] = "map",
+    [FAULTY_WOULD_GRANT] = "would_grant",
     [FAULTY_COMMIT] = "commit",
     [FAULTY_DECOMMIT] = "decommit",
     [FAULTY_PURGE] = "purge",
@@ -214,6 +216,10 @@ enum os_result os_map(void *at, size_t size, void **got) {
         return script.taken ? OS_TAKEN : OS_NO_MEMORY;
     }
     return underneath_map(at, size, got);
+}
+
+enum os_result os_would_grant(size_t size) {
+    return fails(FAULTY_WOULD_GRANT, false) ? OS_NO_MEMORY : underneath_would_grant(size);
 }
 
 enum os_result os_commit(void *at, size_t size) {

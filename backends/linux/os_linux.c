@@ -87,6 +87,16 @@ enum os_result os_map(void *at, size_t size, void **got) {
     return map(at, size, PROT_READ | PROT_WRITE, got);
 }
 
+enum os_result os_would_grant(size_t size) {
+    long ret =
+        sys6(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (is_error(ret)) {
+        return OS_NO_MEMORY;
+    }
+    sys3(SYS_munmap, ret, (long)size, 0);
+    return OS_OK;
+}
+
 enum os_result os_commit(void *at, size_t size) {
     return is_error(sys3(SYS_mprotect, (long)at, (long)size, PROT_READ | PROT_WRITE)) ? OS_NO_MEMORY
                                                                                       : OS_OK;

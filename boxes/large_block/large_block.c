@@ -76,8 +76,16 @@ static void *alloc_near(size_t size, size_t align, enum large_block_use use) {
     return ptr;
 }
 
+// The heap is mapped without commitment, so blocks of GiBs are asked for first: a program that
+// wants more than the machine has is to get NULL, and not to meet the OOM killer later. (Under a
+// limit of address space the question would be refused for blocks that fit into what is mapped.)
+static bool is_granted(size_t size) {
+    return size < LARGE_BLOCK_ASKED || os_address_limit() != SIZE_MAX ||
+           os_would_grant(hak_round_up(size, HAK_PAGE)) == OS_OK;
+}
+
 void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
-    if (HAK_UNLIKELY(size > (size_t)PTRDIFF_MAX || !page_arena_init())) {
+    if (HAK_UNLIKELY(size > (size_t)PTRDIFF_MAX || !page_arena_init() || !is_granted(size))) {
         return NULL;
     }
     bool may_be_far = size >= FAR_BLOCK_LEAST && settings_get(SETTING_LIMIT) == 0;
@@ -140,6 +148,12 @@ size_t large_block_usable(const struct page_arena_window *window, const void *pt
 
 void *large_block_resize(const struct page_arena_window *window, void *ptr, size_t slab,
                          size_t size) {
+    if (HAK_UNLIKELY(size >= LARGE_BLOCK_ASKED)) {
+        size_t usable = large_block_usable(window, ptr, slab);
+        if (size > usable && !is_granted(size - usable)) {
+            return NULL;
+        }
+    }
     if (HAK_UNLIKELY(slab >= window->slabs)) {
         return far_block_resize(ptr, size);
     }

@@ -21,6 +21,9 @@ HAK_C_BEGIN
 // Blocks whose run is this long (bytes) are moved by the page table instead of copied.
 #define LARGE_BLOCK_MOVE ((size_t)1 << 20)
 
+// Blocks of so many bytes are asked of the kernel's overcommit policy before they are served.
+#define LARGE_BLOCK_ASKED ((size_t)1 << 30)
+
 enum large_block_use {
     LARGE_BLOCK_ANY,
     LARGE_BLOCK_ZERO, // all of it must be zero

@@ -1,5 +1,6 @@
 #include "boxes/large_block/large_block.h"
 
+#include "backends/os.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/settings/settings.h"
 
@@ -18,6 +19,14 @@
 #include <vector>
 
 extern "C" int64_t settings_values[SETTING_COUNT];
+
+// The machine that the tests run on may have less memory than the blocks that they ask for.
+static size_t granted = SIZE_MAX;
+static size_t asked;
+extern "C" enum os_result __wrap_os_would_grant(size_t size) {
+    asked = size;
+    return size <= granted ? OS_OK : OS_NO_MEMORY;
+}
 
 namespace {
 
@@ -449,6 +458,28 @@ TEST_F(LargeBlock, Storm) {
         thread.join();
     }
     EXPECT_EQ(faults.load(), 0);
+}
+
+// Last: it leaves much of the window committed.
+TEST_F(LargeBlock, BlocksOfGiBsAreAskedFor) {
+    asked = 0;
+    char *ptr = alloc(LARGE_BLOCK_ASKED - 1);
+    ASSERT_NE(ptr, nullptr);
+    EXPECT_EQ(asked, 0u);
+    // Refused: the block is as it was.
+    granted = LARGE_BLOCK_ASKED;
+    ptr[0] = 1;
+    EXPECT_EQ(resize(ptr, 4 * LARGE_BLOCK_ASKED), nullptr);
+    EXPECT_GE(asked, 2 * LARGE_BLOCK_ASKED);
+    EXPECT_EQ(ptr[0], 1);
+    EXPECT_TRUE(release(ptr));
+    EXPECT_EQ(alloc(LARGE_BLOCK_ASKED + 1), nullptr);
+    EXPECT_EQ(alloc(LARGE_BLOCK_FAR), nullptr);
+    ptr = alloc(LARGE_BLOCK_ASKED);
+    ASSERT_NE(ptr, nullptr);
+    EXPECT_EQ(asked, LARGE_BLOCK_ASKED);
+    EXPECT_TRUE(release(ptr));
+    granted = SIZE_MAX;
 }
 
 } // namespace

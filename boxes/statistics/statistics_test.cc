@@ -19,6 +19,11 @@
 #include <unistd.h>
 #include <vector>
 
+// The machine that the test runs on may have less memory than the largest block.
+extern "C" enum os_result __wrap_os_would_grant(size_t) {
+    return OS_OK;
+}
+
 namespace {
 
 constexpr unsigned kBin = 5;
