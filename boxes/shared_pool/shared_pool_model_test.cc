@@ -727,15 +727,32 @@ TEST(SharedPoolModel, PurgeByTheOldBin) {
     expect_sound(pool, 5000);
 }
 
-TEST(SharedPoolModel, DISABLED_TwoPurgesAndATaker) {
-    Pool pool({{kPurge}, {kPurge}, {take(kX), kPut}}, 1, PAGES);
-    pool.before(0, take(kX));
+// Of a slab of 64 blocks, four a page: thread `t` holds the last one, and all other pages but the
+// first are purged.
+void leave_a_page(Pool &pool, size_t t) {
+    pool.before(1 - t, take(MODEL_64, 63));
+    pool.before(t, take(MODEL_64));
+    pool.before(1 - t, kPut);
+    pool.before(1 - t, kPurge);
+    pool.before(1 - t, take(MODEL_64));
+    pool.before(1 - t, kPut);
+}
+
+TEST(SharedPoolModel, TwoPurges) {
+    Pool pool({{kPurge}, {kPurge}}, 1, PAGES);
+    leave_a_page(pool, 0);
+    expect_sound(pool, 500);
+}
+
+TEST(SharedPoolModel, TwoPurgesAndATaker) {
+    Pool pool({{kPurge}, {kPurge}, {take(MODEL_64), kPut}}, 1, PAGES);
+    leave_a_page(pool, 0);
     expect_sound(pool, 1000);
 }
 
 TEST(SharedPoolModel, DISABLED_PurgePutAndTake) {
-    Pool pool({{kPut}, {take(kX)}, {kPurge}}, 1, PAGES);
-    pool.before(0, take(kX));
+    Pool pool({{kPut}, {kPurge}, {take(MODEL_64)}}, 1, PAGES);
+    leave_a_page(pool, 0);
     expect_sound(pool, 1000);
 }
 
