@@ -431,8 +431,9 @@ void Checker::note(const std::string &what) {
     }
 }
 
-void Checker::fail(const std::string &what) {
+void Checker::fail(std::string what) {
     note(what);
+    std::string().swap(what); // longjmp() runs no destructor
     longjmp(out_, 1);
 }
 

@@ -78,7 +78,7 @@ class Checker {
 
     // A fault: the search ends. note() returns, fail() leaves the operation. The first one counts.
     void note(const std::string &what);
-    [[noreturn]] void fail(const std::string &what);
+    [[noreturn]] void fail(std::string what);
 
     // A step that is not an atomic operation of the source, such as a call of what is not part of
     // the model. `action` returns the step's value, which is the only thing to depend on.
