@@ -447,14 +447,14 @@ TEST(ThreadHeapModel, FreeHeapsAreFlushedWhileOneStarts) {
 TEST(ThreadHeapModel, TwoFlushFreeHeapsWhileOneEnds) {
     Directory directory({{kFlushFree}, {kFlushFree}, {kExit}}, kManyIdle);
     directory.before(2, kGet);
-    expect_sound(directory, 200);
+    expect_sound(directory, 50);
 }
 
 TEST(ThreadHeapModel, ColdHeapsAreFlushedWhileOneStarts) {
     Directory directory({{kFlushFree}, {kGet, kExit}}, kManyIdle);
     directory.before(0, kGet);
     directory.before(0, kExit);
-    expect_sound(directory, 200);
+    expect_sound(directory, 50);
 }
 
 // What a child's thread does: it goes on, ends, and is followed by another one.
