@@ -9,6 +9,7 @@ static struct {
     _Atomic(size_t) most;                          // of that in this period,
     _Atomic(size_t) most_before;                   // and in the one before
     _Atomic(size_t) given;                         // given back, and not yet claimed again
+    _Atomic(size_t) may;                           // twice what was freed above the ceiling
     // Number of this period. The numbers of one length of period are not those of another, which
     // only matters while the length changes.
     _Atomic(uint32_t) period;
@@ -62,8 +63,11 @@ size_t dirty_ceiling_surplus(size_t dirty, size_t held, size_t freed, uint32_t n
     if (dirty - DIRTY_CEILING_STEP < ceiling) {
         return 0;
     }
-    size_t most = hak_min(hak_max(2 * freed, DIRTY_CEILING_STEP), DIRTY_CEILING_MOST);
-    return hak_min(dirty - ceiling, most);
+    // One call may free many slabs, one by one: what they may give back is added up.
+    size_t may = hak_min(load(&state.may) + 2 * freed, DIRTY_CEILING_MOST);
+    size_t give = may < DIRTY_CEILING_STEP ? 0 : hak_min(dirty - ceiling, may);
+    store(&state.may, may - give);
+    return give;
 }
 
 void dirty_ceiling_count_given(size_t dirty, size_t surplus, size_t given) {

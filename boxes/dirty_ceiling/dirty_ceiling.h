@@ -31,7 +31,8 @@ enum {
     DIRTY_CEILING_MOST = 128, // what one free pays for at most: 8 MiB, some 0.7 ms
 };
 
-// Slabs that a free of `freed` slabs is to give back: 0, or DIRTY_CEILING_STEP..DIRTY_CEILING_MOST.
+// Slabs that a free of `freed` slabs is to give back: 0, or DIRTY_CEILING_STEP..DIRTY_CEILING_MOST,
+// and over several frees no more than twice what they freed.
 // `dirty`: free slabs with pages, those included. `held`: slabs in use. `now_ms`: a clock that may
 // wrap. `period_ms` (> 0): how long it is remembered what was drawn.
 size_t dirty_ceiling_surplus(size_t dirty, size_t held, size_t freed, uint32_t now_ms,

@@ -1059,16 +1059,20 @@ size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero) {
     return claim_held(slabs, align, wants_huge(), zero);
 }
 
-// What is set aside in all places, or in the thread's own. True if there was something.
+static size_t release(size_t from, size_t slabs, bool dirty, uint32_t *now);
+
+// What is set aside in all places, or in the thread's own. True if there was something. The ceiling
+// is left to the next release: the purges of many runs would add up in one call.
 static bool release_aside(bool all) {
     unsigned cursor = 0;
+    uint32_t now;
     bool any = false;
     for (;;) {
         struct run_cache_run run = all ? run_cache_take_any(&cursor) : run_cache_take_own(&cursor);
         if (run.slabs == 0) {
             return any;
         }
-        page_arena_release(run.from, run.slabs, true);
+        release(run.from, run.slabs, true, &now);
         any = true;
     }
 }
@@ -1154,7 +1158,7 @@ static uint32_t now_ms(void) {
 // highest, which are the last that a claim would take. What has just been freed at the top of a
 // fragmented heap may be all that large claims can use.
 static size_t give_back(size_t most) {
-    enum { WHILE_MS = 50, LOOKS = 64 * ARENA_PURGE_CALL };
+    enum { WHILE_MS = 50, LOOKS = 32 * ARENA_PURGE_CALL };
     size_t word = hak_max(atomic_load_explicit(&state.given_word, memory_order_relaxed), 1);
     size_t got = page_arena_purge(&word, WHILE_MS, most, LOOKS).slabs;
     atomic_store_explicit(&state.given_word, word, memory_order_relaxed);
@@ -1176,7 +1180,8 @@ static void keep_ceiling(size_t freed, uint32_t now) {
     }
 }
 
-void page_arena_release(size_t from, size_t slabs, bool dirty) {
+// Returns how many of the slabs have pages; *now is the clock then.
+static size_t release(size_t from, size_t slabs, bool dirty, uint32_t *now) {
     struct page_arena_window window = page_arena_get_window();
     if (dirty) {
         FOR_EACH_GROUP(&window, from, slabs, group, first, here) {
@@ -1184,13 +1189,12 @@ void page_arena_release(size_t from, size_t slabs, bool dirty) {
         }
     }
     size_t added = dirty ? slabs : count_dirty(&window, from, slabs);
-    uint32_t now = 0;
     if (added > 0) {
-        now = now_ms();
+        *now = now_ms();
         FOR_EACH_GROUP(&window, from, slabs, group, first, here) {
             size_t last = (first + here - 1) / ARENA_SUPERSLAB_SLABS;
             for (size_t s = first / ARENA_SUPERSLAB_SLABS; s <= last; s++) {
-                atomic_store_explicit(&group->freed_at[s], now, memory_order_relaxed);
+                atomic_store_explicit(&group->freed_at[s], *now, memory_order_relaxed);
             }
         }
     }
@@ -1203,6 +1207,12 @@ void page_arena_release(size_t from, size_t slabs, bool dirty) {
     if (!at_once) {
         count_slabs(-(ptrdiff_t)slabs, 0);
     }
+    return added;
+}
+
+void page_arena_release(size_t from, size_t slabs, bool dirty) {
+    uint32_t now;
+    size_t added = release(from, slabs, dirty, &now);
     if (added > 0) {
         keep_ceiling(added, now);
     }
