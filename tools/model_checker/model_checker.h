@@ -108,8 +108,8 @@ class Checker {
     virtual std::string name_of(const Op &op) const = 0;
     // All threads are done with their programs; `forked`: it is a child, and has one thread.
     virtual void at_end(bool forked) = 0;
-    // In a child, what a handler of fork() does, in the middle of what thread running() is doing or,
-    // if first() is true, before it. Only if has_fork_handler.
+    // In a child, what a handler of fork() does, in the middle of what thread running() is doing
+    // or, if first() is true, before it. Only if has_fork_handler.
     virtual void after_fork() {}
     // In a child, before all else: threads are gone.
     virtual void threads_are_gone() {}
