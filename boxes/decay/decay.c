@@ -31,14 +31,14 @@ static struct {
 enum { SLICE_SLABS = 16, SLICE_LOOKS = 16, SLICE_PAGES = 64, SLICE_WORDS = 1024 };
 
 // One slice of the round, which adds to *given what it gave back. False at the end of the round. A
-// kernel that refuses ends the round: it would refuse for the rest of it, too.
+// kernel that refuses ends the round, as it may refuse for the rest of it, too; the cursors are
+// kept, and the next round goes on behind that place.
 static bool slice(uint32_t age_ms, bool all, size_t *given) {
     if (HAK_PEEK(&state.phase) == ARENA) {
         size_t cursor = HAK_PEEK(&state.arena_cursor);
         struct page_arena_purged done = page_arena_purge(&cursor, age_ms, SLICE_SLABS, SLICE_WORDS);
         *given += done.slabs * (ARENA_SLAB / HAK_PAGE);
         HAK_POKE(&state.arena_cursor, cursor);
-        // After a refusal the next round goes on behind the place.
         if (cursor == 0 || done.failed) {
             HAK_POKE(&state.phase, POOL);
         }
@@ -68,7 +68,6 @@ static void count_step(uint64_t begin, uint64_t end) {
 static void begin_round(uint64_t now) {
     HAK_POKE(&state.round_ms, now);
     HAK_POKE(&state.round_ns, 0);
-    HAK_POKE(&state.pool_cursor, 0);
     HAK_POKE(&state.round_gave, false);
     HAK_POKE(&state.phase, ARENA);
 }

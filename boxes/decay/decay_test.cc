@@ -7,6 +7,7 @@
 #include "boxes/size_class/size_class.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -163,6 +164,35 @@ TEST_F(Decay, PagesInsideSlabsGoBackWhenTheSlabHasBeenQuiet) {
         4 * kDecay);
     EXPECT_EQ(returned(), before);
     shared_pool_put(kBin, blocks.data(), 2);
+}
+
+// Where the kernel refuses, each round ends; the next one goes on behind that place.
+TEST_F(Decay, APageThatTheKernelWillNotTakeIsInNobodysWay) {
+    const unsigned kBin = size_class_bin_of(32768); // 2 blocks a slab
+    shared_pool_hint hint = ARENA_NONE;
+    std::vector<void *> blocks(4);
+    for (void *&block : blocks) {
+        ASSERT_EQ(shared_pool_take(kBin, &block, 1, &hint), 1u);
+        memset(block, 1, 32768);
+    }
+    if (mlock(blocks[1], HAK_PAGE) != 0) {
+        GTEST_SKIP() << "no memory may be locked";
+    }
+    decay_stats before;
+    decay_get_stats(&before);
+    shared_pool_put(kBin, &blocks[1], 1);
+    shared_pool_put(kBin, &blocks[3], 1);
+    decay_stats after;
+    tick_until(
+        [&] {
+            decay_get_stats(&after);
+            return after.pages != before.pages;
+        },
+        20 * kDecay);
+    EXPECT_EQ(after.pages - before.pages, 8u) << "of the second slab";
+    munlock(blocks[1], HAK_PAGE);
+    shared_pool_put(kBin, &blocks[0], 1);
+    shared_pool_put(kBin, &blocks[2], 1);
 }
 
 TEST_F(Decay, OneStepIsBounded) {
