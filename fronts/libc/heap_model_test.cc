@@ -31,6 +31,7 @@
 #include "absl/container/btree_map.h"
 #include "absl/container/flat_hash_map.h"
 #include "fronts/libc/block_content.h"
+#include "fronts/libc/splitmix.h"
 #include "fronts/libc/test_util.h"
 #include "gtest/gtest.h"
 
@@ -66,19 +67,11 @@ template <typename T> using Allocator = std::pmr::polymorphic_allocator<T>;
 template <typename K, typename V>
 using OrderedMap = absl::btree_map<K, V, std::less<K>, Allocator<std::pair<const K, V>>>;
 
-// --- Random numbers, the same on every machine
+// --- Random sizes and alignments
 
-class Random {
+class Random : public test_util::SplitMix {
   public:
-    explicit Random(uint64_t seed) : state_(seed) {}
-    uint64_t Next() { // splitmix64
-        uint64_t z = state_ += 0x9e3779b97f4a7c15u;
-        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-        return z ^ (z >> 31);
-    }
-    uint64_t Below(uint64_t n) { return Next() % n; }
-    bool OneIn(uint64_t n) { return Below(n) == 0; }
+    using SplitMix::SplitMix;
     // Small ones often, every magnitude up to 8 MiB sometimes, and the borders of everything.
     size_t Size() {
         switch (Below(16)) {
@@ -107,9 +100,6 @@ class Random {
     size_t Alignment() {
         return OneIn(50) ? size_t{1} << (12 + Below(14)) : size_t{16} << Below(9);
     }
-
-  private:
-    uint64_t state_;
 };
 
 // --- The model of one block

@@ -61,6 +61,7 @@
 #include <vector>
 
 #include "fronts/libc/block_content.h"
+#include "fronts/libc/splitmix.h"
 
 // In C a struct and a function may share a name, as stat and stat() do; -Wshadow minds it in C++.
 #pragma GCC diagnostic push
@@ -71,28 +72,12 @@
 namespace {
 
 using test_util::Content;
+using Random = test_util::SplitMix;
 
 constexpr size_t kKiB = size_t{1} << 10;
 constexpr size_t kMiB = size_t{1} << 20;
 constexpr int kSkipped = 77;
 constexpr int kFault = 3;
-
-class Random {
-  public:
-    explicit Random(uint64_t seed) : state_(seed) {}
-    uint64_t Next() { // splitmix64
-        uint64_t z = state_ += 0x9e3779b97f4a7c15u;
-        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-        return z ^ (z >> 31);
-    }
-    uint64_t Below(uint64_t n) { return Next() % n; }
-    bool OneIn(uint64_t n) { return Below(n) == 0; }
-    template <typename T, size_t n> T Of(const T (&choices)[n]) { return choices[Below(n)]; }
-
-  private:
-    uint64_t state_;
-};
 
 void PauseUs(long us) {
     struct timespec rest = {us / 1000000, us % 1000000 * 1000};
