@@ -29,6 +29,10 @@ enum os_result os_reserve(void *at, size_t size, void **got);
 // the kernel's overcommit policy allows that.
 enum os_result os_map(void *at, size_t size, void **got);
 
+// As os_map with no address, for calls that come before the library is relocated: no function of
+// libc, no thread-local variable and nothing of the global offset table is used. NULL on failure.
+void *os_map_early(size_t size);
+
 // OS_OK if the kernel's overcommit policy would grant the process `size` more writable bytes, asked
 // by a mapping that is gone again. All other calls ask for no commitment where the policy allows
 // that, and would be granted more than the machine has.

@@ -87,6 +87,11 @@ enum os_result os_map(void *at, size_t size, void **got) {
     return map(at, size, PROT_READ | PROT_WRITE, got);
 }
 
+void *os_map_early(size_t size) {
+    void *got;
+    return map(NULL, size, PROT_READ | PROT_WRITE, &got) == OS_OK ? got : NULL;
+}
+
 enum os_result os_would_grant(size_t size) {
     long ret =
         sys6(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

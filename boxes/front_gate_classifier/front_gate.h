@@ -18,10 +18,11 @@
 
 HAK_C_BEGIN
 
-// What the hit path of free needs to know of the window. All zero: no pointer is known.
+// What the hit path of free needs to know of the window. No slabs (and no length): no pointer is
+// known, whatever the other fields are.
 struct front_gate {
-    const uint8_t *map; // the page map, at the window's base
     size_t slabs;
+    const uint8_t *map; // the page map, at the window's base
 #if HAK_HEADER
     uintptr_t readable; // start of the part of the heap that can be read
     size_t length;      // its bytes
@@ -34,36 +35,50 @@ HAK_INLINE struct front_gate front_gate_of(const struct page_arena_window *windo
 #if HAK_HEADER
     size_t length;
     char *readable = page_arena_readable(&length);
-    return (struct front_gate){(const uint8_t *)window->base, window->slabs, (uintptr_t)readable,
+    return (struct front_gate){window->slabs, (const uint8_t *)window->base, (uintptr_t)readable,
                                length};
 #else
-    return (struct front_gate){(const uint8_t *)window->base, window->slabs};
+    return (struct front_gate){window->slabs, (const uint8_t *)window->base};
 #endif
 }
 
-// Twice the bin of the tiny slab that ptr points into; 0 for any other bit pattern. By the map.
-HAK_INLINE unsigned front_gate_registry(const struct front_gate *gate, const void *ptr) {
+// Twice the bin of the tiny slab that ptr points into, by the map; 0 for anything else in the
+// window. False for a pointer out of the window.
+HAK_INLINE bool front_gate_find_registered(const struct front_gate *gate, const void *ptr,
+                                           unsigned *place) {
     size_t slab = ((uintptr_t)ptr - (uintptr_t)gate->map) >> ARENA_SLAB_SHIFT;
     if (HAK_UNLIKELY(slab >= gate->slabs)) {
-        return 0;
+        return false;
     }
-    return gate->map[slab];
+    *place = gate->map[slab];
+    return true;
 }
 
 // The same, by the flavour's strategy.
-HAK_INLINE unsigned front_gate_lookup(const struct front_gate *gate, const void *ptr) {
+HAK_INLINE bool front_gate_find(const struct front_gate *gate, const void *ptr, unsigned *place) {
 #if HAK_HEADER
     if (HAK_UNLIKELY((uintptr_t)ptr - gate->readable >= gate->length)) {
-        return 0;
+        return false;
     }
     if (HAK_UNLIKELY((uintptr_t)ptr % HAK_PAGE == 0)) {
-        return front_gate_registry(gate, ptr);
+        return front_gate_find_registered(gate, ptr, place);
     }
     unsigned bin = ((const uint8_t *)ptr)[-1] ^ (unsigned)FRONT_GATE_MAGIC;
-    return bin < SIZE_CLASS_BINS ? bin * 2 : 0;
+    *place = bin < SIZE_CLASS_BINS ? bin * 2 : 0;
+    return true;
 #else
-    return front_gate_registry(gate, ptr);
+    return front_gate_find_registered(gate, ptr, place);
 #endif
+}
+
+// Both with 0 for a pointer out of the window.
+HAK_INLINE unsigned front_gate_registry(const struct front_gate *gate, const void *ptr) {
+    unsigned place;
+    return front_gate_find_registered(gate, ptr, &place) ? place : 0;
+}
+HAK_INLINE unsigned front_gate_lookup(const struct front_gate *gate, const void *ptr) {
+    unsigned place;
+    return front_gate_find(gate, ptr, &place) ? place : 0;
 }
 
 // Makes blocks of `bin` that come from the pool known to front_gate_lookup().

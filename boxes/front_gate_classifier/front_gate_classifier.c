@@ -1,5 +1,6 @@
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
 
+#include "boxes/early_block/early_block.h"
 #include "boxes/far_block/far_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/shared_pool/shared_pool.h"
@@ -26,14 +27,28 @@ static struct classified classify_rest(const struct page_arena_window *window, s
     return (struct classified){.kind = CLASSIFIED_FREE_PAGES, .slab = slab};
 }
 
+// Pointers out of the heap's window.
+static struct classified classify_outside(const void *ptr, size_t slab) {
+    struct classified answer = {.kind = CLASSIFIED_FOREIGN, .slab = slab};
+    answer.usable = far_block_usable(ptr);
+    if (answer.usable != 0) {
+        answer.kind = CLASSIFIED_LARGE;
+        return answer;
+    }
+    answer.usable = early_block_usable(ptr);
+    if (answer.usable != 0) {
+        answer.kind = CLASSIFIED_EARLY;
+    } else if (early_block_owns(ptr)) {
+        answer.kind = CLASSIFIED_FREE_PAGES;
+    }
+    return answer;
+}
+
 struct classified classify_ptr(const void *ptr) {
     struct page_arena_window window = page_arena_get_window();
     size_t slab = page_arena_slab_of(&window, ptr);
     if (!superslab_known(&window, slab)) {
-        size_t usable = far_block_usable(ptr);
-        return (struct classified){.kind = usable == 0 ? CLASSIFIED_FOREIGN : CLASSIFIED_LARGE,
-                                   .slab = slab,
-                                   .usable = usable};
+        return classify_outside(ptr, slab);
     }
     struct slab *meta = superslab_slab(&window, slab);
     switch (atomic_load_explicit(&meta->kind, memory_order_acquire)) {

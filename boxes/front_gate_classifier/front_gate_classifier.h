@@ -16,6 +16,7 @@ enum classified_kind {
     CLASSIFIED_TINY_INTERIOR, // within a slab of tiny blocks, but not the start of one
     CLASSIFIED_LARGE,         // start of a live large block
     CLASSIFIED_LARGE_INTERIOR,
+    CLASSIFIED_EARLY,      // start of a live block of early_block
     CLASSIFIED_FREE_PAGES, // in the heap, and no block is there (any more)
     CLASSIFIED_INTERNAL,   // the allocator's own
 };
@@ -24,12 +25,12 @@ struct classified {
     enum classified_kind kind;
     unsigned bin;  // of a tiny block
     size_t slab;   // slab index, for all but FOREIGN; beyond the window for a block far from it
-    size_t usable; // bytes of the block for TINY and LARGE, else 0
+    size_t usable; // bytes of the block for TINY, LARGE and EARLY, else 0
 };
 
 struct classified classify_ptr(const void *ptr);
 
-// In words, for the line that reports a misuse of a pointer that is neither TINY nor LARGE.
+// In words, for the line that reports a misuse of a pointer that is neither TINY, LARGE nor EARLY.
 const char *classified_fault(enum classified_kind kind);
 HAK_C_END
 

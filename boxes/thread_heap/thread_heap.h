@@ -49,17 +49,41 @@ static_assert(sizeof(struct thread_heap) + FAST_CACHE_SLOTS * sizeof(void *) <= 
               "a heap fits in a slab");
 
 // What the hit path reads of a thread, in one cache line.
+//
+// A call may come before the dynamic linker has relocated the library, from the IFUNC resolver of
+// another one. The variable's place is then read as the thread pointer itself, so that the fields
+// lie over glibc's thread control block, or as the right place, which is still all zero. So what is
+// looked at first, `sizes` and the gate's slabs and length, stands where that block has zeros in a
+// process of one thread: at 0x18 (its flags of threads), 0x20 (unused on x86-64) and 0x38 (unused).
 struct thread_heap_link {
-    alignas(HAK_HEADER ? 64 : 32) struct thread_heap *heap;
-    struct front_gate gate; // a copy of the window's; all zero until the thread's first miss
+    alignas(HAK_CACHE_LINE) struct thread_heap *heap;
     // True while this thread acquires a heap: a fork from a signal handler must then adopt none.
     bool getting;
+    alignas(8) size_t unused;
+    size_t sizes; // requests below that may be a hit; 0: see above, and constant otherwise
+    struct front_gate gate; // a copy of the window's; no slabs until the thread's first miss
 };
+static_assert(offsetof(struct thread_heap_link, sizes) == 0x18, "zero in a thread control block");
+static_assert(offsetof(struct thread_heap_link, gate.slabs) == 0x20, "likewise");
+#if HAK_HEADER
+static_assert(offsetof(struct thread_heap_link, gate.length) == 0x38, "likewise");
+#endif
+static_assert(sizeof(struct thread_heap_link) == HAK_CACHE_LINE, "static TLS is scarce");
 extern __thread struct thread_heap_link thread_heap_tls __attribute__((tls_model("initial-exec")));
 
 // The current thread's heap, or one of the two static empty ones. Never NULL.
 HAK_INLINE struct thread_heap *thread_heap_current(void) {
     return thread_heap_tls.heap;
+}
+
+// Whether the library can run at all; if not, only early_block can.
+HAK_INLINE bool thread_heap_ready(void) {
+    return thread_heap_tls.sizes != 0;
+}
+
+// A request of that size or more is no hit. Where it is 0 the current heap must not be looked at.
+HAK_INLINE size_t thread_heap_sizes(void) {
+    return thread_heap_tls.sizes;
 }
 
 // What the current thread's free looks pointers up in.

@@ -22,7 +22,7 @@ HAK_NOINLINE void slow_free(void *ptr);
 
 // A block from the thread's cache, or NULL: then slow_alloc() is next.
 HAK_INLINE void *hit_alloc(size_t size) {
-    if (HAK_UNLIKELY(size > SIZE_CLASS_HIT_MAX)) {
+    if (HAK_UNLIKELY(size >= thread_heap_sizes())) {
         return NULL;
     }
     struct thread_heap *heap = thread_heap_current();
@@ -31,14 +31,18 @@ HAK_INLINE void *hit_alloc(size_t size) {
 
 // True if the block went into the thread's cache; otherwise slow_free() is next.
 HAK_INLINE bool hit_free(void *ptr) {
+    unsigned place;
+    if (HAK_UNLIKELY(!front_gate_find(thread_heap_gate(), ptr, &place))) {
+        return false;
+    }
     struct thread_heap *heap = thread_heap_current();
-    return fast_cache_push_at(heap->bins, front_gate_lookup(thread_heap_gate(), ptr), ptr);
+    return fast_cache_push_at(heap->bins, place, ptr);
 }
 
 // As hit_free(), for a block of `size` bytes that came from hit_alloc() or slow_alloc(): its bin
 // follows from the size, and a size that is wrong is found when the cache spills.
 HAK_INLINE bool hit_free_sized(void *ptr, size_t size) {
-    if (HAK_UNLIKELY(size > SIZE_CLASS_HIT_MAX || ptr == NULL)) {
+    if (HAK_UNLIKELY(size >= thread_heap_sizes() || ptr == NULL)) {
         return false;
     }
     struct thread_heap *heap = thread_heap_current();

@@ -5,6 +5,7 @@
 #include "backends/os.h"
 #include "boxes/decay/decay.h"
 #include "boxes/diagnostics/diagnostics.h"
+#include "boxes/early_block/early_block.h"
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
 #include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
@@ -81,13 +82,21 @@ EXPORT void *calloc(size_t count, size_t size) {
 // The block's kind; does not return for a pointer that starts no live block.
 static struct classified classify_live(const char *call, const void *ptr) {
     struct classified what = classify_ptr(ptr);
-    if (HAK_UNLIKELY(what.kind != CLASSIFIED_TINY && what.kind != CLASSIFIED_LARGE)) {
+    if (HAK_UNLIKELY(what.kind != CLASSIFIED_TINY && what.kind != CLASSIFIED_LARGE &&
+                     what.kind != CLASSIFIED_EARLY)) {
         diag_misuse(call, ptr, classified_fault(what.kind));
     }
     return what;
 }
 
 static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) {
+    if (HAK_UNLIKELY(!thread_heap_ready())) {
+        if (size != 0) {
+            return early_block_resize(ptr, size);
+        }
+        early_block_free(ptr);
+        return NULL;
+    }
     struct classified old = classify_live(call, ptr);
     if (size == 0) {
         free(ptr);
@@ -98,7 +107,7 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
         if (size <= old.usable && (size > old.usable / 2 || size_class_bin_of(size) == old.bin)) {
             return ptr;
         }
-    } else if (size > SIZE_CLASS_TINY_MAX) {
+    } else if (old.kind == CLASSIFIED_LARGE && size > SIZE_CLASS_TINY_MAX) {
         const struct page_arena_window window = page_arena_get_window();
         void *same = large_block_resize(&window, ptr, old.slab, size);
         if (same != NULL) {
@@ -182,6 +191,11 @@ EXPORT void *memalign(size_t align, size_t size) {
 EXPORT int posix_memalign(void **out, size_t align, size_t size) {
     if (!hak_is_pow2(align) || align % sizeof(void *) != 0) {
         return EINVAL;
+    }
+    if (HAK_UNLIKELY(!thread_heap_ready())) {
+        void *early = slow_aligned_alloc(align, size); // There is no errno yet.
+        *out = early == NULL ? *out : early;
+        return early == NULL ? ENOMEM : 0;
     }
     int saved = errno;
     void *block = aligned(align, size);

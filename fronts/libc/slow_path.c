@@ -4,6 +4,7 @@
 #include "backends/os.h"
 #include "boxes/decay/decay.h"
 #include "boxes/diagnostics/diagnostics.h"
+#include "boxes/early_block/early_block.h"
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
 #include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
@@ -84,6 +85,9 @@ static HAK_NOINLINE void *large(size_t size, size_t align, enum large_block_use 
 }
 
 void *slow_alloc(size_t size) {
+    if (HAK_UNLIKELY(!thread_heap_ready())) {
+        return early_block_alloc(size, 1);
+    }
     if (HAK_UNLIKELY(size > SIZE_CLASS_TINY_MAX)) {
         return large(size, 1, LARGE_BLOCK_ANY);
     }
@@ -93,6 +97,9 @@ void *slow_alloc(size_t size) {
 }
 
 void *slow_zero_alloc(size_t size) {
+    if (HAK_UNLIKELY(!thread_heap_ready())) {
+        return early_block_alloc(size, 1);
+    }
     if (HAK_UNLIKELY(size > SIZE_CLASS_TINY_MAX)) {
         return large(size, 1, LARGE_BLOCK_ZERO);
     }
@@ -105,6 +112,9 @@ void *slow_grown_alloc(size_t size) {
 }
 
 void *slow_aligned_alloc(size_t align, size_t size) {
+    if (HAK_UNLIKELY(!thread_heap_ready())) {
+        return early_block_alloc(size, align);
+    }
     unsigned bin = size_class_aligned_bin(size, align);
     if (bin == 0) {
         return large(size == 0 ? 1 : size, align, LARGE_BLOCK_ANY);
@@ -128,6 +138,10 @@ void slow_free(void *ptr) {
     if (ptr == NULL) {
         return;
     }
+    if (HAK_UNLIKELY(!thread_heap_ready())) {
+        early_block_free(ptr); // A wrong pointer cannot be reported yet.
+        return;
+    }
     struct page_arena_window window = page_arena_get_window();
     struct front_gate gate = front_gate_of(&window);
     unsigned bin = front_gate_registry(&gate, ptr) / 2;
@@ -149,7 +163,8 @@ void slow_free(void *ptr) {
         return;
     }
     tick_once();
-    if (HAK_UNLIKELY(!large_block_free(&window, ptr, page_arena_slab_of(&window, ptr)))) {
+    if (HAK_UNLIKELY(!large_block_free(&window, ptr, page_arena_slab_of(&window, ptr)) &&
+                     !early_block_free(ptr))) {
         diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(classify_ptr(ptr).kind));
     }
 }

@@ -1,0 +1,138 @@
+#include "boxes/early_block/early_block.h"
+
+#include "backends/os.h"
+#include "boxes/base/atomic.h"
+
+// In front of each block. Blocks of a chunk lie one behind the other, so that each header leads to
+// the next one.
+struct header {
+    size_t size;          // bytes behind it, a multiple of HAK_MIN_ALIGN, not 0
+    _Atomic(size_t) live; // 0: padding, or freed
+};
+static_assert(sizeof(struct header) == HAK_MIN_ALIGN, "a header keeps the alignment");
+
+// What blocks are cut from. The first chunk needs no system call.
+struct chunk {
+    struct chunk *next; // NULL in the first one, which is the last of the list
+    char *from, *used, *end;
+};
+
+enum { FIRST = 16384, FURTHER = 1 << 20 };
+static alignas(HAK_PAGE) char first_bytes[FIRST];
+static struct chunk first;
+static _Atomic(struct chunk *) chunks; // the newest one; NULL before the first block
+
+static struct chunk *make_chunk(size_t least) {
+    struct chunk *head = atomic_load(&chunks);
+    if (head == NULL && least <= FIRST) {
+        first.from = first.used = first_bytes;
+        first.end = first_bytes + FIRST;
+        atomic_store(&chunks, &first);
+        return &first;
+    }
+    if (least > SIZE_MAX / 2) {
+        return NULL;
+    }
+    size_t size = hak_round_up(hak_max(least + HAK_CACHE_LINE, FURTHER), HAK_PAGE);
+    struct chunk *made = os_map_early(size);
+    if (made != NULL) {
+        made->next = head;
+        made->from = made->used = (char *)made + HAK_CACHE_LINE;
+        made->end = (char *)made + size;
+        atomic_store(&chunks, made);
+    }
+    return made;
+}
+static_assert(sizeof(struct chunk) <= HAK_CACHE_LINE, "the first block of a chunk is aligned");
+
+static struct header *header_of(const void *ptr) {
+    return (struct header *)((uintptr_t)ptr - sizeof(struct header));
+}
+
+// Cuts a block out of the chunk; NULL if it has no room.
+static void *cut(struct chunk *chunk, size_t size, size_t align) {
+    uintptr_t used = (uintptr_t)chunk->used;
+    uintptr_t block = hak_round_up(used + sizeof(struct header), align);
+    uintptr_t end = (uintptr_t)chunk->end;
+    if (block < used || block > end || end - block < size) {
+        return NULL;
+    }
+    // What the alignment leaves in front is a dead block, and one without a byte if it is no more
+    // than a header.
+    size_t gap = block - sizeof(struct header) - used;
+    if (gap > 0) {
+        *(struct header *)used = (struct header){.size = gap - sizeof(struct header)};
+    }
+    header_of((void *)block)->size = size;
+    atomic_store(&header_of((void *)block)->live, 1);
+    chunk->used = (char *)(block + size);
+    return (void *)block;
+}
+
+void *early_block_alloc(size_t size, size_t align) {
+    if (size > SIZE_MAX / 4 || align > SIZE_MAX / 4) {
+        return NULL;
+    }
+    size = hak_round_up(hak_max(size, 1), HAK_MIN_ALIGN);
+    align = hak_max(align, HAK_MIN_ALIGN);
+    struct chunk *chunk = atomic_load(&chunks);
+    void *block = chunk == NULL ? NULL : cut(chunk, size, align);
+    if (block != NULL) {
+        return block;
+    }
+    chunk = make_chunk(size + align + sizeof(struct header));
+    return chunk == NULL ? NULL : cut(chunk, size, align);
+}
+
+// The header of the block that starts at `ptr`, live or not; NULL if none does.
+static struct header *find(const void *ptr) {
+    for (struct chunk *chunk = atomic_load(&chunks); chunk != NULL; chunk = chunk->next) {
+        if ((uintptr_t)ptr - (uintptr_t)chunk->from >= (size_t)(chunk->used - chunk->from)) {
+            continue;
+        }
+        for (char *at = chunk->from; at < chunk->used;) {
+            struct header *header = (struct header *)at;
+            char *block = at + sizeof *header;
+            if (block == ptr) {
+                return header->size == 0 ? NULL : header;
+            }
+            at = block + header->size;
+        }
+    }
+    return NULL;
+}
+
+void *early_block_resize(void *ptr, size_t size) {
+    size_t usable = early_block_usable(ptr);
+    if (usable == 0 || size <= usable) {
+        return usable == 0 ? NULL : ptr;
+    }
+    void *fresh = early_block_alloc(size, HAK_MIN_ALIGN);
+    if (fresh != NULL) {
+        void *to = fresh;
+        const void *from = ptr;
+        // Not memcpy(), which is libc's.
+        __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(usable) : : "memory");
+        early_block_free(ptr);
+    }
+    return fresh;
+}
+
+size_t early_block_usable(const void *ptr) {
+    const struct header *header = find(ptr);
+    return header != NULL && atomic_load(&header->live) != 0 ? header->size : 0;
+}
+
+bool early_block_free(void *ptr) {
+    struct header *header = find(ptr);
+    return header != NULL && atomic_exchange(&header->live, 0) != 0;
+}
+
+bool early_block_owns(const void *ptr) {
+    for (struct chunk *chunk = atomic_load(&chunks); chunk != NULL; chunk = chunk->next) {
+        if ((uintptr_t)ptr - (uintptr_t)chunk->from < (size_t)(chunk->end - chunk->from)) {
+            return true;
+        }
+    }
+    return false;
+}
