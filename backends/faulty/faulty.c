@@ -137,16 +137,16 @@ static void read_environment(void) {
         !atomic_compare_exchange_strong(&environment_read, &unread, 1)) {
         return;
     }
-    const char *text = getenv("HAKMEM_FAULTY_CLOCK");
+    const char *text = getenv("HAK_FAULTY_CLOCK");
     if (text != NULL) {
         if (!number(&text, &clock_step) || *text != '\0') {
-            refuse("faulty: HAKMEM_FAULTY_CLOCK is no number\n");
+            refuse("faulty: HAK_FAULTY_CLOCK is no number\n");
         }
         clock_step *= 1000;
     }
-    text = getenv("HAKMEM_FAULTY");
+    text = getenv("HAK_FAULTY");
     if (text != NULL && !faulty_parse(text, &script)) {
-        refuse("faulty: HAKMEM_FAULTY is no script\n");
+        refuse("faulty: HAK_FAULTY is no script\n");
     }
 }
 

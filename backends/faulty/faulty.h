@@ -7,7 +7,7 @@
 // that fails leaves the range unmapped (OS_LOST).
 //
 // A program that links the backend uses the functions below. Any other is told by the environment
-// variables, which are read at the first call. HAKMEM_FAULTY is a script:
+// variables, which are read at the first call. HAK_FAULTY is a script:
 //
 //     KIND[,KIND]...:FIRST[-[LAST]][:taken]     the calls FIRST to LAST fail; "5-": all from 5 on
 //     KIND[,KIND]...:random=PPM,SEED[:taken]    PPM of a million fail
@@ -15,7 +15,7 @@
 // KIND is the name of a call without "os_", or "all". "taken": what can fail with OS_TAKEN does,
 // the others do not fail. Text that is none of these ends the program.
 //
-// HAKMEM_FAULTY_CLOCK=US makes time a matter of the program alone: both clocks start at one second,
+// HAK_FAULTY_CLOCK=US makes time a matter of the program alone: both clocks start at one second,
 // and every look at one of them takes US microseconds. A program of one thread then makes the same
 // calls in every run.
 //
@@ -59,7 +59,7 @@ struct faulty_script {
 // Puts a script in force; numbers start at 1 again. Not while other threads make calls.
 void faulty_set(const struct faulty_script *script);
 
-// As faulty_set() with the text of HAKMEM_FAULTY; false, and nothing changed, if it is none.
+// As faulty_set() with the text of HAK_FAULTY; false, and nothing changed, if it is none.
 bool faulty_parse(const char *text, struct faulty_script *script);
 
 // Calls that have a number so far, under the script in force.
@@ -72,7 +72,7 @@ uint64_t faulty_calls_of(enum faulty_kind kind);
 uint64_t faulty_failures(void);
 uint64_t faulty_failures_here(void);
 
-// The name of a kind in HAKMEM_FAULTY.
+// The name of a kind in HAK_FAULTY.
 const char *faulty_name(enum faulty_kind kind);
 HAK_C_END
 

@@ -207,23 +207,23 @@ TEST(FaultyDeathTest, TextThatIsNoScriptEndsTheProgram) {
     GTEST_FLAG_SET(death_test_style, "threadsafe"); // a process that has not made a call yet
     EXPECT_DEATH(
         {
-            setenv("HAKMEM_FAULTY", "everything", 1);
+            setenv("HAK_FAULTY", "everything", 1);
             os_physical_memory();
         },
-        "HAKMEM_FAULTY is no script");
+        "HAK_FAULTY is no script");
     EXPECT_DEATH(
         {
-            setenv("HAKMEM_FAULTY_CLOCK", "5ms", 1);
+            setenv("HAK_FAULTY_CLOCK", "5ms", 1);
             os_now_ms();
         },
-        "HAKMEM_FAULTY_CLOCK is no number");
+        "HAK_FAULTY_CLOCK is no number");
 }
 
 TEST(FaultyDeathTest, TheClockMovesWithTheLooks) {
     GTEST_FLAG_SET(death_test_style, "threadsafe");
     EXPECT_EXIT(
         {
-            setenv("HAKMEM_FAULTY_CLOCK", "1000", 1);
+            setenv("HAK_FAULTY_CLOCK", "1000", 1);
             bool good = os_now_ms() == 1000 && os_now_ns() == 1001000000u && os_now_ms() == 1002;
             exit(good ? 0 : 1);
         },

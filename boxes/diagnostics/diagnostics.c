@@ -5,6 +5,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 struct line {
@@ -78,7 +79,7 @@ void diag_broken(const char *where, const char *what) {
 void diag_warn_setting(const char *name, const char *value, const char *what) {
     struct line line = {.length = 0};
     add_text(&line, "hakmem: warning: ", SIZE_MAX);
-    add_text(&line, name, SIZE_MAX);
+    add_text(&line, name, hak_min(strcspn(name, "="), 64));
     add_text(&line, "=", 1);
     add_text(&line, value, 64);
     add_text(&line, ": ", SIZE_MAX);

@@ -16,7 +16,8 @@ HAK_NORETURN HAK_COLD void diag_misuse(const char *call, const void *ptr, const 
 // Stops the program over a broken invariant of the allocator itself.
 HAK_NORETURN HAK_COLD void diag_broken(const char *where, const char *what);
 
-// One warning line "hakmem: warning: NAME=VALUE: WHAT" on stderr. VALUE is cut at 64 characters.
+// One warning line "hakmem: warning: NAME=VALUE: WHAT" on stderr. NAME ends before a "=" in `name`;
+// both are cut at 64 characters.
 HAK_COLD void diag_warn_setting(const char *name, const char *value, const char *what);
 
 // Which call a misuse found later, when a cache spills, is reported as: the text "free" names the

@@ -129,28 +129,51 @@ bool settings_parse(const struct setting_row *row, const char *text, int64_t *ou
     return true;
 }
 
+static size_t name_length(const char *entry) {
+    return strcspn(entry, "=");
+}
+
+// The row of the name that `entry`, of the environment, begins with; SETTING_COUNT if there is
+// none.
+static int find_row(const char *entry) {
+    size_t length = name_length(entry);
+    int i = 0;
+    while (i < SETTING_COUNT && (strlen(settings_table[i].name) != length ||
+                                 memcmp(settings_table[i].name, entry, length) != 0)) {
+        i++;
+    }
+    return i;
+}
+
+// True if an entry before this one has the same name: one line a name.
+static bool is_repeated(char *const *environment, char *const *entry) {
+    size_t length = name_length(*entry) + 1;
+    while (environment != entry && strncmp(*environment, *entry, length) != 0) {
+        environment++;
+    }
+    return environment != entry;
+}
+
 void settings_load(char *const *environment) {
     if (environment == NULL || getauxval(AT_SECURE) != 0) {
         return;
     }
-    for (; *environment != NULL; environment++) {
-        const char *entry = *environment;
-        if (strncmp(entry, "HAKMEM_", 7) != 0) {
+    for (char *const *entry = environment; *entry != NULL; entry++) {
+        const char *text = strchr(*entry, '=');
+        if (strncmp(*entry, "HAKMEM_", 7) != 0 || text == NULL) {
             continue;
         }
-        for (int i = 0; i < SETTING_COUNT; i++) {
-            const struct setting_row *row = &settings_table[i];
-            size_t length = strlen(row->name);
-            if (strncmp(entry, row->name, length) != 0 || entry[length] != '=') {
-                continue;
+        text++;
+        int i = find_row(*entry);
+        int64_t value;
+        if (i == SETTING_COUNT) {
+            if (!is_repeated(environment, entry)) {
+                diag_warn_setting(*entry, text, "no such setting");
             }
-            int64_t value;
-            if (settings_parse(row, entry + length + 1, &value)) {
-                HAK_POKE(&settings_values[i], value);
-            } else {
-                diag_warn_setting(row->name, entry + length + 1,
-                                  "not a number of the setting's range, default used");
-            }
+        } else if (settings_parse(&settings_table[i], text, &value)) {
+            HAK_POKE(&settings_values[i], value);
+        } else {
+            diag_warn_setting(*entry, text, "not a number of the setting's range, default used");
         }
     }
 }

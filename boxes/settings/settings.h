@@ -2,7 +2,8 @@
 //
 // Each setting is one row of the table in settings.c with its name, unit, range, default and what
 // it does. Before settings_load() every setting has its default. A value that is not a number of
-// the range gets one warning line on stderr and the default. Set-user-ID programs ignore them all.
+// the range gets one warning line on stderr and the default, a HAKMEM_ name without a row a warning
+// line. Set-user-ID programs ignore them all.
 #ifndef HAKMEM_BOXES_SETTINGS_SETTINGS_H
 #define HAKMEM_BOXES_SETTINGS_SETTINGS_H
 

@@ -1,10 +1,11 @@
 // Any environment: each setting gets the value that a second, slower reading of the rules gives,
-// and each bad value one line of warning.
+// and each bad value and each name without a setting one line of warning.
 #include "boxes/settings/settings.h"
 #include "tools/build/fuzz.h"
 
 #include <string.h>
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -81,14 +82,18 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     std::string expected_warnings;
     std::vector<char *> environment;
+    std::set<std::string> unknown;
     for (std::string &entry : entries) {
         environment.push_back(entry.data());
+        size_t end = entry.find('=');
+        bool ours = entry.rfind("HAKMEM_", 0) == 0 && end != std::string::npos;
         for (int i = 0; i < SETTING_COUNT; i++) {
             const setting_row &row = settings_table[i];
             size_t equals = entry.find('=');
             if (equals == std::string::npos || entry.substr(0, equals) != row.name) {
                 continue;
             }
+            ours = false;
             std::string value = entry.substr(equals + 1);
             int64_t parsed = 17;
             int64_t wanted = 17;
@@ -100,6 +105,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
             } else {
                 expected_warnings += Warning(row, value);
             }
+        }
+        if (ours && unknown.insert(entry.substr(0, end)).second) {
+            expected_warnings += "hakmem: warning: " + entry.substr(0, hak_min(end, 64)) + "=" +
+                                 entry.substr(end + 1, 64) + ": no such setting\n";
         }
     }
     environment.push_back(nullptr);

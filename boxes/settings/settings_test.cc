@@ -145,8 +145,8 @@ TEST_F(Settings, BytesTakeAUnitOrAShareOfTheMemory) {
 }
 
 TEST_F(Settings, LoadsItsNamesAndIgnoresOthers) {
-    EXPECT_EQ(load({"PATH=/bin", "HAKMEM_STATS=1", "HAKMEM_DECAY_MS=-1", "HAKMEM_STATSX=0",
-                    "HAKMEM_THP", "XHAKMEM_THP=1", "HAKMEM_=1", "HAKMEM_UNKNOWN=1"}),
+    EXPECT_EQ(load({"PATH=/bin", "HAKMEM_STATS=1", "HAKMEM_DECAY_MS=-1", "HAKMEM_THP",
+                    "XHAKMEM_THP=1", "hakmem_thp=1", "HAKMEM=1"}),
               "");
     EXPECT_EQ(settings_get(SETTING_STATS), 1);
     EXPECT_EQ(settings_get(SETTING_DECAY_MS), -1);
@@ -172,6 +172,21 @@ TEST_F(Settings, BadValueGetsOneWarningAndTheDefault) {
     }
 }
 
+TEST_F(Settings, NameThatDoesNotExistGetsOneWarning) {
+    EXPECT_EQ(load({"HAKMEM_STATSX=0", "HAKMEM_STAT=1", "HAKMEM_=", "HAKMEM_STATS=1",
+                    "HAKMEM_STAT=2", "HAKMEM_STATSX=a=b", "HAKMEM_stats=1"}),
+              "hakmem: warning: HAKMEM_STATSX=0: no such setting\n"
+              "hakmem: warning: HAKMEM_STAT=1: no such setting\n"
+              "hakmem: warning: HAKMEM_=: no such setting\n"
+              "hakmem: warning: HAKMEM_stats=1: no such setting\n");
+    EXPECT_EQ(settings_get(SETTING_STATS), 1);
+    // Neither a long name nor a long value makes the line longer than there is room for.
+    std::string name = "HAKMEM_" + std::string(1000, 'N');
+    EXPECT_EQ(load({name + "=" + std::string(1000, 'v')}),
+              "hakmem: warning: " + name.substr(0, 64) + "=" + std::string(64, 'v') +
+                  ": no such setting\n");
+}
+
 TEST_F(Settings, NoEnvironmentAtAll) {
     settings_load(nullptr);
     EXPECT_EQ(load({}), "");
@@ -180,7 +195,7 @@ TEST_F(Settings, NoEnvironmentAtAll) {
 
 TEST_F(Settings, SetUserIdProgramIgnoresThem) {
     secure = 1;
-    EXPECT_EQ(load({"HAKMEM_STATS=1", "HAKMEM_DECAY_MS=bad"}), "");
+    EXPECT_EQ(load({"HAKMEM_STATS=1", "HAKMEM_DECAY_MS=bad", "HAKMEM_STAT=1"}), "");
     EXPECT_EQ(settings_get(SETTING_STATS), 0);
     secure = 0;
     EXPECT_EQ(load({"HAKMEM_STATS=1"}), "");

@@ -1,12 +1,12 @@
 // A program that uses all of the allocator while the kernel refuses what the script of
-// HAKMEM_FAULTY says, and holds the allocator to what is promised then: a call that fails says NULL
+// HAK_FAULTY says, and holds the allocator to what is promised then: a call that fails says NULL
 // and ENOMEM, and fails only if the kernel refused it something in that very call; a call that does
 // not fail leaves errno alone; blocks keep their contents. Afterwards the kernel refuses nothing
 // any more: nothing fails, nothing is lost, and everything is given back.
 //
 //   faults_program alone|threads
 //
-// alone: one thread at a time, so that with HAKMEM_FAULTY_CLOCK each run makes the same calls.
+// alone: one thread at a time, so that with HAK_FAULTY_CLOCK each run makes the same calls.
 // Exits with 0 after a line "calls=N failures=N refused=N ..."; else with 1 after a line on stderr.
 // Allocates nothing for itself.
 #include "backends/faulty/faulty.h"

@@ -52,9 +52,9 @@ struct Outcome {
 
 Outcome RunProgram(const std::string &script, const char *mode, const Environment &environment) {
     std::string output = testing::TempDir() + "/output";
-    std::string faulty = "HAKMEM_FAULTY=" + script;
+    std::string faulty = "HAK_FAULTY=" + script;
     std::vector<char *> envp = {const_cast<char *>(faulty.c_str()),
-                                const_cast<char *>("HAKMEM_FAULTY_CLOCK=1")};
+                                const_cast<char *>("HAK_FAULTY_CLOCK=1")};
     for (const std::string &entry : environment) {
         envp.push_back(const_cast<char *>(entry.c_str()));
     }
@@ -104,7 +104,7 @@ std::string Described(const std::string &script, const char *mode, const Environ
     for (const std::string &entry : environment) {
         text += entry + " ";
     }
-    return text + "HAKMEM_FAULTY_CLOCK=1 HAKMEM_FAULTY=" + script + " bazel-bin/" + kProgram + " " +
+    return text + "HAK_FAULTY_CLOCK=1 HAK_FAULTY=" + script + " bazel-bin/" + kProgram + " " +
            mode;
 }
 

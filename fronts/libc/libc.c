@@ -176,16 +176,21 @@ static void *aligned(size_t align, size_t size) {
     return slow_aligned_alloc(align, size);
 }
 
-EXPORT void *aligned_alloc(size_t align, size_t size) {
-    if (!hak_is_pow2(align)) {
-        errno = EINVAL;
-        return NULL;
+// As in glibc before 2.38: an alignment that is no power of two is rounded up to one.
+EXPORT void *memalign(size_t align, size_t size) {
+    if (HAK_UNLIKELY(!hak_is_pow2(align))) {
+        if (align > SIZE_MAX / 2 + 1) {
+            errno = EINVAL;
+            return NULL;
+        }
+        align = align == 0 ? 1 : (size_t)1 << (64 - __builtin_clzll(align));
     }
     return aligned(align, size);
 }
 
-EXPORT void *memalign(size_t align, size_t size) {
-    return aligned_alloc(align, size);
+// C17 leaves to the implementation which alignments it supports: all that memalign() takes.
+EXPORT void *aligned_alloc(size_t align, size_t size) {
+    return memalign(align, size);
 }
 
 EXPORT int posix_memalign(void **out, size_t align, size_t size) {
@@ -246,7 +251,7 @@ EXPORT struct mallinfo2 mallinfo2(void) {
     };
 }
 
-EXPORT struct mallinfo mallinfo(void) {
+static struct mallinfo narrow_info(void) {
     struct mallinfo2 m = mallinfo2();
     return (struct mallinfo){
         .arena = (int)m.arena,
@@ -257,6 +262,10 @@ EXPORT struct mallinfo mallinfo(void) {
         .fordblks = (int)m.fordblks,
         .keepcost = (int)m.keepcost,
     };
+}
+
+EXPORT struct mallinfo mallinfo(void) {
+    return narrow_info();
 }
 
 EXPORT int malloc_info(int options, FILE *stream) {
@@ -299,6 +308,27 @@ EXPORT int mallopt(int param, int value) {
     default:
         return 0;
     }
+}
+
+// glibc exports its allocator under these names as well. Without them a block of one allocator
+// would reach the other's free(). Weak, so that debuggers and disassemblers show the usual names.
+#define ALIAS_OF(name) __attribute__((weak, alias(#name), copy(name)))
+#define LIBC_NAME(of)  ALIAS_OF(of)
+EXPORT LIBC_NAME(malloc) void *__libc_malloc(size_t size);
+EXPORT LIBC_NAME(free) void __libc_free(void *ptr);
+EXPORT LIBC_NAME(calloc) void *__libc_calloc(size_t count, size_t size);
+EXPORT LIBC_NAME(realloc) void *__libc_realloc(void *ptr, size_t size);
+EXPORT LIBC_NAME(memalign) void *__libc_memalign(size_t align, size_t size);
+EXPORT LIBC_NAME(posix_memalign)
+int __posix_memalign(void **out, size_t align, size_t size);
+EXPORT LIBC_NAME(valloc) void *__libc_valloc(size_t size);
+EXPORT LIBC_NAME(pvalloc) void *__libc_pvalloc(size_t size);
+EXPORT LIBC_NAME(mallopt)
+int __libc_mallopt(int param, int value);
+
+struct mallinfo __libc_mallinfo(void);
+EXPORT struct mallinfo __libc_mallinfo(void) { // no alias: glibc's header calls mallinfo() outdated
+    return narrow_info();
 }
 
 static void after_fork(void) {

@@ -486,9 +486,39 @@ TEST(Aligned, PageEntryPoints) {
     }
 }
 
+// The next power of two, as glibc 2.36 has it for memalign and aligned_alloc.
+TEST(Aligned, OddAlignmentIsRoundedUp) {
+    const struct {
+        size_t align, expected;
+    } rows[] = {
+        {0, 16},      {1, 16},      {2, 16},         {3, 16},          {15, 16},
+        {17, 32},     {24, 32},     {48, 64},        {96, 128},        {100, 128},
+        {4095, 4096}, {4097, 8192}, {65537, 131072}, {kMiB - 1, kMiB}, {kMiB + 1, 2 * kMiB}};
+    for (const auto &row : rows) {
+        SCOPED_TRACE(row.align);
+        for (size_t n : {size_t{0}, size_t{1}, size_t{100}, size_t{5000}, size_t{100000}}) {
+            for (auto *call : {&memalign, &aligned_alloc}) {
+                errno = 1234;
+                void *a = call(Opaque(row.align), n);
+                void *b = call(Opaque(row.align), n);
+                ASSERT_TRUE(a != nullptr && b != nullptr);
+                EXPECT_TRUE(IsAligned(a, row.expected)) << a;
+                EXPECT_TRUE(IsAligned(b, row.expected)) << b;
+                EXPECT_GE(malloc_usable_size(a), n);
+                memset(a, 1, n);
+                memset(b, 2, n);
+                EXPECT_TRUE(AllBytes(a, n, 1));
+                free(a);
+                free(b);
+                EXPECT_EQ(errno, 1234);
+            }
+        }
+    }
+}
+
 TEST(Aligned, BadAlignmentIsEinval) {
-    for (size_t align : {size_t{0}, size_t{3}, size_t{5}, size_t{24}, size_t{48}, size_t{100},
-                         kMiB + 1, kGiB - 8, SIZE_MAX - 7, SIZE_MAX}) {
+    // No power of two is as large.
+    for (size_t align : {(size_t{1} << 63) + 1, SIZE_MAX - 7, SIZE_MAX}) {
         SCOPED_TRACE(align);
         errno = 0;
         EXPECT_EQ(aligned_alloc(Opaque(align), 64), nullptr);
@@ -512,9 +542,14 @@ TEST(Aligned, BadAlignmentIsEinval) {
 
 TEST(Aligned, AlignmentBeyondTheHeapIsEnomem) {
     const size_t align = size_t{1} << 63;
-    errno = 0;
-    EXPECT_EQ(aligned_alloc(Opaque(align), 64), nullptr);
-    EXPECT_EQ(errno, ENOMEM);
+    for (size_t odd : {size_t{0}, size_t{1}, align / 2 - 1}) {
+        errno = 0;
+        EXPECT_EQ(aligned_alloc(Opaque(align - odd), 64), nullptr);
+        EXPECT_EQ(errno, ENOMEM);
+        errno = 0;
+        EXPECT_EQ(memalign(Opaque(align - odd), 64), nullptr);
+        EXPECT_EQ(errno, ENOMEM);
+    }
     int here;
     void *p = &here;
     errno = 1234;

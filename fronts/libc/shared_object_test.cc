@@ -109,7 +109,9 @@ TEST_P(SharedObjectTest, ExportsTheInterfaceAndNothingElse) {
         "malloc", "free", "calloc", "realloc", "reallocarray", "aligned_alloc", "posix_memalign",
         "memalign", "valloc", "pvalloc", "cfree", "malloc_usable_size", "free_sized",
         "free_aligned_sized", "malloc_trim", "mallinfo", "mallinfo2", "malloc_info", "malloc_stats",
-        "mallopt",
+        "mallopt", "__libc_malloc", "__libc_free", "__libc_calloc", "__libc_realloc",
+        "__libc_memalign", "__posix_memalign", "__libc_valloc", "__libc_pvalloc", "__libc_mallinfo",
+        "__libc_mallopt",
         // C++: new, new[], delete, delete[], each plain, nothrow, aligned, both; sized deletes
         "_Znwm", "_ZnwmRKSt9nothrow_t", "_ZnwmSt11align_val_t",
         "_ZnwmSt11align_val_tRKSt9nothrow_t", "_Znam", "_ZnamRKSt9nothrow_t",

@@ -1,0 +1,56 @@
+// glibc's second set of names, __libc_malloc and kin, in each way to have a flavour: preloaded, as
+// an archive in a dynamic, a static and a static PIE program; and what libc's own malloc says.
+#include <stdio.h>
+#include <sys/wait.h>
+
+#include <string>
+
+#include "gtest/gtest.h"
+
+namespace {
+
+// What the program says, and what it exits with.
+std::string Said(const std::string &command) {
+    FILE *in = popen(command.c_str(), "r");
+    if (in == nullptr) {
+        return "no pipe";
+    }
+    std::string said;
+    char line[512];
+    while (fgets(line, sizeof line, in) != nullptr) {
+        said += line;
+    }
+    int status = pclose(in);
+    return said + "exit " + std::to_string(WEXITSTATUS(status));
+}
+
+constexpr char kProgram[] = "fronts/libc/libc_family_program";
+
+TEST(LibcFamily, SystemsOwn) {
+    EXPECT_EQ(Said(kProgram), "system: 0 failed\nexit 0");
+}
+
+class LibcFamilyTest : public testing::TestWithParam<const char *> {};
+
+INSTANTIATE_TEST_SUITE_P(Flavours, LibcFamilyTest,
+                         testing::Values("hakmem_c23", "hakmem_c23_header", "hakmem_classic",
+                                         "hakmem_c23_debug"),
+                         [](const testing::TestParamInfo<const char *> &param) {
+                             return std::string(param.param);
+                         });
+
+TEST_P(LibcFamilyTest, Preloaded) {
+    std::string flavour = GetParam();
+    EXPECT_EQ(Said("LD_PRELOAD=./lib" + flavour + ".so " + kProgram),
+              flavour + ": 0 failed\nexit 0");
+}
+
+TEST_P(LibcFamilyTest, LinkedAsAnArchive) {
+    std::string flavour = GetParam();
+    for (const char *how : {"_dynamic_", "_static_", "_static_pie_"}) {
+        EXPECT_EQ(Said(kProgram + std::string(how) + flavour), flavour + ": 0 failed\nexit 0")
+            << how;
+    }
+}
+
+} // namespace
