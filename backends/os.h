@@ -45,6 +45,9 @@ enum os_result os_commit(void *at, size_t size);
 // as zero. OS_NO_MEMORY: it is as it was; OS_LOST: it is not mapped any more.
 enum os_result os_decommit(void *at, size_t size);
 
+// Gives a mapped range read rights, and the rights to write and to execute as said. Contents stay.
+enum os_result os_protect(void *at, size_t size, bool write, bool execute);
+
 // Gives the physical pages of a committed range back; they read as zero afterwards.
 // OS_NO_MEMORY if the kernel would not (the contents are then undefined but accessible).
 enum os_result os_purge(void *at, size_t size);

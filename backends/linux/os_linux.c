@@ -107,6 +107,11 @@ enum os_result os_commit(void *at, size_t size) {
                                                                                       : OS_OK;
 }
 
+enum os_result os_protect(void *at, size_t size, bool write, bool execute) {
+    int rights = PROT_READ | (write ? PROT_WRITE : 0) | (execute ? PROT_EXEC : 0);
+    return is_error(sys3(SYS_mprotect, (long)at, (long)size, rights)) ? OS_NO_MEMORY : OS_OK;
+}
+
 enum os_result os_decommit(void *at, size_t size) {
     return remap_fixed(at, size, PROT_READ); // no charge as long as it cannot be written
 }

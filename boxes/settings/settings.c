@@ -23,6 +23,9 @@ const struct setting_row settings_table[SETTING_COUNT] = {
     [SETTING_LIMIT]      = {"HAKMEM_LIMIT", "bytes|%", 0, INT64_MAX, 0,
                             "most memory to hold (K, M, G, T or % of the cgroup's or the machine's "
                             "memory); 0: no limit"},
+    [SETTING_DEEPBIND]   = {"HAKMEM_DEEPBIND", "0|1", 0, 1, 1,
+                            "1: libraries that find libc's malloc (by RTLD_DEEPBIND, or by dlsym "
+                            "of a handle) find this one; 0: they find libc's"},
 };
 
 int64_t settings_values[SETTING_COUNT] = {
@@ -33,6 +36,7 @@ int64_t settings_values[SETTING_COUNT] = {
     [SETTING_THP] = 2,
     [SETTING_BACKGROUND] = 0,
     [SETTING_LIMIT] = 0,
+    [SETTING_DEEPBIND] = 1,
 };
 // clang-format on
 
@@ -175,5 +179,12 @@ void settings_load(char *const *environment) {
         } else {
             diag_warn_setting(*entry, text, "not a number of the setting's range, default used");
         }
+    }
+}
+
+void settings_load_once(char *const *environment) {
+    static _Atomic(bool) loaded;
+    if (!atomic_exchange(&loaded, true)) {
+        settings_load(environment);
     }
 }

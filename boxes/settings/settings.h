@@ -20,6 +20,7 @@ enum setting {
     SETTING_THP,        // huge pages
     SETTING_BACKGROUND, // a thread gives idle memory back
     SETTING_LIMIT,      // most memory to hold, bytes
+    SETTING_DEEPBIND,   // libc's own malloc leads here for libraries that are opened
     SETTING_COUNT,
 };
 
@@ -35,6 +36,10 @@ extern const struct setting_row settings_table[SETTING_COUNT];
 // Reads the environment (NULL-terminated, as environ). Called once, from the library's constructor;
 // another library's may have started threads before, which see the one value or the other.
 void settings_load(char *const *environment);
+
+// The same at the first call, nothing at further ones: for what other libraries' constructors may
+// call before ours. A thread that calls it at the same time may still see the defaults.
+void settings_load_once(char *const *environment);
 
 // Parses one value into *out; false, and *out untouched, if it is not a decimal integer (with an
 // optional sign) within the row's range and nothing else. A setting in bytes takes K, M, G or T

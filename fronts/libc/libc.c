@@ -337,7 +337,7 @@ static void after_fork(void) {
 }
 
 static __attribute__((constructor(101))) void start(void) {
-    settings_load(environ);
+    settings_load_once(environ);
     if (settings_get(SETTING_STATS) != 0) {
         os_keep_stderr();
     }

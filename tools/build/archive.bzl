@@ -6,7 +6,7 @@ def _hak_archive_impl(ctx):
         for linker_input in dep[CcInfo].linking_context.linker_inputs.to_list():
             for library in linker_input.libraries:
                 archive = library.pic_static_library or library.static_library
-                if archive:
+                if archive and archive not in libraries: # several deps may bring it
                     libraries.append(archive)
     out = ctx.actions.declare_file(ctx.attr.out)
 

@@ -136,15 +136,18 @@ def _flavour(flavour, testonly = False):
             "-Wl,--as-needed",
             "-Wl,-soname,lib" + name + ".so",
         ],
-        deps = [":" + name + "_boxes"],
+        deps = [":" + name + "_boxes", variant_label("//fronts/dl:dl_open", variant)],
         visibility = ["//visibility:public"],
     )
+
+    # A program's dlopen() stays libc's.
+    linked = [":" + name + "_boxes", variant_label("//fronts/dl:dl_linked", variant)]
 
     hak_archive(
         name = name + "_archive",
         testonly = testonly,
         out = "lib" + name + ".a",
-        deps = [":" + name + "_boxes"],
+        deps = linked,
         visibility = ["//visibility:public"],
     )
 
@@ -154,7 +157,7 @@ def _flavour(flavour, testonly = False):
         name = name,
         testonly = testonly,
         data = [":" + name + "_archive", ":lib" + name + ".so"],
-        deps = [":" + name + "_boxes"],
+        deps = linked,
         linkstatic = True,
         alwayslink = True,
         visibility = ["//visibility:public"],

@@ -1,0 +1,264 @@
+#include "fronts/dl/dl.h"
+
+#include "backends/os.h"
+#include "boxes/base/atomic.h"
+#include "boxes/base/base.h"
+#include "boxes/settings/settings.h"
+
+#include <elf.h>
+#include <link.h>
+#include <string.h>
+#include <unistd.h>
+
+// An object of the process, as far as it is needed here.
+struct object {
+    uintptr_t base;
+    const char *name;    // DT_SONAME, or NULL
+    const char *strings; // NULL: it has no dynamic symbols
+    Elf64_Sym *symbols;
+    const uint32_t *hash; // of GNU's kind
+};
+
+// The parts of a hash table of GNU's kind. Its symbols are the last ones of the table of symbols,
+// those of one bucket adjacent; the first ones are what the object asks of others.
+struct hash_table {
+    uint32_t buckets, first, words, shift;
+    const uint64_t *bloom;
+    const uint32_t *bucket, *chain;
+};
+
+static struct hash_table hash_table_of(const struct object *object) {
+    const uint32_t *at = object->hash;
+    struct hash_table table = {at[0], at[1], at[2], at[3], (const uint64_t *)(at + 4), NULL, NULL};
+    table.bucket = (const uint32_t *)(table.bloom + table.words);
+    table.chain = table.bucket + table.buckets;
+    return table;
+}
+
+// An address in the dynamic section: glibc has added the base to it, unless that section is
+// read-only.
+static uintptr_t address(const struct object *object, uintptr_t value) {
+    return value < object->base ? object->base + value : value;
+}
+
+static struct object object_of(const struct dl_phdr_info *info) {
+    struct object object = {.base = info->dlpi_addr};
+    const Elf64_Dyn *at = NULL;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        if (info->dlpi_phdr[i].p_type == PT_DYNAMIC) {
+            at = (const Elf64_Dyn *)(object.base + info->dlpi_phdr[i].p_vaddr);
+        }
+    }
+    size_t name = 0;
+    for (; at != NULL && at->d_tag != DT_NULL; at++) {
+        switch (at->d_tag) {
+        case DT_STRTAB:
+            object.strings = (const char *)address(&object, at->d_un.d_ptr);
+            break;
+        case DT_SYMTAB:
+            object.symbols = (Elf64_Sym *)address(&object, at->d_un.d_ptr);
+            break;
+        case DT_GNU_HASH:
+            object.hash = (const uint32_t *)address(&object, at->d_un.d_ptr);
+            break;
+        case DT_SONAME:
+            name = at->d_un.d_val;
+            break;
+        default:
+            break;
+        }
+    }
+    if (object.symbols == NULL || object.hash == NULL) {
+        object.strings = NULL;
+    }
+    if (object.strings != NULL && name != 0) {
+        object.name = object.strings + name;
+    }
+    return object;
+}
+
+static bool is_libc(const struct object *object) {
+    return object->name != NULL && strcmp(object->name, "libc.so.6") == 0;
+}
+
+static uint32_t hash_of(const char *name) {
+    uint32_t hash = 5381;
+    for (; *name != '\0'; name++) {
+        hash = hash * 33 + (unsigned char)*name;
+    }
+    return hash;
+}
+
+// The next function of that name that the object defines, behind `before`; NULL if there is none.
+static Elf64_Sym *find(const struct object *object, const char *name, const Elf64_Sym *before) {
+    struct hash_table table = hash_table_of(object);
+    uint32_t hash = hash_of(name);
+    uint32_t i = table.buckets == 0 ? 0 : table.bucket[hash % table.buckets];
+    if (i < table.first) {
+        return NULL;
+    }
+    for (;; i++) {
+        uint32_t entry = table.chain[i - table.first];
+        Elf64_Sym *symbol = &object->symbols[i];
+        if ((entry | 1) == (hash | 1) && (before == NULL || symbol > before) &&
+            symbol->st_shndx != SHN_UNDEF && ELF64_ST_TYPE(symbol->st_info) == STT_FUNC &&
+            strcmp(object->strings + symbol->st_name, name) == 0) {
+            return symbol;
+        }
+        if ((entry & 1) != 0) {
+            return NULL;
+        }
+    }
+}
+
+// What of libc leads into the heap, or says something about it.
+static const char names[][24] = {
+    "malloc",           "free",
+    "calloc",           "realloc",
+    "reallocarray",     "cfree",
+    "free_sized",       "free_aligned_sized",
+    "aligned_alloc",    "memalign",
+    "posix_memalign",   "valloc",
+    "pvalloc",          "malloc_usable_size",
+    "malloc_trim",      "malloc_stats",
+    "malloc_info",      "mallinfo",
+    "mallinfo2",        "mallopt",
+    "__libc_malloc",    "__libc_free",
+    "__libc_calloc",    "__libc_realloc",
+    "__libc_memalign",  "__libc_valloc",
+    "__libc_pvalloc",   "__libc_mallinfo",
+    "__libc_mallopt",   "__libc_reallocarray",
+    "__posix_memalign",
+};
+enum { NAMES = sizeof names / sizeof *names };
+
+// Calls visit() for every entry of libc's and the address that it is to have. False as soon as that
+// is.
+static bool each(const struct object *libc, const struct object *own,
+                 bool (*visit)(void *arg, Elf64_Sym *entry, Elf64_Addr value), void *arg) {
+    for (int i = 0; i < NAMES; i++) {
+        const Elf64_Sym *ours = find(own, names[i], NULL);
+        if (ours == NULL) {
+            continue;
+        }
+        for (Elf64_Sym *entry = NULL; (entry = find(libc, names[i], entry)) != NULL;) {
+            if (!visit(arg, entry, own->base + ours->st_value - libc->base)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+struct range {
+    uintptr_t from, to;
+    bool wanted; // an entry is not as it should be
+};
+
+static bool widen(void *arg, Elf64_Sym *entry, Elf64_Addr value) {
+    struct range *range = arg;
+    range->from = hak_min(range->from, (uintptr_t)entry);
+    range->to = hak_max(range->to, (uintptr_t)(entry + 1));
+    range->wanted |= entry->st_value != value;
+    return true;
+}
+
+// Other threads may be reading the entry.
+static bool set(void *arg, Elf64_Sym *entry, Elf64_Addr value) {
+    (void)arg;
+    HAK_POKE(&entry->st_value, value);
+    return true;
+}
+
+// What the search goes by. The dynamic linker holds its lock while it calls visit_object(), so that
+// one thread at a time is at libc's table.
+struct search {
+    struct object libc, own;
+    bool executable; // libc's table is among its code
+};
+
+static bool contains(const struct dl_phdr_info *info, const void *ptr, uint32_t *flags) {
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const Elf64_Phdr *segment = &info->dlpi_phdr[i];
+        if (segment->p_type == PT_LOAD &&
+            (uintptr_t)ptr - info->dlpi_addr - segment->p_vaddr < segment->p_memsz) {
+            *flags = segment->p_flags;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool redirect(const struct search *search) {
+    struct range range = {UINTPTR_MAX, 0, false};
+    each(&search->libc, &search->own, widen, &range);
+    if (!range.wanted) {
+        return true;
+    }
+    void *from = (void *)(range.from & ~(uintptr_t)(HAK_PAGE - 1));
+    size_t size = hak_round_up(range.to, HAK_PAGE) - (uintptr_t)from;
+    if (os_protect(from, size, true, search->executable) != OS_OK) {
+        return false;
+    }
+    each(&search->libc, &search->own, set, NULL);
+    os_protect(from, size, false, search->executable);
+    return true;
+}
+
+static int visit_object(struct dl_phdr_info *info, size_t size, void *arg) {
+    (void)size;
+    struct search *search = arg;
+    struct object object = object_of(info);
+    uint32_t flags;
+    if (object.strings == NULL) {
+        return 0;
+    }
+    if (is_libc(&object) && search->libc.strings == NULL) {
+        search->libc = object;
+        search->executable = contains(info, object.symbols, &flags) && (flags & PF_X) != 0;
+    } else if (contains(info, names, &flags)) {
+        search->own = object;
+    }
+    bool both = search->libc.strings != NULL && search->own.strings != NULL;
+    return both ? 1 + redirect(search) : 0;
+}
+
+bool dl_redirect_libc(void) {
+    static _Atomic(bool) done;
+    if (atomic_load(&done)) {
+        return true;
+    }
+    settings_load_once(environ); // another library's constructor may come before ours
+    if (settings_get(SETTING_DEEPBIND) != 0) {
+        struct search search = {.executable = false};
+        if (dl_iterate_phdr(visit_object, &search) != 2) {
+            return false;
+        }
+    }
+    atomic_store(&done, true);
+    return true;
+}
+
+static int asks_for_dl(struct dl_phdr_info *info, size_t size, void *arg) {
+    (void)size;
+    (void)arg;
+    static const char asked[][8] = {"dlopen", "dlmopen", "dlsym", "dlvsym"};
+    struct object object = object_of(info);
+    if (object.strings == NULL || is_libc(&object)) {
+        return 0;
+    }
+    uint32_t first = hash_table_of(&object).first;
+    for (uint32_t i = 0; i < first; i++) {
+        const char *name = object.strings + object.symbols[i].st_name;
+        for (size_t j = 0; j < sizeof asked / sizeof *asked; j++) {
+            if (strcmp(name, asked[j]) == 0) {
+                return 1;
+            }
+        }
+    }
+    return 0;
+}
+
+bool dl_is_used(void) {
+    return dl_iterate_phdr(asks_for_dl, NULL) != 0;
+}

@@ -1,0 +1,79 @@
+// dlopen() and dlmopen(), of the shared object only.
+//
+// Both go on to the next ones by a jump: the dynamic linker finds by the return address who calls,
+// and with that the caller's $ORIGIN, its DT_RUNPATH and its namespace. As a call in C may or may
+// not become a jump, that is written in assembler.
+#include "fronts/dl/dl.h"
+
+#include "boxes/base/atomic.h"
+#include "boxes/base/base.h"
+
+#include <dlfcn.h>
+
+// Where to go on, and with which flags; returned in %rax and %rdx.
+struct onward {
+    void *next;
+    long flags;
+};
+
+// Neither is called from malloc: dlsym() takes a lock, and may allocate.
+static struct onward onward(const char *name, _Atomic(void *) *next, bool opens, int flags) {
+    void *found = atomic_load(next);
+    if (found == NULL) {
+        found = dlsym(RTLD_NEXT, name);
+        atomic_store(next, found);
+    }
+    // Where libc's table cannot be changed the library had better see the process's symbols first.
+    if (opens && !dl_redirect_libc()) {
+        flags &= ~RTLD_DEEPBIND;
+    }
+    return (struct onward){found, flags};
+}
+
+// Not static: called by the assembler below only.
+__attribute__((used)) struct onward dl_onward_dlopen(const char *file, int flags) {
+    static _Atomic(void *) next;
+    return onward("dlopen", &next, file != NULL, flags);
+}
+
+// A namespace but the base one has a libc, and so a malloc, of its own.
+__attribute__((used)) struct onward dl_onward_dlmopen(Lmid_t space, const char *file, int flags) {
+    static _Atomic(void *) next;
+    return onward("dlmopen", &next, file != NULL && space == LM_ID_BASE, flags);
+}
+
+// NAME: keeps the three registers with arguments over the call of dl_onward_NAME, whose flags go
+// into register FLAGS. Without a next function, which a libc older than 2.34 may not have loaded,
+// the answer is NULL.
+#define FORWARD(name, flags)                   \
+    __asm__(".pushsection .text\n"             \
+            ".globl " #name "\n"               \
+            ".type " #name ", @function\n"     \
+            ".p2align 4\n" #name ":\n"         \
+            ".cfi_startproc\n"                 \
+            "endbr64\n"                        \
+            "push %rdi\n"                      \
+            ".cfi_adjust_cfa_offset 8\n"       \
+            "push %rsi\n"                      \
+            ".cfi_adjust_cfa_offset 8\n"       \
+            "push %rdx\n"                      \
+            ".cfi_adjust_cfa_offset 8\n"       \
+            "call dl_onward_" #name "\n"       \
+            "mov %edx, %ecx\n"                 \
+            "pop %rdx\n"                       \
+            ".cfi_adjust_cfa_offset -8\n"      \
+            "pop %rsi\n"                       \
+            ".cfi_adjust_cfa_offset -8\n"      \
+            "pop %rdi\n"                       \
+            ".cfi_adjust_cfa_offset -8\n"      \
+            "mov %ecx, %" flags "\n"           \
+            "test %rax, %rax\n"                \
+            "jz 1f\n"                          \
+            "jmp *%rax\n"                      \
+            "1: ret\n"                         \
+            ".cfi_endproc\n"                   \
+            ".size " #name ", . - " #name "\n" \
+            ".popsection")
+
+FORWARD(dlopen, "esi");
+FORWARD(dlmopen, "edx");
