@@ -97,10 +97,11 @@ uint64_t os_now_ns(void);
 size_t os_read_file(const char *path, char *buf, size_t size);
 
 // Keeps stderr as it is now for os_write_stderr(), at the cost of a descriptor: programs close
-// theirs before they end.
+// theirs before they end. Called once at most.
 void os_keep_stderr(void);
 
-// Writes to stderr, whole if it can be; failures are ignored.
+// Writes to stderr, whole if it can be; failures are ignored. If it was kept nothing is written to
+// any other file: a program may have closed both descriptors, and opened its own under their numbers.
 void os_write_stderr(const char *text, size_t size);
 
 // System calls made through this seam so far.

@@ -2,12 +2,16 @@
 // leave alone, and could be interposed by the program.
 #include "backends/os.h"
 
+#include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdatomic.h>
+#include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <sys/uio.h>
@@ -206,15 +210,76 @@ uint64_t os_random(void) {
     return value ^ (value >> 31);
 }
 
+// The clocks are read where libc's clock_gettime() reads them, in the kernel's shared object. That
+// function may be another's: ThreadSanitizer's, which cannot be called before it has started, or
+// that of a library which makes times up, and may allocate.
+typedef int clock_fn(clockid_t clock, struct timespec *time);
+
+static int clock_by_call(clockid_t clock, struct timespec *time) {
+    return (int)sys3(SYS_clock_gettime, clock, (long)time, 0);
+}
+
+// The function of that name in the object of the kernel's whose header is at `ehdr`; NULL if there
+// is none.
+static clock_fn *find_clock(const Elf64_Ehdr *ehdr, const char *name) {
+    const char *base = (const char *)ehdr;
+    const Elf64_Phdr *segments = (const Elf64_Phdr *)(base + ehdr->e_phoff);
+    const Elf64_Dyn *at = NULL;
+    const char *moved = NULL; // what addresses in the object are relative to
+    for (int i = 0; i < ehdr->e_phnum; i++) {
+        if (segments[i].p_type == PT_LOAD && moved == NULL) {
+            moved = base + segments[i].p_offset - segments[i].p_vaddr;
+        } else if (segments[i].p_type == PT_DYNAMIC) {
+            at = (const Elf64_Dyn *)(base + segments[i].p_offset);
+        }
+    }
+    const Elf64_Sym *symbols = NULL;
+    const char *strings = NULL;
+    const uint32_t *hash = NULL;
+    for (; moved != NULL && at != NULL && at->d_tag != DT_NULL; at++) {
+        const char *address = moved + at->d_un.d_ptr;
+        if (at->d_tag == DT_SYMTAB) {
+            symbols = (const Elf64_Sym *)address;
+        } else if (at->d_tag == DT_STRTAB) {
+            strings = address;
+        } else if (at->d_tag == DT_HASH) {
+            hash = (const uint32_t *)address;
+        }
+    }
+    if (symbols == NULL || strings == NULL || hash == NULL) {
+        return NULL;
+    }
+    for (uint32_t i = 0; i < hash[1]; i++) {
+        if (symbols[i].st_shndx != SHN_UNDEF && strcmp(strings + symbols[i].st_name, name) == 0) {
+            return (clock_fn *)(uintptr_t)(moved + symbols[i].st_value);
+        }
+    }
+    return NULL;
+}
+
+static void read_clock(clockid_t clock, struct timespec *time) {
+    static _Atomic(clock_fn *) known;
+    clock_fn *fn = atomic_load_explicit(&known, memory_order_relaxed);
+    if (fn == NULL) {
+        const Elf64_Ehdr *ehdr = (const Elf64_Ehdr *)getauxval(AT_SYSINFO_EHDR);
+        fn = ehdr == NULL ? NULL : find_clock(ehdr, "__vdso_clock_gettime");
+        fn = fn == NULL ? clock_by_call : fn;
+        atomic_store_explicit(&known, fn, memory_order_relaxed);
+    }
+    if (fn(clock, time) != 0) {
+        clock_by_call(clock, time);
+    }
+}
+
 uint64_t os_now_ms(void) {
     struct timespec t = {0, 0};
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    read_clock(CLOCK_MONOTONIC_COARSE, &t);
     return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
 uint64_t os_now_ns(void) {
     struct timespec t = {0, 0};
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    read_clock(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
@@ -240,22 +305,59 @@ size_t os_read_file(const char *path, char *buf, size_t size) {
 
 static _Atomic(long) kept_stderr = -1;
 
+// Which file that is; set before kept_stderr. What a program has opened under that number meanwhile
+// is another one.
+static struct stat kept_file;
+
 void os_keep_stderr(void) {
     enum { OUT_OF_THE_WAY = 64 }; // of programs that use the low descriptors by number
     long ret = sys3(SYS_fcntl, 2, F_DUPFD_CLOEXEC, OUT_OF_THE_WAY);
-    atomic_store_explicit(&kept_stderr, is_error(ret) ? -1 : ret, memory_order_relaxed);
+    if (is_error(ret) || is_error(sys3(SYS_fstat, ret, (long)&kept_file, 0))) {
+        return;
+    }
+    atomic_store_explicit(&kept_stderr, ret, memory_order_release);
+}
+
+static bool is_kept_file(long fd) {
+    struct stat file;
+    return !is_error(sys3(SYS_fstat, fd, (long)&file, 0)) && file.st_dev == kept_file.st_dev &&
+           file.st_ino == kept_file.st_ino;
+}
+
+// The descriptor to write to; -1 if stderr was kept and is gone.
+static long stderr_now(void) {
+    long kept = atomic_load_explicit(&kept_stderr, memory_order_acquire);
+    if (kept < 0) {
+        return 2;
+    }
+    if (is_kept_file(kept)) {
+        return kept;
+    }
+    return is_kept_file(2) ? 2 : -1; // The program has closed what it did not open.
+}
+
+// A pipe without a reader is an error, and no signal: that would end a program which had nothing to
+// say.
+static long write_quietly(long to, const char *text, size_t size) {
+    uint64_t broken_pipe = UINT64_C(1) << (SIGPIPE - 1);
+    uint64_t before = 0;
+    uint64_t pending = 0;
+    sys6(SYS_rt_sigprocmask, SIG_BLOCK, (long)&broken_pipe, (long)&before, sizeof before, 0, 0);
+    sys3(SYS_rt_sigpending, (long)&pending, sizeof pending, 0);
+    long ret = sys3(SYS_write, to, (long)text, (long)size);
+    if (ret == -EPIPE && (pending & broken_pipe) == 0) {
+        const struct timespec now = {0, 0};
+        sys6(SYS_rt_sigtimedwait, (long)&broken_pipe, 0, (long)&now, sizeof broken_pipe, 0, 0);
+    }
+    sys6(SYS_rt_sigprocmask, SIG_SETMASK, (long)&before, 0, sizeof before, 0, 0);
+    return ret;
 }
 
 void os_write_stderr(const char *text, size_t size) {
-    long kept = atomic_load_explicit(&kept_stderr, memory_order_relaxed);
-    long to = kept < 0 ? 2 : kept;
-    while (size > 0) {
-        long ret = sys3(SYS_write, to, (long)text, (long)size);
+    long to = stderr_now();
+    while (to >= 0 && size > 0) {
+        long ret = write_quietly(to, text, size);
         if (ret == -EINTR) {
-            continue;
-        }
-        if (ret == -EBADF && to != 2) {
-            to = 2; // the program has closed what it did not open
             continue;
         }
         if (ret <= 0) {
