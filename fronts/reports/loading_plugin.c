@@ -1,6 +1,6 @@
 // A library that is opened with RTLD_DEEPBIND: frees what libc allocates, lets libc resize what it
 // has allocated, and defines a function that the program has, too.
-#include "fronts/reports/loading.h"
+#include "fronts/reports/check.h"
 
 #include <dirent.h>
 #include <malloc.h>

@@ -1,7 +1,7 @@
 // Loads libraries in one of the ways of `ways`, and checks that their malloc and libc's are one.
 //
 // loading_program WAY PLUGIN CXX_PLUGIN
-#include "fronts/reports/loading.h"
+#include "fronts/reports/check.h"
 
 #include <dlfcn.h>
 #include <errno.h>

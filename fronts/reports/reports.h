@@ -51,7 +51,7 @@ inline Outcome Shell(const std::string &command) {
 }
 
 // The same with the flavour preloaded.
-inline Outcome RunPreloaded(const std::string &command) {
+inline Outcome ShellPreloaded(const std::string &command) {
     return Shell("LD_PRELOAD=" + Library() + " " + command);
 }
 

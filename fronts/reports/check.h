@@ -1,7 +1,7 @@
-// How the programs of the tests of loading check: the first thing that is not as it should be ends
+// How the programs of this folder check: the first thing that is not as it should be ends
 // the program with its line.
-#ifndef HAKMEM_FRONTS_REPORTS_LOADING_H
-#define HAKMEM_FRONTS_REPORTS_LOADING_H
+#ifndef HAKMEM_FRONTS_REPORTS_CHECK_H
+#define HAKMEM_FRONTS_REPORTS_CHECK_H
 
 #include <stdio.h>
 #include <stdlib.h>
