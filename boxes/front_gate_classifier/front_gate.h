@@ -19,9 +19,10 @@
 HAK_C_BEGIN
 
 // What the hit path of free needs to know of the window. No slabs (and no length): no pointer is
-// known, whatever the other fields are.
+// known, whatever the other fields are. A copy, which may be older than the heap: what it does not
+// know yet is the slow path's.
 struct front_gate {
-    size_t slabs;
+    size_t slabs;       // of the window, whose part of the page map can be read
     const uint8_t *map; // the page map, at the window's base
 #if HAK_HEADER
     uintptr_t readable; // start of the part of the heap that can be read
@@ -35,10 +36,10 @@ HAK_INLINE struct front_gate front_gate_of(const struct page_arena_window *windo
 #if HAK_HEADER
     size_t length;
     char *readable = page_arena_readable(&length);
-    return (struct front_gate){window->slabs, (const uint8_t *)window->base, (uintptr_t)readable,
-                               length};
+    return (struct front_gate){page_arena_mapped(), (const uint8_t *)window->base,
+                               (uintptr_t)readable, length};
 #else
-    return (struct front_gate){window->slabs, (const uint8_t *)window->base};
+    return (struct front_gate){page_arena_mapped(), (const uint8_t *)window->base};
 #endif
 }
 
@@ -54,7 +55,13 @@ HAK_INLINE bool front_gate_find_registered(const struct front_gate *gate, const 
     return true;
 }
 
-// The same, by the flavour's strategy.
+// The same for every slab that there is, however new; 0 for a pointer out of the window.
+HAK_INLINE unsigned front_gate_search(const struct page_arena_window *window, const void *ptr) {
+    size_t slab = page_arena_slab_of(window, ptr);
+    return page_arena_reaches(slab) ? ((const uint8_t *)window->base)[slab] : 0;
+}
+
+// As front_gate_find_registered(), by the flavour's strategy.
 HAK_INLINE bool front_gate_find(const struct front_gate *gate, const void *ptr, unsigned *place) {
 #if HAK_HEADER
     if (HAK_UNLIKELY((uintptr_t)ptr - gate->readable >= gate->length)) {

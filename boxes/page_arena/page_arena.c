@@ -21,16 +21,16 @@
 #    define WINDOW_MOST  ((size_t)256 << 30)
 #    define WINDOW_USUAL WINDOW_MOST
 #endif
-#define WINDOW_LEAST ((size_t)ARENA_GROUP_SLABS << ARENA_SLAB_SHIFT)
-#define CHUNK_USUAL  ((size_t)64 << 20)
-#define CHUNK_LEAST  ((size_t)4 << 20) // a whole word of slabs
+#define WINDOW_LEAST ((size_t)ARENA_REGION_SLABS << ARENA_SLAB_SHIFT)
 
 // What is ordered, and by what:
 //
 // - What a holder did with a slab comes before what the next one does: putting the bit into `avail`
 //   releases, claiming it acquires. `dirty` is written between the two, by the holder.
-// - `config` and `high` publish what lies behind them: mapped metadata. Stored by a
+// - `config`, `control.open` and `high` publish what lies behind them: mapped metadata. Stored by a
 //   read-modify-write, loaded with acquire.
+// - Who takes a SuperSlab to map slabs of it looks afterwards how many it has: nobody else can add
+//   any as long as it is taken.
 // - A release sets a bit and then looks at `lowest`; a search raises `lowest` and then looks at the
 //   bits that it has passed. One of the two must see the other: all four are sequentially
 //   consistent.
@@ -44,34 +44,34 @@
 //   before these are put into `avail`.
 
 // The whole configuration in one word, so that it is published by one compare-and-swap: the base
-// (2 MiB aligned), log2 of the window's slabs in bits 0..7 and of a chunk's slabs in bits 8..15.
+// (2 MiB aligned), and log2 of the window's slabs in bits 0..7.
 static _Atomic uintptr_t config;
+
+// Slabs that a small heap grows by at first, and a heap that the kernel has refused more.
+enum { STEP_FIRST = 4, STEP_LEAST = 1, STEP_MOST = ARENA_SUPERSLAB_SLABS };
 
 // What all threads write stands apart from what all read.
 static struct {
-    alignas(HAK_CACHE_LINE) _Atomic size_t high;   // see page_arena_high()
-    _Atomic size_t top;                            // see page_arena_top()
-    _Atomic size_t reserved;                       // bytes
-    _Atomic size_t readable_end;                   // see page_arena_readable(), a SuperSlab's index
-    _Atomic bool dense;                            // see page_arena_mark_dense()
-    _Atomic bool charged;                          // see is_charged()
-    alignas(HAK_CACHE_LINE) _Atomic size_t lowest; // no slab below this word index is avail
+    alignas(HAK_CACHE_LINE) _Atomic size_t high;     // see page_arena_high()
+    _Atomic size_t top;                              // see page_arena_top()
+    _Atomic size_t reserved;                         // bytes
+    _Atomic size_t readable_end;                     // see page_arena_readable(), a slab's index
+    _Atomic size_t step;                             // slabs to grow by, see extend_rounded()
+    _Atomic bool dense;                              // see page_arena_mark_dense()
+    _Atomic bool charged;                            // see is_charged()
+    alignas(HAK_CACHE_LINE) _Atomic size_t lowest;   // no slab below this word index is avail
     alignas(HAK_CACHE_LINE) _Atomic uint64_t counts; // see count_slabs()
     alignas(HAK_CACHE_LINE) _Atomic uint64_t purged_slabs;
     _Atomic uint64_t moved_slabs;
     _Atomic size_t sparse;     // see page_arena_count_sparse()
     _Atomic size_t given_word; // see give_back()
-} state;
+} state = {.step = STEP_FIRST};
 
 static size_t window_slabs(uintptr_t word) {
     return (size_t)1 << (word & 0xff);
 }
-static size_t chunk_slabs(uintptr_t word) {
-    return (size_t)1 << (word >> 8 & 0xff);
-}
 
-// What lies at the start of the window: page map, groups, regions, and a bit a chunk that says
-// "taken".
+// What lies at the start of the window: page map, groups and regions.
 static size_t groups_offset(size_t slabs) {
     return hak_round_up(slabs, HAK_PAGE);
 }
@@ -81,9 +81,9 @@ static size_t regions_offset(size_t slabs) {
     return groups_offset(slabs) + hak_round_up(groups * sizeof(struct page_arena_group), HAK_PAGE);
 }
 
-static size_t chunks_offset(size_t slabs) {
+static size_t regions_size(size_t slabs) {
     size_t regions = (slabs + ARENA_REGION_SLABS - 1) / ARENA_REGION_SLABS;
-    return regions_offset(slabs) + hak_round_up(regions * sizeof(struct page_arena_region), 64);
+    return hak_round_up(regions * sizeof(struct page_arena_region), HAK_PAGE);
 }
 
 static struct page_arena_window window_of(uintptr_t word) {
@@ -112,42 +112,56 @@ struct page_arena_window page_arena_get_window(void) {
     return window_of(atomic_load_explicit(&config, memory_order_acquire));
 }
 
-static size_t control_size(size_t slabs, size_t chunk) {
-    return hak_round_up(chunks_offset(slabs) + slabs / chunk / 8 + 8, HAK_PAGE);
+// The SuperSlabs that the control area lies in stay out of use.
+static size_t first_superslab(const struct page_arena_window *window) {
+    size_t control = regions_offset(window->slabs) + regions_size(window->slabs);
+    return hak_round_up(control, ARENA_SUPERSLAB) / ARENA_SUPERSLAB;
 }
 
-static atomic_bitmap_word *taken_chunks(const struct page_arena_window *window) {
-    return (atomic_bitmap_word *)(window->base + chunks_offset(window->slabs));
+// Reserves the regions of a window at `at`, which is thereby the arena's.
+static enum os_result take_place(uintptr_t at, size_t slabs) {
+    return os_reserve((char *)at + regions_offset(slabs), regions_size(slabs), NULL);
 }
 
-static bool place_window(size_t bytes, size_t chunk, uint64_t *seed, uintptr_t *word) {
-    size_t slabs = bytes >> ARENA_SLAB_SHIFT;
-    size_t control = control_size(slabs, chunk);
-    size_t whole = bytes + bytes / ARENA_SUPERSLAB * ARENA_SUPERSLAB_META;
+static void leave_place(uintptr_t at, size_t slabs) {
+    os_release((char *)at + regions_offset(slabs), regions_size(slabs));
+}
+
+// Finds a place for a window of *slabs slabs, or fewer where the kernel has its say; 0 if it has no
+// memory at all.
+static uintptr_t place_window(size_t *slabs) {
     enum { PLACES = 16 };
-    for (int i = 0; i <= PLACES; i++) {
-        void *at;
-        if (i < PLACES) {
-            *seed = *seed * 6364136223846793005u + 1442695040888963407u;
-            at = (void *)(ZONE_START + (*seed >> 16) %
-                                           ((ZONE_SIZE - whole) >> ARENA_SUPERSLAB_SHIFT) *
-                                           ARENA_SUPERSLAB);
-        } else {
-            // No such address on this kernel: take a range of its choice, as a hint for our own.
-            void *range;
-            if (os_reserve(NULL, whole + ARENA_SUPERSLAB, &range) != OS_OK) {
-                return false;
-            }
-            os_release(range, whole + ARENA_SUPERSLAB);
-            at = (void *)hak_round_up((uintptr_t)range, ARENA_SUPERSLAB);
-        }
-        enum os_result result = os_map(at, control, NULL);
+    uint64_t seed = os_random();
+    enum os_result result = OS_TAKEN;
+    for (int i = 0; i < PLACES && result == OS_TAKEN; i++) {
+        size_t bytes = *slabs << ARENA_SLAB_SHIFT;
+        size_t whole = bytes + bytes / ARENA_SUPERSLAB * ARENA_SUPERSLAB_META;
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        uintptr_t at = ZONE_START + (seed >> 16) % ((ZONE_SIZE - whole) >> ARENA_SUPERSLAB_SHIFT) *
+                                        ARENA_SUPERSLAB;
+        result = take_place(at, *slabs);
         if (result == OS_OK) {
-            *word = (uintptr_t)at | hak_log2(slabs) | (uintptr_t)hak_log2(chunk) << 8;
-            return true;
+            return at;
         }
     }
-    return false;
+    // No memory, or no such address on this kernel? Then a range of its choice is a hint for ours.
+    void *range;
+    if (os_reserve(NULL, regions_size(*slabs), &range) != OS_OK) {
+        return 0;
+    }
+    os_release(range, regions_size(*slabs));
+    for (; *slabs << ARENA_SLAB_SHIFT >= WINDOW_LEAST; *slabs /= 2) {
+        size_t bytes = *slabs << ARENA_SLAB_SHIFT;
+        size_t whole = bytes + bytes / ARENA_SUPERSLAB * ARENA_SUPERSLAB_META;
+        if (os_reserve(NULL, whole + ARENA_SUPERSLAB, &range) == OS_OK) {
+            os_release(range, whole + ARENA_SUPERSLAB);
+            uintptr_t at = hak_round_up((uintptr_t)range, ARENA_SUPERSLAB);
+            if (take_place(at, *slabs) == OS_OK) {
+                return at;
+            }
+        }
+    }
+    return 0;
 }
 
 // True where the kernel charges for all that can be written, touched or not (overcommit_memory 2):
@@ -160,45 +174,25 @@ bool page_arena_init(void) {
     if (atomic_load_explicit(&config, memory_order_acquire) != 0) {
         return true;
     }
+    // Four times the memory there is, and 1 TiB at least: addresses, of which few are mapped.
+    size_t bytes = WINDOW_USUAL;
+    size_t memory = os_physical_memory();
+    while (bytes < WINDOW_MOST && bytes / 4 < memory) {
+        bytes *= 2;
+    }
+    size_t slabs = bytes >> ARENA_SLAB_SHIFT;
+    uintptr_t at = place_window(&slabs);
+    if (at == 0) {
+        return false;
+    }
     char policy;
     if (os_read_file("/proc/sys/vm/overcommit_memory", &policy, 1) == 1 && policy == '2') {
         atomic_store_explicit(&state.charged, true, memory_order_relaxed);
     }
-    // Without a limit: four times the memory there is, and 1 TiB at least. With one, no more than
-    // the limit, in small chunks: the heap must leave address space to stacks and libraries.
-    size_t limit = os_address_limit();
-    size_t bytes = WINDOW_USUAL;
-    size_t chunk = CHUNK_USUAL;
-    if (limit == SIZE_MAX) {
-        size_t memory = os_physical_memory();
-        while (bytes < WINDOW_MOST && bytes / 4 < memory) {
-            bytes *= 2;
-        }
-    } else {
-        while (bytes > WINDOW_LEAST && bytes / 2 >= limit) {
-            bytes /= 2;
-        }
-        while (chunk > CHUNK_LEAST && chunk > limit / 32) {
-            chunk /= 2;
-        }
-    }
-    uint64_t seed = os_random();
-    uintptr_t word;
-    while (!place_window(bytes, chunk >> ARENA_SLAB_SHIFT, &seed, &word)) {
-        if (bytes <= WINDOW_LEAST) {
-            return false;
-        }
-        bytes /= 2;
-    }
-    // The chunks that the control area lies in stay out of use.
-    size_t slabs = window_slabs(word);
-    char *base = (char *)(word & ~(uintptr_t)(ARENA_SUPERSLAB - 1));
-    size_t control = control_size(slabs, chunk_slabs(word));
-    atomic_bitmap_word *taken = (atomic_bitmap_word *)(base + chunks_offset(slabs));
-    atomic_bitmap_put_run(taken, 0, (control + chunk - 1) / chunk);
+    uintptr_t word = at | hak_log2(slabs);
     uintptr_t none = 0;
     if (!atomic_compare_exchange_strong(&config, &none, word)) {
-        os_release(base, control);
+        leave_place(at, slabs);
         return true;
     }
     known.window = window_of(word);
@@ -217,6 +211,105 @@ static void lower(_Atomic size_t *at, size_t value) {
     size_t seen = atomic_load(at);
     while (seen > value && !atomic_compare_exchange_weak(at, &seen, value)) {
     }
+}
+
+// --- The control area
+//
+// It is mapped as the heap grows, so that a small process has little of it: limits on address
+// space, data or locked memory count what is mapped, touched or not. A piece of the window is as
+// many slabs as have a page of the page map; their groups have a page too. Only the regions, of
+// which a window has few, are reserved from the start, and get rights in order.
+//
+// Who sets a piece's bit in `begun` maps it; others grow elsewhere meanwhile, so nobody waits. The
+// bit stays where something of others' is in the way, and in a child that is forked in between:
+// such a piece is not used.
+enum {
+    PIECE_SLABS = HAK_PAGE,
+    PIECE_GROUPS = PIECE_SLABS / ARENA_GROUP_SLABS,
+    PIECES_MOST = (WINDOW_MOST >> ARENA_SLAB_SHIFT) / PIECE_SLABS,
+};
+static_assert(sizeof(struct page_arena_group) * PIECE_GROUPS == HAK_PAGE, "a page of groups");
+static_assert(ARENA_REGION_GROUPS % PIECE_GROUPS == 0, "a piece is in one region");
+
+static struct {
+    atomic_bitmap_word begun[PIECES_MOST / 64];
+    atomic_bitmap_word open[PIECES_MOST / 64]; // mapped
+    _Atomic size_t regions;                    // regions with rights
+    _Atomic size_t pieces;                     // all below are open; may be behind
+} control;
+
+static bool is_open(size_t piece) {
+    return (atomic_load_explicit(&control.open[piece / 64], memory_order_acquire) >> piece % 64 &
+            1) != 0;
+}
+
+static bool is_group_open(size_t group) {
+    return is_open(group / PIECE_GROUPS);
+}
+
+bool page_arena_reaches(size_t slab) {
+    // No piece is open that is not in the window.
+    return slab / PIECE_SLABS < PIECES_MOST && is_open(slab / PIECE_SLABS);
+}
+
+size_t page_arena_mapped(void) {
+    size_t pieces = atomic_load_explicit(&control.pieces, memory_order_relaxed);
+    size_t seen = pieces;
+    while (pieces < PIECES_MOST && is_open(pieces)) {
+        pieces++;
+    }
+    if (pieces != seen) {
+        load_max(&control.pieces, pieces);
+    }
+    return pieces * PIECE_SLABS;
+}
+
+static enum os_result open_regions(const struct page_arena_window *window, size_t region) {
+    size_t have = atomic_load(&control.regions);
+    if (region < have) {
+        return OS_OK;
+    }
+    // The first page may have rights already.
+    uintptr_t from = (uintptr_t)&window->regions[have] & ~(uintptr_t)(HAK_PAGE - 1);
+    uintptr_t end = hak_round_up((uintptr_t)&window->regions[region + 1], HAK_PAGE);
+    if (os_commit((void *)from, end - from) != OS_OK) {
+        return OS_NO_MEMORY;
+    }
+    load_max(&control.regions, region + 1);
+    return OS_OK;
+}
+
+static enum os_result map_piece(const struct page_arena_window *window, size_t piece) {
+    char *map = window->base + piece * HAK_PAGE;
+    enum os_result result = open_regions(window, piece / (ARENA_REGION_GROUPS / PIECE_GROUPS));
+    if (result == OS_OK) {
+        result = os_map(map, HAK_PAGE, NULL);
+    }
+    if (result == OS_OK) {
+        result = os_map(&window->groups[piece * PIECE_GROUPS], HAK_PAGE, NULL);
+        if (result != OS_OK) {
+            os_release(map, HAK_PAGE);
+        }
+    }
+    return result;
+}
+
+// OS_TAKEN: another thread is at it, or something of others' is in the way.
+static enum os_result open_piece(const struct page_arena_window *window, size_t piece) {
+    if (is_open(piece)) {
+        return OS_OK;
+    }
+    uint64_t bit = UINT64_C(1) << piece % 64;
+    if ((atomic_bitmap_put(&control.begun[piece / 64], bit) & bit) != 0) {
+        return OS_TAKEN;
+    }
+    enum os_result result = map_piece(window, piece);
+    if (result == OS_OK) {
+        atomic_bitmap_put(&control.open[piece / 64], bit);
+    } else if (result == OS_NO_MEMORY) {
+        atomic_fetch_and(&control.begun[piece / 64], ~bit);
+    }
+    return result;
 }
 
 static atomic_bitmap_word *avail_word(const struct page_arena_window *window, size_t word) {
@@ -420,8 +513,9 @@ static bool all_avail(const struct page_arena_window *window, size_t from, size_
         unsigned bit = (unsigned)(from % 64);
         unsigned here = (unsigned)hak_min(count, 64 - bit);
         uint64_t mask = atomic_bitmap_mask(bit, here);
-        if ((~atomic_load_explicit(avail_word(window, from / 64), memory_order_relaxed) & mask) !=
-            0) {
+        if (!is_open(from / PIECE_SLABS) ||
+            (~atomic_load_explicit(avail_word(window, from / 64), memory_order_relaxed) & mask) !=
+                0) {
             return false;
         }
         from += here;
@@ -441,109 +535,6 @@ static size_t count_dirty(const struct page_arena_window *window, size_t from, s
         sum += atomic_bitmap_count_run(group->dirty, first, here);
     }
     return sum;
-}
-
-// Reserves chunk `index`, and its SuperSlabs' metadata.
-static enum os_result reserve_chunks(const struct page_arena_window *window, size_t chunk,
-                                     size_t index, size_t count) {
-    char *at = page_arena_address(window, index * chunk);
-    size_t bytes = (count * chunk) << ARENA_SLAB_SHIFT;
-    enum os_result result = os_reserve(at, bytes, NULL);
-    if (result != OS_OK) {
-        return result;
-    }
-    size_t superslab = index * chunk / ARENA_SUPERSLAB_SLABS;
-    size_t superslabs = count * chunk / ARENA_SUPERSLAB_SLABS;
-    result = os_map(window->meta + superslab * ARENA_SUPERSLAB_META,
-                    superslabs * ARENA_SUPERSLAB_META, NULL);
-    if (result != OS_OK) {
-        os_release(at, bytes);
-        return result;
-    }
-    atomic_fetch_add_explicit(&state.reserved, bytes, memory_order_relaxed);
-    put_avail(window, index * chunk, count * chunk, false);
-    load_max(&state.high, (index + count) * chunk);
-    return OS_OK;
-}
-
-// The lowest chunks, none of them taken, that make room for `slabs` aligned slabs: nothing below
-// the first of those, however large the alignment. Their number is left in *want, 0 if there are
-// none.
-static size_t find_chunks(const struct page_arena_window *window, size_t chunk, size_t slabs,
-                          size_t align, size_t *want) {
-    size_t chunks = window->slabs / chunk;
-    size_t step = align >> ARENA_SLAB_SHIFT;
-    size_t origin = ((uintptr_t)window->base >> ARENA_SLAB_SHIFT) & (step - 1);
-    atomic_bitmap_word *taken = taken_chunks(window);
-    size_t start = 0;
-    size_t end = 0; // [start, end) are not taken, and hold what has been asked for from `start` on
-    for (size_t i = 0; i < chunks; i++) {
-        uint64_t bits = atomic_load_explicit(&taken[i / 64], memory_order_relaxed);
-        if (i % 64 == 0 && bits == ~UINT64_C(0)) {
-            end = 0;
-            i += 63;
-            continue;
-        }
-        if ((bits >> (i % 64) & 1) != 0) {
-            end = 0;
-            continue;
-        }
-        if (end == 0) {
-            size_t from = hak_round_up(i * chunk + origin, step) - origin;
-            if (from >= window->slabs || slabs > window->slabs - from) {
-                break;
-            }
-            start = from / chunk;
-            end = (from + slabs + chunk - 1) / chunk;
-            if (start > i) { // is that one taken?
-                end = 0;
-                i = start - 1;
-                continue;
-            }
-        }
-        if (i + 1 == end) {
-            *want = end - start;
-            return start;
-        }
-    }
-    *want = 0;
-    return 0;
-}
-
-// Makes `slabs` more adjacent, aligned slabs available; OS_NO_MEMORY if the kernel refuses or no
-// address is left. After OS_TAKEN the caller tries again: what stood in the way is out of the set
-// by then.
-static enum os_result grow(const struct page_arena_window *window, size_t slabs, size_t align) {
-    size_t chunk = chunk_slabs(atomic_load_explicit(&config, memory_order_relaxed));
-    atomic_bitmap_word *taken = taken_chunks(window);
-    size_t want;
-    size_t start = find_chunks(window, chunk, slabs, align, &want);
-    if (want == 0) {
-        return OS_NO_MEMORY;
-    }
-    for (size_t i = 0; i < want; i++) {
-        uint64_t bit = UINT64_C(1) << ((start + i) % 64);
-        if ((atomic_bitmap_put(&taken[(start + i) / 64], bit) & bit) != 0) {
-            atomic_bitmap_clear_run(taken, start, i); // someone else was faster
-            return OS_TAKEN;
-        }
-    }
-    enum os_result result = reserve_chunks(window, chunk, start, want);
-    if (result == OS_OK) {
-        return OS_OK;
-    }
-    if (result == OS_TAKEN && want > 1) {
-        // Find which of them it was; the others are good.
-        for (size_t i = 0; i < want; i++) {
-            if (reserve_chunks(window, chunk, start + i, 1) == OS_NO_MEMORY) {
-                atomic_bitmap_clear_run(taken, start + i, want - i);
-                return OS_NO_MEMORY;
-            }
-        }
-    } else if (result == OS_NO_MEMORY) {
-        atomic_bitmap_clear_run(taken, start, want);
-    }
-    return result;
 }
 
 static size_t limit_slabs(void) {
@@ -622,8 +613,16 @@ static void mark_meta(const struct page_arena_window *window, size_t index, uint
                              index % ARENA_REGION_GROUPS, 1);
 }
 
-// Gives the SuperSlabs of held slabs read and write rights. A SuperSlab is only ever decommitted by
-// someone who holds all of it, so the bits of these cannot be cleared meanwhile.
+static void mark_committed(const struct page_arena_window *window, size_t index,
+                           uint64_t superslabs) {
+    atomic_bitmap_put(&window->groups[index].committed, superslabs);
+    if (is_charged()) { // so that the purge comes by
+        mark_meta(window, index, superslabs);
+    }
+}
+
+// Gives SuperSlabs of held slabs that were decommitted their rights back. A SuperSlab is only ever
+// decommitted by someone who holds all of it, so the bits of these cannot be cleared meanwhile.
 static bool commit(const struct page_arena_window *window, size_t from, size_t slabs, bool huge) {
     if (!find_lost(window, from, slabs)) {
         return false;
@@ -647,10 +646,7 @@ static bool commit(const struct page_arena_window *window, size_t from, size_t s
         }
         FOR_EACH_GROUP(window, i * ARENA_SUPERSLAB_SLABS, count * ARENA_SUPERSLAB_SLABS, group,
                        first, here) {
-            atomic_bitmap_put(&group->committed, superslab_mask(first, here));
-            if (is_charged()) { // so that the purge comes by
-                mark_meta(window, (size_t)(group - window->groups), superslab_mask(first, here));
-            }
+            mark_committed(window, (size_t)(group - window->groups), superslab_mask(first, here));
         }
         i += count;
     }
@@ -735,6 +731,251 @@ static bool finish_claim(const struct page_arena_window *window, size_t from, si
     return true;
 }
 
+// --- Growth
+//
+// The heap grows by slabs that are mapped with all rights: by a SuperSlab at a time where nothing
+// else is asked for, and by less as long as it is small or if the kernel refuses. Slabs of a
+// SuperSlab are mapped in order; its metadata is mapped with the first. A SuperSlab is taken while
+// a thread maps slabs of it, and from then on if all of it is mapped or something of others' is in
+// the way.
+
+static atomic_bitmap_word *taken_word(const struct page_arena_window *window, size_t group) {
+    return &window->regions[group / ARENA_REGION_GROUPS].taken[group % ARENA_REGION_GROUPS];
+}
+
+// The SuperSlabs of a group that nobody else may map slabs of, as bits.
+static uint64_t taken_in(const struct page_arena_window *window, size_t group) {
+    if (is_group_open(group)) {
+        return atomic_load(taken_word(window, group));
+    }
+    return atomic_bitmap_test(control.begun, group / PIECE_GROUPS) ? ~UINT64_C(0) : 0;
+}
+
+static void leave_superslabs(const struct page_arena_window *window, size_t first, size_t end) {
+    for (size_t s = first; s < end; s++) {
+        atomic_fetch_and(taken_word(window, s / ARENA_GROUP_SUPERSLABS),
+                         ~(UINT64_C(1) << s % ARENA_GROUP_SUPERSLABS));
+    }
+}
+
+// How many of a SuperSlab's slabs are mapped.
+static size_t mapped_in(const struct page_arena_window *window, size_t superslab) {
+    size_t group = superslab / ARENA_GROUP_SUPERSLABS;
+    if (!is_group_open(group)) {
+        return 0;
+    }
+    size_t in_group = superslab % ARENA_GROUP_SUPERSLABS;
+    uint64_t word = atomic_load(&window->groups[group].mapped[in_group / 2]);
+    uint32_t bits = (uint32_t)(word >> in_group % 2 * ARENA_SUPERSLAB_SLABS);
+    return bits == 0 ? 0 : hak_log2(bits) + 1u;
+}
+
+// Takes the SuperSlabs [first, last] in order to map slabs of them, from slab `from` of the first
+// on. False if one of them is not to be had, or has other slabs by now than the caller has seen.
+static bool take_superslabs(const struct page_arena_window *window, size_t from, size_t first,
+                            size_t last) {
+    for (size_t s = first; s <= last; s++) {
+        uint64_t bit = UINT64_C(1) << s % ARENA_GROUP_SUPERSLABS;
+        if ((atomic_bitmap_put(taken_word(window, s / ARENA_GROUP_SUPERSLABS), bit) & bit) != 0) {
+            leave_superslabs(window, first, s); // someone else was faster
+            return false;
+        }
+        if (mapped_in(window, s) != (s == first ? from % ARENA_SUPERSLAB_SLABS : 0)) {
+            leave_superslabs(window, first, s + 1);
+            return false;
+        }
+    }
+    return true;
+}
+
+// Maps the slabs [from, end) of SuperSlabs that the caller has taken, and makes them available.
+static enum os_result map_slabs(const struct page_arena_window *window, size_t from, size_t end,
+                                bool huge) {
+    size_t fresh = hak_round_up(from, ARENA_SUPERSLAB_SLABS) / ARENA_SUPERSLAB_SLABS;
+    size_t last = hak_round_up(end, ARENA_SUPERSLAB_SLABS) / ARENA_SUPERSLAB_SLABS;
+    char *meta = window->meta + fresh * ARENA_SUPERSLAB_META;
+    size_t meta_bytes = (last - fresh) * ARENA_SUPERSLAB_META;
+    enum os_result result = meta_bytes == 0 ? OS_OK : os_map(meta, meta_bytes, NULL);
+    if (result != OS_OK) {
+        return result;
+    }
+    char *at = page_arena_address(window, from);
+    size_t bytes = (end - from) << ARENA_SLAB_SHIFT;
+    result = os_map(at, bytes, NULL);
+    if (result != OS_OK) {
+        if (meta_bytes != 0) {
+            os_release(meta, meta_bytes);
+        }
+        return result;
+    }
+    if (huge || settings_get(SETTING_THP) == 1) {
+        os_huge_pages(at, bytes, true);
+    }
+    atomic_fetch_add_explicit(&state.reserved, bytes, memory_order_relaxed);
+    FOR_EACH_GROUP(window, from, end - from, group, first, here) {
+        atomic_bitmap_put_run(group->mapped, first, here);
+        mark_committed(window, (size_t)(group - window->groups), superslab_mask(first, here));
+    }
+    load_max(&state.high, hak_round_up(end, 64));
+    put_avail(window, from, end - from, false);
+    return OS_OK;
+}
+
+// Maps the slabs [from, end), whose first one is the first of its SuperSlab that is not mapped.
+// OS_NO_MEMORY: the kernel refuses; a part of them may have become available. After OS_TAKEN the
+// caller looks again: what stood in the way does so no more, or is out of the set by then.
+static enum os_result extend(const struct page_arena_window *window, size_t from, size_t end,
+                             bool huge) {
+    for (size_t piece = from / PIECE_SLABS; piece <= (end - 1) / PIECE_SLABS; piece++) {
+        enum os_result opened = open_piece(window, piece);
+        if (opened != OS_OK) {
+            return opened;
+        }
+    }
+    // Those that an alignment has left out, so that page_arena_mapped() covers these.
+    for (size_t piece = page_arena_mapped() / PIECE_SLABS; piece < from / PIECE_SLABS; piece++) {
+        open_piece(window, piece);
+    }
+    size_t first = from / ARENA_SUPERSLAB_SLABS;
+    size_t last = (end - 1) / ARENA_SUPERSLAB_SLABS;
+    if (!take_superslabs(window, from, first, last)) {
+        return OS_TAKEN;
+    }
+    enum os_result result = map_slabs(window, from, end, huge);
+    if (result == OS_TAKEN && first != last) {
+        // Find which of them it was; the others are good.
+        for (size_t s = first; s <= last; s++) {
+            size_t start = hak_max(from, s * ARENA_SUPERSLAB_SLABS);
+            size_t stop = hak_min(end, (s + 1) * ARENA_SUPERSLAB_SLABS);
+            enum os_result one = map_slabs(window, start, stop, huge);
+            if (one == OS_NO_MEMORY) {
+                leave_superslabs(window, s, last + 1);
+                return OS_NO_MEMORY;
+            }
+            if (one == OS_OK && stop % ARENA_SUPERSLAB_SLABS != 0) {
+                leave_superslabs(window, s, s + 1);
+            }
+        }
+    } else if (result == OS_NO_MEMORY) {
+        leave_superslabs(window, first, last + 1);
+    } else if (result == OS_OK && end % ARENA_SUPERSLAB_SLABS != 0) {
+        leave_superslabs(window, last, last + 1);
+    }
+    return result;
+}
+
+// As extend(), with what is left of the last SuperSlab, up to a step in all. A refusal makes the
+// step small, so that the next growth does not ask in vain for what it need not have.
+static enum os_result extend_rounded(const struct page_arena_window *window, size_t from,
+                                     size_t end, bool huge) {
+    size_t step = atomic_load_explicit(&state.step, memory_order_relaxed);
+    size_t more = hak_min(hak_round_up(end, ARENA_SUPERSLAB_SLABS), from + step);
+    more = hak_max(more, end);
+    enum os_result result = extend(window, from, more, huge);
+    if (result == OS_OK && step < STEP_MOST) {
+        atomic_store_explicit(&state.step, step * 2, memory_order_relaxed);
+    } else if (result == OS_NO_MEMORY) {
+        atomic_store_explicit(&state.step, STEP_LEAST, memory_order_relaxed);
+        if (more > end) {
+            result = extend(window, from, end, huge);
+        }
+    }
+    return result;
+}
+
+// Free slabs that end before `slab`, `most` at most.
+static size_t free_below(const struct page_arena_window *window, size_t slab, size_t most) {
+    size_t count = 0;
+    while (count < most && slab > count && page_arena_reaches(slab - count - 1)) {
+        size_t last = slab - count - 1;
+        uint64_t bits = atomic_load(avail_word(window, last / 64)) << (63 - last % 64);
+        size_t ones = bits == ~UINT64_C(0) ? 64 : (size_t)__builtin_clzll(~bits);
+        count += ones;
+        if (ones < last % 64 + 1) {
+            break;
+        }
+    }
+    return hak_min(count, most);
+}
+
+// Slabs [from, end) to be mapped.
+struct room {
+    size_t from, end;
+};
+
+// The lowest slabs, none of them mapped, with which there are `slabs` aligned slabs: nothing below
+// the SuperSlab of the first of those, however large the alignment. False if there are none.
+static bool find_room(const struct page_arena_window *window, size_t slabs, size_t align,
+                      struct room *room) {
+    enum { EACH = ARENA_SUPERSLAB_SLABS };
+    size_t step = align >> ARENA_SLAB_SHIFT;
+    size_t origin = ((uintptr_t)window->base >> ARENA_SLAB_SHIFT) & (step - 1);
+    size_t superslabs = window->slabs / EACH;
+    size_t end = 0; // SuperSlabs up to this one are not taken, and hold what is asked for
+    for (size_t s = first_superslab(window); s < superslabs; s++) {
+        uint64_t taken = taken_in(window, s / ARENA_GROUP_SUPERSLABS);
+        if (s % ARENA_GROUP_SUPERSLABS == 0 && taken == ~UINT64_C(0)) {
+            end = 0;
+            s += ARENA_GROUP_SUPERSLABS - 1;
+            continue;
+        }
+        if ((taken >> s % ARENA_GROUP_SUPERSLABS & 1) != 0) {
+            end = 0;
+            continue;
+        }
+        size_t mapped = mapped_in(window, s);
+        if (end == 0 || mapped != 0) {
+            size_t from = hak_round_up(s * EACH + mapped + origin, step) - origin;
+            if (from >= window->slabs || slabs > window->slabs - from) {
+                break;
+            }
+            if (from / EACH > s) { // is that one taken?
+                end = 0;
+                s = from / EACH - 1;
+                continue;
+            }
+            size_t below = step == 1 ? free_below(window, from, slabs - 1) : 0;
+            *room = (struct room){s * EACH + mapped, from + slabs - below};
+            end = (room->end + EACH - 1) / EACH;
+        }
+        if (s + 1 == end) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Makes `slabs` more adjacent, aligned slabs available; OS_NO_MEMORY if the kernel refuses or no
+// address is left. After OS_TAKEN the caller tries again.
+static enum os_result grow(const struct page_arena_window *window, size_t slabs, size_t align,
+                           bool huge) {
+    struct room room = {0, 0};
+    return find_room(window, slabs, align, &room)
+               ? extend_rounded(window, room.from, room.end, huge)
+               : OS_NO_MEMORY;
+}
+
+// Makes those of the slabs [from, from + slabs) available that are not mapped, if the others are
+// free. False if that cannot be.
+static bool grow_at(const struct page_arena_window *window, size_t from, size_t slabs, bool huge) {
+    size_t end = from + slabs;
+    size_t start = from;
+    while (start < end) {
+        size_t superslab = start / ARENA_SUPERSLAB_SLABS;
+        size_t stop = superslab * ARENA_SUPERSLAB_SLABS + mapped_in(window, superslab);
+        if (stop <= start) {
+            break;
+        }
+        start = stop;
+        if (stop % ARENA_SUPERSLAB_SLABS != 0) {
+            break;
+        }
+    }
+    start = hak_min(start, end);
+    return start < end && all_avail(window, from, start - from) &&
+           extend_rounded(window, start, end, huge) == OS_OK;
+}
+
 // The first word with a free slab in [word, end), or `end`.
 static size_t first_word(const struct page_arena_window *window, size_t word, size_t end) {
     while (word < end) {
@@ -743,7 +984,7 @@ static size_t first_word(const struct page_arena_window *window, size_t word, si
             word += ARENA_REGION_SLABS / 64;
         } else if (word % 32 == 0 && group_runs(window, group, false).longest == 0) {
             word += 32;
-        } else if (atomic_load(avail_word(window, word)) != 0) {
+        } else if (is_group_open(group) && atomic_load(avail_word(window, word)) != 0) {
             return word;
         } else {
             word++;
@@ -755,7 +996,8 @@ static size_t first_word(const struct page_arena_window *window, size_t word, si
 // Where searches may start, a word's index; `words` if nothing is free.
 static size_t raise_lowest(const struct page_arena_window *window, size_t words) {
     size_t lowest = atomic_load(&state.lowest);
-    if (lowest >= words || atomic_load(avail_word(window, lowest)) != 0) {
+    if (lowest >= words ||
+        (is_group_open(lowest / 32) && atomic_load(avail_word(window, lowest)) != 0)) {
         return hak_min(lowest, words);
     }
     size_t word = first_word(window, lowest, words);
@@ -1125,24 +1367,28 @@ static size_t claim(size_t slabs, size_t align, const struct wish *wish, bool *z
                 continue;
             }
         }
-        if (grow(&window, slabs, align) == OS_NO_MEMORY) {
+        if (grow(&window, slabs, align, wish->huge) == OS_NO_MEMORY) {
             return ARENA_NONE;
         }
     }
 }
 
+static bool try_claim(const struct page_arena_window *window, size_t from, size_t slabs) {
+    return all_avail(window, from, slabs) && claim_avail(window, from, slabs);
+}
+
 bool page_arena_claim_at(size_t from, size_t slabs, bool *zero) {
     struct page_arena_window window = page_arena_get_window();
-    size_t high = page_arena_high();
-    if (from >= high || slabs > high - from) {
+    if (from > page_arena_high() || slabs > window.slabs - from) {
         return false;
     }
     struct wish wish = {.huge = wants_huge()};
     if (!take_quota(slabs, &wish)) {
         return false;
     }
-    if (((all_avail(&window, from, slabs) && claim_avail(&window, from, slabs)) ||
-         (release_aside(false) && claim_avail(&window, from, slabs))) &&
+    if ((try_claim(&window, from, slabs) ||
+         (release_aside(false) && try_claim(&window, from, slabs)) ||
+         (grow_at(&window, from, slabs, wish.huge) && try_claim(&window, from, slabs))) &&
         finish_claim(&window, from, slabs, &wish, zero)) {
         return true;
     }
@@ -1448,21 +1694,19 @@ static bool region_has_idle(const struct page_arena_window *window, size_t group
     return atomic_load(&window->regions[group / ARENA_REGION_GROUPS].meta) != 0;
 }
 
-// True if no slab of a group is held or dirty, and no metadata of it used. What is not reserved yet
-// is none of that.
+// True if no slab of a group is held or dirty, and no metadata of it used. What is not mapped is
+// none of that.
 static bool is_unused(const struct page_arena_window *window, size_t group) {
+    if (!is_group_open(group)) {
+        return true;
+    }
     if (atomic_load(&window->groups[group].meta_used) != 0) {
         return false;
     }
-    size_t chunk = chunk_slabs(atomic_load_explicit(&config, memory_order_relaxed));
     for (size_t word = group * 32; word < (group + 1) * 32; word++) {
         uint64_t bits = atomic_load(avail_word(window, word));
-        if (bits != ~UINT64_C(0)) {
-            size_t taken = word * 64 / chunk;
-            if (bits != 0 ||
-                (atomic_load(&taken_chunks(window)[taken / 64]) >> taken % 64 & 1) != 0) {
-                return false;
-            }
+        if ((atomic_load(&window->groups[group].mapped[word % 32]) & ~bits) != 0) {
+            return false;
         }
         if ((bits & atomic_load(dirty_word(window, word))) != 0) {
             return false;
@@ -1471,8 +1715,7 @@ static bool is_unused(const struct page_arena_window *window, size_t group) {
     return true;
 }
 
-// Brings `top` down past groups that are not used. Ends for good at a chunk that others have
-// mapped, which looks like one in use; walks pass by what is above it by its summaries.
+// Brings `top` down past groups that are not used.
 static void lower_top(const struct page_arena_window *window, size_t looks,
                       struct page_arena_purged *done) {
     size_t top = atomic_load(&state.top);
@@ -1591,16 +1834,19 @@ char *page_arena_readable(size_t *length) {
     if (word == 0) {
         return NULL;
     }
-    size_t chunk = chunk_slabs(word);
-    size_t first = (control_size(window.slabs, chunk) >> ARENA_SLAB_SHIFT) / chunk * chunk + chunk;
-    size_t from = first / ARENA_SUPERSLAB_SLABS;
-    size_t end = hak_max(from, atomic_load_explicit(&state.readable_end, memory_order_relaxed));
-    size_t high = page_arena_high() / ARENA_SUPERSLAB_SLABS;
-    while (end < high && atomic_bitmap_test(&window.groups[end / 64].committed, end % 64)) {
-        end++;
+    size_t first = first_superslab(&window) * ARENA_SUPERSLAB_SLABS;
+    size_t end = hak_max(first, atomic_load_explicit(&state.readable_end, memory_order_relaxed));
+    while (page_arena_reaches(end)) {
+        struct page_arena_group *group = &window.groups[end / ARENA_GROUP_SLABS];
+        uint64_t bits = atomic_load(&group->mapped[end % ARENA_GROUP_SLABS / 64]) >> end % 64;
+        size_t ones = bits == ~UINT64_C(0) ? 64 : (size_t)__builtin_ctzll(~bits);
+        end += ones;
+        if (ones == 0 || end % 64 != 0) {
+            break;
+        }
     }
     load_max(&state.readable_end, end);
-    *length = (end - from) * ARENA_SUPERSLAB;
+    *length = (end - first) << ARENA_SLAB_SHIFT;
     return page_arena_address(&window, first);
 }
 
@@ -1616,7 +1862,12 @@ void page_arena_get_stats(struct page_arena_stats *stats) {
     };
     size_t groups = (page_arena_high() + ARENA_GROUP_SLABS - 1) / ARENA_GROUP_SLABS;
     for (size_t g = 0; g < groups; g++) {
-        stats->committed_bytes +=
-            atomic_bitmap_count_run(&window.groups[g].committed, 0, 64) * ARENA_SUPERSLAB;
+        if (is_group_open(g)) {
+            for (size_t i = 0; i < ARENA_GROUP_SUPERSLABS; i++) {
+                bool committed = atomic_bitmap_test(&window.groups[g].committed, i);
+                size_t mapped = mapped_in(&window, g * ARENA_GROUP_SUPERSLABS + i);
+                stats->committed_bytes += committed ? mapped << ARENA_SLAB_SHIFT : 0;
+            }
+        }
     }
 }

@@ -1,17 +1,20 @@
 // page_arena: where SuperSlabs and large blocks get their pages.
 //
 // One window of addresses, cut into slabs of 64 KiB and SuperSlabs of 2 MiB, is used from the
-// bottom up. The window is not mapped as a whole: it grows by chunks, at fixed addresses, and skips
-// what others have mapped there. A run is a number of adjacent slabs; runs are claimed first-fit,
-// lowest address first, runs that still hold pages ("dirty") before fresh ones, and are split and
-// joined for free because a free slab is just a bit. The first bytes of the window are the page
-// map: one byte a slab, so that the byte of a pointer is base[(ptr - base) >> 16].
+// bottom up. Next to nothing of the window is mapped before it is needed, and nothing reserved but
+// a few hundred KiB: a heap grows by a SuperSlab at a time, a small one by less, at fixed
+// addresses, and skips what others have mapped there. What the arena writes down grows with it. So
+// limits on address space, data and locked memory leave a process what they leave it with any other
+// allocator, and may change while it runs. A run is a number of adjacent slabs; runs are claimed
+// first-fit, lowest address first, runs that still hold pages ("dirty") before fresh ones, and are
+// split and joined for free because a free slab is just a bit. The first bytes of the window are
+// the page map: one byte a slab, so that the byte of a pointer is base[(ptr - base) >> 16].
 //
 // The life of a slab, as the arena sees it (avail, dirty and committed are bits):
 //
 //                    +------ claim ------> held ------ claim -----------+
 //                    |                     |  |                         |
-//     unreserved --grow--> avail,clean <---+  +--- release(dirty) ---> avail,dirty
+//       unmapped --grow--> avail,clean <---+  +--- release(dirty) ---> avail,dirty
 //                              ^     release(clean)                     |
 //                              +---------------- purge -----------------+
 //
@@ -56,6 +59,8 @@ struct page_arena_group {
     atomic_bitmap_word moved;     // SuperSlabs in which os_move left mappings that cannot merge
     atomic_bitmap_word lost;      // SuperSlabs with free slabs that may not be mapped
     alignas(HAK_CACHE_LINE) atomic_bitmap_word user[ARENA_GROUP_USER_WORDS]; // the box above
+    atomic_bitmap_word mapped[ARENA_GROUP_SLABS / 64]; // mapped, now or before; set for good
+    uint64_t unused_[ARENA_GROUP_SLABS / 64];          // two groups make a page
 };
 
 // Summaries of the runs of free slabs (or free dirty slabs) of a region and of each of its groups.
@@ -70,11 +75,15 @@ struct page_arena_runs {
 struct page_arena_region {
     struct page_arena_runs free, dirty;
     atomic_bitmap_word meta; // groups that may have a SuperSlab in meta_used
+    // A word a group, a bit a SuperSlab: nobody else may map slabs of it. The arena's own.
+    alignas(HAK_CACHE_LINE) atomic_bitmap_word taken[ARENA_REGION_GROUPS];
     // The box above: bit g of user[i] is for word user[i] of the region's group g.
     alignas(HAK_CACHE_LINE) atomic_bitmap_word user[ARENA_GROUP_USER_WORDS];
 };
 
-// The window, once page_arena_init() has succeeded. Constant from then on.
+// The window, once page_arena_init() has succeeded. Constant from then on. Page map, groups and
+// regions can be read and written where page_arena_reaches() says so, metadata where a SuperSlab is
+// committed.
 struct page_arena_window {
     char *base;                        // address of slab 0 and of the page map; 2 MiB aligned
     size_t slabs;                      // slabs in the window, a power of two
@@ -84,6 +93,7 @@ struct page_arena_window {
 };
 
 // Finds the window's place. True if there is one, now or before; any thread may call at any time.
+// False if the kernel refuses the little that it takes, after a few system calls.
 bool page_arena_init(void);
 
 // The window; base is NULL and slabs is 0 before page_arena_init().
@@ -106,8 +116,8 @@ void page_arena_mark_dense(bool dense);
 void page_arena_count_sparse(ptrdiff_t slabs);
 size_t page_arena_sparse(void);
 
-// Claims the `slabs` slabs from index `from` on, which will be filled, if they are free; *zero as
-// above.
+// Claims the `slabs` slabs from index `from` (at most page_arena_high()) on, which will be filled, if
+// they are free, or are where the heap can grow; *zero as above.
 bool page_arena_claim_at(size_t from, size_t slabs, bool *zero);
 
 // Gives slabs back. dirty: they may hold something else than zero bytes.
@@ -168,8 +178,15 @@ size_t page_arena_purge_highest(size_t most);
 size_t page_arena_dirty(void);
 size_t page_arena_held(void);
 
-// One past the highest slab index that was ever available. Never falls.
+// One past the highest slab index that was ever available, rounded up to 64. Never falls.
 size_t page_arena_high(void);
+
+// True if the page map, the group and the region of a slab can be read and written: not if `slab`
+// is outside of the window, or so far from what was ever in use that there is nothing to read.
+bool page_arena_reaches(size_t slab);
+
+// A bound for those who want to ask less often: page_arena_reaches() all slabs below this index.
+size_t page_arena_mapped(void);
 
 // A bound for walks over the heap: no slab from this index (a multiple of ARENA_GROUP_SLABS) on is
 // held, or dirty. Falls again after a purge. A walk that comes by while a slab is claimed there may
@@ -177,13 +194,13 @@ size_t page_arena_high(void);
 size_t page_arena_top(void);
 
 // The start and the length in bytes of the part of the heap that can be read anywhere: from its
-// first slab up to the first SuperSlab that was not committed. It only ever grows: what is
+// first slab up to the first one that was not mapped. It only ever grows: what is
 // decommitted later can still be read. (What the kernel has lost in an attempt to map it afresh can
 // not, until it is claimed.)
 char *page_arena_readable(size_t *length);
 
 struct page_arena_stats {
-    size_t reserved_bytes;  // address range of the heap
+    size_t reserved_bytes;  // address range of the heap: what was ever mapped of it
     size_t committed_bytes; // of it, with read and write rights
     size_t held_slabs;      // claimed by someone
     size_t dirty_slabs;     // free, with pages

@@ -18,6 +18,7 @@ namespace {
 constexpr size_t kMostHeld = 8192; // slabs; what a heap of 512 MiB has
 
 struct Slab {
+    bool mapped = false;
     bool free = false;
     bool dirty = false;
     uint64_t mark = 0; // what its first word holds
@@ -113,13 +114,15 @@ class Arena {
         return *static_cast<uint64_t *>(page_arena_address(&window_, slab));
     }
 
-    // Slabs that the arena has reserved since the last look: it may skip addresses.
+    // Slabs that the arena has mapped since the last look. All of them were free then.
     void See() {
-        for (size_t i = slabs_.size(); i < page_arena_high(); i++) {
-            Slab slab;
-            slab.free = atomic_bitmap_test(window_.groups[i / ARENA_GROUP_SLABS].avail,
-                                           i % ARENA_GROUP_SLABS);
-            slabs_.push_back(slab);
+        slabs_.resize(page_arena_high());
+        for (size_t i = 0; i < slabs_.size(); i++) {
+            if (!slabs_[i].mapped && page_arena_reaches(i) &&
+                atomic_bitmap_test(window_.groups[i / ARENA_GROUP_SLABS].mapped,
+                                   i % ARENA_GROUP_SLABS)) {
+                slabs_[i].mapped = slabs_[i].free = true;
+            }
         }
     }
 
@@ -181,11 +184,7 @@ class Arena {
         size_t from = page_arena_claim(count, align, &zero);
         FUZZ_CHECK(from != ARENA_NONE);
         if (expected == ARENA_NONE) { // it has grown, and what it has claimed was free
-            size_t before = slabs_.size();
             See();
-            for (size_t i = std::max(before, from); i < from + count; i++) {
-                slabs_[i].free = true;
-            }
             expected = Find(count, align);
         }
         FUZZ_CHECK(from == expected);
@@ -194,16 +193,21 @@ class Arena {
     }
 
     void ClaimAt(size_t from, size_t count, Extent *run) {
-        bool free = from + count <= slabs_.size();
-        for (size_t i = from; free && i < from + count; i++) {
-            free = slabs_[i].free;
+        bool free = true;
+        bool mapped = from + count <= slabs_.size();
+        for (size_t i = from; i < std::min(from + count, slabs_.size()); i++) {
+            free = free && (slabs_[i].free || !slabs_[i].mapped);
+            mapped = mapped && slabs_[i].mapped;
         }
         if (free && Held() + count > kMostHeld) {
             return;
         }
+        // What is not mapped may be where the heap can grow.
         bool zero = false;
-        FUZZ_CHECK(page_arena_claim_at(from, count, &zero) == free);
-        if (free) {
+        bool got = page_arena_claim_at(from, count, &zero);
+        FUZZ_CHECK(mapped ? got == free : free || !got);
+        See();
+        if (got) {
             Own({from, count}, zero);
             run->slabs += count;
         }

@@ -7,7 +7,7 @@
 #include "boxes/page_arena/page_arena_model.h"
 
 static uintptr_t config_word;
-static uint64_t taken_bits;
+static uint64_t mapped_words;
 static bool charged_bit;
 static size_t high;
 
@@ -19,10 +19,10 @@ static uint64_t get(volatile void *at) {
     return __atomic_load_n((volatile uint64_t *)at, __ATOMIC_RELAXED);
 }
 
-struct model_arena model_start(char *base, uint64_t taken, bool charged, size_t groups) {
+struct model_arena model_start(char *base, uint64_t mapped, bool charged, size_t groups) {
     size_t slabs = MODEL_GROUPS * ARENA_GROUP_SLABS;
-    config_word = (uintptr_t)base | hak_log2(slabs) | (uintptr_t)hak_log2(64) << 8;
-    taken_bits = taken;
+    config_word = (uintptr_t)base | hak_log2(slabs);
+    mapped_words = mapped;
     charged_bit = charged;
     high = groups * ARENA_GROUP_SLABS;
     set(&config, config_word);
@@ -46,7 +46,21 @@ void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t valu
     ignore(&state.charged, sizeof state.charged, charged_bit);
     ignore(&state.purged_slabs, sizeof state.purged_slabs, 0);
     ignore(&state.moved_slabs, sizeof state.moved_slabs, 0);
-    ignore(taken_chunks(&window), MODEL_GROUPS * ARENA_GROUP_SLABS / 64 / 8, taken_bits);
+    static_assert((int)MODEL_GROUPS == (int)PIECE_GROUPS, "the window is one piece");
+    window.groups = (struct page_arena_group *)(window.base + groups_offset(window.slabs));
+    window.regions = (struct page_arena_region *)(window.base + regions_offset(window.slabs));
+    for (size_t word = 0; word < MODEL_GROUPS * ARENA_GROUP_SLABS / 64; word++) {
+        ignore(&window.groups[word / 32].mapped[word % 32], sizeof(atomic_bitmap_word),
+               (mapped_words >> word & 1) != 0 ? ~UINT64_C(0) : 0);
+    }
+    ignore(control.begun, sizeof control.begun, 1);
+    ignore(control.open, sizeof control.open, 1);
+    ignore(&control.regions, sizeof control.regions, 1);
+    ignore(&control.pieces, sizeof control.pieces, 1);
+    ignore(&state.step, sizeof state.step, STEP_MOST);
+    for (size_t group = 0; group < MODEL_GROUPS; group++) { // no room to grow
+        ignore(&window.regions->taken[group], sizeof(atomic_bitmap_word), ~UINT64_C(0));
+    }
 }
 
 void model_make_free(size_t from, size_t slabs) {

@@ -15,14 +15,14 @@ struct model_arena {
 enum { MODEL_GROUPS = 2 };
 
 // Starts anew: a window of MODEL_GROUPS groups at `base` (which is zero), the first `groups` of
-// them reserved, nothing free. Chunks, of 64 slabs, are taken as the bits of `taken` have it.
+// them in use, nothing free. Words of 64 slabs are mapped as the bits of `mapped` have it.
 // charged: rights that are not needed are given back.
-struct model_arena model_start(char *base, uint64_t taken, bool charged, size_t groups);
+struct model_arena model_start(char *base, uint64_t mapped, bool charged, size_t groups);
 
 // Calls `ignore(at, bytes, value)` for each variable that does not take part.
 void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t value));
 
-// As after slabs were reserved.
+// As after slabs were mapped.
 void model_make_free(size_t from, size_t slabs);
 
 // The bounds that the summaries have of the longest run of a group, of the runs at its start and

@@ -25,6 +25,8 @@ static std::atomic<uint64_t> clock_ms{1000};
 static size_t advised;                 // bytes, huge pages
 static std::function<void()> on_clock; // called when the arena looks at the clock
 static bool refuse_commit, refuse_reserve, refuse_map, refuse_purge, refuse_move;
+static size_t map_most = SIZE_MAX; // larger mappings are refused
+static std::atomic<size_t> map_calls;
 static std::atomic<size_t> purge_calls, refreshes, decommits;
 static bool lose_refresh, lose_decommit, refuse_decommit;
 static char overcommit = '0';
@@ -56,7 +58,8 @@ enum os_result __wrap_os_reserve(void *at, size_t size, void **got) {
     return refuse_reserve ? OS_NO_MEMORY : __real_os_reserve(at, size, got);
 }
 enum os_result __wrap_os_map(void *at, size_t size, void **got) {
-    return refuse_map ? OS_NO_MEMORY : __real_os_map(at, size, got);
+    map_calls++;
+    return refuse_map || size > map_most ? OS_NO_MEMORY : __real_os_map(at, size, got);
 }
 enum os_result __wrap_os_purge(void *at, size_t size) {
     purge_calls++;
@@ -115,6 +118,7 @@ class PageArena : public testing::Test {
 
     void TearDown() override {
         refuse_commit = refuse_reserve = refuse_map = refuse_purge = refuse_move = false;
+        map_most = SIZE_MAX;
         settings_values[SETTING_LIMIT] = 0;
         EXPECT_EQ(stats().held_slabs, 0u) << "the test holds slabs at its end";
         EXPECT_EQ(stats().dirty_slabs - stats().aside_slabs, dirty_bits());
@@ -175,6 +179,9 @@ class PageArena : public testing::Test {
             size_t carry = 0;
             size_t longest = 0; // of the region
             for (size_t at = 0; at < page_arena_high(); at += ARENA_GROUP_SLABS) {
+                if (!page_arena_reaches(at)) {
+                    continue;
+                }
                 page_arena_group &group = window.groups[at / ARENA_GROUP_SLABS];
                 std::vector<bool> bits(ARENA_GROUP_SLABS);
                 for (size_t w = 0; w < ARENA_GROUP_SLABS / 64; w++) {
@@ -203,6 +210,9 @@ class PageArena : public testing::Test {
     size_t dirty_bits() {
         size_t sum = 0;
         for (size_t w = 0; w < page_arena_high() / 64; w++) {
+            if (!page_arena_reaches(w * 64)) {
+                continue;
+            }
             page_arena_group &group = window.groups[w / 32];
             sum += static_cast<size_t>(
                 __builtin_popcountll(group.avail[w % 32].load() & group.dirty[w % 32].load()));
@@ -239,6 +249,11 @@ class PageArena : public testing::Test {
     bool zero = false;
 };
 
+// More slabs than were ever mapped: a claim of so many needs the kernel.
+size_t more_than(size_t bytes) {
+    return (bytes >> ARENA_SLAB_SHIFT) + 1;
+}
+
 TEST(PageArenaDeathTest, BeforeInitThereIsNothing) {
     // "threadsafe" runs this test alone in a fresh process.
     testing::FLAGS_gtest_death_test_style = "threadsafe";
@@ -246,20 +261,21 @@ TEST(PageArenaDeathTest, BeforeInitThereIsNothing) {
         bool zero;
         size_t cursor = 0;
         page_arena_window window = page_arena_get_window();
-        bool ok =
-            window.base == nullptr && window.slabs == 0 && page_arena_high() == 0 &&
-            page_arena_slab_of(&window, &zero) >= window.slabs &&
-            page_arena_claim(1, 1, &zero) == ARENA_NONE && !page_arena_claim_at(0, 1, &zero) &&
-            page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX).slabs == 0 && cursor == 0 &&
-            page_arena_purge_highest(1) == 0 && page_arena_top() == 0 && page_arena_dirty() == 0;
+        bool ok = window.base == nullptr && window.slabs == 0 && page_arena_high() == 0 &&
+                  page_arena_slab_of(&window, &zero) >= window.slabs &&
+                  page_arena_claim(1, 1, &zero) == ARENA_NONE &&
+                  !page_arena_claim_at(0, 1, &zero) &&
+                  page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX).slabs == 0 && cursor == 0 &&
+                  page_arena_purge_highest(1) == 0 && page_arena_top() == 0 &&
+                  page_arena_dirty() == 0 && page_arena_mapped() == 0 && !page_arena_reaches(0);
         page_arena_stats stats;
         page_arena_get_stats(&stats);
         size_t length;
         ok = ok && stats.reserved_bytes == 0 && stats.held_slabs == 0 &&
              page_arena_readable(&length) == nullptr && length == 0;
-        refuse_map = true;
+        refuse_reserve = true;
         ok = ok && !page_arena_init() && page_arena_get_window().base == nullptr;
-        refuse_map = false;
+        refuse_reserve = false;
         ok =
             ok && page_arena_init() && page_arena_init() && page_arena_get_window().base != nullptr;
         _exit(ok ? 0 : 1);
@@ -362,7 +378,7 @@ TEST_F(PageArena, WhatCannotBeIsRefused) {
     EXPECT_EQ(page_arena_claim(SIZE_MAX, 1, &zero), ARENA_NONE);
     EXPECT_EQ(page_arena_claim(SIZE_MAX >> ARENA_SLAB_SHIFT, 1, &zero), ARENA_NONE);
     EXPECT_EQ(page_arena_claim(1, size_t{1} << 63, &zero), ARENA_NONE);
-    EXPECT_FALSE(page_arena_claim_at(page_arena_high(), 1, &zero));
+    EXPECT_FALSE(page_arena_claim_at(page_arena_high() + 64, 1, &zero));
     EXPECT_FALSE(page_arena_claim_at(SIZE_MAX, 1, &zero));
     EXPECT_FALSE(page_arena_claim_at(page_arena_high() - 1, SIZE_MAX, &zero));
     EXPECT_FALSE(page_arena_claim_at(0, 1, &zero)) << "the control area";
@@ -386,47 +402,219 @@ TEST_F(PageArena, RegionsAreBehindTheGroupsAndZero) {
     size_t from = claim(1);
     EXPECT_GE(address(from), reinterpret_cast<char *>(window.regions + regions));
     page_arena_release(from, 1, false);
-    for (size_t r : {size_t{0}, regions - 1}) {
-        for (atomic_bitmap_word &word : window.regions[r].user) {
-            EXPECT_EQ(word.exchange(r + 1), 0u) << "writable, and nobody else's";
-        }
+    for (atomic_bitmap_word &word : window.regions[0].user) {
+        EXPECT_EQ(word.exchange(1), 0u) << "writable, and nobody else's";
     }
     page_arena_release(claim(1000), 1000, true);
-    for (size_t r : {regions - 1, size_t{0}}) {
-        for (atomic_bitmap_word &word : window.regions[r].user) {
-            EXPECT_EQ(word.exchange(0), r + 1);
-        }
+    for (atomic_bitmap_word &word : window.regions[0].user) {
+        EXPECT_EQ(word.exchange(0), 1u);
     }
 }
 
 #if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__) // which reserve more
-TEST(PageArenaDeathTest, ASmallWindowHasOneRegion) {
+// A line of /proc/self/status, in bytes.
+size_t status_bytes(const char *name) {
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);) {
+        if (line.compare(0, strlen(name), name) == 0) {
+            return strtoul(line.c_str() + strlen(name), nullptr, 10) << 10;
+        }
+    }
+    return 0;
+}
+
+TEST(PageArenaDeathTest, ASmallHeapMapsLittle) {
     testing::FLAGS_gtest_death_test_style = "threadsafe";
     auto check = [] {
-        rlimit limit = {3u << 30, 3u << 30};
-        setrlimit(RLIMIT_AS, &limit);
-        bool ok = page_arena_init();
-        page_arena_window window = page_arena_get_window();
+        status_bytes("VmData:"); // what the test itself allocates
+        size_t all = status_bytes("VmSize:");
+        size_t data = status_bytes("VmData:");
         bool zero;
+        bool ok = page_arena_init();
+        EXPECT_LE(status_bytes("VmData:"), data) << "no memory for the place alone";
         size_t from = page_arena_claim(1, 1, &zero);
-        ok = ok && window.slabs < ARENA_REGION_SLABS && from != ARENA_NONE &&
-             page_arena_address(&window, from) >= window.regions + 1;
-        for (atomic_bitmap_word &word : window.regions[0].user) {
-            ok = ok && word.exchange(1) == 0;
+        ok = ok && from != ARENA_NONE;
+        EXPECT_LE(status_bytes("VmData:") - data, size_t{320} << 10);
+        EXPECT_LE(status_bytes("VmSize:") - all, size_t{1} << 20);
+        // Up to 2 MiB no more than 2.5 times what it needs, and from then on 2 MiB more.
+        for (size_t slabs = 2; slabs < 200; slabs++) {
+            ok = ok && page_arena_claim(1, 1, &zero) != ARENA_NONE;
+            page_arena_stats stats;
+            page_arena_get_stats(&stats);
+            size_t most = std::max(slabs * 5 / 2, size_t{4});
+            EXPECT_LE(stats.reserved_bytes >> ARENA_SLAB_SHIFT,
+                      std::min(most, slabs + ARENA_SUPERSLAB_SLABS))
+                << slabs;
         }
-        _exit(ok ? 0 : 1);
+        fflush(stdout);
+        _exit(ok && !testing::Test::HasFailure() ? 0 : 1);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
+TEST(PageArenaDeathTest, LimitsThatLeaveLittleAreUsedUp) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    struct {
+        decltype(RLIMIT_AS) resource;
+        const char *line;
+    } limits[] = {{RLIMIT_AS, "VmSize:"}, {RLIMIT_DATA, "VmData:"}};
+    for (auto limit : limits) {
+        auto check = [limit] {
+            constexpr size_t kLeft = size_t{6} << 20;
+            size_t used = status_bytes(limit.line);
+            rlimit now = {used + kLeft, RLIM_INFINITY};
+            setrlimit(limit.resource, &now);
+            bool zero;
+            page_arena_stats stats;
+            bool ok = page_arena_init();
+            while (page_arena_claim(1, 1, &zero) != ARENA_NONE) {
+            }
+            page_arena_get_stats(&stats);
+            // All but the control area, metadata and less than a slab.
+            EXPECT_GE(stats.held_slabs * ARENA_SLAB, kLeft - (size_t{512} << 10)) << limit.line;
+            EXPECT_EQ(page_arena_claim(3, 1, &zero), ARENA_NONE);
+            // The limit may change, up and down.
+            now.rlim_cur += size_t{1} << 20;
+            setrlimit(limit.resource, &now);
+            size_t from = page_arena_claim(3, 1, &zero);
+            ok = ok && from != ARENA_NONE;
+            page_arena_release(from, 3, false);
+            now.rlim_cur = 4096;
+            setrlimit(limit.resource, &now);
+            ok = ok && page_arena_claim(3, 1, &zero) == from;
+            EXPECT_EQ(page_arena_claim(1000, 1, &zero), ARENA_NONE);
+            fflush(stdout);
+            _exit(ok && !testing::Test::HasFailure() ? 0 : 1);
+        };
+        EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+    }
+}
+
+TEST(PageArenaDeathTest, AKernelThatRefusesIsNotAskedAgainAndAgain) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        auto calls = [](auto claim_it) {
+            uint64_t before = os_calls();
+            claim_it();
+            return os_calls() - before;
+        };
+        // No address for a window, then no memory for its first slab, then for another one.
+        rlimit none = {0, RLIM_INFINITY};
+        rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+        setrlimit(RLIMIT_AS, &none);
+        EXPECT_LE(calls([] { EXPECT_FALSE(page_arena_init()); }), 4u);
+        setrlimit(RLIMIT_AS, &all);
+        bool zero;
+        EXPECT_TRUE(page_arena_init());
+        setrlimit(RLIMIT_AS, &none);
+        for (int i = 0; i < 3; i++) {
+            EXPECT_LE(calls([&] { EXPECT_EQ(page_arena_claim(1, 1, &zero), ARENA_NONE); }), 4u);
+        }
+        setrlimit(RLIMIT_AS, &all);
+        EXPECT_NE(page_arena_claim(1, 1, &zero), ARENA_NONE);
+        setrlimit(RLIMIT_AS, &none);
+        while (page_arena_claim(1, 1, &zero) != ARENA_NONE) {
+        }
+        for (size_t slabs : {1, 3, 100, 10000}) {
+            EXPECT_LE(calls([&] { EXPECT_EQ(page_arena_claim(slabs, 1, &zero), ARENA_NONE); }), 4u);
+        }
+        _exit(testing::Test::HasFailure() ? 1 : 0);
     };
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 #endif
 
-TEST_F(PageArena, ReadableIsFromTheFirstSlabToTheLastCommitted) {
+// Where the kernel would have mapped it if it had been asked to: nothing of the arena's.
+char *map_page_of_another(char *at) {
+    void *got = mmap(at, HAK_PAGE, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    EXPECT_EQ(got, at);
+    memset(at, 0x77, HAK_PAGE);
+    return at;
+}
+
+TEST(PageArenaDeathTest, WhatOthersHaveMappedInTheControlAreaIsSkipped) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        constexpr size_t kPiece = HAK_PAGE; // slabs whose bytes of the page map fill a page
+        bool zero;
+        EXPECT_TRUE(page_arena_init());
+        page_arena_window window = page_arena_get_window();
+        // In the page map of the second piece, and in the groups of the fourth.
+        char *pages[] = {
+            map_page_of_another(window.base + HAK_PAGE),
+            map_page_of_another(reinterpret_cast<char *>(window.groups) + 3 * size_t{HAK_PAGE})};
+        std::set<size_t> pieces;
+        for (int i = 0; i < 60; i++) { // of 32 MiB
+            size_t from = page_arena_claim(512, ARENA_SUPERSLAB, &zero);
+            EXPECT_NE(from, ARENA_NONE);
+            static_cast<char *>(page_arena_address(&window, from))[0] = 1;
+            pieces.insert(from / kPiece);
+            pieces.insert((from + 511) / kPiece);
+            EXPECT_TRUE(page_arena_reaches(from));
+            // A run that grows does not grow into it.
+            if (page_arena_claim_at(from + 512, 1, &zero)) {
+                page_arena_release(from + 512, 1, false);
+            }
+        }
+        EXPECT_EQ(pieces.count(0), 1u);
+        EXPECT_EQ(pieces.count(1), 0u);
+        EXPECT_EQ(pieces.count(2), 1u);
+        EXPECT_EQ(pieces.count(3), 0u);
+        EXPECT_EQ(pieces.count(4), 1u);
+        EXPECT_EQ(page_arena_mapped(), kPiece);
+        EXPECT_FALSE(page_arena_reaches(kPiece));
+        EXPECT_FALSE(page_arena_reaches(4 * kPiece - 1));
+        EXPECT_TRUE(page_arena_reaches(4 * kPiece));
+        EXPECT_FALSE(page_arena_reaches(window.slabs));
+        EXPECT_FALSE(page_arena_reaches(SIZE_MAX));
+        EXPECT_FALSE(page_arena_claim_at(kPiece - 1, 2, &zero));
+        // Walks pass by.
+        page_arena_release(4 * kPiece, 512, true);
+        size_t cursor = 0;
+        size_t purged = 0;
+        do {
+            purged += page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX).slabs;
+        } while (cursor != 0);
+        EXPECT_EQ(purged, 512u);
+        EXPECT_EQ(page_arena_claim(512, ARENA_SUPERSLAB, &zero), 4 * kPiece);
+        page_arena_stats stats;
+        page_arena_get_stats(&stats);
+        EXPECT_EQ(stats.held_slabs, 60 * 512u);
+        for (char *at : pages) {
+            EXPECT_EQ(std::count(at, at + HAK_PAGE, 0x77), HAK_PAGE);
+        }
+        _exit(testing::Test::HasFailure() ? 1 : 0);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
+TEST_F(PageArena, ALargeRunIsRefusedAndASmallOneIsNot) {
+    size_t more = std::max(more_than(stats().reserved_bytes), size_t{100});
+    map_most = 16 * ARENA_SLAB;
+    EXPECT_EQ(page_arena_claim(more, 1, &zero), ARENA_NONE);
+    // By what is allowed at a time it grows to any size.
+    std::vector<size_t> held;
+    for (size_t i = 0; i < more + 100; i++) {
+        held.push_back(claim(1));
+    }
+    EXPECT_EQ(page_arena_claim(more, 1, &zero), ARENA_NONE);
+    size_t before = map_calls;
+    EXPECT_EQ(page_arena_claim(more, 1, &zero), ARENA_NONE);
+    EXPECT_LE(map_calls - before, 4u);
+    map_most = SIZE_MAX;
+    for (size_t slab : held) {
+        page_arena_release(slab, 1, false);
+    }
+}
+
+TEST_F(PageArena, ReadableIsFromTheFirstSlabToTheLastMapped) {
     size_t first = claim(1);
     size_t run = claim(100);
     size_t length;
     char *start = page_arena_readable(&length);
     EXPECT_EQ(start, address(first));
-    EXPECT_EQ(length % ARENA_SUPERSLAB, 0u);
+    EXPECT_EQ(length % ARENA_SLAB, 0u);
     ASSERT_GE(length, (run + 100 - first) * ARENA_SLAB);
     int sum = 0;
     for (size_t at = 0; at < length; at += HAK_PAGE) {
@@ -835,17 +1023,11 @@ TEST_F(PageArena, MoveThatTheKernelRefusesChangesNothing) {
     page_arena_release(to, 2, false);
 }
 
-// More slabs than have rights by now, or than are reserved: a claim of so many needs the kernel.
-size_t more_than(size_t bytes) {
-    return (bytes >> ARENA_SLAB_SHIFT) + 1;
-}
-
 TEST_F(PageArena, RefusalByTheKernelLeavesTheHeapUsable) {
-    for (bool *refuse : {&refuse_commit, &refuse_reserve, &refuse_map}) {
-        page_arena_stats before = stats();
-        size_t slabs =
-            more_than(refuse == &refuse_commit ? before.committed_bytes : before.reserved_bytes);
+    for (bool *refuse : {&refuse_map}) {
+        size_t slabs = more_than(stats().reserved_bytes);
         size_t held = claim(3);
+        page_arena_release(claim(1), 1, false);
         *refuse = true;
         EXPECT_EQ(page_arena_claim(slabs, 1, &zero), ARENA_NONE);
         EXPECT_EQ(page_arena_claim(slabs, 1, &zero), ARENA_NONE);
@@ -863,32 +1045,39 @@ TEST_F(PageArena, RefusalByTheKernelLeavesTheHeapUsable) {
     }
 }
 
-TEST_F(PageArena, RefusedClaimAtReturnsWhatItTook) {
-    // The last slabs of the range: what lies behind what has rights.
+TEST_F(PageArena, AClaimAtGrowsTheHeapOrReturnsWhatItTook) {
+    // A run that ends with the heap.
     size_t slabs = more_than(stats().reserved_bytes);
-    refuse_commit = true;
-    EXPECT_EQ(page_arena_claim(slabs, 1, &zero), ARENA_NONE); // reserved, without rights
-    size_t from = page_arena_high() - 2;
-    EXPECT_FALSE(page_arena_claim_at(from, 2, &zero));
-    EXPECT_EQ(stats().held_slabs, 0u);
-    refuse_commit = false;
-    EXPECT_TRUE(page_arena_claim_at(from, 2, &zero));
-    EXPECT_TRUE(zero);
-    page_arena_release(from, 2, false);
+    size_t run = claim(slabs);
+    for (size_t more : {size_t{1}, size_t{1000}, size_t{3}, size_t{ARENA_GROUP_SLABS}}) {
+        size_t before = stats().held_slabs;
+        refuse_map = true;
+        EXPECT_FALSE(page_arena_claim_at(run + slabs, 2 * ARENA_SUPERSLAB_SLABS, &zero));
+        EXPECT_EQ(stats().held_slabs, before);
+        refuse_map = false;
+        ASSERT_TRUE(page_arena_claim_at(run + slabs, more, &zero)) << more;
+        EXPECT_TRUE(zero);
+        address(run + slabs)[0] = address(run + slabs + more)[-1] = 1;
+        slabs += more;
+    }
+    // Not where something of others is in the way, and not apart from the heap.
+    char *page = map_page_of_another(address(run + slabs + 3 * ARENA_SUPERSLAB_SLABS));
+    EXPECT_FALSE(page_arena_claim_at(run + slabs, 4 * ARENA_SUPERSLAB_SLABS, &zero));
+    EXPECT_EQ(std::count(page, page + HAK_PAGE, 0x77), HAK_PAGE);
+    EXPECT_FALSE(page_arena_claim_at(page_arena_high() + 64, 1, &zero));
+    EXPECT_EQ(stats().held_slabs, slabs);
+    munmap(page, HAK_PAGE);
+    page_arena_release(run, slabs, true);
 }
 
 TEST_F(PageArena, WhatOthersHaveMappedIsSkipped) {
-    // One page in the middle of the next chunk, another one in the metadata of the one behind it.
-    constexpr size_t kChunk = 64 << 20;
-    char *in_heap = address(page_arena_high()) + kChunk / 2;
-    size_t meta = (page_arena_high() + (kChunk >> ARENA_SLAB_SHIFT)) / ARENA_SUPERSLAB_SLABS;
+    // One page 32 MiB behind the heap, another one in the metadata of what is 32 MiB further.
+    constexpr size_t kApart = 32 << 20;
+    char *in_heap = address(page_arena_high()) + kApart;
+    size_t meta = (page_arena_high() + (2 * kApart >> ARENA_SLAB_SHIFT)) / ARENA_SUPERSLAB_SLABS;
     char *in_meta = window.meta + meta * ARENA_SUPERSLAB_META;
-    for (char *at : {in_heap, in_meta}) {
-        ASSERT_EQ(mmap(at, HAK_PAGE, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0),
-                  at);
-        memset(at, 0x77, HAK_PAGE);
-    }
+    map_page_of_another(in_heap);
+    map_page_of_another(in_meta);
     size_t slabs = more_than(stats().reserved_bytes);
     size_t from = claim(slabs);
     ASSERT_NE(from, ARENA_NONE);
@@ -1108,8 +1297,8 @@ TEST_F(PageArena, TheHighestDirtySlabsGoFirst) {
     page_arena_release(end - 64, 64, false);
 }
 
-TEST_F(PageArena, ARefusedClaimDoesNotGrowTheWindowAgain) {
-    refuse_commit = true;
+TEST_F(PageArena, ARefusedClaimDoesNotGrowTheHeap) {
+    refuse_map = true;
     size_t slabs = more_than(stats().reserved_bytes);
     size_t after = 0;
     for (int i = 0; i < 3; i++) {

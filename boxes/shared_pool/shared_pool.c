@@ -635,6 +635,9 @@ static size_t skip_unknown(const struct page_arena_window *window, size_t slab) 
     if (slab % ARENA_SUPERSLAB_SLABS != 0) {
         return slab;
     }
+    if (!page_arena_reaches(slab)) {
+        return hak_round_up(slab + 1, ARENA_GROUP_SLABS);
+    }
     uint64_t used = atomic_load_explicit(&window->groups[slab / ARENA_GROUP_SLABS].meta_used,
                                          memory_order_relaxed);
     if (slab % ARENA_GROUP_SLABS == 0 && used == 0) {
@@ -749,9 +752,10 @@ HAK_INLINE size_t block_of(const struct page_arena_window *window, unsigned bin,
     return block;
 }
 
-HAK_INLINE void check_bin(const struct page_arena_window *window, size_t slab, unsigned bin,
-                          const void *ptr) {
-    if (HAK_UNLIKELY(slab >= window->slabs ||
+// `mapped` is page_arena_mapped().
+HAK_INLINE void check_bin(const struct page_arena_window *window, size_t mapped, size_t slab,
+                          unsigned bin, const void *ptr) {
+    if (HAK_UNLIKELY((slab >= mapped && !page_arena_reaches(slab)) ||
                      atomic_load_explicit(map_of(window, slab), memory_order_relaxed) != bin * 2)) {
         not_of_bin(window, slab, ptr);
     }
@@ -762,11 +766,12 @@ HAK_INLINE void check_bin(const struct page_arena_window *window, size_t slab, u
 HAK_INLINE void put_each(const struct page_arena_window *window, unsigned bin, void *const *blocks,
                          unsigned count, bool beside) {
     const struct size_class_bin info = size_class_bins[bin];
+    size_t mapped = page_arena_mapped();
     for (void *const *end = blocks + count; blocks != end; blocks++) {
         const void *ptr = *blocks;
         size_t slab = page_arena_slab_of(window, ptr);
         size_t block = block_of(window, bin, &info, ptr);
-        check_bin(window, slab, bin, ptr);
+        check_bin(window, mapped, slab, bin, ptr);
         put_word(window, slab, bin, superslab_bits_where(window, slab, beside) + block / 64,
                  (unsigned)(block / 64), UINT64_C(1) << (block % 64), true);
     }
@@ -776,6 +781,7 @@ HAK_INLINE void put_each(const struct page_arena_window *window, unsigned bin, v
 HAK_INLINE void put_runs(const struct page_arena_window *window, unsigned bin, void *const *blocks,
                          unsigned count, bool alone) {
     const struct size_class_bin info = size_class_bins[bin];
+    size_t mapped = page_arena_mapped();
     struct gathered some = {NULL, SIZE_MAX, 0};
     for (unsigned i = 0; i < count; i++) {
         const void *ptr = blocks[i];
@@ -791,7 +797,7 @@ HAK_INLINE void put_runs(const struct page_arena_window *window, unsigned bin, v
             put_gathered(window, bin, &some, alone);
         }
         // After each step, which may have given the slab away if the next block was freed twice.
-        check_bin(window, slab, bin, ptr);
+        check_bin(window, mapped, slab, bin, ptr);
         some.word = superslab_bits(window, slab, bin) + block / 64;
         some.place = place;
         some.mask = bit;

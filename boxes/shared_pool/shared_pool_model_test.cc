@@ -477,7 +477,10 @@ bool page_arena_init() {
 page_arena_window page_arena_get_window() {
     return memory().window;
 }
-size_t page_arena_high() {
+bool page_arena_reaches(size_t slab) {
+    return slab < Pool::current().high();
+}
+size_t page_arena_mapped() {
     return Pool::current().high();
 }
 size_t page_arena_top() {

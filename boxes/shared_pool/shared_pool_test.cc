@@ -506,7 +506,7 @@ TEST_P(SharedPoolDeathTest, MisuseIsReported) {
         // In the window, where the arena's own control area is, and where nothing is yet.
         foreign = window.base;
         EXPECT_MISUSE(call(1, &foreign), foreign, "not a pointer of this heap");
-        foreign = page_arena_address(&window, page_arena_high() - 1);
+        foreign = page_arena_address(&window, page_arena_high());
         EXPECT_MISUSE(call(1, &foreign), foreign, "not a pointer of this heap");
         foreign = page_arena_address(&window, window.slabs - 1);
         EXPECT_MISUSE(call(1, &foreign), foreign, "not a pointer of this heap");

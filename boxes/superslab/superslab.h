@@ -102,9 +102,9 @@ HAK_INLINE uint64_t superslab_full_word(unsigned bin, unsigned word) {
     return left >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << left) - 1;
 }
 
-// True if the metadata of `slab` may be read: it was reserved with its address range.
+// True if the metadata of `slab` may be read: it was mapped with the first slab of its SuperSlab.
 HAK_INLINE bool superslab_known(const struct page_arena_window *window, size_t slab) {
-    return slab < window->slabs && slab < page_arena_high() &&
+    return slab < window->slabs && page_arena_reaches(slab) &&
            atomic_bitmap_test(&window->groups[slab / ARENA_GROUP_SLABS].committed,
                               slab / ARENA_SUPERSLAB_SLABS % ARENA_GROUP_SUPERSLABS);
 }

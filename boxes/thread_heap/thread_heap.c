@@ -8,8 +8,14 @@
 #include <pthread.h>
 #include <string.h>
 
-// More threads than a machine of this kind runs; what is not in use costs addresses only.
-enum { HEAPS_MOST = 131072 };
+// More threads than a machine of this kind runs. The places of the first few heaps are static,
+// those of the others in slabs that are claimed when there are so many.
+enum {
+    HEAPS_MOST = 131072,
+    HEAPS_FIRST = 128,
+    HEAPS_SLAB = ARENA_SLAB / sizeof(struct thread_heap *),
+};
+typedef _Atomic(struct thread_heap *) heap_place; // written once
 
 static void *const null_slot = NULL;
 
@@ -27,13 +33,22 @@ __thread struct thread_heap_link thread_heap_tls __attribute__((tls_model("initi
 
 // In the order of use, so that a process with few threads touches few pages of it.
 static struct {
-    _Atomic(uint64_t) key;                           // pthread key + 1, 0: none yet
-    _Atomic(uint32_t) made;                          // heaps in the directory
-    _Atomic(int32_t) idle;                           // heaps without a thread, about
-    atomic_bitmap_word free[HEAPS_MOST / 64];        // heaps without a thread
-    atomic_bitmap_word cold[HEAPS_MOST / 64];        // of them, without pages; start as new
-    _Atomic(struct thread_heap *) heaps[HEAPS_MOST]; // written once each
+    _Atomic(uint64_t) key;                                // pthread key + 1, 0: none yet
+    _Atomic(uint32_t) made;                               // heaps in the directory
+    _Atomic(int32_t) idle;                                // heaps without a thread, about
+    _Atomic(heap_place *) slabs[HEAPS_MOST / HEAPS_SLAB]; // by id / HEAPS_SLAB, from HEAPS_FIRST on
+    heap_place first[HEAPS_FIRST];                        // by id
+    atomic_bitmap_word free[HEAPS_MOST / 64];             // heaps without a thread
+    atomic_bitmap_word cold[HEAPS_MOST / 64];             // of them, without pages; start as new
 } directory;
+
+// The place of a heap that is made.
+static heap_place *place_of(size_t id) {
+    if (HAK_LIKELY(id < HEAPS_FIRST)) {
+        return &directory.first[id];
+    }
+    return &atomic_load(&directory.slabs[id / HEAPS_SLAB])[id % HEAPS_SLAB];
+}
 
 static uint32_t heaps_made(void) {
     return atomic_load(&directory.made);
@@ -114,11 +129,35 @@ static void start(struct thread_heap *heap, uint32_t id, bool zeroed) {
     }
 }
 
-// A place in the directory; HEAPS_MOST if there is none left.
+// True if the directory has room for a heap of that id, now or before.
+static bool make_place(uint32_t id) {
+    if (id < HEAPS_FIRST || id >= HEAPS_MOST ||
+        atomic_load(&directory.slabs[id / HEAPS_SLAB]) != NULL) {
+        return id < HEAPS_MOST;
+    }
+    bool zero;
+    heap_place *fresh = claim(1, &zero);
+    if (fresh == NULL) {
+        return false;
+    }
+    if (!zero) {
+        memset((void *)fresh, 0, ARENA_SLAB);
+    }
+    heap_place *none = NULL;
+    if (!atomic_compare_exchange_strong(&directory.slabs[id / HEAPS_SLAB], &none, fresh)) {
+        give_back((void *)fresh, 1, !zero);
+    }
+    return true;
+}
+
+// A place in the directory; HEAPS_MOST if there is none left, or no memory for one.
 static uint32_t take_place(void) {
     uint32_t id = atomic_load(&directory.made);
-    while (id < HEAPS_MOST && !atomic_compare_exchange_weak(&directory.made, &id, id + 1)) {
-    }
+    do {
+        if (!make_place(id)) {
+            return HEAPS_MOST;
+        }
+    } while (!atomic_compare_exchange_weak(&directory.made, &id, id + 1));
     return id;
 }
 
@@ -141,7 +180,7 @@ static struct thread_heap *make(void) {
         *heap = (struct thread_heap){.busy = 0};
     }
     start(heap, id, zero);
-    atomic_store(&directory.heaps[id], heap);
+    atomic_store(place_of(id), heap);
     return heap;
 }
 
@@ -155,7 +194,7 @@ static struct thread_heap *adopt(void) {
         return NULL;
     }
     atomic_fetch_sub(&directory.idle, 1);
-    struct thread_heap *heap = atomic_load(&directory.heaps[id]);
+    struct thread_heap *heap = atomic_load(place_of(id));
     if (atomic_bitmap_test(directory.cold, id)) {
         start(heap, (uint32_t)id, true);
         atomic_bitmap_claim(directory.cold, id);
@@ -284,7 +323,7 @@ void thread_heap_flush_free(void) {
     for (uint32_t id = 0; id < made; id++) {
         if (atomic_bitmap_test(directory.free, id) && atomic_bitmap_claim(directory.free, id)) {
             if (!atomic_bitmap_test(directory.cold, id)) {
-                flush(atomic_load(&directory.heaps[id]));
+                flush(atomic_load(place_of(id)));
             }
             atomic_bitmap_put(&directory.free[id / 64], UINT64_C(1) << id % 64);
         }
@@ -363,7 +402,7 @@ void thread_heap_after_fork(void) {
     }
     uint32_t made = heaps_made();
     for (uint32_t id = 0; id < made; id++) {
-        struct thread_heap *heap = atomic_load(&directory.heaps[id]);
+        struct thread_heap *heap = atomic_load(place_of(id));
         if (heap != NULL && heap != current && !atomic_bitmap_test(directory.free, id) &&
             atomic_load(&heap->busy) == 0) {
             atomic_fetch_add(&directory.idle, 1);
@@ -379,7 +418,7 @@ void thread_heap_get_stats(struct thread_heap_stats *stats) {
     };
     uint32_t made = heaps_made();
     for (uint32_t id = 0; id < made; id++) {
-        struct thread_heap *heap = atomic_load(&directory.heaps[id]);
+        struct thread_heap *heap = atomic_load(place_of(id));
         if (heap == NULL) {
             continue;
         }

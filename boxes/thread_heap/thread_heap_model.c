@@ -13,17 +13,18 @@
 #include "boxes/thread_heap/thread_heap.c"
 
 struct model_directory model_start(int32_t idle) {
-    memset((void *)&directory, 0, offsetof(__typeof__(directory), heaps) + 64 * sizeof(void *));
+    memset((void *)&directory, 0, sizeof directory);
     memcpy((void *)&directory.idle, &idle, sizeof idle);
     return (struct model_directory){
         (volatile uint64_t *)&directory.key, (volatile uint64_t *)directory.free,
         (volatile uint64_t *)directory.cold, (volatile uint32_t *)&directory.made,
-        (volatile int32_t *)&directory.idle, (void *volatile *)directory.heaps};
+        (volatile int32_t *)&directory.idle, (void *volatile *)directory.first};
 }
 
 void model_ignored(void (*ignore)(volatile void *at, size_t bytes)) {
     ignore(&retired, sizeof retired);
     ignore(&flush_front, sizeof flush_front);
+    ignore(directory.slabs, sizeof directory.slabs);
 }
 
 void model_set_thread(void *heap) {

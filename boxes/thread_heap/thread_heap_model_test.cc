@@ -360,6 +360,9 @@ bool page_arena_clean(size_t from, size_t) {
     return true;
 }
 void page_arena_count_sparse(ptrdiff_t) {}
+size_t page_arena_mapped() {
+    return memory().window.slabs;
+}
 char *page_arena_readable(size_t *length) {
     *length = 0;
     return nullptr;

@@ -143,8 +143,7 @@ void slow_free(void *ptr) {
         return;
     }
     struct page_arena_window window = page_arena_get_window();
-    struct front_gate gate = front_gate_of(&window);
-    unsigned bin = front_gate_registry(&gate, ptr) / 2;
+    unsigned bin = front_gate_search(&window, ptr) / 2;
     if (HAK_LIKELY(bin != 0)) {
         struct thread_heap *heap = thread_heap_get();
         tick(heap);
@@ -155,7 +154,7 @@ void slow_free(void *ptr) {
             shared_pool_put(bin, &ptr, 1);
             return;
         }
-        *thread_heap_gate() = gate; // the part that can be read may have grown
+        *thread_heap_gate() = front_gate_of(&window); // it may have grown
         if (!fast_cache_push(&heap->bins[bin], ptr)) {
             tiny_front_of(bin)->spill(heap, bin);
             fast_cache_push(&heap->bins[bin], ptr);
