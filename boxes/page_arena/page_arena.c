@@ -47,7 +47,7 @@
 // (2 MiB aligned), and log2 of the window's slabs in bits 0..7.
 static _Atomic uintptr_t config;
 
-// Slabs that a small heap grows by at first, and a heap that the kernel has refused more.
+// Slabs that a heap grows by if it has none, if the kernel has refused more, and at most.
 enum { STEP_FIRST = 4, STEP_LEAST = 1, STEP_MOST = ARENA_SUPERSLAB_SLABS };
 
 // What all threads write stands apart from what all read.
@@ -56,7 +56,7 @@ static struct {
     _Atomic size_t top;                              // see page_arena_top()
     _Atomic size_t reserved;                         // bytes
     _Atomic size_t readable_end;                     // see page_arena_readable(), a slab's index
-    _Atomic size_t step;                             // slabs to grow by, see extend_rounded()
+    _Atomic size_t step;                             // most slabs to grow by, see extend_rounded()
     _Atomic bool dense;                              // see page_arena_mark_dense()
     _Atomic bool charged;                            // see is_charged()
     alignas(HAK_CACHE_LINE) _Atomic size_t lowest;   // no slab below this word index is avail
@@ -65,7 +65,7 @@ static struct {
     _Atomic uint64_t moved_slabs;
     _Atomic size_t sparse;     // see page_arena_count_sparse()
     _Atomic size_t given_word; // see give_back()
-} state = {.step = STEP_FIRST};
+} state = {.step = STEP_MOST};
 
 static size_t window_slabs(uintptr_t word) {
     return (size_t)1 << (word & 0xff);
@@ -864,16 +864,19 @@ static enum os_result extend(const struct page_arena_window *window, size_t from
     return result;
 }
 
-// As extend(), with what is left of the last SuperSlab, up to a step in all. A refusal makes the
-// step small, so that the next growth does not ask in vain for what it need not have.
+// As extend(), with what is left of the last SuperSlab, up to a step in all: a quarter of the heap.
+// A refusal makes the step small, so that the next growth does not ask in vain for what it need not
+// have.
 static enum os_result extend_rounded(const struct page_arena_window *window, size_t from,
                                      size_t end, bool huge) {
-    size_t step = atomic_load_explicit(&state.step, memory_order_relaxed);
+    size_t most = atomic_load_explicit(&state.step, memory_order_relaxed);
+    size_t mapped = atomic_load_explicit(&state.reserved, memory_order_relaxed) >> ARENA_SLAB_SHIFT;
+    size_t step = hak_min(hak_max(mapped / 4, STEP_FIRST), most);
     size_t more = hak_min(hak_round_up(end, ARENA_SUPERSLAB_SLABS), from + step);
     more = hak_max(more, end);
     enum os_result result = extend(window, from, more, huge);
-    if (result == OS_OK && step < STEP_MOST) {
-        atomic_store_explicit(&state.step, step * 2, memory_order_relaxed);
+    if (result == OS_OK && most < STEP_MOST) {
+        atomic_store_explicit(&state.step, most * 2, memory_order_relaxed);
     } else if (result == OS_NO_MEMORY) {
         atomic_store_explicit(&state.step, STEP_LEAST, memory_order_relaxed);
         if (more > end) {
@@ -1753,6 +1756,8 @@ struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_
             word += REGION_WORDS;
         } else if (word % GROUP_WORDS == 0 && !group_has_idle(&window, word / GROUP_WORDS, &done)) {
             word += GROUP_WORDS;
+        } else if (!is_group_open(word / GROUP_WORDS)) { // the cursor may be anywhere
+            word = (word / GROUP_WORDS + 1) * GROUP_WORDS;
         } else {
             purge_word(&window, word, now, age_ms, budget, &done);
             if (done.slabs == budget) {

@@ -377,6 +377,9 @@ static void check_range(const struct hak_stats *stats) {
     size_t free_slabs = 0;
     for (size_t slab = 0; slab < high; slab++) {
         struct page_arena_group *group = &window.groups[slab / ARENA_GROUP_SLABS];
+        if (!page_arena_reaches(slab)) {
+            continue;
+        }
         free_slabs += atomic_bitmap_test(group->avail, slab % ARENA_GROUP_SLABS);
     }
     struct page_arena_stats arena;
