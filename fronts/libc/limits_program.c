@@ -2,6 +2,7 @@
 // that have to be there from the start, and says what each mode is for.
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -99,10 +101,12 @@ static void free_all(struct link **blocks) {
     }
 }
 
-// One that an ordinary user has to stay below.
+// A limit that the process has to stay below, as one of an ordinary user.
 static int lock_limit(size_t bytes) {
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
     set_limit(RLIMIT_MEMLOCK, bytes);
-    return getuid() == 0 && (setgid(65534) != 0 || setuid(65534) != 0) ? SKIPPED : 0;
+    return syscall(SYS_capset, &header, none) == 0 ? 0 : SKIPPED;
 }
 
 static int locked(int flags, size_t limit) {
@@ -165,7 +169,7 @@ static int changed(int resource, const char *line) {
     size_t first = exhaust(&blocks, SIZE);
     set_limit(resource, used + 40 * MIB);
     size_t second = exhaust(&blocks, SIZE);
-    if (first * SIZE < 15 * MIB || second * SIZE < 15 * MIB) {
+    if (first * SIZE < 14 * MIB || second * SIZE < 14 * MIB) {
         printf("%zu and %zu more blocks\n", first, second);
         return 1;
     }
