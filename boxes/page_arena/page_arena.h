@@ -116,8 +116,8 @@ void page_arena_mark_dense(bool dense);
 void page_arena_count_sparse(ptrdiff_t slabs);
 size_t page_arena_sparse(void);
 
-// Claims the `slabs` slabs from index `from` (at most page_arena_high()) on, which will be filled, if
-// they are free, or are where the heap can grow; *zero as above.
+// Claims the `slabs` slabs from index `from` (at most page_arena_high()) on, which will be filled,
+// if they are free, or are where the heap can grow; *zero as above.
 bool page_arena_claim_at(size_t from, size_t slabs, bool *zero);
 
 // Gives slabs back. dirty: they may hold something else than zero bytes.

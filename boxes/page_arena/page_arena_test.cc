@@ -1155,6 +1155,10 @@ TEST_F(PageArena, WhatIsTooShortIsPassedByWithoutALook) {
     // fits.
     constexpr size_t kSlabs = 5 * ARENA_GROUP_SLABS;
     size_t run = claim(kSlabs);
+    std::vector<size_t> below; // what earlier tests have left
+    do {
+        below.push_back(claim(1));
+    } while (below.back() < run);
     size_t first = hak_round_up(run, ARENA_GROUP_SLABS);
     for (size_t i = 0; i < 3 * ARENA_GROUP_SLABS; i += 2) {
         page_arena_release(first + i, 1, true);
@@ -1180,6 +1184,9 @@ TEST_F(PageArena, WhatIsTooShortIsPassedByWithoutALook) {
         if (i != ARENA_GROUP_SLABS + 7) {
             page_arena_release(first + i, 1, true);
         }
+    }
+    for (size_t slab : below) {
+        page_arena_release(slab, 1, false);
     }
     page_arena_release(run, first - run, true);
     page_arena_release(first + 3 * ARENA_GROUP_SLABS, run + kSlabs - first - 3 * ARENA_GROUP_SLABS,
