@@ -3,11 +3,28 @@
 #include "boxes/early_block/early_block.h"
 #include "boxes/far_block/far_block.h"
 #include "boxes/page_arena/page_arena.h"
+#include "boxes/private_heap/private_heap.h"
 #include "boxes/shared_pool/shared_pool.h"
 #include "boxes/superslab/superslab.h"
 
-static struct classified classify_rest(const struct page_arena_window *window, size_t slab) {
-    // Not the first slab of anything: free, or inside a large block whose head is further down.
+static struct classified classify_private(const struct page_arena_window *window, const void *ptr,
+                                          size_t slab) {
+    size_t usable = 0;
+    switch (private_heap_look(window, ptr, &usable)) {
+    case PRIVATE_HEAP_LIVE:
+        return (struct classified){.kind = CLASSIFIED_PRIVATE, .slab = slab, .usable = usable};
+    case PRIVATE_HEAP_FREE:
+        return (struct classified){.kind = CLASSIFIED_PRIVATE_FREE, .slab = slab};
+    case PRIVATE_HEAP_INTERIOR:
+        return (struct classified){.kind = CLASSIFIED_PRIVATE_INTERIOR, .slab = slab};
+    default:
+        return (struct classified){.kind = CLASSIFIED_FREE_PAGES, .slab = slab};
+    }
+}
+
+static struct classified classify_rest(const struct page_arena_window *window, const void *ptr,
+                                       size_t slab) {
+    // Not the first slab of anything: free, or inside a run whose head is further down.
     if (atomic_bitmap_test(window->groups[slab / ARENA_GROUP_SLABS].avail,
                            slab % ARENA_GROUP_SLABS)) {
         return (struct classified){.kind = CLASSIFIED_FREE_PAGES, .slab = slab};
@@ -21,6 +38,9 @@ static struct classified classify_rest(const struct page_arena_window *window, s
         if (kind == SLAB_LARGE &&
             slab - head < atomic_load_explicit(&meta->run, memory_order_relaxed)) {
             return (struct classified){.kind = CLASSIFIED_LARGE_INTERIOR, .slab = slab};
+        }
+        if (kind == SLAB_PRIVATE) {
+            return classify_private(window, ptr, slab);
         }
         break;
     }
@@ -75,8 +95,10 @@ struct classified classify_ptr(const void *ptr) {
     }
     case SLAB_HEAP:
         return (struct classified){.kind = CLASSIFIED_INTERNAL, .slab = slab};
+    case SLAB_PRIVATE:
+        return classify_private(&window, ptr, slab);
     default:
-        return classify_rest(&window, slab);
+        return classify_rest(&window, ptr, slab);
     }
 }
 
@@ -85,9 +107,11 @@ const char *classified_fault(enum classified_kind kind) {
     case CLASSIFIED_FOREIGN:
         return "not a pointer of this heap";
     case CLASSIFIED_TINY_FREE:
+    case CLASSIFIED_PRIVATE_FREE:
         return "block was freed";
     case CLASSIFIED_TINY_INTERIOR:
     case CLASSIFIED_LARGE_INTERIOR:
+    case CLASSIFIED_PRIVATE_INTERIOR:
         return "pointer into a block, not to its start";
     case CLASSIFIED_FREE_PAGES:
         return "no block there (freed twice, or never allocated)";

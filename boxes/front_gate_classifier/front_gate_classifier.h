@@ -17,6 +17,9 @@ enum classified_kind {
     CLASSIFIED_LARGE,         // start of a live large block
     CLASSIFIED_LARGE_INTERIOR,
     CLASSIFIED_EARLY,      // start of a live block of early_block
+    CLASSIFIED_PRIVATE,      // start of a live block of a private heap
+    CLASSIFIED_PRIVATE_FREE, // start of a free one
+    CLASSIFIED_PRIVATE_INTERIOR,
     CLASSIFIED_FREE_PAGES, // in the heap, and no block is there (any more)
     CLASSIFIED_INTERNAL,   // the allocator's own
 };
@@ -25,12 +28,12 @@ struct classified {
     enum classified_kind kind;
     unsigned bin;  // of a tiny block
     size_t slab;   // slab index, for all but FOREIGN; beyond the window for a block far from it
-    size_t usable; // bytes of the block for TINY, LARGE and EARLY, else 0
+    size_t usable; // bytes of the block for TINY, LARGE, PRIVATE and EARLY, else 0
 };
 
 struct classified classify_ptr(const void *ptr);
 
-// In words, for the line that reports a misuse of a pointer that is neither TINY, LARGE nor EARLY.
+// In words, for the line that reports a misuse of a pointer that starts no live block.
 const char *classified_fault(enum classified_kind kind);
 HAK_C_END
 

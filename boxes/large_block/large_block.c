@@ -1,6 +1,7 @@
 #include "boxes/large_block/large_block.h"
 
 #include "backends/os.h"
+#include "boxes/base/atomic.h"
 #include "boxes/far_block/far_block.h"
 #include "boxes/settings/settings.h"
 #include "boxes/superslab/superslab.h"
@@ -23,8 +24,18 @@ static size_t slabs_for(size_t size) {
 // those that grow; under HAKMEM_LIMIT, which counts whole slabs, none has more slabs for it.
 enum { COLOURS_BYTES = HAK_PAGE - HAK_CACHE_LINE, ROOM_FROM = 256 << 10 };
 
+static bool all_aligned;
+
+void large_block_align_all(void) {
+    HAK_POKE(&all_aligned, true);
+}
+
 static bool is_coloured(size_t align) {
-    return align <= HAK_CACHE_LINE && HAK_LARGE_COLOURS != 0;
+    return align <= HAK_CACHE_LINE && HAK_LARGE_COLOURS != 0 && !HAK_PEEK(&all_aligned);
+}
+
+size_t large_block_good_size(size_t size, size_t align) {
+    return hak_round_up(size, is_coloured(align) ? HAK_CACHE_LINE : ARENA_SLAB);
 }
 
 static size_t colour_of(size_t slab, size_t room) {
@@ -146,53 +157,74 @@ size_t large_block_usable(const struct page_arena_window *window, const void *pt
     return find(window, ptr, slab) == NULL ? 0 : superslab_large_usable(window, slab);
 }
 
+static bool is_resize_granted(const struct page_arena_window *window, const void *ptr, size_t slab,
+                              size_t size) {
+    if (HAK_LIKELY(size < LARGE_BLOCK_ASKED)) {
+        return true;
+    }
+    size_t usable = large_block_usable(window, ptr, slab);
+    return size <= usable || is_granted(size - usable);
+}
+
+// A block in the arena's window, at its place.
+static bool resize_near(const struct page_arena_window *window, size_t slab, size_t size) {
+    struct slab *meta = superslab_slab(window, slab);
+    size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
+    if (size > window->slabs << ARENA_SLAB_SHIFT) {
+        return false;
+    }
+    size_t want = slabs_for(size + atomic_load_explicit(&meta->colour, memory_order_relaxed));
+    bool zero;
+    if (want > run && !page_arena_claim_at(slab + run, want - run, &zero)) {
+        return false;
+    }
+    atomic_store_explicit(&meta->run, want, memory_order_relaxed);
+    if (want < run) {
+        page_arena_release(slab + want, run - want, true);
+    }
+    atomic_store_explicit(&meta->size, size, memory_order_relaxed);
+    return true;
+}
+
+// The same, at another place.
+static void *move_near(const struct page_arena_window *window, size_t slab, size_t size) {
+    struct slab *meta = superslab_slab(window, slab);
+    size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
+    size_t colour = atomic_load_explicit(&meta->colour, memory_order_relaxed);
+    if (size > window->slabs << ARENA_SLAB_SHIFT || run << ARENA_SLAB_SHIFT < LARGE_BLOCK_MOVE) {
+        return NULL;
+    }
+    char *to = alloc_near(size + colour, ARENA_SLAB, LARGE_BLOCK_ANY);
+    if (to == NULL) {
+        return NULL;
+    }
+    size_t to_slab = page_arena_slab_of(window, to);
+    if (!page_arena_move(slab, to_slab, run)) {
+        large_block_free(window, to, to_slab);
+        return NULL;
+    }
+    atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
+    page_arena_release(slab, run, false);
+    // Pages moved as they were, and so the block starts at the same line of its page.
+    struct slab *to_meta = superslab_slab(window, to_slab);
+    atomic_store_explicit(&to_meta->colour, (uint16_t)colour, memory_order_relaxed);
+    atomic_store_explicit(&to_meta->size, size, memory_order_relaxed);
+    return to + colour;
+}
+
 void *large_block_resize(const struct page_arena_window *window, void *ptr, size_t slab,
                          size_t size) {
-    if (HAK_UNLIKELY(size >= LARGE_BLOCK_ASKED)) {
-        size_t usable = large_block_usable(window, ptr, slab);
-        if (size > usable && !is_granted(size - usable)) {
-            return NULL;
-        }
+    if (HAK_UNLIKELY(!is_resize_granted(window, ptr, slab, size))) {
+        return NULL;
     }
     if (HAK_UNLIKELY(slab >= window->slabs)) {
         return far_block_resize(ptr, size);
     }
-    struct slab *meta = superslab_slab(window, slab);
-    size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
-    size_t colour = atomic_load_explicit(&meta->colour, memory_order_relaxed);
-    if (size > window->slabs << ARENA_SLAB_SHIFT) {
-        return NULL;
-    }
-    size_t want = slabs_for(size + colour);
-    bool zero;
-    if (want < run) {
-        atomic_store_explicit(&meta->run, want, memory_order_relaxed);
-        page_arena_release(slab + want, run - want, true);
-    } else if (want > run) {
-        if (page_arena_claim_at(slab + run, want - run, &zero)) {
-            atomic_store_explicit(&meta->run, want, memory_order_relaxed);
-        } else {
-            if (run << ARENA_SLAB_SHIFT < LARGE_BLOCK_MOVE) {
-                return NULL;
-            }
-            char *to = alloc_near(size + colour, ARENA_SLAB, LARGE_BLOCK_ANY);
-            if (to == NULL) {
-                return NULL;
-            }
-            size_t to_slab = page_arena_slab_of(window, to);
-            if (!page_arena_move(slab, to_slab, run)) {
-                large_block_free(window, to, to_slab);
-                return NULL;
-            }
-            atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
-            page_arena_release(slab, run, false);
-            // Pages moved as they were, and so the block starts at the same line of its page.
-            struct slab *to_meta = superslab_slab(window, to_slab);
-            atomic_store_explicit(&to_meta->colour, (uint16_t)colour, memory_order_relaxed);
-            atomic_store_explicit(&to_meta->size, size, memory_order_relaxed);
-            return to + colour;
-        }
-    }
-    atomic_store_explicit(&meta->size, size, memory_order_relaxed);
-    return ptr;
+    return resize_near(window, slab, size) ? ptr : move_near(window, slab, size);
+}
+
+bool large_block_resize_here(const struct page_arena_window *window, void *ptr, size_t slab,
+                             size_t size) {
+    return is_resize_granted(window, ptr, slab, size) && slab < window->slabs &&
+           resize_near(window, slab, size);
 }

@@ -37,6 +37,13 @@ enum large_block_use {
 // or align is beyond what can be, or the kernel or HAKMEM_LIMIT refuses.
 void *large_block_alloc(size_t size, size_t align, enum large_block_use use);
 
+// From now on every block starts at the start of its run, so that its usable bytes follow from its
+// size alone.
+void large_block_align_all(void);
+
+// The usable bytes that a block is sure to have. size + align must not be beyond PTRDIFF_MAX.
+size_t large_block_good_size(size_t size, size_t align);
+
 // `slab` is page_arena_slab_of(window, ptr), for the first two whatever that is.
 
 // Frees the block that starts at `ptr`. False if no large block starts there (any more).
@@ -49,6 +56,10 @@ size_t large_block_usable(const struct page_arena_window *window, const void *pt
 // block is as it was. ptr must start a live large block; size > 0.
 void *large_block_resize(const struct page_arena_window *window, void *ptr, size_t slab,
                          size_t size);
+
+// The same at its place only: false if that cannot be done.
+bool large_block_resize_here(const struct page_arena_window *window, void *ptr, size_t slab,
+                             size_t size);
 HAK_C_END
 
 #endif

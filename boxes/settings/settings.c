@@ -188,3 +188,12 @@ void settings_load_once(char *const *environment) {
         settings_load(environment);
     }
 }
+
+bool settings_set(enum setting setting, int64_t value) {
+    const struct setting_row *row = &settings_table[setting];
+    if (value < row->least || value > row->most) {
+        return false;
+    }
+    HAK_POKE(&settings_values[setting], value);
+    return true;
+}

@@ -49,6 +49,10 @@ bool settings_parse(const struct setting_row *row, const char *text, int64_t *ou
 // Bytes of memory this process may use: the machine's, or its cgroup's (v1 or v2) if less.
 size_t settings_memory(void);
 
+// Changes the value of a setting that is asked for each time it matters: SETTING_DECAY_MS. False,
+// and nothing changed, if the value is out of the row's range. Thread-safe.
+bool settings_set(enum setting setting, int64_t value);
+
 // The value in force. Thread-safe.
 HAK_INLINE int64_t settings_get(enum setting setting) {
     extern int64_t settings_values[SETTING_COUNT];

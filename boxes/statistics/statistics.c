@@ -4,6 +4,8 @@
 #include "boxes/decay/decay.h"
 #include "boxes/far_block/far_block.h"
 #include "boxes/page_arena/page_arena.h"
+#include "boxes/private_heap/private_heap.h"
+#include "boxes/shared_pool/shared_pool.h"
 #include "boxes/superslab/superslab.h"
 #include "boxes/thread_heap/thread_heap.h"
 
@@ -26,9 +28,15 @@ __attribute__((visibility("default"))) void hak_stats(struct hak_stats *stats) {
         .committed = arena.committed_bytes,
         .large_live = slabs.large_bytes + far.bytes,
         .large_blocks = slabs.large_blocks + far.blocks,
+        .far = far.bytes,
         .dirty = arena.dirty_slabs << ARENA_SLAB_SHIFT,
+        .clean = shared_pool_get_totals().clean,
+        .metadata =
+            slabs.superslabs * ARENA_SUPERSLAB_META + (slabs.heap_slabs << ARENA_SLAB_SHIFT),
         .tiny_slabs = slabs.tiny_slabs,
         .large_slabs = slabs.large_slabs,
+        .private_live = private_heap_live(),
+        .private_slabs = slabs.private_slabs,
         .heap_slabs = slabs.heap_slabs,
         .returned = (arena.purged_slabs << ARENA_SLAB_SHIFT) + (decay.pages << HAK_PAGE_SHIFT),
         .purges = decay.steps,

@@ -22,14 +22,18 @@ struct hak_stats {
     size_t tiny_free;    // in free tiny blocks of slabs in use
     size_t large_live;   // in large blocks, as asked for; of 16 GiB on they are not in `reserved`
     size_t large_blocks; // large blocks (count)
+    size_t far;          // in large blocks that are mappings of their own, outside of `reserved`
+    size_t private_live; // in blocks of private heaps, as rounded
     size_t dirty;        // in free slabs that still have pages
-    size_t tiny_slabs, large_slabs, heap_slabs; // slabs of 64 KiB by use (count)
-    uint64_t returned;                          // given back to the kernel by purges, so far
-    uint64_t purges;                            // (count)
-    uint64_t purge_ns;                          // time spent in them
-    uint64_t purge_longest_ns;                  // the longest of them
-    uint64_t moved;                             // moved by the page table instead of copied
-    uint64_t os_calls;                          // system calls made for memory (count)
+    size_t clean;        // in pages of slabs of tiny blocks that have no memory
+    size_t metadata;     // of SuperSlabs in use, and thread heaps
+    size_t tiny_slabs, large_slabs, private_slabs, heap_slabs; // slabs of 64 KiB by use (count)
+    uint64_t returned;         // given back to the kernel by purges, so far
+    uint64_t purges;           // (count)
+    uint64_t purge_ns;         // time spent in them
+    uint64_t purge_longest_ns; // the longest of them
+    uint64_t moved;            // moved by the page table instead of copied
+    uint64_t os_calls;         // system calls made for memory (count)
     uint64_t refills, refilled_blocks, spills, spilled_blocks; // (counts)
     size_t heaps, free_heaps; // thread heaps made; of them without a thread (count)
     struct {

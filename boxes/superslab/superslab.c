@@ -4,7 +4,7 @@ void superslab_get_stats(struct superslab_stats *stats) {
     *stats = (struct superslab_stats){0};
     struct page_arena_window window = page_arena_get_window();
     size_t top = page_arena_top();
-    size_t large_end = 0; // of the large run seen last
+    size_t large_end = 0; // of the run seen last
     for (size_t first = 0; first < top; first += ARENA_SUPERSLAB_SLABS) {
         if (!superslab_known(&window, first)) {
             continue;
@@ -29,6 +29,10 @@ void superslab_get_stats(struct superslab_stats *stats) {
                 stats->large_blocks++;
                 stats->large_slabs += large_end - i;
                 stats->large_bytes += atomic_load_explicit(&slab->size, memory_order_relaxed);
+                break;
+            case SLAB_PRIVATE:
+                large_end = i + atomic_load_explicit(&slab->run, memory_order_relaxed);
+                stats->private_slabs += large_end - i;
                 break;
             case SLAB_HEAP:
                 stats->heap_slabs++;

@@ -13,10 +13,11 @@
 HAK_C_BEGIN
 
 enum slab_kind {
-    SLAB_NONE = 0,  // free, or not the first slab of a run
-    SLAB_TINY = 1,  // blocks of slab->bin
-    SLAB_LARGE = 2, // first slab of a large block
-    SLAB_HEAP = 3,  // a thread heap
+    SLAB_NONE = 0,    // free, or not the first slab of a run
+    SLAB_TINY = 1,    // blocks of slab->bin
+    SLAB_LARGE = 2,   // first slab of a large block
+    SLAB_HEAP = 3,    // a thread heap, or a private one
+    SLAB_PRIVATE = 4, // first slab of a private heap's run
 };
 
 enum { SLAB_INLINE_WORDS = 4 }; // bitmaps of blocks of 256 B and more live beside the other fields
@@ -28,7 +29,7 @@ struct slab {
     _Atomic(uint8_t) owner;   // SLAB_LARGE: mark of the thread that allocated it
     _Atomic(uint16_t) clean;  // SLAB_TINY: a bit a page that has no memory; see shared_pool.c
     _Atomic(uint16_t) colour; // SLAB_LARGE: bytes in front of the block; written by its holder
-    _Atomic(uint64_t) run;    // SLAB_LARGE: slabs in the run
+    _Atomic(uint64_t) run;    // SLAB_LARGE, SLAB_PRIVATE: slabs in the run
     _Atomic(uint64_t) size;   // SLAB_LARGE: bytes asked for
     uint64_t unused3_;
     atomic_bitmap_word bits[SLAB_INLINE_WORDS]; // free blocks; anyone sets, takers clear
@@ -112,7 +113,7 @@ HAK_INLINE bool superslab_known(const struct page_arena_window *window, size_t s
 // Counts of slabs by use, over the whole heap.
 struct superslab_stats {
     size_t superslabs; // SuperSlabs with at least one slab in use
-    size_t tiny_slabs, large_slabs, heap_slabs;
+    size_t tiny_slabs, large_slabs, heap_slabs, private_slabs;
     size_t bin_slabs[SIZE_CLASS_BINS]; // slabs of each bin
     size_t bin_free[SIZE_CLASS_BINS];  // free blocks in them (those in caches not counted)
     size_t large_blocks;

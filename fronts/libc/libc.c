@@ -82,8 +82,7 @@ EXPORT void *calloc(size_t count, size_t size) {
 // The block's kind; does not return for a pointer that starts no live block.
 static struct classified classify_live(const char *call, const void *ptr) {
     struct classified what = classify_ptr(ptr);
-    if (HAK_UNLIKELY(what.kind != CLASSIFIED_TINY && what.kind != CLASSIFIED_LARGE &&
-                     what.kind != CLASSIFIED_EARLY)) {
+    if (HAK_UNLIKELY(what.usable == 0)) {
         diag_misuse(call, ptr, classified_fault(what.kind));
     }
     return what;
@@ -102,9 +101,10 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
         free(ptr);
         return NULL;
     }
-    if (old.kind == CLASSIFIED_TINY) {
+    if (old.kind != CLASSIFIED_LARGE) {
         // Shrinking stays in place as long as at least half of the block remains in use.
-        if (size <= old.usable && (size > old.usable / 2 || size_class_bin_of(size) == old.bin)) {
+        if (size <= old.usable && (size > old.usable / 2 || (old.kind == CLASSIFIED_TINY &&
+                                                             size_class_bin_of(size) == old.bin))) {
             return ptr;
         }
     } else if (old.kind == CLASSIFIED_LARGE && size > SIZE_CLASS_TINY_MAX) {

@@ -17,6 +17,9 @@ void free_aligned_sized(void *ptr, size_t align, size_t size);
 void *slow_zero_alloc(size_t size);
 void *slow_grown_alloc(size_t size);
 
+// As slow_aligned_alloc(): a large block that is all zero. size > 0.
+void *slow_zero_aligned_alloc(size_t align, size_t size);
+
 #ifdef __cplusplus
 }
 #endif

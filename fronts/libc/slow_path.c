@@ -8,6 +8,7 @@
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
 #include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
+#include "boxes/private_heap/private_heap.h"
 #include "boxes/shared_pool/shared_pool.h"
 #include "fronts/tiny_front/tiny_front.h"
 
@@ -111,6 +112,10 @@ void *slow_grown_alloc(size_t size) {
     return large(size, 1, LARGE_BLOCK_GROWN);
 }
 
+void *slow_zero_aligned_alloc(size_t align, size_t size) {
+    return large(size, align, LARGE_BLOCK_ZERO);
+}
+
 void *slow_aligned_alloc(size_t align, size_t size) {
     if (HAK_UNLIKELY(!thread_heap_ready())) {
         return early_block_alloc(size, align);
@@ -163,7 +168,7 @@ void slow_free(void *ptr) {
     }
     tick_once();
     if (HAK_UNLIKELY(!large_block_free(&window, ptr, page_arena_slab_of(&window, ptr)) &&
-                     !early_block_free(ptr))) {
+                     !private_heap_free(&window, ptr) && !early_block_free(ptr))) {
         diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(classify_ptr(ptr).kind));
     }
 }

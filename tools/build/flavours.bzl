@@ -65,3 +65,12 @@ FAULTY_FLAVOURS = [
     )
     for flavour in FLAVOURS
 ]
+
+# The sonames of other allocators' libraries -> the front that adds what those export beyond malloc. Each flavour gets
+# a shared object of each: the first of FLAVOURS in bazel-bin/compat, the others in a folder of their name in there.
+COMPAT = {
+    "libjemalloc.so.2": "//fronts/compat/jemalloc",
+    "libmimalloc.so.2": "//fronts/compat/mimalloc",
+    "libtcmalloc.so.4": "//fronts/compat/tcmalloc",
+    "libtcmalloc_minimal.so.4": "//fronts/compat/tcmalloc",
+}

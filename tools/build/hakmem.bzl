@@ -2,7 +2,7 @@
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 load("//tools/build:archive.bzl", "hak_archive")
-load("//tools/build:flavours.bzl", "FAULTY_FLAVOURS", "FLAVOURS", "TEST_FLAVOURS")
+load("//tools/build:flavours.bzl", "COMPAT", "FAULTY_FLAVOURS", "FLAVOURS", "TEST_FLAVOURS")
 load("//tools/build:variants.bzl", "COPTS", "VARIANTS", "WARNINGS")
 
 def variant_label(label, variant):
@@ -84,6 +84,18 @@ def hak_benchmark(name, srcs, deps, variants = [""], tags = [], **kwargs):
             **kwargs
         )
 
+_SHARED_LINKOPTS = [
+    "-Wl,-z,nodelete",
+    "-Wl,-z,now",
+    "-Wl,-z,relro",
+    "-Wl,-z,defs",
+    "-Wl,--as-needed",
+]
+
+def _compat(flavour):
+    """The folder of a flavour's compat libraries, in bazel-bin."""
+    return "compat/" + ("" if flavour == FLAVOURS[0] else flavour.name + "/")
+
 def _flavour(flavour, testonly = False):
     name = flavour.name
     variant = flavour.variant
@@ -124,19 +136,31 @@ def _flavour(flavour, testonly = False):
         visibility = ["//fronts:__subpackages__"],
     )
 
+    shared = [":" + name + "_boxes", variant_label("//fronts/dl:dl_open", variant)]
     cc_binary(
         name = "lib" + name + ".so",
         testonly = testonly,
         linkshared = True,
-        linkopts = [
-            "-Wl,-z,nodelete",
-            "-Wl,-z,now",
-            "-Wl,-z,relro",
-            "-Wl,-z,defs",
-            "-Wl,--as-needed",
-            "-Wl,-soname,lib" + name + ".so",
-        ],
-        deps = [":" + name + "_boxes", variant_label("//fronts/dl:dl_open", variant)],
+        linkopts = _SHARED_LINKOPTS + ["-Wl,-soname,lib" + name + ".so"],
+        deps = shared,
+        visibility = ["//visibility:public"],
+    )
+
+    for library, front in COMPAT.items():
+        cc_binary(
+            name = _compat(flavour) + library,
+            testonly = testonly,
+            linkshared = True,
+            linkopts = _SHARED_LINKOPTS + ["-Wl,-soname," + library],
+            deps = shared + [variant_label(front, variant)],
+            visibility = ["//visibility:public"],
+        )
+
+    # All of it under the names of other allocators' libraries, in one folder.
+    native.filegroup(
+        name = name + "_compat",
+        testonly = testonly,
+        srcs = [_compat(flavour) + library for library in COMPAT.keys()],
         visibility = ["//visibility:public"],
     )
 
@@ -165,6 +189,10 @@ def _flavour(flavour, testonly = False):
 
 def hak_flavours():
     """The targets of every flavour, in the package that calls it."""
+    native.alias(
+        name = "compat",
+        actual = ":" + FLAVOURS[0].name + "_compat",
+    )
     for flavour in FLAVOURS:
         _flavour(flavour)
     for flavour in TEST_FLAVOURS + FAULTY_FLAVOURS:

@@ -1,0 +1,72 @@
+#include "fronts/compat/compat.h"
+
+#include "boxes/base/atomic.h"
+#include "boxes/statistics/statistics.h"
+#include "fronts/libc/extension.h"
+
+#include <malloc.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { SLAB = SIZE_CLASS_SLAB };
+
+bool compat_is_served(void) {
+    enum { UNKNOWN, NO, YES };
+    static _Atomic(int) known = UNKNOWN;
+    int answer = atomic_load_explicit(&known, memory_order_relaxed);
+    if (HAK_UNLIKELY(answer == UNKNOWN)) {
+        void *block = malloc(1);
+        if (block == NULL) {
+            return false;
+        }
+        answer = hak_usable(block) != 0 ? YES : NO;
+        free(block);
+        atomic_store_explicit(&known, answer, memory_order_relaxed);
+    }
+    return answer == YES;
+}
+
+// Other allocators' sizes follow from what is asked for, and programs go by that.
+static __attribute__((constructor(102))) void start(void) {
+    hak_exact_sizes();
+}
+
+void *compat_alloc(size_t size, size_t align, bool zero) {
+    size = hak_max(size, 1);
+    if (align <= HAK_MIN_ALIGN) {
+        return zero ? calloc(1, size) : malloc(size);
+    }
+    if (!zero) {
+        return memalign(align, size);
+    }
+    if (compat_is_served()) {
+        return hak_aligned_zalloc(align, size);
+    }
+    void *block = memalign(align, size);
+    return block == NULL ? NULL : memset(block, 0, size);
+}
+
+size_t compat_good_size(size_t size, size_t align) {
+    size = hak_max(size, 1);
+    if (compat_is_served()) {
+        return hak_good_size(size, align);
+    }
+    void *block = compat_alloc(size, align, false);
+    size_t usable = malloc_usable_size(block);
+    free(block);
+    return usable;
+}
+
+struct compat_totals compat_totals_of(const struct hak_stats *stats) {
+    size_t used = (stats->tiny_slabs + stats->large_slabs + stats->private_slabs) * SLAB;
+    struct compat_totals totals = {
+        .allocated = stats->tiny_live + stats->large_live + stats->private_live,
+        .active = used - hak_min(used, stats->clean) + stats->far,
+        .dirty = stats->dirty,
+        .metadata = stats->metadata,
+        .mapped = stats->committed + stats->far,
+        .retained = stats->reserved - stats->committed,
+    };
+    totals.resident = totals.active + totals.dirty + totals.metadata;
+    return totals;
+}

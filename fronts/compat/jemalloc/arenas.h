@@ -1,0 +1,36 @@
+// arenas: jemalloc's arena numbers. 0 is the heap that malloc uses; the others are private heaps,
+// made by mallctl("arenas.create") and gone by mallctl("arena.<i>.destroy"), after which the number
+// is used again. Thread-safe, lock-free.
+#ifndef HAKMEM_FRONTS_COMPAT_JEMALLOC_ARENAS_H
+#define HAKMEM_FRONTS_COMPAT_JEMALLOC_ARENAS_H
+
+#include "boxes/base/base.h"
+
+HAK_C_BEGIN
+
+enum {
+    ARENAS_MOST = 4095,      // numbers that fit into the flags of mallocx()
+    ARENAS_ALL = 4096,       // stands for all arenas in names of mallctl()
+    ARENAS_DESTROYED = 4097, // and for those that are gone
+};
+
+struct hak_heap;
+
+// The heap of an arena from 1 on; NULL if there is no such arena.
+struct hak_heap *arenas_heap(size_t number);
+
+// One more than the highest number that was ever in use.
+unsigned arenas_count(void);
+
+// Makes an arena; 0 if there is no memory, or no number.
+unsigned arenas_create(void);
+
+// Takes an arena away from its number, which may be used again; the heap is the caller's. NULL if
+// there is no such arena.
+struct hak_heap *arenas_remove(size_t number);
+
+// The number of the arena that the live block at `ptr` is of.
+unsigned arenas_of(const void *ptr);
+HAK_C_END
+
+#endif
