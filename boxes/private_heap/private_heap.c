@@ -173,7 +173,8 @@ static struct chunk *chunk_of_bin(struct private_heap *heap, unsigned bin) {
         return NULL;
     }
     const struct size_class_bin *info = &size_class_bins[bin];
-    size_t front = offsetof(struct chunk, free) + info->words * sizeof chunk->free[0];
+    // The byte below the first block is that block's, in the header flavour.
+    size_t front = offsetof(struct chunk, free) + info->words * sizeof chunk->free[0] + HAK_HEADER;
     chunk->bin = bin;
     chunk->first = (uint32_t)((front + info->size - 1) / info->size);
     memset((void *)chunk->free, 0, info->words * sizeof chunk->free[0]);
@@ -240,7 +241,7 @@ static size_t large_offset(size_t align, size_t at) {
 }
 
 static size_t large_slabs(size_t size, size_t offset) {
-    return (offset + size + ARENA_SLAB - 1) >> ARENA_SLAB_SHIFT;
+    return (offset + hak_max(size, 1) + ARENA_SLAB - 1) >> ARENA_SLAB_SHIFT;
 }
 
 static void *alloc_large(struct private_heap *heap, size_t size, size_t align, size_t at,

@@ -12,7 +12,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-__attribute__((visibility("default"))) void hak_stats(struct hak_stats *stats) {
+void statistics_own(struct hak_stats *stats) {
     struct page_arena_stats arena;
     struct superslab_stats slabs;
     struct thread_heap_stats heaps;
@@ -65,6 +65,10 @@ __attribute__((visibility("default"))) void hak_stats(struct hak_stats *stats) {
         stats->tiny_free += slabs.bin_free[bin] * info->size;
     }
 }
+
+// One function by two names, of which the other library's may hide this one.
+extern __typeof(hak_stats) hak_stats
+    __attribute__((alias("statistics_own"), visibility("default")));
 
 static void add(struct statistics_text *text, const char *format, ...) {
     va_list args;

@@ -47,6 +47,10 @@ static_assert((int)SIZE_CLASS_BINS <= (int)HAK_STATS_BINS, "room for every bin")
 
 void hak_stats(struct hak_stats *stats);
 
+// hak_stats() of this very library: where several libraries of hakmem are in a process, hak_stats()
+// is the first one's, which serves it.
+void statistics_own(struct hak_stats *stats) __attribute__((visibility("hidden")));
+
 // The name of the flavour that serves the process, as in tools/build/flavours.bzl.
 const char *hak_flavour(void);
 

@@ -336,6 +336,12 @@ static void after_fork(void) {
     decay_after_fork();
 }
 
+// False in a library of hakmem behind another one, whose malloc and hak_stats() come first.
+static bool is_first(void) {
+    void (*volatile first)(struct hak_stats *) = hak_stats;
+    return first == statistics_own;
+}
+
 static __attribute__((constructor(101))) void start(void) {
     settings_load_once(environ);
     if (settings_get(SETTING_STATS) != 0) {
@@ -343,13 +349,15 @@ static __attribute__((constructor(101))) void start(void) {
     }
     tiny_front_start();
     pthread_atfork(NULL, NULL, after_fork);
-    decay_start();
+    if (is_first()) {
+        decay_start();
+    }
 }
 
 static __attribute__((destructor(101))) void finish(void) {
     // Blocks still cached are checked as they go back: the last chance to report one freed twice.
     thread_heap_flush();
-    if (settings_get(SETTING_STATS) != 0) {
+    if (settings_get(SETTING_STATS) != 0 && is_first()) {
         print_table();
     }
 }

@@ -225,3 +225,31 @@ def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwarg
                 deps = deps + ["@com_google_googletest//:gtest_main"],
                 **kwargs
             )
+
+def hak_compat_tests(name, srcs, library, deps = [], **kwargs):
+    """One cc_test a flavour, linked to the flavour's compat library: NAME_FLAVOUR.
+
+    Args:
+      name: prefix of the tests' names.
+      srcs: GoogleTest sources.
+      library: its soname, a key of COMPAT.
+      deps: libraries besides GoogleTest.
+      **kwargs: as of cc_test.
+    """
+    for flavour in FLAVOURS:
+        cc_test(
+            name = name + "_" + flavour.name,
+            srcs = srcs + ["//:" + _compat(flavour) + library],
+            copts = WARNINGS + [
+                "-D_GNU_SOURCE",
+                "-fno-builtin",
+                "-DHAK_FLAVOUR='\"%s\"'" % flavour.name,
+            ] + VARIANTS[flavour.variant],
+            linkopts = ["-pthread"],
+            tags = ["noasan", "notsan", "noubsan"],
+            deps = deps + [
+                "//fronts/libc:test_util",
+                "@com_google_googletest//:gtest_main",
+            ],
+            **kwargs
+        )

@@ -1,6 +1,7 @@
 #include "fronts/compat/jemalloc/arenas.h"
 
 #include "boxes/base/atomic.h"
+#include "fronts/compat/compat.h"
 #include "fronts/libc/extension.h"
 
 static _Atomic(struct hak_heap *) heaps[ARENAS_MOST]; // by number; [0] is unused
@@ -15,7 +16,8 @@ unsigned arenas_count(void) {
 }
 
 unsigned arenas_create(void) {
-    struct hak_heap *heap = hak_heap_new();
+    // Another malloc's free() would not know the blocks.
+    struct hak_heap *heap = compat_is_served() ? hak_heap_new() : NULL;
     if (heap == NULL) {
         return 0;
     }
