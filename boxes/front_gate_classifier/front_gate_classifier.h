@@ -16,7 +16,7 @@ enum classified_kind {
     CLASSIFIED_TINY_INTERIOR, // within a slab of tiny blocks, but not the start of one
     CLASSIFIED_LARGE,         // start of a live large block
     CLASSIFIED_LARGE_INTERIOR,
-    CLASSIFIED_EARLY,      // start of a live block of early_block
+    CLASSIFIED_EARLY,        // start of a live block of early_block
     CLASSIFIED_PRIVATE,      // start of a live block of a private heap
     CLASSIFIED_PRIVATE_FREE, // start of a free one
     CLASSIFIED_PRIVATE_INTERIOR,
