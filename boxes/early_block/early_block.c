@@ -27,7 +27,7 @@ static struct chunk *make_chunk(size_t least) {
     if (head == NULL && least <= FIRST) {
         first.from = first.used = first_bytes;
         first.end = first_bytes + FIRST;
-        atomic_store(&chunks, &first);
+        atomic_store_explicit(&chunks, &first, memory_order_release);
         return &first;
     }
     if (least > SIZE_MAX / 2) {
@@ -39,7 +39,7 @@ static struct chunk *make_chunk(size_t least) {
         made->next = head;
         made->from = made->used = (char *)made + HAK_CACHE_LINE;
         made->end = (char *)made + size;
-        atomic_store(&chunks, made);
+        atomic_store_explicit(&chunks, made, memory_order_release);
     }
     return made;
 }
@@ -64,7 +64,7 @@ static void *cut(struct chunk *chunk, size_t size, size_t align) {
         *(struct header *)used = (struct header){.size = gap - sizeof(struct header)};
     }
     header_of((void *)block)->size = size;
-    atomic_store(&header_of((void *)block)->live, 1);
+    atomic_store_explicit(&header_of((void *)block)->live, 1, memory_order_release);
     chunk->used = (char *)(block + size);
     return (void *)block;
 }
@@ -113,7 +113,7 @@ void *early_block_resize(void *ptr, size_t size) {
         const void *from = ptr;
         // Not memcpy(), which is libc's.
         __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(usable) : : "memory");
-        early_block_free(ptr);
+        atomic_store_explicit(&header_of(ptr)->live, 0, memory_order_release);
     }
     return fresh;
 }

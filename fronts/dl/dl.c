@@ -235,7 +235,7 @@ bool dl_redirect_libc(void) {
             return false;
         }
     }
-    atomic_store(&done, true);
+    atomic_store_explicit(&done, true, memory_order_release);
     return true;
 }
 

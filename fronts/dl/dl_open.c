@@ -21,7 +21,7 @@ static struct onward onward(const char *name, _Atomic(void *) *next, bool opens,
     void *found = atomic_load(next);
     if (found == NULL) {
         found = dlsym(RTLD_NEXT, name);
-        atomic_store(next, found);
+        atomic_store_explicit(next, found, memory_order_release);
     }
     // Where libc's table cannot be changed the library had better see the process's symbols first.
     if (opens && !dl_redirect_libc()) {
