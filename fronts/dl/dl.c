@@ -205,22 +205,29 @@ static bool redirect(const struct search *search) {
     return true;
 }
 
+enum { ON, CHANGED, REFUSED, NOT_OURS };
+
 static int visit_object(struct dl_phdr_info *info, size_t size, void *arg) {
     (void)size;
     struct search *search = arg;
     struct object object = object_of(info);
     uint32_t flags;
     if (object.strings == NULL) {
-        return 0;
+        return ON;
     }
-    if (is_libc(&object) && search->libc.strings == NULL) {
-        search->libc = object;
-        search->executable = contains(info, object.symbols, &flags) && (flags & PF_X) != 0;
-    } else if (contains(info, names, &flags)) {
+    if (contains(info, names, &flags)) {
         search->own = object;
+        return ON;
     }
-    bool both = search->libc.strings != NULL && search->own.strings != NULL;
-    return both ? 1 + redirect(search) : 0;
+    if (!is_libc(&object)) {
+        return ON;
+    }
+    if (search->own.strings == NULL) {
+        return NOT_OURS;
+    }
+    search->libc = object;
+    search->executable = contains(info, object.symbols, &flags) && (flags & PF_X) != 0;
+    return redirect(search) ? CHANGED : REFUSED;
 }
 
 bool dl_redirect_libc(void) {
@@ -231,7 +238,8 @@ bool dl_redirect_libc(void) {
     settings_load_once(environ); // another library's constructor may come before ours
     if (settings_get(SETTING_DEEPBIND) != 0) {
         struct search search = {.executable = false};
-        if (dl_iterate_phdr(visit_object, &search) != 2) {
+        int result = dl_iterate_phdr(visit_object, &search);
+        if (result == ON || result == REFUSED) {
             return false;
         }
     }
@@ -239,26 +247,41 @@ bool dl_redirect_libc(void) {
     return true;
 }
 
-static int asks_for_dl(struct dl_phdr_info *info, size_t size, void *arg) {
-    (void)size;
-    (void)arg;
-    static const char asked[][8] = {"dlopen", "dlmopen", "dlsym", "dlvsym"};
-    struct object object = object_of(info);
-    if (object.strings == NULL || is_libc(&object)) {
-        return 0;
-    }
-    uint32_t first = hash_table_of(&object).first;
+// Whether the object asks others for a function whose name is among `asked`. Those come first in
+// its table of symbols, in front of those that it defines.
+static bool asks_for(const struct object *object, const char (*asked)[8], size_t count) {
+    uint32_t first = hash_table_of(object).first;
     for (uint32_t i = 0; i < first; i++) {
-        const char *name = object.strings + object.symbols[i].st_name;
-        for (size_t j = 0; j < sizeof asked / sizeof *asked; j++) {
+        const char *name = object->strings + object->symbols[i].st_name;
+        for (size_t j = 0; j < count; j++) {
             if (strcmp(name, asked[j]) == 0) {
-                return 1;
+                return true;
             }
         }
     }
-    return 0;
+    return false;
+}
+
+// `arg`: whether only libraries count, and only those that look symbols up.
+static int visit_user(struct dl_phdr_info *info, size_t size, void *arg) {
+    (void)size;
+    static const char asked[][8] = {"dlsym", "dlvsym", "dlopen", "dlmopen"};
+    const bool *library = arg;
+    uint32_t flags;
+    struct object object = object_of(info);
+    if (object.strings == NULL || is_libc(&object) ||
+        (*library && (info->dlpi_name[0] == '\0' || contains(info, names, &flags)))) {
+        return 0;
+    }
+    return asks_for(&object, asked, *library ? 2 : sizeof asked / sizeof *asked);
 }
 
 bool dl_is_used(void) {
-    return dl_iterate_phdr(asks_for_dl, NULL) != 0;
+    bool library = false;
+    return dl_iterate_phdr(visit_user, &library) != 0;
+}
+
+bool dl_looks_up(void) {
+    bool library = true;
+    return dl_iterate_phdr(visit_user, &library) != 0;
 }

@@ -77,3 +77,9 @@ __attribute__((used)) struct onward dl_onward_dlmopen(Lmid_t space, const char *
 
 FORWARD(dlopen, "esi");
 FORWARD(dlmopen, "edx");
+
+static __attribute__((constructor(102))) void start(void) {
+    if (dl_looks_up()) {
+        dl_redirect_libc();
+    }
+}

@@ -304,6 +304,14 @@ TEST_P(SharedObjectTest, MayBeOpenedByARunningProgram) {
     EXPECT_EQ("lib" + std::string(waiting.lib.flavour()) + ".so", GetParam());
     EXPECT_NE(reinterpret_cast<void *>(waiting.lib.malloc), dlsym(RTLD_DEFAULT, "malloc"));
     EXPECT_TRUE(Use(waiting.lib));
+    // Its dlopen() leaves the names of libc's functions alone here.
+    void *(*open)(const char *, int);
+    Find(library, "dlopen", &open);
+    void *libc = open("libc.so.6", RTLD_NOW | RTLD_DEEPBIND);
+    ASSERT_NE(libc, nullptr) << dlerror();
+    EXPECT_EQ(dlsym(libc, "malloc"), dlsym(RTLD_DEFAULT, "malloc"));
+    EXPECT_EQ(dlsym(libc, "free"), dlsym(RTLD_DEFAULT, "free"));
+    EXPECT_NE(reinterpret_cast<void *>(open), dlsym(libc, "dlopen"));
     pthread_barrier_wait(&waiting.barrier);
     pthread_join(thread, nullptr);
     EXPECT_TRUE(waiting.ok);

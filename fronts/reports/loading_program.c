@@ -17,7 +17,10 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-extern int loading_early; // in libloading_early.so
+// In libloading_early.so.
+extern int loading_early;
+void *loading_next_malloc(size_t size);
+void loading_next_free(void *block);
 
 static const char *plugin_path, *cxx_path;
 
@@ -149,6 +152,18 @@ static void origin(void) {
     use(plugin, 2);
 }
 
+// By a library that was there from the start, and has opened nothing.
+static void next(void) {
+    free(loading_next_malloc(100));
+    loading_next_free(malloc(100));
+    loading_next_free(strdup("text"));
+    void *(*fn)(size_t);
+    *(void **)&fn = symbol(RTLD_NEXT, "malloc");
+    free(fn(100));
+    *(void **)&fn = symbol(RTLD_DEFAULT, "malloc");
+    free(fn(100));
+}
+
 static void early(void) {
     CHECK(loading_early == 2);
     deep();
@@ -223,6 +238,7 @@ static const struct {
     {"namespace_new", namespace_new},
     {"handle", handle},
     {"early", early},
+    {"next", next},
     {"origin", origin},
     {"threads", threads},
     {"refused", refused},

@@ -27,7 +27,7 @@ class LoadingTest : public testing::TestWithParam<const char *> {};
 
 INSTANTIATE_TEST_SUITE_P(Ways, LoadingTest,
                          testing::Values("deep", "local", "namespace_base", "namespace_new",
-                                         "handle", "origin", "early", "threads", "refused"),
+                                         "handle", "next", "origin", "early", "threads", "refused"),
                          [](const testing::TestParamInfo<const char *> &param) {
                              return std::string(param.param);
                          });
