@@ -24,18 +24,17 @@ static size_t slabs_for(size_t size) {
 // those that grow; under HAKMEM_LIMIT, which counts whole slabs, none has more slabs for it.
 enum { COLOURS_BYTES = HAK_PAGE - HAK_CACHE_LINE, ROOM_FROM = 256 << 10 };
 
-static bool all_aligned;
-
-void large_block_align_all(void) {
-    HAK_POKE(&all_aligned, true);
+void large_block_exact(void) {
+    HAK_POKE(&superslab_exact, true);
 }
 
 static bool is_coloured(size_t align) {
-    return align <= HAK_CACHE_LINE && HAK_LARGE_COLOURS != 0 && !HAK_PEEK(&all_aligned);
+    return align <= HAK_CACHE_LINE && HAK_LARGE_COLOURS != 0;
 }
 
 size_t large_block_good_size(size_t size, size_t align) {
-    return hak_round_up(size, is_coloured(align) ? HAK_CACHE_LINE : ARENA_SLAB);
+    bool line = is_coloured(align) || HAK_PEEK(&superslab_exact);
+    return hak_round_up(size, line ? HAK_CACHE_LINE : ARENA_SLAB);
 }
 
 static size_t colour_of(size_t slab, size_t room) {

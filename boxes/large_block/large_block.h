@@ -37,9 +37,8 @@ enum large_block_use {
 // or align is beyond what can be, or the kernel or HAKMEM_LIMIT refuses.
 void *large_block_alloc(size_t size, size_t align, enum large_block_use use);
 
-// From now on every block starts at the start of its run, so that its usable bytes follow from its
-// size alone.
-void large_block_align_all(void);
+// From now on the usable bytes of every block are its size, rounded up to a cache line.
+void large_block_exact(void);
 
 // The usable bytes that a block is sure to have. size + align must not be beyond PTRDIFF_MAX.
 size_t large_block_good_size(size_t size, size_t align);

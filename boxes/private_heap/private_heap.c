@@ -240,8 +240,13 @@ static size_t large_offset(size_t align, size_t at) {
     return hak_round_up(LARGE_OFFSET + at, align) - at;
 }
 
+// The run has more; what a block is said to have follows from its size.
+static size_t large_usable(size_t size) {
+    return hak_round_up(hak_max(size, 1), HAK_CACHE_LINE);
+}
+
 static size_t large_slabs(size_t size, size_t offset) {
-    return (offset + hak_max(size, 1) + ARENA_SLAB - 1) >> ARENA_SLAB_SHIFT;
+    return (offset + large_usable(size) + ARENA_SLAB - 1) >> ARENA_SLAB_SHIFT;
 }
 
 static void *alloc_large(struct private_heap *heap, size_t size, size_t align, size_t at,
@@ -255,7 +260,7 @@ static void *alloc_large(struct private_heap *heap, size_t size, size_t align, s
     }
     chunk->bin = 0;
     chunk->offset = offset;
-    chunk->usable = (slabs << ARENA_SLAB_SHIFT) - offset;
+    chunk->usable = large_usable(size);
     if (!note(heap, chunk)) {
         free_chunk(chunk);
         return NULL;
@@ -283,9 +288,7 @@ size_t private_heap_good_size(size_t size, size_t align) {
         return 0;
     }
     unsigned bin = small_bin(size, align);
-    return bin != 0 ? size_class_usable(bin)
-                    : (large_slabs(size, large_offset(align, 0)) << ARENA_SLAB_SHIFT) -
-                          large_offset(align, 0);
+    return bin != 0 ? size_class_usable(bin) : large_usable(size);
 }
 
 void *private_heap_alloc(struct private_heap *heap, size_t size, size_t align, bool zero) {

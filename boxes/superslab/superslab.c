@@ -1,5 +1,7 @@
 #include "boxes/superslab/superslab.h"
 
+bool superslab_exact;
+
 void superslab_get_stats(struct superslab_stats *stats) {
     *stats = (struct superslab_stats){0};
     struct page_arena_window window = page_arena_get_window();

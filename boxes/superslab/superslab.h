@@ -85,6 +85,9 @@ HAK_INLINE atomic_bitmap_word *superslab_bits(const struct page_arena_window *wi
     return superslab_bits_where(window, slab, superslab_bits_beside(bin));
 }
 
+// True: the usable bytes of a large block follow from its size, and are not all that its run has.
+extern bool superslab_exact __attribute__((visibility("hidden")));
+
 // The large block whose run starts with `slab`, and its usable bytes.
 HAK_INLINE char *superslab_large_start(const struct page_arena_window *window, size_t slab) {
     struct slab *meta = superslab_slab(window, slab);
@@ -93,6 +96,10 @@ HAK_INLINE char *superslab_large_start(const struct page_arena_window *window, s
 }
 HAK_INLINE size_t superslab_large_usable(const struct page_arena_window *window, size_t slab) {
     struct slab *meta = superslab_slab(window, slab);
+    if (HAK_PEEK(&superslab_exact)) {
+        return hak_round_up(atomic_load_explicit(&meta->size, memory_order_relaxed),
+                            HAK_CACHE_LINE);
+    }
     return (atomic_load_explicit(&meta->run, memory_order_relaxed) << ARENA_SLAB_SHIFT) -
            atomic_load_explicit(&meta->colour, memory_order_relaxed);
 }

@@ -26,7 +26,8 @@ bool compat_is_served(void) {
     return answer == YES;
 }
 
-// Other allocators' sizes follow from what is asked for, and programs go by that.
+// Other allocators' sizes follow from what is asked for, and programs go by that. And they count
+// what they use by malloc_usable_size(): a large block's is not to be all that its slabs have.
 static __attribute__((constructor(102))) void start(void) {
     hak_exact_sizes();
 }
@@ -58,15 +59,21 @@ size_t compat_good_size(size_t size, size_t align) {
 }
 
 struct compat_totals compat_totals_of(const struct hak_stats *stats) {
-    size_t used = (stats->tiny_slabs + stats->large_slabs + stats->private_slabs) * SLAB;
+    size_t tiny = stats->tiny_slabs * SLAB;
+    tiny -= hak_min(tiny, stats->clean);
+    size_t rest = stats->large_slabs * SLAB + stats->far;
+    // The pages that large blocks lie in; what their runs have behind them is nobody's.
+    size_t large = hak_round_up(stats->large_live, HAK_PAGE) + stats->large_blocks * HAK_PAGE;
+    large = hak_min(large, rest);
+    size_t private = stats->private_slabs * SLAB;
     struct compat_totals totals = {
         .allocated = stats->tiny_live + stats->large_live + stats->private_live,
-        .active = used - hak_min(used, stats->clean) + stats->far,
+        .active = tiny + large + private,
         .dirty = stats->dirty,
         .metadata = stats->metadata,
+        .resident = tiny + rest + private + stats->dirty + stats->metadata,
         .mapped = stats->committed + stats->far,
         .retained = stats->reserved - stats->committed,
     };
-    totals.resident = totals.active + totals.dirty + totals.metadata;
     return totals;
 }

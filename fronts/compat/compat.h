@@ -25,8 +25,8 @@ size_t compat_good_size(size_t size, size_t align);
 // What the statistics come to, in bytes.
 struct compat_totals {
     size_t allocated; // in live blocks
-    size_t active;    // in pages that hold them, or may without being asked of the kernel
-    size_t dirty;     // in free slabs that have pages
+    size_t active; // in pages that hold them, or may hold small ones without a call of the kernel
+    size_t dirty;  // in free slabs that have pages
     size_t metadata;
     size_t resident; // at most so much of all this is in memory
     size_t mapped;   // readable and writable

@@ -40,7 +40,7 @@ EXPORT size_t hak_good_size(size_t size, size_t align) {
 }
 
 EXPORT void hak_exact_sizes(void) {
-    large_block_align_all();
+    large_block_exact();
 }
 
 EXPORT size_t hak_resize_here(void *ptr, size_t size) {
