@@ -33,8 +33,10 @@ static bool is_coloured(size_t align) {
 }
 
 size_t large_block_good_size(size_t size, size_t align) {
-    bool line = is_coloured(align) || HAK_PEEK(&superslab_exact);
-    return hak_round_up(size, line ? HAK_CACHE_LINE : ARENA_SLAB);
+    if (HAK_PEEK(&superslab_exact)) {
+        return hak_round_up(size, HAK_PAGE);
+    }
+    return hak_round_up(size, is_coloured(align) ? HAK_CACHE_LINE : ARENA_SLAB);
 }
 
 static size_t colour_of(size_t slab, size_t room) {
@@ -55,8 +57,14 @@ static size_t claim(size_t size, size_t run, size_t align, bool *zero) {
     return filled ? page_arena_claim_filled(run, align, zero) : page_arena_claim(run, align, zero);
 }
 
+// What a block of `size` bytes takes up: its usable bytes at least.
+static size_t taken(size_t size) {
+    return HAK_PEEK(&superslab_exact) ? hak_round_up(size, HAK_PAGE) : size;
+}
+
 // A block in the arena's window.
-static void *alloc_near(size_t size, size_t align, enum large_block_use use) {
+static void *alloc_near(size_t asked, size_t align, enum large_block_use use) {
+    size_t size = taken(asked);
     struct page_arena_window window = page_arena_get_window();
     bool coloured = is_coloured(align);
     bool room = coloured && (size >= ROOM_FROM || use == LARGE_BLOCK_GROWN) &&
@@ -81,7 +89,7 @@ static void *alloc_near(size_t size, size_t align, enum large_block_use use) {
     atomic_store_explicit(&meta->owner, hak_thread_mark(), memory_order_relaxed);
     atomic_store_explicit(&meta->colour, (uint16_t)colour, memory_order_relaxed);
     atomic_store_explicit(&meta->run, run, memory_order_relaxed);
-    atomic_store_explicit(&meta->size, size, memory_order_relaxed);
+    atomic_store_explicit(&meta->size, asked, memory_order_relaxed);
     atomic_store_explicit(&meta->kind, SLAB_LARGE, memory_order_release);
     return ptr;
 }
@@ -172,7 +180,8 @@ static bool resize_near(const struct page_arena_window *window, size_t slab, siz
     if (size > window->slabs << ARENA_SLAB_SHIFT) {
         return false;
     }
-    size_t want = slabs_for(size + atomic_load_explicit(&meta->colour, memory_order_relaxed));
+    size_t want =
+        slabs_for(taken(size) + atomic_load_explicit(&meta->colour, memory_order_relaxed));
     bool zero;
     if (want > run && !page_arena_claim_at(slab + run, want - run, &zero)) {
         return false;
@@ -193,7 +202,7 @@ static void *move_near(const struct page_arena_window *window, size_t slab, size
     if (size > window->slabs << ARENA_SLAB_SHIFT || run << ARENA_SLAB_SHIFT < LARGE_BLOCK_MOVE) {
         return NULL;
     }
-    char *to = alloc_near(size + colour, ARENA_SLAB, LARGE_BLOCK_ANY);
+    char *to = alloc_near(taken(size) + colour, ARENA_SLAB, LARGE_BLOCK_ANY);
     if (to == NULL) {
         return NULL;
     }

@@ -37,7 +37,7 @@ enum large_block_use {
 // or align is beyond what can be, or the kernel or HAKMEM_LIMIT refuses.
 void *large_block_alloc(size_t size, size_t align, enum large_block_use use);
 
-// From now on the usable bytes of every block are its size, rounded up to a cache line.
+// From now on the usable bytes of every block are its size, rounded up to a page.
 void large_block_exact(void);
 
 // The usable bytes that a block is sure to have. size + align must not be beyond PTRDIFF_MAX.

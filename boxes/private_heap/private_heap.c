@@ -242,7 +242,7 @@ static size_t large_offset(size_t align, size_t at) {
 
 // The run has more; what a block is said to have follows from its size.
 static size_t large_usable(size_t size) {
-    return hak_round_up(hak_max(size, 1), HAK_CACHE_LINE);
+    return hak_round_up(hak_max(size, 1), HAK_PAGE);
 }
 
 static size_t large_slabs(size_t size, size_t offset) {

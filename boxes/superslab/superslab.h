@@ -97,8 +97,7 @@ HAK_INLINE char *superslab_large_start(const struct page_arena_window *window, s
 HAK_INLINE size_t superslab_large_usable(const struct page_arena_window *window, size_t slab) {
     struct slab *meta = superslab_slab(window, slab);
     if (HAK_PEEK(&superslab_exact)) {
-        return hak_round_up(atomic_load_explicit(&meta->size, memory_order_relaxed),
-                            HAK_CACHE_LINE);
+        return hak_round_up(atomic_load_explicit(&meta->size, memory_order_relaxed), HAK_PAGE);
     }
     return (atomic_load_explicit(&meta->run, memory_order_relaxed) << ARENA_SLAB_SHIFT) -
            atomic_load_explicit(&meta->colour, memory_order_relaxed);

@@ -19,8 +19,8 @@ extern "C" {
 // say more of blocks above 32 KiB, which start at different lines of a page.
 size_t hak_good_size(size_t size, size_t align);
 
-// From now on malloc_usable_size() of blocks above 32 KiB is their size, rounded up to a cache
-// line: hak_good_size() is what it says of every block.
+// From now on malloc_usable_size() of blocks above 32 KiB is their size, rounded up to a page:
+// hak_good_size() is what it says of every block.
 void hak_exact_sizes(void);
 
 // Resizes the block at `ptr` to `size` bytes (0 counts as 1) without moving it, if that can be.

@@ -93,7 +93,7 @@ TEST(Jemalloc, TheRealSizeFollowsFromTheSizeAsked) {
             size_t good = nallocx(size, LgAlign(lg));
             ASSERT_GE(good, size);
             if (size > 32768) {
-                EXPECT_LT(good, size + 64); // programs count what they use by it
+                EXPECT_LT(good, size + 4096); // programs count what they use by it
             }
             EXPECT_GE(nallocx(good, LgAlign(lg)), good);
             for (int flags : {0, kZero, Cache(-1), Cache(7)}) {
