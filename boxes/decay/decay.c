@@ -2,12 +2,14 @@
 
 #include "backends/os.h"
 #include "boxes/base/atomic.h"
+#include "boxes/diagnostics/diagnostics.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/settings/settings.h"
 #include "boxes/shared_pool/shared_pool.h"
 #include "boxes/thread_heap/thread_heap.h"
 
 #include <errno.h>
+#include <link.h>
 #include <pthread.h>
 #include <signal.h>
 #include <time.h>
@@ -153,17 +155,37 @@ void decay_tick(uint64_t now) {
     do_step(decay, now, most);
 }
 
-size_t decay_all(void) {
+// Gives free slabs back, from the highest address down, as claims begin with the lowest.
+static size_t trim_to(size_t keep) {
+    size_t given = 0;
+    size_t cursor = 0;
+    page_arena_purge(&cursor, INT32_MAX, 1, 1); // for the slabs set aside, which are released
+    for (;;) {
+        size_t dirty = page_arena_dirty();
+        size_t now = dirty <= keep ? 0 : page_arena_purge_highest(dirty - keep);
+        if (now == 0) {
+            return given;
+        }
+        given += now;
+    }
+}
+
+static size_t purge_all(void) {
+    size_t given = 0;
+    size_t cursor = 0;
+    do {
+        given += page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX).slabs;
+    } while (cursor != 0);
+    return given;
+}
+
+size_t decay_all(size_t keep) {
     struct shared_pool_walk pool = {.all = true};
     do {
         shared_pool_purge(&pool, SIZE_MAX, SIZE_MAX);
     } while (pool.cursor != 0);
-    size_t given = pool.pages;
-    size_t cursor = 0;
-    do {
-        given += page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX).slabs * (ARENA_SLAB / HAK_PAGE);
-    } while (cursor != 0);
-    return given;
+    size_t slabs = keep / ARENA_SLAB + (keep % ARENA_SLAB != 0);
+    return pool.pages + (slabs == 0 ? purge_all() : trim_to(slabs)) * (ARENA_SLAB / HAK_PAGE);
 }
 
 static void *background(void *arg) {
@@ -180,6 +202,38 @@ static void *background(void *arg) {
     return NULL;
 }
 
+// Adds what an object has of thread-local storage, which lies on a thread's stack.
+static int add_tls(struct dl_phdr_info *info, size_t size, void *sum) {
+    (void)size;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        if (info->dlpi_phdr[i].p_type == PT_TLS) {
+            *(size_t *)sum += info->dlpi_phdr[i].p_memsz + info->dlpi_phdr[i].p_align;
+        }
+    }
+    return 0;
+}
+
+// The error that pthread_create() has. A stack too small for what libc wants of it is tried larger.
+static int start_thread(void) {
+    enum { STACK = 64 << 10, STACK_MOST = 256 << 20 };
+    size_t stack = STACK;
+    dl_iterate_phdr(add_tls, &stack);
+    stack = hak_round_up(stack, HAK_PAGE);
+    pthread_attr_t attr;
+    pthread_t thread;
+    int error = pthread_attr_init(&attr);
+    if (error == 0) {
+        pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+        do {
+            pthread_attr_setstacksize(&attr, stack);
+            error = pthread_create(&thread, &attr, background, NULL);
+            stack *= 2;
+        } while (error == EINVAL && stack <= STACK_MOST);
+        pthread_attr_destroy(&attr);
+    }
+    return error;
+}
+
 void decay_start(void) {
     if (settings_get(SETTING_BACKGROUND) == 0 || settings_get(SETTING_DECAY_MS) < 0) {
         return;
@@ -189,15 +243,11 @@ void decay_start(void) {
     sigset_t before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_attr_t attr;
-    pthread_t thread;
-    if (pthread_attr_init(&attr) == 0) {
-        pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-        pthread_attr_setstacksize(&attr, 64 << 10);
-        if (pthread_create(&thread, &attr, background, NULL) == 0) {
-            atomic_store(&state.beat, os_now_ms());
-        }
-        pthread_attr_destroy(&attr);
+    if (start_thread() == 0) {
+        atomic_store(&state.beat, os_now_ms());
+    } else {
+        diag_warn_setting(settings_table[SETTING_BACKGROUND].name, "1",
+                          "no thread could be started; memory goes back on cache misses");
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }

@@ -32,10 +32,12 @@ void decay_tick(uint64_t now);
 // How long memory may be idle, in ms: what caches go by. UINT64_MAX: for ever.
 uint64_t decay_idle_ms(void);
 
-// Gives back all that can be, now. Returns the pages given back.
-size_t decay_all(void);
+// Gives back all that can be, now, but for about `keep` bytes of free slabs. Returns the pages
+// given back.
+size_t decay_all(size_t keep);
 
-// Starts the background thread if the settings ask for it. Called once, from the constructor.
+// Starts the background thread if the settings ask for it; a warning line on stderr if it cannot.
+// Called once, from the constructor.
 void decay_start(void);
 
 // For pthread_atfork, in the child: there is no background thread any more.

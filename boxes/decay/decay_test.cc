@@ -7,11 +7,13 @@
 #include "boxes/size_class/size_class.h"
 
 #include <gtest/gtest.h>
+#include <pthread.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <csetjmp>
 #include <cstring>
 #include <thread>
@@ -35,6 +37,19 @@ uint64_t __wrap_os_now_ns(void) {
     return clock_ms * 1000000 + (looked_us += us_a_look) * 1000;
 }
 extern int64_t settings_values[SETTING_COUNT];
+
+// The next `creates_left` threads cannot be started.
+static int creates_left = 0;
+static int create_error = 0;
+int __real_pthread_create(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+int __wrap_pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(*run)(void *),
+                          void *arg) {
+    if (creates_left > 0) {
+        creates_left--;
+        return create_error;
+    }
+    return __real_pthread_create(thread, attr, run, arg);
+}
 }
 
 namespace {
@@ -50,7 +65,7 @@ class Decay : public testing::Test {
   protected:
     void SetUp() override {
         ASSERT_TRUE(page_arena_init());
-        decay_all();
+        decay_all(0);
         set(SETTING_DECAY_MS, kDecay);
         clock_ms += 10 * kDecay;
     }
@@ -240,11 +255,11 @@ TEST_F(Decay, AllGivesAllBackNow) {
     }
     shared_pool_put(bin, blocks + 1, 3);
     make_dirty(7);
-    EXPECT_GE(decay_all(), 7u * 16);
+    EXPECT_GE(decay_all(0), 7u * 16);
     EXPECT_TRUE(clean());
-    EXPECT_EQ(decay_all(), 0u);
+    EXPECT_EQ(decay_all(0), 0u);
     shared_pool_put(bin, blocks, 1);
-    EXPECT_EQ(decay_all(), 16u);
+    EXPECT_EQ(decay_all(0), 16u);
 }
 
 uint64_t rounds() {
@@ -286,6 +301,56 @@ TEST_F(Decay, AThreadThatNeverComesBackFromAStepEndsNothing) {
     jump_out_of_a_step();
     tick_until(clean, 2 * kDecay);
     EXPECT_TRUE(clean());
+}
+
+TEST_F(Decay, AllButWhatIsToBeKept) {
+    make_dirty(10);
+    EXPECT_EQ(decay_all(20 * ARENA_SLAB), 0u);
+    EXPECT_EQ(page_arena_dirty(), 10u);
+    EXPECT_EQ(decay_all(SIZE_MAX), 0u);
+    EXPECT_EQ(decay_all(7 * ARENA_SLAB), 3u * 16);
+    EXPECT_EQ(page_arena_dirty(), 7u);
+    EXPECT_EQ(decay_all(2 * ARENA_SLAB + 1), 4u * 16) << "a part of a slab is a slab";
+    EXPECT_EQ(page_arena_dirty(), 3u);
+    // What is set aside is free, too.
+    bool zero;
+    page_arena_set_aside(page_arena_claim(3, ARENA_SLAB, &zero), 3);
+    EXPECT_EQ(page_arena_dirty(), 3u);
+    EXPECT_EQ(decay_all(1), 2u * 16);
+    EXPECT_EQ(decay_all(0), 1u * 16);
+    EXPECT_TRUE(clean());
+}
+
+TEST_F(Decay, BackgroundThreadThatCannotStartGetsOneLine) {
+    set(SETTING_BACKGROUND, 1);
+    for (int error : {EAGAIN, EPERM, EINVAL}) {
+        create_error = error;
+        creates_left = 1000;
+        testing::internal::CaptureStderr();
+        decay_start();
+        EXPECT_EQ(testing::internal::GetCapturedStderr(),
+                  "hakmem: warning: HAKMEM_BACKGROUND=1: no thread could be started; memory goes "
+                  "back on cache misses\n");
+        EXPECT_EQ(creates_left < 999, error == EINVAL) << "only a stack too small is tried larger";
+    }
+    creates_left = 0;
+    make_dirty(10);
+    tick_until(clean, 10 * kDecay);
+    EXPECT_TRUE(clean()) << "misses do the steps";
+    // A few refusals of a stack's size are no reason to do without.
+    EXPECT_EQ(in_child(fork,
+                       [] {
+                           set(SETTING_BACKGROUND, 1);
+                           create_error = EINVAL;
+                           creates_left = 3;
+                           decay_start();
+                           make_dirty(10);
+                           while (!clean()) {
+                               clock_ms++;
+                               std::this_thread::yield();
+                           }
+                       }),
+              0);
 }
 
 TEST_F(Decay, BackgroundThreadDoesTheSteps) {

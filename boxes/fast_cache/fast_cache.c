@@ -88,7 +88,8 @@ bool fast_cache_widen(struct fast_bin *bins, void ***bottoms, void **slots, unsi
     void **to = slots + (width == FAST_CACHE_DEEP ? deep_bottom(bin) : wide_bottom(bin));
     if (bottom != to) {
         to[0] = NULL;
-        memcpy(to + 1, bottom + 1, held * sizeof *to);
+        // A stack whose spill was left by longjmp() starts in the middle of its slots.
+        memmove(to + 1, bottom + 1, held * sizeof *to);
     }
     place(bins, bottoms, bin, to, room);
     HAK_POKE(&bins[bin].top, to + held);
@@ -101,13 +102,23 @@ void fast_cache_narrow(struct fast_bin *bins, void ***bottoms, void **slots, uns
     place(bins, bottoms, bin, slots + narrow_bottom(bin), narrow_slots(bin));
 }
 
-void fast_cache_fill(struct fast_bin *bin, void *const *blocks, unsigned count) {
+void **fast_cache_room(struct fast_bin *bin, unsigned *most) {
+    *most = (unsigned)hak_min(*most, (size_t)(bin->limit - bin->top));
+    return bin->top + 1;
+}
+
+void fast_cache_fill(struct fast_bin *bin, unsigned count) {
     void **top = bin->top;
     DIAG_ASSERT(count <= (unsigned)(bin->limit - top));
+    void **low = top + 1;
+    void **high = top + count;
 #pragma GCC unroll 4
-    for (unsigned i = 0; i < count; i++) {
-        top[count - i] = blocks[i];
+    while (low < high) {
+        void *block = *low;
+        *low++ = *high;
+        *high-- = block;
     }
+    atomic_signal_fence(memory_order_seq_cst);
     HAK_POKE(&bin->top, top + count);
 }
 
@@ -118,15 +129,32 @@ unsigned fast_cache_held(const struct fast_bin *bins, void **const *bottoms, uns
     return held <= hak_max(room_of(bin, FAST_CACHE_DEEP), FAST_CACHE_NARROW) ? (unsigned)held : 0;
 }
 
-void fast_cache_drain(struct fast_bin *bin, void **bottom, void **blocks, unsigned count) {
-    unsigned held = (unsigned)(bin->top - bottom);
-    DIAG_ASSERT(count <= held);
+void **fast_cache_detach(struct fast_bin *bin, void ***bottom, unsigned count) {
+    void **low = *bottom;
+    void **high = low + count;
+    DIAG_ASSERT(count > 0 && count <= (unsigned)(bin->top - low));
+    (void)bin;
+    // One store cuts the stack in two. The slot of the old NULL then takes the block whose slot
+    // holds the new one.
+    void *last = *high;
+    *high = NULL;
+    atomic_signal_fence(memory_order_seq_cst);
+    HAK_POKE(bottom, high);
+    *low = last;
+    return low;
+}
+
+void fast_cache_settle(struct fast_bin *bin, void ***bottom, void **low) {
+    void **high = *bottom;
+    size_t held = (size_t)(bin->top - high);
+    DIAG_ASSERT(low <= high);
     // Empty while blocks move: whoever leaves in the middle of it, by longjmp() or in a forked
     // child, loses blocks, and has none of them twice.
-    HAK_POKE(&bin->top, bottom);
+    *low = NULL;
+    HAK_POKE(&bin->top, low);
+    HAK_POKE(bottom, low);
     atomic_signal_fence(memory_order_seq_cst);
-    memcpy(blocks, bottom + 1, count * sizeof *blocks);
-    memmove(bottom + 1, bottom + 1 + count, (held - count) * sizeof *blocks);
+    memmove(low + 1, high + 1, held * sizeof *low);
     atomic_signal_fence(memory_order_seq_cst);
-    HAK_POKE(&bin->top, bottom + (held - count));
+    HAK_POKE(&bin->top, low + held);
 }

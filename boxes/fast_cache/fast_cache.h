@@ -112,14 +112,23 @@ bool fast_cache_can_be_deep(unsigned bin);
 // Makes the empty stack of a bin narrow again.
 void fast_cache_narrow(struct fast_bin *bins, void ***bottoms, void **slots, unsigned bin);
 
-// Pushes `count` blocks (which fit) so that blocks[0] is popped first.
-void fast_cache_fill(struct fast_bin *bin, void *const *blocks, unsigned count);
+// The free slots of a stack, at most *most of them; *most is then how many there are. What is
+// written there means nothing until fast_cache_fill(), and no push or pop may come in between.
+void **fast_cache_room(struct fast_bin *bin, unsigned *most);
+
+// Pushes the `count` blocks in the first of these slots so that the first of them is popped first.
+void fast_cache_fill(struct fast_bin *bin, unsigned count);
 
 // Blocks in a stack of any thread; a guess while that thread uses it.
 unsigned fast_cache_held(const struct fast_bin *bins, void **const *bottoms, unsigned bin);
 
-// Takes the `count` (at most what is there) oldest blocks out of the stack that starts at `bottom`.
-void fast_cache_drain(struct fast_bin *bin, void **bottom, void **blocks, unsigned count);
+// Takes the `count` (1 or more, and at most what is there) oldest blocks out of the stack that
+// starts at *bottom, and raises *bottom to where the stack starts now. Returns the blocks: they
+// stay where they are until fast_cache_settle(), which gives their slots, `low` being what this
+// returned, back to the stack. Several may be detached before that; the first one's `low` counts.
+// An empty stack may become narrow instead.
+void **fast_cache_detach(struct fast_bin *bin, void ***bottom, unsigned count);
+void fast_cache_settle(struct fast_bin *bin, void ***bottom, void **low);
 HAK_C_END
 
 #endif

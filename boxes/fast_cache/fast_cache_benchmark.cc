@@ -18,6 +18,11 @@ struct Cache {
             blocks[i] = &memory[i];
         }
     }
+    void fill(unsigned count) {
+        void **room = fast_cache_room(&bins[bin], &count);
+        std::copy_n(blocks.begin(), count, room);
+        fast_cache_fill(&bins[bin], count);
+    }
     const unsigned bin = size_class_bin_of(128 - SIZE_CLASS_HEADER);
     std::vector<void *> slots;
     std::array<std::array<char, 128>, kMost> memory;
@@ -28,7 +33,7 @@ struct Cache {
 
 void PopAndPush(benchmark::State &state) {
     Cache cache;
-    fast_cache_fill(&cache.bins[cache.bin], cache.blocks.data(), kMost / 2);
+    cache.fill(kMost / 2);
     for (auto _ : state) {
         void *block = fast_cache_pop(&cache.bins[cache.bin]);
         benchmark::DoNotOptimize(block);
@@ -46,17 +51,18 @@ void PopFromNothing(benchmark::State &state) {
 }
 BENCHMARK(PopFromNothing);
 
-void FillAndDrain(benchmark::State &state) {
+void FillAndDetach(benchmark::State &state) {
     Cache cache;
     const auto count = static_cast<unsigned>(state.range(0));
-    void **bottom = cache.bottoms[cache.bin];
     for (auto _ : state) {
-        fast_cache_fill(&cache.bins[cache.bin], cache.blocks.data(), count);
-        fast_cache_drain(&cache.bins[cache.bin], bottom, cache.blocks.data(), count);
+        cache.fill(count);
+        void **out = fast_cache_detach(&cache.bins[cache.bin], &cache.bottoms[cache.bin], count);
+        benchmark::DoNotOptimize(*out);
+        fast_cache_settle(&cache.bins[cache.bin], &cache.bottoms[cache.bin], out);
     }
     state.SetItemsProcessed(state.iterations() * state.range(0));
 }
-BENCHMARK(FillAndDrain)->Arg(8)->Arg(32)->Arg(64);
+BENCHMARK(FillAndDetach)->Arg(8)->Arg(32)->Arg(64);
 
 void WidenAndNarrow(benchmark::State &state) {
     Cache cache;

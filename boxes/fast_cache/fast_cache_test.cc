@@ -32,6 +32,16 @@ class FastCache : public testing::Test {
     bool widen(unsigned bin, fast_cache_width width = FAST_CACHE_WIDE) {
         return fast_cache_widen(bins, bottoms, slots.data(), bin, width);
     }
+    // Pushes blocks `first` to first + count - 1, so that the first is popped first.
+    void fill(unsigned bin, uintptr_t first, unsigned count) {
+        unsigned most = count;
+        void **room = fast_cache_room(&bins[bin], &most);
+        ASSERT_EQ(most, count);
+        for (unsigned i = 0; i < count; i++) {
+            room[i] = block(first + i);
+        }
+        fast_cache_fill(&bins[bin], count);
+    }
     unsigned held(unsigned bin) { return fast_cache_held(bins, bottoms, bin); }
 
     fast_bin bins[SIZE_CLASS_BINS];
@@ -180,53 +190,121 @@ TEST_F(FastCache, EverySizeOfTheHitPathFindsItsStack) {
     EXPECT_LE(size_class_hit_place(table, 0), 2u);
 }
 
-TEST_F(FastCache, FillKeepsTheOrderAndDrainTakesTheOldest) {
+TEST_F(FastCache, FillKeepsTheOrder) {
     fast_bin *bin = &bins[3];
     ASSERT_TRUE(widen(3));
-    std::vector<void *> blocks;
-    for (uintptr_t i = 1; i <= 10; i++) {
-        blocks.push_back(block(i));
+    for (unsigned count = 0; count <= 5; count++) {
+        fill(3, 1, count);
+        EXPECT_EQ(held(3), count);
+        for (uintptr_t i = 1; i <= count; i++) {
+            EXPECT_EQ(fast_cache_pop(bin), block(i));
+        }
+        EXPECT_EQ(fast_cache_pop(bin), nullptr);
     }
-    fast_cache_fill(bin, blocks.data(), 10);
-    fast_cache_fill(bin, blocks.data(), 0);
+    unsigned most = 3;
+    EXPECT_EQ(fast_cache_room(bin, &most), bin->top + 1);
+    EXPECT_EQ(most, 3u);
+    most = 100000;
+    fast_cache_room(bin, &most);
+    EXPECT_EQ(most, static_cast<unsigned>(bin->limit - bin->top));
+    EXPECT_EQ(most, size_class_bins[3].slots);
+}
+
+TEST_F(FastCache, DetachTakesTheOldest) {
+    fast_bin *bin = &bins[3];
+    ASSERT_TRUE(widen(3));
+    void **low = bottom(3);
+    fill(3, 1, 10);
     EXPECT_EQ(fast_cache_pop(bin), block(1));
     EXPECT_EQ(fast_cache_pop(bin), block(2));
     ASSERT_TRUE(fast_cache_push(bin, block(100)));
     // Oldest first: 10, 9, ..., 3, and then 100.
-    void *out[10] = {};
-    fast_cache_drain(bin, bottom(3), out, 3);
+    void **out = fast_cache_detach(bin, &bottoms[3], 3);
+    EXPECT_EQ(out, low);
     EXPECT_THAT(std::vector<void *>(out, out + 3),
-                testing::ElementsAre(block(10), block(9), block(8)));
+                testing::UnorderedElementsAre(block(10), block(9), block(8)));
     EXPECT_EQ(held(3), 6u);
+    // The stack is whole meanwhile, and the blocks stay where they are.
     EXPECT_EQ(fast_cache_pop(bin), block(100));
     EXPECT_EQ(fast_cache_pop(bin), block(3));
-    fast_cache_drain(bin, bottom(3), out, 0);
-    EXPECT_EQ(held(3), 4u);
-    fast_cache_drain(bin, bottom(3), out, 4);
-    EXPECT_THAT(std::vector<void *>(out, out + 4),
-                testing::ElementsAre(block(7), block(6), block(5), block(4)));
+    ASSERT_TRUE(fast_cache_push(bin, block(101)));
+    void **more = fast_cache_detach(bin, &bottoms[3], 2);
+    EXPECT_THAT(std::vector<void *>(more, more + 2),
+                testing::UnorderedElementsAre(block(7), block(6)));
+    EXPECT_THAT(std::vector<void *>(out, out + 3),
+                testing::UnorderedElementsAre(block(10), block(9), block(8)));
+    fast_cache_settle(bin, &bottoms[3], out);
+    EXPECT_EQ(bottom(3), low);
+    EXPECT_EQ(held(3), 3u);
+    unsigned room = 100000;
+    fast_cache_room(bin, &room);
+    EXPECT_EQ(room, size_class_bins[3].slots - 3u);
+    EXPECT_EQ(fast_cache_pop(bin), block(101));
+    EXPECT_EQ(fast_cache_pop(bin), block(4));
+    EXPECT_EQ(fast_cache_pop(bin), block(5));
     EXPECT_EQ(fast_cache_pop(bin), nullptr);
+}
+
+TEST_F(FastCache, DetachMayTakeAll) {
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        widen(bin);
+        for (unsigned count : {1u, 2u, unsigned{size_class_bins[bin].slots}}) {
+            count = std::min(count, unsigned{size_class_bins[bin].slots});
+            fill(bin, 1, count);
+            void **low = bottom(bin);
+            void **out = fast_cache_detach(&bins[bin], &bottoms[bin], count);
+            std::vector<void *> got(out, out + count);
+            std::sort(got.begin(), got.end());
+            for (unsigned i = 0; i < count; i++) {
+                ASSERT_EQ(got[i], block(i + 1));
+            }
+            EXPECT_EQ(held(bin), 0u);
+            EXPECT_EQ(fast_cache_pop(&bins[bin]), nullptr);
+            if (count % 2 == 1) {
+                fast_cache_narrow(bins, bottoms, slots.data(), bin);
+                EXPECT_EQ(bins[bin].limit - bins[bin].top, narrow(bin));
+                widen(bin);
+            } else {
+                fast_cache_settle(&bins[bin], &bottoms[bin], low);
+            }
+            EXPECT_EQ(held(bin), 0u);
+            EXPECT_EQ(fast_cache_pop(&bins[bin]), nullptr);
+        }
+    }
+}
+
+// As after a spill that was left by longjmp().
+TEST_F(FastCache, WideningMovesAStackThatWasNotSettled) {
+    ASSERT_TRUE(widen(3, FAST_CACHE_MIDDLE));
+    void **low = bottom(3);
+    fill(3, 1, 10);
+    fast_cache_detach(&bins[3], &bottoms[3], 2);
+    ASSERT_TRUE(widen(3));
+    EXPECT_EQ(bottom(3), low);
+    EXPECT_EQ(held(3), 8u);
+    for (uintptr_t i = 1; i <= 8; i++) {
+        EXPECT_EQ(fast_cache_pop(&bins[3]), block(i));
+    }
+    EXPECT_EQ(fast_cache_pop(&bins[3]), nullptr);
 }
 
 TEST_F(FastCache, FillToTheLimit) {
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-        std::vector<void *> blocks(size_class_bins[bin].slots, block(bin));
         widen(bin);
-        fast_cache_fill(&bins[bin], blocks.data(), size_class_bins[bin].slots);
+        fill(bin, 1, size_class_bins[bin].slots);
         EXPECT_FALSE(fast_cache_push(&bins[bin], block(1)));
     }
 }
 
 #if HAK_DEBUG
 TEST_F(FastCache, DebugFlavourChecksTheCounts) {
-    std::vector<void *> blocks(200, block(1));
-    EXPECT_EXIT(fast_cache_fill(&bins[1], blocks.data(), FAST_CACHE_NARROW + 1u),
-                testing::KilledBySignal(SIGABRT), "broken invariant in fast_cache_fill");
+    EXPECT_EXIT(fast_cache_fill(&bins[1], FAST_CACHE_NARROW + 1u), testing::KilledBySignal(SIGABRT),
+                "broken invariant in fast_cache_fill");
     fast_cache_push(&bins[2], block(1));
     EXPECT_EXIT(fast_cache_narrow(bins, bottoms, slots.data(), 2), testing::KilledBySignal(SIGABRT),
                 "broken invariant in fast_cache_narrow");
-    EXPECT_EXIT(fast_cache_drain(&bins[1], bottom(1), blocks.data(), 1),
-                testing::KilledBySignal(SIGABRT), "broken invariant in fast_cache_drain");
+    EXPECT_EXIT(fast_cache_detach(&bins[1], &bottoms[1], 1), testing::KilledBySignal(SIGABRT),
+                "broken invariant in fast_cache_detach");
 }
 #endif
 

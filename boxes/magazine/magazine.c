@@ -1,17 +1,16 @@
 #include "boxes/magazine/magazine.h"
 
-unsigned magazine_load(struct magazine *magazine, void *const *blocks, unsigned count) {
-    unsigned fit = (unsigned)hak_min(count, MAGAZINE_BLOCKS - magazine->count);
-    for (unsigned i = 0; i < fit; i++) {
-        magazine->blocks[magazine->count++] = blocks[i];
-    }
-    return fit;
+void **magazine_room(struct magazine *magazine, unsigned *most) {
+    *most = (unsigned)hak_min(*most, MAGAZINE_BLOCKS - magazine->count);
+    return magazine->blocks + magazine->count;
 }
 
-unsigned magazine_unload(struct magazine *magazine, void **blocks, unsigned most) {
-    unsigned got = (unsigned)hak_min(most, magazine->count);
-    for (unsigned i = 0; i < got; i++) {
-        blocks[i] = magazine->blocks[--magazine->count];
-    }
-    return got;
+void magazine_load(struct magazine *magazine, unsigned count) {
+    magazine->count += count;
+}
+
+void *const *magazine_unload(struct magazine *magazine, unsigned *most) {
+    *most = (unsigned)hak_min(*most, magazine->count);
+    magazine->count -= *most;
+    return magazine->blocks + magazine->count;
 }

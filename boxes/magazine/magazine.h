@@ -16,11 +16,15 @@ struct magazine {
     void *blocks[MAGAZINE_BLOCKS];
 };
 
-// Takes blocks in as long as there is room; returns how many of the first ones went in.
-unsigned magazine_load(struct magazine *magazine, void *const *blocks, unsigned count);
+// Where the next blocks go, at most *most of them; *most is then for how many there is room.
+void **magazine_room(struct magazine *magazine, unsigned *most);
 
-// Takes up to `most` blocks out, the last loaded first; returns how many.
-unsigned magazine_unload(struct magazine *magazine, void **blocks, unsigned most);
+// Takes in the first `count` blocks that have been written there.
+void magazine_load(struct magazine *magazine, unsigned count);
+
+// Takes the blocks loaded last out, at most *most of them; *most is then how many. Returns them in
+// the order in which they were loaded; they are there until the next load.
+void *const *magazine_unload(struct magazine *magazine, unsigned *most);
 HAK_C_END
 
 #endif

@@ -1,5 +1,6 @@
 #include "boxes/magazine/magazine.h"
 
+#include <algorithm>
 #include <array>
 
 #include <benchmark/benchmark.h>
@@ -11,8 +12,10 @@ void LoadAndUnload(benchmark::State &state) {
     std::array<void *, MAGAZINE_BLOCKS> blocks = {};
     magazine magazine = {};
     for (auto _ : state) {
-        benchmark::DoNotOptimize(magazine_load(&magazine, blocks.data(), count));
-        benchmark::DoNotOptimize(magazine_unload(&magazine, blocks.data(), count));
+        unsigned most = count;
+        std::copy_n(blocks.begin(), count, magazine_room(&magazine, &most));
+        magazine_load(&magazine, most);
+        benchmark::DoNotOptimize(*magazine_unload(&magazine, &most));
     }
     state.SetItemsProcessed(state.iterations() * state.range(0));
 }

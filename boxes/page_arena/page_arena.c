@@ -690,8 +690,8 @@ static bool is_ready(const struct page_arena_window *window, size_t from, size_t
     return (ready & mask) == mask;
 }
 
-static bool make_ready(const struct page_arena_window *window, size_t from, size_t slabs,
-                       bool huge) {
+static HAK_NOINLINE bool make_ready(const struct page_arena_window *window, size_t from,
+                                    size_t slabs, bool huge) {
     if (!commit(window, from, slabs, huge)) {
         return false;
     }
@@ -710,8 +710,8 @@ struct wish {
 };
 
 // Ends a claim: counts, commits, and answers whether every page of the run is untouched.
-static bool finish_claim(const struct page_arena_window *window, size_t from, size_t slabs,
-                         const struct wish *wish, bool *zero) {
+static HAK_NOINLINE bool finish_claim(const struct page_arena_window *window, size_t from,
+                                      size_t slabs, const struct wish *wish, bool *zero) {
     size_t end = hak_round_up(from + slabs, ARENA_GROUP_SLABS);
     if (atomic_load(&state.top) < end) {
         load_max(&state.top, end);
@@ -950,8 +950,8 @@ static bool find_room(const struct page_arena_window *window, size_t slabs, size
 
 // Makes `slabs` more adjacent, aligned slabs available; OS_NO_MEMORY if the kernel refuses or no
 // address is left. After OS_TAKEN the caller tries again.
-static enum os_result grow(const struct page_arena_window *window, size_t slabs, size_t align,
-                           bool huge) {
+static HAK_NOINLINE enum os_result grow(const struct page_arena_window *window, size_t slabs,
+                                        size_t align, bool huge) {
     struct room room = {0, 0};
     return find_room(window, slabs, align, &room)
                ? extend_rounded(window, room.from, room.end, huge)
@@ -1069,7 +1069,8 @@ static size_t find_within(const struct search *search, size_t from, size_t end) 
     return ARENA_NONE;
 }
 
-static size_t claim_anywhere_within(const struct search *search, size_t from, size_t end) {
+static HAK_NOINLINE size_t claim_anywhere_within(const struct search *search, size_t from,
+                                                 size_t end) {
     while ((from = find_within(search, from, end)) != ARENA_NONE) {
         if (claim_avail(search->window, from, search->slabs)) {
             return from;
@@ -1174,7 +1175,7 @@ static size_t claim_in_group(const struct search *search, size_t group, size_t l
     return ARENA_NONE;
 }
 
-static size_t claim_in_only_group(const struct search *search, size_t least) {
+static HAK_NOINLINE size_t claim_in_only_group(const struct search *search, size_t least) {
     struct runs runs = group_runs(search->window, 0, search->dirty);
     size_t from = ARENA_NONE;
     if (runs.longest >= search->slabs && least < ARENA_GROUP_SLABS) {
@@ -1188,19 +1189,12 @@ static size_t claim_in_only_group(const struct search *search, size_t least) {
     return from;
 }
 
-// The lowest run of free slabs (of free dirty ones: `dirty`), or ARENA_NONE. Claims it. Regions and
-// groups without a run of that length are passed by.
-static size_t find_run(const struct page_arena_window *window, size_t slabs, size_t align,
-                       bool dirty) {
-    size_t step = align >> ARENA_SLAB_SHIFT;
-    size_t origin = ((uintptr_t)window->base >> ARENA_SLAB_SHIFT) & (step - 1);
-    const struct search search = {window, slabs, step, origin, dirty};
-    size_t high = page_arena_high();
-    size_t least = raise_lowest(window, high / 64) * 64;
-    size_t groups = (high + ARENA_GROUP_SLABS - 1) / ARENA_GROUP_SLABS;
-    if (groups == 1) { // A heap of up to 128 MiB: there is nothing to pass by.
-        return claim_in_only_group(&search, least);
-    }
+// Passes regions and groups by that have no run of that length.
+static HAK_NOINLINE size_t claim_in_groups(const struct search *search, size_t least,
+                                           size_t groups) {
+    const struct page_arena_window *window = search->window;
+    size_t slabs = search->slabs;
+    bool dirty = search->dirty;
     size_t carry = 0;
     for (size_t group = least / ARENA_GROUP_SLABS; group < groups;) {
         size_t next = (group / ARENA_REGION_GROUPS + 1) * ARENA_REGION_GROUPS;
@@ -1212,7 +1206,7 @@ static size_t find_run(const struct page_arena_window *window, size_t slabs, siz
         }
         size_t in_region = group;
         for (; group < next && group < groups; group++) {
-            size_t from = claim_in_group(&search, group, least, &carry);
+            size_t from = claim_in_group(search, group, least, &carry);
             if (from != ARENA_NONE) {
                 size_t whole = hak_round_up(from, ARENA_GROUP_SLABS) / ARENA_GROUP_SLABS;
                 for (; (whole + 1) * ARENA_GROUP_SLABS <= from + slabs; whole++) {
@@ -1221,11 +1215,25 @@ static size_t find_run(const struct page_arena_window *window, size_t slabs, siz
                 return from;
             }
         }
-        if (longest == ARENA_REGION_SLABS || (step == 1 && longest >= slabs)) {
+        if (longest == ARENA_REGION_SLABS || (search->step == 1 && longest >= slabs)) {
             survey_region(window, in_region, dirty);
         }
     }
     return ARENA_NONE;
+}
+
+// The lowest run of free slabs (of free dirty ones: `dirty`), or ARENA_NONE. Claims it.
+static HAK_NOINLINE size_t find_run(const struct page_arena_window *window, size_t slabs,
+                                    size_t align, bool dirty) {
+    size_t step = align >> ARENA_SLAB_SHIFT;
+    size_t origin = ((uintptr_t)window->base >> ARENA_SLAB_SHIFT) & (step - 1);
+    const struct search search = {window, slabs, step, origin, dirty};
+    size_t high = page_arena_high();
+    size_t least = raise_lowest(window, high / 64) * 64;
+    size_t groups = (high + ARENA_GROUP_SLABS - 1) / ARENA_GROUP_SLABS;
+    // A heap of up to 128 MiB has nothing to pass by.
+    return groups == 1 ? claim_in_only_group(&search, least)
+                       : claim_in_groups(&search, least, groups);
 }
 
 // Under HAKMEM_LIMIT counts slabs that are about to be claimed, and makes room for them of what is
@@ -1262,18 +1270,20 @@ static void give_quota(size_t slabs, const struct wish *wish) {
     }
 }
 
-static size_t claim(size_t slabs, size_t align, const struct wish *wish, bool *zero);
+static size_t claim(const struct page_arena_window *window, size_t slabs, size_t align, bool huge);
 
 static size_t claim_held(size_t slabs, size_t align, bool huge, bool *zero) {
+    struct page_arena_window window = page_arena_get_window();
     struct wish wish = {.huge = huge};
-    if (slabs > page_arena_get_window().slabs || !take_quota(slabs, &wish)) {
+    if (slabs > window.slabs || !take_quota(slabs, &wish)) {
         return ARENA_NONE;
     }
-    size_t from = claim(slabs, align, &wish, zero);
-    if (from == ARENA_NONE) {
-        give_quota(slabs, &wish);
+    size_t from = claim(&window, slabs, hak_max(align, ARENA_SLAB), huge);
+    if (from != ARENA_NONE && finish_claim(&window, from, slabs, &wish, zero)) {
+        return from;
     }
-    return from;
+    give_quota(slabs, &wish);
+    return ARENA_NONE;
 }
 
 size_t page_arena_claim(size_t slabs, size_t align, bool *zero) {
@@ -1338,10 +1348,11 @@ void page_arena_set_aside(size_t from, size_t slabs) {
     }
 }
 
-static size_t claim(size_t slabs, size_t align, const struct wish *wish, bool *zero) {
-    struct page_arena_window window = page_arena_get_window();
-    align = hak_max(align, ARENA_SLAB);
-    if (align > window.slabs << ARENA_SLAB_SHIFT) {
+// The lowest run that will do, of slabs that there are or of new ones; ARENA_NONE if the kernel
+// refuses these. The claim has yet to be finished.
+static HAK_NOINLINE size_t claim(const struct page_arena_window *window, size_t slabs, size_t align,
+                                 bool huge) {
+    if (align > window->slabs << ARENA_SLAB_SHIFT) {
         return ARENA_NONE;
     }
     bool looked_aside = false;
@@ -1349,7 +1360,7 @@ static size_t claim(size_t slabs, size_t align, const struct wish *wish, bool *z
     for (;;) {
         size_t from = ARENA_NONE;
         if (counted_dirty() >= slabs) {
-            from = find_run(&window, slabs, align, true);
+            from = find_run(window, slabs, align, true);
         }
         if (from == ARENA_NONE) {
             // What has pages comes before what has none. Once: others may set aside all the time.
@@ -1359,10 +1370,10 @@ static size_t claim(size_t slabs, size_t align, const struct wish *wish, bool *z
                     continue;
                 }
             }
-            from = find_run(&window, slabs, align, false);
+            from = find_run(window, slabs, align, false);
         }
         if (from != ARENA_NONE) {
-            return finish_claim(&window, from, slabs, wish, zero) ? from : ARENA_NONE;
+            return from;
         }
         if (!looked_everywhere) {
             looked_everywhere = true;
@@ -1370,7 +1381,7 @@ static size_t claim(size_t slabs, size_t align, const struct wish *wish, bool *z
                 continue;
             }
         }
-        if (grow(&window, slabs, align, wish->huge) == OS_NO_MEMORY) {
+        if (grow(window, slabs, align, huge) == OS_NO_MEMORY) {
             return ARENA_NONE;
         }
     }
@@ -1593,8 +1604,9 @@ static uint64_t free_dirty(const struct page_arena_window *window, size_t word) 
                      : bits & atomic_load_explicit(dirty_word(window, word), memory_order_relaxed);
 }
 
-static void purge_word(const struct page_arena_window *window, size_t word, uint32_t now,
-                       uint32_t age_ms, size_t budget, struct page_arena_purged *done) {
+static HAK_NOINLINE void purge_word(const struct page_arena_window *window, size_t word,
+                                    uint32_t now, uint32_t age_ms, size_t budget,
+                                    struct page_arena_purged *done) {
     uint64_t bits = free_dirty(window, word);
     for (unsigned half = 0; half < 2 && bits != 0; half++) {
         if (!is_old(&window->groups[word / 32].freed_at[word % 32 * 2 + half], now, age_ms)) {
@@ -1631,8 +1643,8 @@ static bool purge_superslab(const struct page_arena_window *window, size_t first
 }
 
 // The same for the SuperSlabs of a word none of whose slabs is in use or dirty.
-static void purge_meta(const struct page_arena_window *window, size_t word,
-                       struct page_arena_purged *done) {
+static HAK_NOINLINE void purge_meta(const struct page_arena_window *window, size_t word,
+                                    struct page_arena_purged *done) {
     struct page_arena_group *group = &window->groups[word / 32];
     for (unsigned half = 0; half < 2 && !done->failed; half++) {
         uint64_t bit = UINT64_C(1) << (word % 32 * 2 + half);
@@ -1659,8 +1671,8 @@ static void purge_meta(const struct page_arena_window *window, size_t word,
 
 // Whether there is something to give back in a group: of free dirty slabs, or metadata of free
 // SuperSlabs. Brings the summaries down to what there is.
-static bool group_has_idle(const struct page_arena_window *window, size_t group,
-                           struct page_arena_purged *done) {
+static HAK_NOINLINE bool group_has_idle(const struct page_arena_window *window, size_t group,
+                                        struct page_arena_purged *done) {
     struct page_arena_region *region = &window->regions[group / ARENA_REGION_GROUPS];
     uint64_t bit = UINT64_C(1) << group % ARENA_REGION_GROUPS;
     if (group_runs(window, group, true).longest > 0) {
@@ -1686,8 +1698,8 @@ static bool group_has_idle(const struct page_arena_window *window, size_t group,
     return survey(window, group, false).longest >= ARENA_SUPERSLAB_SLABS;
 }
 
-static bool region_has_idle(const struct page_arena_window *window, size_t group,
-                            struct page_arena_purged *done) {
+static HAK_NOINLINE bool region_has_idle(const struct page_arena_window *window, size_t group,
+                                         struct page_arena_purged *done) {
     if (region_longest(window, group, true) > 0) {
         done->looks += ARENA_REGION_GROUPS;
         if (survey_region(window, group, true) > 0) {
@@ -1719,8 +1731,8 @@ static bool is_unused(const struct page_arena_window *window, size_t group) {
 }
 
 // Brings `top` down past groups that are not used.
-static void lower_top(const struct page_arena_window *window, size_t looks,
-                      struct page_arena_purged *done) {
+static HAK_NOINLINE void lower_top(const struct page_arena_window *window, size_t looks,
+                                   struct page_arena_purged *done) {
     size_t top = atomic_load(&state.top);
     while (top > 0 && done->looks < looks) {
         size_t group = top / ARENA_GROUP_SLABS - 1;

@@ -286,8 +286,8 @@ static bool is_all_free(const struct page_arena_window *window, size_t slab, uns
 
 // Holds every block of a slab. False if one is not to be had; then nothing is held, and *owed is
 // the bin for which a reclaim_if_free() is owed if there is one.
-static bool hold_all(const struct page_arena_window *window, size_t slab, unsigned bin,
-                     unsigned *owed) {
+static HAK_NOINLINE bool hold_all(const struct page_arena_window *window, size_t slab, unsigned bin,
+                                  unsigned *owed) {
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
     unsigned words = size_class_bins[bin].words;
     for (unsigned w = 0; w < words; w++) {
@@ -309,7 +309,8 @@ static bool hold_all(const struct page_arena_window *window, size_t slab, unsign
 }
 
 // Gives a slab, all of whose blocks are held, back to the arena.
-static void give_away(const struct page_arena_window *window, size_t slab, unsigned bin) {
+static HAK_NOINLINE void give_away(const struct page_arena_window *window, size_t slab,
+                                   unsigned bin) {
     struct slab *meta = superslab_slab(window, slab);
     atomic_store(map_of(window, slab), 0);
     atomic_store(&meta->kind, SLAB_NONE);
@@ -463,15 +464,9 @@ static bool is_dense(void) {
            clean <= slabs * SLAB_PAGES / 4;
 }
 
-// Puts a fresh slab to use for `bin`. The first `want` blocks are the caller's.
-static unsigned take_from_fresh(const struct page_arena_window *window, unsigned bin, void **blocks,
-                                unsigned want, shared_pool_hint *hint) {
-    bool zero;
-    page_arena_mark_dense(is_dense());
-    size_t slab = page_arena_claim_filled(1, ARENA_SLAB, &zero);
-    if (slab == ARENA_NONE) {
-        return 0;
-    }
+// Puts a slab that the caller holds to use for `bin`. The first `want` blocks are the caller's.
+static HAK_NOINLINE unsigned format(const struct page_arena_window *window, size_t slab, bool zero,
+                                    unsigned bin, void **blocks, unsigned want) {
     const struct size_class_bin *info = &size_class_bins[bin];
     struct slab *meta = superslab_slab(window, slab);
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
@@ -500,7 +495,47 @@ static unsigned take_from_fresh(const struct page_arena_window *window, unsigned
     if (left) {
         list(window, slab, bin);
     }
+    return got;
+}
+
+// The same with a fresh slab. 0 if there is no memory.
+static HAK_NOINLINE unsigned take_from_fresh(const struct page_arena_window *window, unsigned bin,
+                                             void **blocks, unsigned want, shared_pool_hint *hint) {
+    bool zero;
+    page_arena_mark_dense(is_dense());
+    size_t slab = page_arena_claim_filled(1, ARENA_SLAB, &zero);
+    if (slab == ARENA_NONE) {
+        return 0;
+    }
     *hint = slab;
+    return format(window, slab, zero, bin, blocks, want);
+}
+
+// Takes blocks of slabs that are in use. 0 if none has a free one.
+static HAK_NOINLINE unsigned take_listed(const struct page_arena_window *window, unsigned bin,
+                                         void **blocks, unsigned want, shared_pool_hint *hint) {
+    unsigned got = 0;
+    bool more = false;
+    size_t slab = *hint;
+    if (slab != ARENA_NONE && is_tiny(window, slab, bin)) {
+        got = take_from(window, slab, bin, blocks, 0, want, &more);
+        if (more) {
+            return got;
+        }
+        unlist(window, slab, bin);
+    }
+    while (got < want && (slab = find_listed(window, bin)) != ARENA_NONE) {
+        more = false;
+        if (is_tiny(window, slab, bin)) {
+            got = take_from(window, slab, bin, blocks, got, want, &more);
+        }
+        *hint = slab;
+        set_taker(window, slab);
+        if (more) {
+            break;
+        }
+        unlist(window, slab, bin);
+    }
     return got;
 }
 
@@ -509,32 +544,8 @@ unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_poo
         return 0;
     }
     struct page_arena_window window = page_arena_get_window();
-    unsigned got = 0;
-    bool more = false;
-    size_t slab = *hint;
-    if (slab != ARENA_NONE && is_tiny(&window, slab, bin)) {
-        got = take_from(&window, slab, bin, blocks, 0, want, &more);
-        if (more) {
-            return got;
-        }
-        unlist(&window, slab, bin);
-    }
-    while (got < want && (slab = find_listed(&window, bin)) != ARENA_NONE) {
-        more = false;
-        if (is_tiny(&window, slab, bin)) {
-            got = take_from(&window, slab, bin, blocks, got, want, &more);
-        }
-        *hint = slab;
-        set_taker(&window, slab);
-        if (more) {
-            break;
-        }
-        unlist(&window, slab, bin);
-    }
-    if (got == 0) {
-        got = take_from_fresh(&window, bin, blocks, want, hint);
-    }
-    return got;
+    unsigned got = take_listed(&window, bin, blocks, want, hint);
+    return got > 0 ? got : take_from_fresh(&window, bin, blocks, want, hint);
 }
 
 // The blocks [first, last] of a slab that are in word `w` of its bitmap, as bits.
@@ -544,35 +555,51 @@ static uint64_t blocks_in_word(size_t first, size_t last, size_t w) {
     return from >= end ? 0 : atomic_bitmap_mask((unsigned)(from % 64), (unsigned)(end - from));
 }
 
-// True if the blocks [first, last] but for those in held[] are free. A look.
-static bool are_free(atomic_bitmap_word *bits, size_t first, size_t last, const uint64_t *held) {
+// True if the blocks [first, last] are free. A look.
+static bool are_free(atomic_bitmap_word *bits, size_t first, size_t last) {
     for (size_t w = first / 64; w <= last / 64; w++) {
-        uint64_t need = blocks_in_word(first, last, w) & ~held[w];
-        if (need != 0 && (atomic_load_explicit(&bits[w], memory_order_relaxed) & need) != need) {
+        uint64_t need = blocks_in_word(first, last, w);
+        if ((atomic_load_explicit(&bits[w], memory_order_relaxed) & need) != need) {
             return false;
         }
     }
     return true;
 }
 
-// Holds the blocks [first, last] but for those in held[], and adds what it gets to held[]. False if
-// it could not get all of them.
-static bool hold_blocks(const struct page_arena_window *window, size_t slab, unsigned bin,
-                        size_t first, size_t last, uint64_t *held, unsigned *owed) {
+// Puts the blocks [first, last], all of which are held, back.
+static HAK_NOINLINE void put_blocks(const struct page_arena_window *window, size_t slab,
+                                    unsigned bin, size_t first, size_t last) {
+    atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
     for (size_t w = first / 64; w <= last / 64; w++) {
-        uint64_t need = blocks_in_word(first, last, w) & ~held[w];
-        uint64_t got = need == 0 ? 0 : hold(window, slab, bin, (unsigned)w, need, owed);
-        held[w] |= got;
-        if (got != need) {
-            return false;
+        put_word(window, slab, bin, bits + w, (unsigned)w, blocks_in_word(first, last, w), false);
+    }
+}
+
+// Holds the blocks [first, last]. False if one of them is not to be had; then none is held.
+static bool hold_blocks(const struct page_arena_window *window, size_t slab, unsigned bin,
+                        size_t first, size_t last, unsigned *owed) {
+    for (size_t w = first / 64; w <= last / 64; w++) {
+        uint64_t need = blocks_in_word(first, last, w);
+        uint64_t got = hold(window, slab, bin, (unsigned)w, need, owed);
+        if (got == need) {
+            continue;
         }
+        if (got != 0) {
+            put_word(window, slab, bin, superslab_bits(window, slab, bin) + w, (unsigned)w, got,
+                     false);
+        }
+        if (w > first / 64) {
+            put_blocks(window, slab, bin, first, w * 64 - 1);
+        }
+        return false;
     }
     return true;
 }
 
 // Gives the memory of `pages`, all of whose blocks are held, back to the kernel. Returns how many
 // pages: 0 if the kernel would not.
-static size_t purge_pages(const struct page_arena_window *window, size_t slab, uint16_t pages) {
+static HAK_NOINLINE size_t purge_pages(const struct page_arena_window *window, size_t slab,
+                                       uint16_t pages) {
     char *at = page_arena_address(window, slab);
     struct os_range ranges[SLAB_PAGES / 2 + 1];
     size_t n = 0;
@@ -594,35 +621,62 @@ static size_t purge_pages(const struct page_arena_window *window, size_t slab, u
     return (size_t)__builtin_popcount(pages);
 }
 
+// The blocks on pages [from, end) of a slab: the first one's number, and the last one's.
+static size_t first_on(unsigned bin, unsigned from) {
+    return size_class_block_at(bin, (uint32_t)from << HAK_PAGE_SHIFT);
+}
+static size_t last_on(unsigned bin, unsigned end) {
+    return hak_min(size_class_block_at(bin, ((uint32_t)end << HAK_PAGE_SHIFT) - 1),
+                   size_class_bins[bin].blocks - 1u);
+}
+
+// Puts the blocks on `pages` back. A block may be on more than one of them.
+static void put_pages(const struct page_arena_window *window, size_t slab, unsigned bin,
+                      uint32_t pages) {
+    size_t next = 0; // what is below is put back
+    while (pages != 0) {
+        unsigned from = (unsigned)__builtin_ctz(pages);
+        unsigned end = from + (unsigned)__builtin_ctz(~(pages >> from));
+        size_t first = hak_max(first_on(bin, from), next);
+        size_t last = last_on(bin, end);
+        if (first <= last) {
+            put_blocks(window, slab, bin, first, last);
+            next = last + 1;
+        }
+        pages &= ~((UINT32_C(1) << end) - 1);
+    }
+}
+
 // Gives back the pages of one slab that have memory and no live block. The blocks of a page are
 // held while it is worked on, so that nobody can get one of them. False if the kernel would not.
 static bool purge_slab(const struct page_arena_window *window, size_t slab, unsigned bin,
                        size_t *given) {
-    const struct size_class_bin *info = &size_class_bins[bin];
-    uint64_t held[SIZE_CLASS_MAX_BLOCKS / 64] = {0};
     uint16_t pages = 0;
+    size_t next = 0; // the lowest block that is not on the last one of them
     uint16_t clean = atomic_load(&superslab_slab(window, slab)->clean);
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
     unsigned owed = 0;
     for (unsigned page = 0; page < SLAB_PAGES; page++) {
-        uint32_t start = (uint32_t)page << HAK_PAGE_SHIFT;
-        size_t first = size_class_block_at(bin, start);
-        size_t last = hak_min(size_class_block_at(bin, start + HAK_PAGE - 1), info->blocks - 1u);
-        if ((clean >> page & 1) != 0 || first > last || !are_free(bits, first, last, held)) {
+        size_t first = first_on(bin, page);
+        size_t last = last_on(bin, page + 1);
+        if ((clean >> page & 1) != 0 || first > last) {
             continue;
         }
-        if (!hold_blocks(window, slab, bin, first, last, held, &owed)) {
-            break; // Another thread takes blocks of this slab, or has put it to another use.
+        first = hak_max(first, next); // the blocks below are held
+        if (first <= last) {
+            if (!are_free(bits, first, last)) {
+                continue;
+            }
+            if (!hold_blocks(window, slab, bin, first, last, &owed)) {
+                break; // Another thread takes blocks of this slab, or has put it to another use.
+            }
         }
         pages |= (uint16_t)(1u << page);
+        next = last + 1;
     }
     size_t count = pages == 0 ? 0 : purge_pages(window, slab, pages);
     *given += count;
-    for (unsigned w = 0; w < info->words; w++) {
-        if (held[w] != 0) {
-            put_word(window, slab, bin, bits + w, w, held[w], false);
-        }
-    }
+    put_pages(window, slab, bin, pages);
     if (HAK_UNLIKELY(owed != 0)) {
         reclaim_if_free(window, slab, owed, 0);
     }

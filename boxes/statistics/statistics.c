@@ -1,6 +1,7 @@
 #include "boxes/statistics/statistics.h"
 
 #include "backends/os.h"
+#include "boxes/base/atomic.h"
 #include "boxes/decay/decay.h"
 #include "boxes/far_block/far_block.h"
 #include "boxes/page_arena/page_arena.h"
@@ -9,60 +10,115 @@
 #include "boxes/superslab/superslab.h"
 #include "boxes/thread_heap/thread_heap.h"
 
-#include <stdarg.h>
-#include <stdio.h>
+#include <string.h>
 
-void statistics_own(struct hak_stats *stats) {
-    struct page_arena_stats arena;
+// What a call works with: too much for a small stack.
+struct parts {
     struct superslab_stats slabs;
     struct thread_heap_stats heaps;
-    struct decay_stats decay;
-    struct far_block_stats far = far_block_get_stats();
-    page_arena_get_stats(&arena);
-    superslab_get_stats(&slabs);
-    thread_heap_get_stats(&heaps);
-    decay_get_stats(&decay);
-    *stats = (struct hak_stats){
-        .superslabs = slabs.superslabs,
-        .reserved = arena.reserved_bytes,
-        .committed = arena.committed_bytes,
-        .large_live = slabs.large_bytes + far.bytes,
-        .large_blocks = slabs.large_blocks + far.blocks,
-        .far = far.bytes,
-        .dirty = arena.dirty_slabs << ARENA_SLAB_SHIFT,
-        .clean = shared_pool_get_totals().clean,
-        .metadata =
-            slabs.superslabs * ARENA_SUPERSLAB_META + (slabs.heap_slabs << ARENA_SLAB_SHIFT),
-        .tiny_slabs = slabs.tiny_slabs,
-        .large_slabs = slabs.large_slabs,
-        .private_live = private_heap_live(),
-        .private_slabs = slabs.private_slabs,
-        .heap_slabs = slabs.heap_slabs,
-        .returned = (arena.purged_slabs << ARENA_SLAB_SHIFT) + (decay.pages << HAK_PAGE_SHIFT),
-        .purges = decay.steps,
-        .purge_ns = decay.ns,
-        .purge_longest_ns = decay.longest,
-        .moved = arena.moved_slabs << ARENA_SLAB_SHIFT,
-        .os_calls = os_calls(),
-        .refills = heaps.counts.refills,
-        .refilled_blocks = heaps.counts.refilled,
-        .spills = heaps.counts.spills,
-        .spilled_blocks = heaps.counts.spilled,
-        .heaps = heaps.heaps,
-        .free_heaps = heaps.free_heaps,
-    };
+};
+struct scratch {
+    struct parts parts;
+    struct hak_stats stats;
+    char text[16384];
+};
+
+static struct scratch shared;
+static _Atomic(bool) shared_used; // for good in a child that was forked meanwhile
+
+enum { SCRATCH_BYTES = (sizeof(struct scratch) + HAK_PAGE - 1) / HAK_PAGE * HAK_PAGE };
+
+// NULL if there is no memory.
+static struct scratch *take_scratch(void) {
+    if (!atomic_exchange(&shared_used, true)) {
+        return &shared;
+    }
+    void *mapped;
+    return os_map(NULL, SCRATCH_BYTES, &mapped) == OS_OK ? mapped : NULL;
+}
+
+static void give_scratch(struct scratch *scratch) {
+    if (scratch == &shared) {
+        atomic_store(&shared_used, false);
+    } else {
+        os_release(scratch, SCRATCH_BYTES);
+    }
+}
+
+static void gather_bins(struct hak_stats *stats, const struct parts *parts) {
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
         const struct size_class_bin *info = &size_class_bins[bin];
-        size_t all = slabs.bin_slabs[bin] * info->blocks;
-        size_t idle = slabs.bin_free[bin] + heaps.bin_cached[bin];
+        size_t cached = parts->heaps.bin_cached[bin];
+        size_t all = parts->slabs.bin_slabs[bin] * info->blocks;
+        size_t idle = parts->slabs.bin_free[bin] + cached;
         stats->bins[bin].size = info->size;
-        stats->bins[bin].slabs = slabs.bin_slabs[bin];
-        stats->bins[bin].cached = heaps.bin_cached[bin];
-        stats->bins[bin].free_ = slabs.bin_free[bin];
+        stats->bins[bin].slabs = parts->slabs.bin_slabs[bin];
+        stats->bins[bin].cached = cached;
+        stats->bins[bin].free_ = parts->slabs.bin_free[bin];
         stats->bins[bin].live = all > idle ? all - idle : 0;
         stats->tiny_live += stats->bins[bin].live * info->size;
-        stats->tiny_cached += heaps.bin_cached[bin] * info->size;
-        stats->tiny_free += slabs.bin_free[bin] * info->size;
+        stats->tiny_cached += cached * info->size;
+        stats->tiny_free += parts->slabs.bin_free[bin] * info->size;
+    }
+}
+
+static HAK_NOINLINE void gather(struct hak_stats *stats, struct parts *parts) {
+    memset(stats, 0, sizeof *stats);
+    struct page_arena_stats arena;
+    page_arena_get_stats(&arena);
+    stats->reserved = arena.reserved_bytes;
+    stats->committed = arena.committed_bytes;
+    stats->dirty = arena.dirty_slabs << ARENA_SLAB_SHIFT;
+    stats->moved = arena.moved_slabs << ARENA_SLAB_SHIFT;
+    struct decay_stats decay;
+    decay_get_stats(&decay);
+    stats->returned = (arena.purged_slabs << ARENA_SLAB_SHIFT) + (decay.pages << HAK_PAGE_SHIFT);
+    stats->purges = decay.steps;
+    stats->purge_ns = decay.ns;
+    stats->purge_longest_ns = decay.longest;
+    stats->os_calls = os_calls();
+    superslab_get_stats(&parts->slabs);
+    const struct far_block_stats far = far_block_get_stats();
+    const struct superslab_stats *slabs = &parts->slabs;
+    stats->superslabs = slabs->superslabs;
+    stats->tiny_slabs = slabs->tiny_slabs;
+    stats->large_slabs = slabs->large_slabs;
+    stats->private_slabs = slabs->private_slabs;
+    stats->private_live = private_heap_live();
+    stats->heap_slabs = slabs->heap_slabs;
+    stats->clean = shared_pool_get_totals().clean;
+    stats->metadata =
+        slabs->superslabs * ARENA_SUPERSLAB_META + (slabs->heap_slabs << ARENA_SLAB_SHIFT);
+    stats->far = far.bytes;
+    stats->large_live = slabs->large_bytes + far.bytes;
+    stats->large_blocks = slabs->large_blocks + far.blocks;
+    stats->large_pages = slabs->large_pages + far.bytes;
+    stats->large_slack = (slabs->large_slabs << ARENA_SLAB_SHIFT) - slabs->large_pages;
+    stats->mapped = slabs->mapped_pages + far.bytes;
+    stats->mapped_blocks = slabs->mapped_blocks + far.blocks;
+    thread_heap_get_stats(&parts->heaps);
+    const struct thread_heap_stats *heaps = &parts->heaps;
+    stats->refills = heaps->counts.refills;
+    stats->refilled_blocks = heaps->counts.refilled;
+    stats->spills = heaps->counts.spills;
+    stats->spilled_blocks = heaps->counts.spilled;
+    stats->heaps = heaps->heaps;
+    stats->free_heaps = heaps->free_heaps;
+    gather_bins(stats, parts);
+}
+
+static HAK_NOINLINE HAK_COLD void gather_on_stack(struct hak_stats *stats) {
+    struct parts parts;
+    gather(stats, &parts);
+}
+
+void statistics_own(struct hak_stats *stats) {
+    struct scratch *scratch = take_scratch();
+    if (HAK_LIKELY(scratch != NULL)) {
+        gather(stats, &scratch->parts);
+        give_scratch(scratch);
+    } else {
+        gather_on_stack(stats);
     }
 }
 
@@ -70,78 +126,329 @@ void statistics_own(struct hak_stats *stats) {
 extern __typeof(hak_stats) hak_stats
     __attribute__((alias("statistics_own"), visibility("default")));
 
-static void add(struct statistics_text *text, const char *format, ...) {
-    va_list args;
-    va_start(args, format);
-    size_t room = text->size - text->length;
-    int n = vsnprintf(text->buf + text->length, room, format, args);
-    va_end(args);
-    if (n > 0) {
-        text->length += hak_min((size_t)n, room - 1);
+static void heap_of(const struct hak_stats *s, struct statistics_heap *heap) {
+    enum { FAST_MOST = 128 }; // what glibc's fast bins hold by default
+    size_t private_all = s->private_slabs << ARENA_SLAB_SHIFT;
+    size_t private_free = private_all - hak_min(private_all, s->private_live);
+    *heap = (struct statistics_heap){
+        .used = s->tiny_live + s->private_live + (s->large_pages - s->mapped),
+        .free_ = s->tiny_cached + s->tiny_free + private_free + s->dirty + s->large_slack,
+        .free_blocks = s->dirty >> ARENA_SLAB_SHIFT,
+        .mapped = s->mapped,
+        .mapped_blocks = s->mapped_blocks,
+        .trimmable = s->dirty,
+    };
+    heap->arena = heap->used + heap->free_;
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        bool fast = s->bins[bin].size <= FAST_MOST;
+        heap->free_blocks += s->bins[bin].free_ + (fast ? 0 : s->bins[bin].cached);
+        heap->fast_blocks += fast ? s->bins[bin].cached : 0;
+        heap->fast += fast ? s->bins[bin].cached * s->bins[bin].size : 0;
     }
 }
 
-static double mib(uint64_t bytes) {
-    return (double)bytes / 1048576;
+static HAK_NOINLINE HAK_COLD void get_heap_on_stack(struct statistics_heap *heap) {
+    struct hak_stats stats;
+    gather_on_stack(&stats);
+    heap_of(&stats, heap);
 }
 
-void statistics_table(struct statistics_text *text) {
-    struct hak_stats s;
-    hak_stats(&s);
-    add(text, "hakmem statistics\n");
-    add(text, "  SuperSlabs in use    %10zu\n", s.superslabs);
-    add(text, "  reserved / committed %10.1f / %.1f MiB\n", mib(s.reserved), mib(s.committed));
-    add(text, "  live: tiny / large   %10.1f / %.1f MiB (%zu large blocks)\n", mib(s.tiny_live),
-        mib(s.large_live), s.large_blocks);
-    add(text, "  cached / free blocks %10.1f / %.1f MiB\n", mib(s.tiny_cached), mib(s.tiny_free));
-    add(text, "  free dirty slabs     %10.1f MiB\n", mib(s.dirty));
-    add(text, "  given back           %10.1f MiB in %llu steps, %.3f ms, longest %.3f ms\n",
-        mib(s.returned), (unsigned long long)s.purges, (double)s.purge_ns / 1e6,
-        (double)s.purge_longest_ns / 1e6);
-    add(text, "  moved, not copied    %10.1f MiB\n", mib(s.moved));
-    add(text, "  slabs: tiny / large / heaps %zu / %zu / %zu\n", s.tiny_slabs, s.large_slabs,
-        s.heap_slabs);
-    add(text, "  refills / blocks     %10llu / %llu\n", (unsigned long long)s.refills,
-        (unsigned long long)s.refilled_blocks);
-    add(text, "  spills / blocks      %10llu / %llu\n", (unsigned long long)s.spills,
-        (unsigned long long)s.spilled_blocks);
-    add(text, "  thread heaps         %10zu, %zu free\n", s.heaps, s.free_heaps);
-    add(text, "  system calls         %10llu\n", (unsigned long long)s.os_calls);
-    add(text, "  %8s %8s %10s %10s %10s\n", "block B", "slabs", "live", "cached", "free");
-    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-        if (s.bins[bin].slabs != 0) {
-            add(text, "  %8zu %8zu %10zu %10zu %10zu\n", s.bins[bin].size, s.bins[bin].slabs,
-                s.bins[bin].live, s.bins[bin].cached, s.bins[bin].free_);
+void statistics_get_heap(struct statistics_heap *heap) {
+    struct scratch *scratch = take_scratch();
+    if (HAK_LIKELY(scratch != NULL)) {
+        gather(&scratch->stats, &scratch->parts);
+        heap_of(&scratch->stats, heap);
+        give_scratch(scratch);
+    } else {
+        get_heap_on_stack(heap);
+    }
+}
+
+// A text as it is written: collected, and handed on where the buffer is full and at the end.
+// (printf would take some KiB of stack.)
+struct text {
+    char *buf;
+    size_t size, length;
+    const struct statistics_sink *sink;
+};
+
+static void hand_on(struct text *text) {
+    if (text->length > 0) {
+        text->sink->write(text->sink->to, text->buf, text->length);
+        text->length = 0;
+    }
+}
+
+static void add_bytes(struct text *text, const char *bytes, size_t count) {
+    while (count > 0) {
+        size_t now = hak_min(count, text->size - text->length);
+        memcpy(text->buf + text->length, bytes, now);
+        text->length += now;
+        bytes += now;
+        count -= now;
+        if (text->length == text->size) {
+            hand_on(text);
         }
     }
 }
 
-void statistics_xml(struct statistics_text *text) {
-    struct hak_stats s;
-    hak_stats(&s);
-    add(text, "<malloc version=\"1\">\n<heap nr=\"0\">\n<sizes>\n");
+static void add(struct text *text, const char *string) {
+    add_bytes(text, string, strlen(string));
+}
+
+// value / unit with `decimals` digits behind the point, right-aligned in `width` places.
+static void add_fraction(struct text *text, uint64_t value, uint64_t unit, unsigned decimals,
+                         unsigned width) {
+    char digits[40];
+    char *at = digits + sizeof digits;
+    uint64_t whole = value / unit;
+    uint64_t rest = value % unit;
+    uint64_t scale = 1;
+    for (unsigned i = 0; i < decimals; i++) {
+        scale *= 10;
+    }
+    uint64_t part = (rest * scale + unit / 2) / unit; // the nearest one
+    whole += part / scale;
+    part %= scale;
+    for (unsigned i = 0; i < decimals; i++, part /= 10) {
+        *--at = (char)('0' + part % 10);
+    }
+    if (decimals > 0) {
+        *--at = '.';
+    }
+    do {
+        *--at = (char)('0' + whole % 10);
+        whole /= 10;
+    } while (whole != 0);
+    char *first = digits + sizeof digits - hak_min((size_t)width, sizeof digits);
+    while (at > first) {
+        *--at = ' ';
+    }
+    add_bytes(text, at, (size_t)(digits + sizeof digits - at));
+}
+
+static void add_number(struct text *text, uint64_t value, unsigned width) {
+    add_fraction(text, value, 1, 0, width);
+}
+
+static void add_mib(struct text *text, uint64_t bytes, unsigned width) {
+    add_fraction(text, bytes, 1 << 20, 1, width);
+}
+
+static void add_ms(struct text *text, uint64_t ns) {
+    add_fraction(text, ns, 1000000, 3, 0);
+}
+
+enum { COLUMN = 10 };
+
+static void write_table_bins(struct text *text, const struct hak_stats *s) {
+    add(text, "   block B    slabs       live     cached       free\n");
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-        if (s.bins[bin].slabs != 0) {
-            add(text,
-                "<size from=\"%zu\" to=\"%zu\" total=\"%zu\" count=\"%zu\" cached=\"%zu\" "
-                "free=\"%zu\" slabs=\"%zu\"/>\n",
-                bin > 1 ? s.bins[bin].size - (s.bins[bin].size - size_class_bins[bin - 1].size) + 1
-                        : 1,
-                s.bins[bin].size, s.bins[bin].live * s.bins[bin].size, s.bins[bin].live,
-                s.bins[bin].cached, s.bins[bin].free_, s.bins[bin].slabs);
+        if (s->bins[bin].slabs != 0) {
+            add(text, "  ");
+            add_number(text, s->bins[bin].size, 8);
+            add_number(text, s->bins[bin].slabs, 9);
+            add_number(text, s->bins[bin].live, COLUMN + 1);
+            add_number(text, s->bins[bin].cached, COLUMN + 1);
+            add_number(text, s->bins[bin].free_, COLUMN + 1);
+            add(text, "\n");
+        }
+    }
+}
+
+static void write_table(struct text *text, const struct hak_stats *s) {
+    add(text, "hakmem statistics\n  SuperSlabs in use    ");
+    add_number(text, s->superslabs, COLUMN);
+    add(text, "\n  reserved / committed ");
+    add_mib(text, s->reserved, COLUMN);
+    add(text, " / ");
+    add_mib(text, s->committed, 0);
+    add(text, " MiB\n  live: tiny / large   ");
+    add_mib(text, s->tiny_live, COLUMN);
+    add(text, " / ");
+    add_mib(text, s->large_live, 0);
+    add(text, " MiB (");
+    add_number(text, s->large_blocks, 0);
+    add(text, " large blocks)\n  cached / free blocks ");
+    add_mib(text, s->tiny_cached, COLUMN);
+    add(text, " / ");
+    add_mib(text, s->tiny_free, 0);
+    add(text, " MiB\n  free dirty slabs     ");
+    add_mib(text, s->dirty, COLUMN);
+    add(text, " MiB\n  given back           ");
+    add_mib(text, s->returned, COLUMN);
+    add(text, " MiB in ");
+    add_number(text, s->purges, 0);
+    add(text, " steps, ");
+    add_ms(text, s->purge_ns);
+    add(text, " ms, longest ");
+    add_ms(text, s->purge_longest_ns);
+    add(text, " ms\n  moved, not copied    ");
+    add_mib(text, s->moved, COLUMN);
+    add(text, " MiB\n  slabs: tiny / large / heaps ");
+    add_number(text, s->tiny_slabs, 0);
+    add(text, " / ");
+    add_number(text, s->large_slabs, 0);
+    add(text, " / ");
+    add_number(text, s->heap_slabs, 0);
+    add(text, "\n  refills / blocks     ");
+    add_number(text, s->refills, COLUMN);
+    add(text, " / ");
+    add_number(text, s->refilled_blocks, 0);
+    add(text, "\n  spills / blocks      ");
+    add_number(text, s->spills, COLUMN);
+    add(text, " / ");
+    add_number(text, s->spilled_blocks, 0);
+    add(text, "\n  thread heaps         ");
+    add_number(text, s->heaps, COLUMN);
+    add(text, ", ");
+    add_number(text, s->free_heaps, 0);
+    add(text, " free\n  system calls         ");
+    add_number(text, s->os_calls, COLUMN);
+    add(text, "\n");
+    write_table_bins(text, s);
+}
+
+static void add_line(struct text *text, const char *name, size_t value) {
+    add(text, name);
+    add(text, " = ");
+    add_number(text, value, COLUMN);
+    add(text, "\n");
+}
+
+static void write_lines(struct text *text, const struct hak_stats *s) {
+    struct statistics_heap heap;
+    heap_of(s, &heap);
+    add(text, "Arena 0:\n");
+    add_line(text, "system bytes    ", heap.arena);
+    add_line(text, "in use bytes    ", heap.used);
+    add(text, "Total (incl. mmap):\n");
+    add_line(text, "system bytes    ", heap.arena + heap.mapped);
+    add_line(text, "in use bytes    ", heap.used + heap.mapped);
+    // glibc has the most there were: to know that would cost a shared line a block.
+    add_line(text, "mmap regions    ", heap.mapped_blocks);
+    add_line(text, "mmap bytes      ", heap.mapped);
+    write_table(text, s);
+}
+
+// <name type="type" count="count" size="size"/>; without a count if there is none.
+static void add_total(struct text *text, const char *name, const char *type, const size_t *count,
+                      size_t size) {
+    add(text, "<");
+    add(text, name);
+    add(text, " type=\"");
+    add(text, type);
+    if (count != NULL) {
+        add(text, "\" count=\"");
+        add_number(text, *count, 0);
+    }
+    add(text, "\" size=\"");
+    add_number(text, size, 0);
+    add(text, "\"/>\n");
+}
+
+static void add_attribute(struct text *text, const char *name, uint64_t value) {
+    add(text, name);
+    add(text, "=\"");
+    add_number(text, value, 0);
+    add(text, "\"");
+}
+
+// What a heap has, and again what all of them have, which is one here.
+static void write_xml_totals(struct text *text, const struct hak_stats *s,
+                             const struct statistics_heap *heap, bool all) {
+    add_total(text, "total", "fast", &heap->fast_blocks, heap->fast);
+    add_total(text, "total", "rest", &heap->free_blocks, heap->free_ - heap->fast);
+    if (all) {
+        add_total(text, "total", "mmap", &heap->mapped_blocks, heap->mapped);
+    }
+    add_total(text, "system", "current", NULL, heap->arena);
+    add_total(text, "system", "max", NULL, hak_max(heap->arena, s->committed));
+    add_total(text, "aspace", "total", NULL, s->reserved);
+    add_total(text, "aspace", "mprotect", NULL, s->committed);
+}
+
+static void write_xml_sizes(struct text *text, const struct hak_stats *s) {
+    add(text, "<sizes>\n");
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        size_t count = s->bins[bin].free_ + s->bins[bin].cached;
+        if (count != 0) {
+            add_attribute(text, "  <size from", bin > 1 ? size_class_bins[bin - 1].size + 1u : 1);
+            add_attribute(text, " to", s->bins[bin].size);
+            add_attribute(text, " total", count * s->bins[bin].size);
+            add_attribute(text, " count", count);
+            add(text, "/>\n");
         }
     }
     add(text, "</sizes>\n");
-    add(text, "<total type=\"tiny\" size=\"%zu\"/>\n", s.tiny_live);
-    add(text, "<total type=\"cached\" size=\"%zu\"/>\n", s.tiny_cached);
-    add(text, "<total type=\"free\" size=\"%zu\"/>\n", s.tiny_free);
-    add(text, "<total type=\"large\" count=\"%zu\" size=\"%zu\"/>\n", s.large_blocks, s.large_live);
-    add(text, "<total type=\"dirty\" size=\"%zu\"/>\n", s.dirty);
-    add(text, "<total type=\"returned\" size=\"%llu\" count=\"%llu\" ns=\"%llu\"/>\n",
-        (unsigned long long)s.returned, (unsigned long long)s.purges,
-        (unsigned long long)s.purge_ns);
-    add(text, "<superslabs count=\"%zu\"/>\n", s.superslabs);
-    add(text, "<system type=\"current\" size=\"%zu\"/>\n", s.committed);
-    add(text, "<aspace type=\"total\" size=\"%zu\"/>\n", s.reserved);
-    add(text, "</heap>\n</malloc>\n");
+}
+
+static void write_xml_own(struct text *text, const struct hak_stats *s) {
+    add_attribute(text, "<hakmem superslabs", s->superslabs);
+    add_attribute(text, " large", s->large_live);
+    add_attribute(text, " dirty", s->dirty);
+    add_attribute(text, " returned", s->returned);
+    add_attribute(text, " purges", s->purges);
+    add_attribute(text, " purge_ns", s->purge_ns);
+    add(text, ">\n");
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        if (s->bins[bin].slabs != 0) {
+            add_attribute(text, "  <bin block", s->bins[bin].size);
+            add_attribute(text, " slabs", s->bins[bin].slabs);
+            add_attribute(text, " live", s->bins[bin].live);
+            add_attribute(text, " cached", s->bins[bin].cached);
+            add_attribute(text, " free", s->bins[bin].free_);
+            add(text, "/>\n");
+        }
+    }
+    add(text, "</hakmem>\n");
+}
+
+static void write_xml(struct text *text, const struct hak_stats *s) {
+    struct statistics_heap heap;
+    heap_of(s, &heap);
+    add(text, "<malloc version=\"1\">\n<heap nr=\"0\">\n");
+    write_xml_sizes(text, s);
+    write_xml_totals(text, s, &heap, false);
+    add(text, "</heap>\n");
+    write_xml_totals(text, s, &heap, true);
+    write_xml_own(text, s);
+    add(text, "</malloc>\n");
+}
+
+typedef void writer(struct text *text, const struct hak_stats *s);
+
+static HAK_NOINLINE HAK_COLD void write_from_stack(writer *write,
+                                                   const struct statistics_sink *sink) {
+    struct hak_stats stats;
+    char buf[256];
+    struct text text = {buf, sizeof buf, 0, sink};
+    gather_on_stack(&stats);
+    write(&text, &stats);
+    hand_on(&text);
+}
+
+static void write_text(writer *write, const struct statistics_sink *sink) {
+    struct scratch *scratch = take_scratch();
+    if (HAK_UNLIKELY(scratch == NULL)) {
+        write_from_stack(write, sink);
+        return;
+    }
+    struct text text = {scratch->text, sizeof scratch->text, 0, sink};
+    gather(&scratch->stats, &scratch->parts);
+    write(&text, &scratch->stats);
+    hand_on(&text);
+    give_scratch(scratch);
+}
+
+void statistics_table(const struct statistics_sink *sink) {
+    write_text(write_table, sink);
+}
+
+void statistics_lines(const struct statistics_sink *sink) {
+    write_text(write_lines, sink);
+}
+
+void statistics_xml(const struct statistics_sink *sink) {
+    write_text(write_xml, sink);
 }

@@ -1,7 +1,10 @@
-// statistics: what the allocator holds and has done, as one C struct and as a readable table.
+// statistics: what the allocator holds and has done, as one C struct, as glibc's mallinfo has it,
+// and as text.
 //
 // Numbers are gathered by a walk when asked for; nothing is counted on the hit path. Exact when no
-// other thread allocates or frees meanwhile. Thread-safe; allocates nothing.
+// other thread allocates or frees meanwhile. Thread-safe; allocates nothing, and needs less than
+// 1 KiB of stack: what it works with stands in static memory, or in a mapping of its own while
+// another thread uses that. (Only where that mapping is refused it is the stack's, 4 KiB.)
 #ifndef HAKMEM_BOXES_STATISTICS_STATISTICS_H
 #define HAKMEM_BOXES_STATISTICS_STATISTICS_H
 
@@ -41,6 +44,10 @@ struct hak_stats {
         size_t slabs;               // (count)
         size_t live, cached, free_; // blocks (count)
     } bins[HAK_STATS_BINS];         // bins[0] is unused, and those whose size is 0
+    size_t large_pages;             // in large blocks, in whole pages
+    size_t mapped;                  // of these, in blocks of 128 KiB and more
+    size_t mapped_blocks;           // (count)
+    size_t large_slack;             // in slabs of large blocks, behind the blocks' last pages
 };
 
 static_assert((int)SIZE_CLASS_BINS <= (int)HAK_STATS_BINS, "room for every bin");
@@ -54,15 +61,35 @@ void statistics_own(struct hak_stats *stats) __attribute__((visibility("hidden")
 // The name of the flavour that serves the process, as in tools/build/flavours.bzl.
 const char *hak_flavour(void);
 
-// Writes into buf (at most size bytes, NUL included) as printf does; the tables below grow by it.
-struct statistics_text {
-    char *buf;
-    size_t size, length;
+// The same in the terms of glibc's mallinfo: bytes, and counts of blocks. A block of 128 KiB or
+// more counts as one that has a mapping of its own, as with glibc's M_MMAP_THRESHOLD; all else is
+// the arena's. arena = used + free; what the program uses is used + mapped, what is held arena +
+// mapped. Metadata and thread heaps are in neither.
+struct statistics_heap {
+    size_t arena;         // in slabs of blocks, and in free slabs that still have pages
+    size_t used;          // of it, in blocks handed out
+    size_t free_;         // of it, in free blocks, cached ones included, and in free slabs
+    size_t free_blocks;   // (count) of these, but for the fast ones
+    size_t fast;          // of free_, in blocks of up to 128 bytes that threads' caches hold
+    size_t fast_blocks;   // (count)
+    size_t mapped;        // in blocks of 128 KiB and more, in whole pages
+    size_t mapped_blocks; // (count)
+    size_t trimmable;     // of free_, in free slabs: what malloc_trim() gives back for sure
+};
+void statistics_get_heap(struct statistics_heap *heap);
+
+// Where a text goes, in one piece but where no memory for it is to be had.
+struct statistics_sink {
+    void (*write)(void *to, const char *text, size_t size);
+    void *to;
 };
 
-// The table that HAKMEM_STATS=1 prints, and what malloc_info writes.
-void statistics_table(struct statistics_text *text);
-void statistics_xml(struct statistics_text *text);
+// The table that HAKMEM_STATS=1 prints; what malloc_stats prints, which is glibc's lines and the
+// table; and what malloc_info writes, which is glibc's XML and an element with hakmem's own
+// numbers.
+void statistics_table(const struct statistics_sink *sink);
+void statistics_lines(const struct statistics_sink *sink);
+void statistics_xml(const struct statistics_sink *sink);
 HAK_C_END
 
 #endif

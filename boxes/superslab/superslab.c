@@ -2,6 +2,19 @@
 
 bool superslab_exact;
 
+static void count_large(struct superslab_stats *stats, size_t run, size_t size) {
+    stats->large_blocks++;
+    stats->large_slabs += run;
+    stats->large_bytes += size;
+    // The two may be of different blocks.
+    size_t pages = hak_min(hak_round_up(size, HAK_PAGE), run << ARENA_SLAB_SHIFT);
+    stats->large_pages += pages;
+    if (size >= SUPERSLAB_MAPPED) {
+        stats->mapped_blocks++;
+        stats->mapped_pages += pages;
+    }
+}
+
 void superslab_get_stats(struct superslab_stats *stats) {
     *stats = (struct superslab_stats){0};
     struct page_arena_window window = page_arena_get_window();
@@ -28,9 +41,8 @@ void superslab_get_stats(struct superslab_stats *stats) {
             }
             case SLAB_LARGE:
                 large_end = i + atomic_load_explicit(&slab->run, memory_order_relaxed);
-                stats->large_blocks++;
-                stats->large_slabs += large_end - i;
-                stats->large_bytes += atomic_load_explicit(&slab->size, memory_order_relaxed);
+                count_large(stats, large_end - i,
+                            atomic_load_explicit(&slab->size, memory_order_relaxed));
                 break;
             case SLAB_PRIVATE:
                 large_end = i + atomic_load_explicit(&slab->run, memory_order_relaxed);

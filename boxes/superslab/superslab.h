@@ -116,6 +116,9 @@ HAK_INLINE bool superslab_known(const struct page_arena_window *window, size_t s
                               slab / ARENA_SUPERSLAB_SLABS % ARENA_GROUP_SUPERSLABS);
 }
 
+// From here on glibc's malloc gives a block a mapping of its own.
+enum { SUPERSLAB_MAPPED = 128 << 10 };
+
 // Counts of slabs by use, over the whole heap.
 struct superslab_stats {
     size_t superslabs; // SuperSlabs with at least one slab in use
@@ -123,7 +126,10 @@ struct superslab_stats {
     size_t bin_slabs[SIZE_CLASS_BINS]; // slabs of each bin
     size_t bin_free[SIZE_CLASS_BINS];  // free blocks in them (those in caches not counted)
     size_t large_blocks;
-    size_t large_bytes; // as asked for
+    size_t large_bytes;   // as asked for
+    size_t large_pages;   // as asked for, in whole pages (bytes)
+    size_t mapped_blocks; // large blocks of SUPERSLAB_MAPPED or more
+    size_t mapped_pages;  // of large_pages, theirs
 };
 
 // A walk over all metadata; exact when no other thread uses the heap.

@@ -281,14 +281,12 @@ static void drop_deep(struct thread_heap *heap) {
 }
 
 static void flush_bin(struct thread_heap *heap, unsigned bin) {
-    void *blocks[SHARED_POOL_BATCH_MOST];
     void (*front)(struct thread_heap *, unsigned) = atomic_load(&flush_front);
-    void **bottom = heap->bottoms[bin];
     thread_heap_enter(heap);
-    while (heap->bins[bin].top != bottom) {
-        unsigned count =
-            (unsigned)hak_min((size_t)(heap->bins[bin].top - bottom), SHARED_POOL_BATCH_MOST);
-        fast_cache_drain(&heap->bins[bin], bottom, blocks, count);
+    while (heap->bins[bin].top != heap->bottoms[bin]) {
+        size_t held = (size_t)(heap->bins[bin].top - heap->bottoms[bin]);
+        unsigned count = (unsigned)hak_min(held, SHARED_POOL_BATCH_MOST);
+        void **blocks = fast_cache_detach(&heap->bins[bin], &heap->bottoms[bin], count);
         shared_pool_put(bin, blocks, count);
         HAK_COUNT(&heap->counts.spills, 1);
         HAK_COUNT(&heap->counts.spilled, count);

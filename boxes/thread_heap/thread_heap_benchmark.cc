@@ -44,12 +44,12 @@ BENCHMARK(ThreadWithHeap)->UseRealTime();
 void Flush(benchmark::State &state) {
     const auto count = static_cast<unsigned>(state.range(0));
     const unsigned bin = size_class_bin_of(100);
-    std::array<void *, FAST_CACHE_NARROW> blocks;
     for (auto _ : state) {
         thread_heap *heap = thread_heap_get();
         if (count > 0) {
-            const unsigned got = shared_pool_take(bin, blocks.data(), count, &heap->hints[bin]);
-            fast_cache_fill(&heap->bins[bin], blocks.data(), got);
+            unsigned want = count;
+            void **room = fast_cache_room(&heap->bins[bin], &want);
+            fast_cache_fill(&heap->bins[bin], shared_pool_take(bin, room, want, &heap->hints[bin]));
         }
         thread_heap_flush();
     }

@@ -379,7 +379,9 @@ bool fast_cache_widen(fast_bin *, void ***, void **, unsigned, fast_cache_width)
 bool fast_cache_can_be_deep(unsigned) {
     return false;
 }
-void fast_cache_drain(fast_bin *, void **, void **, unsigned) {}
+void **fast_cache_detach(fast_bin *, void ***, unsigned) {
+    return nullptr;
+}
 unsigned fast_cache_held(const fast_bin *, void **const *, unsigned) {
     return 0;
 }

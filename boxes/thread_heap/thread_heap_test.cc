@@ -30,9 +30,10 @@ thread_heap_stats stats() {
 // Fills the current thread's cache of `bin` from the pool, as a front does.
 std::vector<void *> refill(unsigned bin, unsigned count) {
     thread_heap *heap = thread_heap_get();
-    std::vector<void *> blocks(count);
-    blocks.resize(shared_pool_take(bin, blocks.data(), count, &heap->hints[bin]));
-    fast_cache_fill(&heap->bins[bin], blocks.data(), static_cast<unsigned>(blocks.size()));
+    void **room = fast_cache_room(&heap->bins[bin], &count);
+    count = shared_pool_take(bin, room, count, &heap->hints[bin]);
+    std::vector<void *> blocks(room, room + count);
+    fast_cache_fill(&heap->bins[bin], count);
     return blocks;
 }
 

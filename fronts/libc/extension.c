@@ -88,7 +88,7 @@ EXPORT size_t hak_thread_cached(void) {
 
 EXPORT void hak_purge(void) {
     thread_heap_flush_free();
-    decay_all();
+    decay_all(0);
 }
 
 EXPORT void hak_decay(void) {

@@ -88,6 +88,23 @@ static struct classified classify_live(const char *call, const void *ptr) {
     return what;
 }
 
+// Moves what is at ptr, a live block of `usable` bytes, to a block of its own.
+static HAK_NOINLINE void *move(void *ptr, size_t size, size_t usable) {
+    int saved = errno;
+    bool grown = size > SIZE_CLASS_TINY_MAX && size > usable;
+    void *fresh = grown ? slow_grown_alloc(size) : malloc(size);
+    if (fresh == NULL) {
+        if (size > usable) {
+            return NULL;
+        }
+        errno = saved; // what shrinks cannot fail
+        return ptr;
+    }
+    memcpy(fresh, ptr, hak_min(size, usable));
+    free(ptr);
+    return fresh;
+}
+
 static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) {
     if (HAK_UNLIKELY(!thread_heap_ready())) {
         if (size != 0) {
@@ -114,19 +131,7 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
             return same;
         }
     }
-    int saved = errno;
-    bool grown = size > SIZE_CLASS_TINY_MAX && size > old.usable;
-    void *fresh = grown ? slow_grown_alloc(size) : malloc(size);
-    if (fresh == NULL) {
-        if (size > old.usable) {
-            return NULL;
-        }
-        errno = saved; // what shrinks cannot fail
-        return ptr;
-    }
-    memcpy(fresh, ptr, hak_min(size, old.usable));
-    free(ptr);
-    return fresh;
+    return move(ptr, size, old.usable);
 }
 
 // Tiny blocks that stay where they are or grow into another bin; all else is slow_resize()'s.
@@ -229,25 +234,24 @@ EXPORT size_t malloc_usable_size(void *ptr) {
 }
 
 EXPORT int malloc_trim(size_t pad) {
-    (void)pad;
     thread_heap_flush();
     thread_heap_flush_free();
-    return decay_all() > 0;
+    return decay_all(pad) > 0;
 }
 
 EXPORT struct mallinfo2 mallinfo2(void) {
-    struct hak_stats s;
-    hak_stats(&s);
-    size_t live = s.tiny_live + s.large_live;
-    size_t idle = s.tiny_cached + s.tiny_free + s.dirty;
+    struct statistics_heap heap;
+    statistics_get_heap(&heap);
     return (struct mallinfo2){
-        .arena = live + idle,
-        .ordblks = s.tiny_slabs,
-        .hblks = s.large_blocks,
-        .hblkhd = s.large_slabs * (size_t)ARENA_SLAB,
-        .uordblks = live,
-        .fordblks = idle,
-        .keepcost = s.dirty,
+        .arena = heap.arena,
+        .ordblks = heap.free_blocks,
+        .smblks = heap.fast_blocks,
+        .hblks = heap.mapped_blocks,
+        .hblkhd = heap.mapped,
+        .fsmblks = heap.fast,
+        .uordblks = heap.used,
+        .fordblks = heap.free_,
+        .keepcost = heap.trimmable,
     };
 }
 
@@ -256,8 +260,10 @@ static struct mallinfo narrow_info(void) {
     return (struct mallinfo){
         .arena = (int)m.arena,
         .ordblks = (int)m.ordblks,
+        .smblks = (int)m.smblks,
         .hblks = (int)m.hblks,
         .hblkhd = (int)m.hblkhd,
+        .fsmblks = (int)m.fsmblks,
         .uordblks = (int)m.uordblks,
         .fordblks = (int)m.fordblks,
         .keepcost = (int)m.keepcost,
@@ -268,46 +274,33 @@ EXPORT struct mallinfo mallinfo(void) {
     return narrow_info();
 }
 
+static void write_to_stream(void *to, const char *text, size_t size) {
+    fwrite(text, 1, size, to);
+}
+
 EXPORT int malloc_info(int options, FILE *stream) {
     if (options != 0) {
         return EINVAL;
     }
-    char buf[16384];
-    struct statistics_text text = {buf, sizeof buf, 0};
-    statistics_xml(&text);
-    fputs(buf, stream);
+    statistics_xml(&(struct statistics_sink){write_to_stream, stream});
     return 0;
 }
 
-static void print_table(void) {
-    char buf[16384];
-    struct statistics_text text = {buf, sizeof buf, 0};
-    statistics_table(&text);
-    os_write_stderr(buf, text.length);
+static void write_to_stderr(void *to, const char *text, size_t size) {
+    (void)to;
+    os_write_stderr(text, size);
 }
 
 EXPORT void malloc_stats(void) {
-    print_table();
+    statistics_lines(&(struct statistics_sink){write_to_stderr, NULL});
 }
 
+// glibc's tunables have no counterpart here. None of them changes what a correct program sees, so
+// they are taken and ignored, and those that do not exist likewise. What glibc 2.36 refuses is
+// refused: it has no fast bins of that size.
 EXPORT int mallopt(int param, int value) {
-    (void)value;
-    // glibc's tunables have no counterpart here. None of them changes what a correct program sees,
-    // so they are taken and ignored.
-    switch (param) {
-    case M_MXFAST:
-    case M_PERTURB:
-    case M_CHECK_ACTION:
-    case M_TRIM_THRESHOLD:
-    case M_TOP_PAD:
-    case M_MMAP_THRESHOLD:
-    case M_MMAP_MAX:
-    case M_ARENA_TEST:
-    case M_ARENA_MAX:
-        return 1;
-    default:
-        return 0;
-    }
+    enum { MXFAST_MOST = 80 * sizeof(size_t) / 4 };
+    return param != M_MXFAST || (value >= 0 && value <= MXFAST_MOST);
 }
 
 // glibc exports its allocator under these names as well. Without them a block of one allocator
@@ -358,6 +351,6 @@ static __attribute__((destructor(101))) void finish(void) {
     // Blocks still cached are checked as they go back: the last chance to report one freed twice.
     thread_heap_flush();
     if (settings_get(SETTING_STATS) != 0 && is_first()) {
-        print_table();
+        statistics_table(&(struct statistics_sink){write_to_stderr, NULL});
     }
 }

@@ -1,5 +1,6 @@
 // The C interface as ISO C, POSIX and glibc describe it, on whatever flavour the test is linked to.
 #include <errno.h>
+#include <limits.h>
 #include <malloc.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -653,22 +654,182 @@ TEST(Trim, GivesPagesBack) {
     EXPECT_EQ(malloc_trim(0), 1);
 }
 
-TEST(Info, MallinfoCountsLiveBytes) {
-    struct mallinfo2 before = mallinfo2();
-    void *large = malloc(3 * kMiB);
-    struct mallinfo2 with = mallinfo2();
-    EXPECT_GE(with.uordblks, before.uordblks + 3 * kMiB);
-    EXPECT_EQ(with.hblks, before.hblks + 1);
-    EXPECT_GE(with.hblkhd, before.hblkhd + 3 * kMiB);
-    EXPECT_EQ(with.arena, with.uordblks + with.fordblks);
+TEST(Trim, KeepsThePad) {
+    malloc_trim(0);
+    size_t before = test_util::ResidentBytes();
+    void *p = malloc(30 * kMiB);
+    memset(p, 1, 30 * kMiB);
+    free(p);
+    EXPECT_EQ(malloc_trim(100 * kMiB), 0) << "less than that is free";
+    EXPECT_GT(test_util::ResidentBytes(), before + 25 * kMiB);
+    EXPECT_EQ(malloc_trim(10 * kMiB), 1);
+    EXPECT_EQ(Stats().dirty, 10 * kMiB);
+    EXPECT_LT(test_util::ResidentBytes(), before + 15 * kMiB);
+    EXPECT_EQ(malloc_trim(10 * kMiB), 0);
+    EXPECT_EQ(malloc_trim(SIZE_MAX), 0);
+    EXPECT_EQ(Stats().dirty, 10 * kMiB);
+    EXPECT_EQ(malloc_trim(0), 1);
+    EXPECT_EQ(Stats().dirty, 0u);
+}
+
+void ExpectSound(const struct mallinfo2 &m) {
+    EXPECT_EQ(m.arena, m.uordblks + m.fordblks);
+    EXPECT_LE(m.fsmblks, m.fordblks);
+    EXPECT_LE(m.keepcost, m.fordblks);
+    EXPECT_EQ(m.usmblks, 0u);
+    EXPECT_EQ(m.smblks == 0, m.fsmblks == 0);
+    EXPECT_EQ(m.hblks == 0, m.hblkhd == 0);
+}
+
+// What glibc's manual says of each, for blocks on both sides of M_MMAP_THRESHOLD.
+TEST(Info, MallinfoCountsEachBlockOnce) {
+    for (size_t size :
+         {size_t{24}, size_t{1000}, size_t{5000}, size_t{30000}, size_t{40000}, size_t{100000},
+          size_t{130000}, size_t{131072}, size_t{200000}, 3 * kMiB, 100 * kMiB}) {
+        SCOPED_TRACE(size);
+        constexpr size_t kBlocks = 8;
+        void *blocks[kBlocks];
+        struct mallinfo2 before = mallinfo2();
+        ExpectSound(before);
+        for (void *&p : blocks) {
+            p = malloc(size);
+        }
+        struct mallinfo2 with = mallinfo2();
+        ExpectSound(with);
+        bool mapped = size >= 128 * 1024;
+        EXPECT_EQ(with.hblks - before.hblks, mapped ? kBlocks : 0);
+        EXPECT_GE(with.hblkhd - before.hblkhd, mapped ? kBlocks * size : 0);
+        EXPECT_LE(with.hblkhd - before.hblkhd, mapped ? kBlocks * (size + 4096) : 0);
+        // As much as the program uses, and no more than a quarter and a little more.
+        size_t used = with.uordblks + with.hblkhd - before.uordblks - before.hblkhd;
+        EXPECT_GE(used, kBlocks * size);
+        size_t most = SIZE_CLASS_HEADER ? 2 * size + 32 : size + hak_max(size / 4, 4096);
+        EXPECT_LE(used, kBlocks * most);
+        size_t held = with.arena + with.hblkhd;
+        EXPECT_GE(held, with.uordblks + with.hblkhd);
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
-    struct mallinfo with32 = mallinfo();
+        struct mallinfo with32 = mallinfo();
 #pragma GCC diagnostic pop
-    EXPECT_EQ(static_cast<size_t>(with32.uordblks), with.uordblks);
-    EXPECT_EQ(static_cast<size_t>(with32.hblks), with.hblks);
+        EXPECT_EQ(static_cast<size_t>(with32.arena), with.arena);
+        EXPECT_EQ(static_cast<size_t>(with32.ordblks), with.ordblks);
+        EXPECT_EQ(static_cast<size_t>(with32.smblks), with.smblks);
+        EXPECT_EQ(static_cast<size_t>(with32.hblks), with.hblks);
+        EXPECT_EQ(static_cast<size_t>(with32.hblkhd), with.hblkhd);
+        EXPECT_EQ(static_cast<size_t>(with32.usmblks), with.usmblks);
+        EXPECT_EQ(static_cast<size_t>(with32.fsmblks), with.fsmblks);
+        EXPECT_EQ(static_cast<size_t>(with32.uordblks), with.uordblks);
+        EXPECT_EQ(static_cast<size_t>(with32.fordblks), with.fordblks);
+        EXPECT_EQ(static_cast<size_t>(with32.keepcost), with.keepcost);
+        for (void *p : blocks) {
+            free(p);
+        }
+        struct mallinfo2 after = mallinfo2();
+        ExpectSound(after);
+        EXPECT_EQ(after.uordblks, before.uordblks);
+        EXPECT_EQ(after.hblkhd, before.hblkhd);
+        EXPECT_EQ(after.hblks, before.hblks);
+    }
+}
+
+TEST(Info, MallinfoCountsFreeBlocks) {
+    for (size_t size : {size_t{100}, size_t{1500}}) {
+        std::vector<void *> blocks(2000);
+        for (void *&p : blocks) {
+            p = malloc(size);
+        }
+        struct mallinfo2 before = mallinfo2();
+        for (size_t i = 0; i < blocks.size(); i += 2) {
+            free(blocks[i]);
+        }
+        struct mallinfo2 after = mallinfo2();
+        EXPECT_EQ(after.ordblks + after.smblks, before.ordblks + before.smblks + 1000) << size;
+        EXPECT_EQ(after.fordblks - before.fordblks, before.uordblks - after.uordblks);
+        EXPECT_EQ(after.arena, before.arena);
+        for (size_t i = 1; i < blocks.size(); i += 2) {
+            free(blocks[i]);
+        }
+    }
+    malloc_trim(0);
+    struct mallinfo2 trimmed = mallinfo2();
+    EXPECT_EQ(trimmed.keepcost, 0u);
+    EXPECT_EQ(trimmed.smblks, 0u) << "nothing is cached";
+}
+
+// The elements that stand directly under <malloc>, as those who read it look for them, and the
+// heap's own. Fields as in glibc.
+TEST(Info, MallocInfoSaysWhatMallinfoSays) {
+    void *large = malloc(kMiB);
+    void *some = malloc(1000);
+    free(malloc(3000));
+    char *text = nullptr;
+    size_t length = 0;
+    FILE *stream = open_memstream(&text, &length);
+    ASSERT_NE(stream, nullptr);
+    struct mallinfo2 m = mallinfo2();
+    EXPECT_EQ(malloc_info(0, stream), 0);
+    fclose(stream);
+    std::string xml(text, length);
+    free(text);
+    size_t fast_count = 0;
+    size_t fast = 0;
+    size_t rest_count = 0;
+    size_t rest = 0;
+    size_t mmap_count = 0;
+    size_t mmap = 0;
+    size_t current = 0;
+    size_t max = 0;
+    size_t total = 0;
+    size_t mprotect = 0;
+    size_t end = xml.find("</heap>\n");
+    ASSERT_NE(end, std::string::npos) << xml;
+    ASSERT_EQ(sscanf(&xml[end],
+                     "</heap> <total type=\"fast\" count=\"%zu\" size=\"%zu\"/> "
+                     "<total type=\"rest\" count=\"%zu\" size=\"%zu\"/> "
+                     "<total type=\"mmap\" count=\"%zu\" size=\"%zu\"/> "
+                     "<system type=\"current\" size=\"%zu\"/> "
+                     "<system type=\"max\" size=\"%zu\"/> "
+                     "<aspace type=\"total\" size=\"%zu\"/> "
+                     "<aspace type=\"mprotect\" size=\"%zu\"/> ",
+                     &fast_count, &fast, &rest_count, &rest, &mmap_count, &mmap, &current, &max,
+                     &total, &mprotect),
+              10)
+        << xml;
+    EXPECT_EQ(mmap_count, m.hblks);
+    EXPECT_EQ(mmap, m.hblkhd);
+    // The stream's own buffer was allocated in between.
+    EXPECT_NEAR(static_cast<double>(current), static_cast<double>(m.arena), 200000);
+    EXPECT_NEAR(static_cast<double>(fast + rest), static_cast<double>(m.fordblks), 200000);
+    EXPECT_GE(max, current);
+    EXPECT_GE(total, mprotect);
+    EXPECT_GE(mprotect, current);
+    // What is listed by size is what is free in blocks.
+    size_t listed = 0;
+    size_t listed_count = 0;
+    for (size_t at = xml.find("<size "); at != std::string::npos; at = xml.find("<size ", at + 1)) {
+        size_t from;
+        size_t to;
+        size_t bytes;
+        size_t count;
+        ASSERT_EQ(sscanf(&xml[at], "<size from=\"%zu\" to=\"%zu\" total=\"%zu\" count=\"%zu\"/>",
+                         &from, &to, &bytes, &count),
+                  4);
+        EXPECT_LE(from * count, bytes);
+        EXPECT_EQ(to * count, bytes);
+        listed += bytes;
+        listed_count += count;
+    }
+    EXPECT_LE(listed, fast + rest);
+    EXPECT_LE(listed_count, fast_count + rest_count);
+    // The heap has the same totals but that of mmap.
+    size_t heap = xml.find("</sizes>\n") + strlen("</sizes>\n");
+    std::string own = xml.substr(heap, end - heap);
+    std::string all = xml.substr(end + strlen("</heap>\n"));
+    size_t line = all.find("<total type=\"mmap\"");
+    all.erase(line, all.find('\n', line) + 1 - line);
+    EXPECT_EQ(all.substr(0, own.size()), own);
+    free(some);
     free(large);
-    EXPECT_EQ(mallinfo2().uordblks, before.uordblks);
 }
 
 TEST(Info, MallocInfoWritesXml) {
@@ -701,20 +862,43 @@ TEST(Info, MallocInfoWritesXml) {
 }
 
 TEST(Info, MallocStatsWritesToStderr) {
+    void *large = malloc(10 * kMiB);
+    struct mallinfo2 m = mallinfo2();
     testing::internal::CaptureStderr();
     malloc_stats();
     std::string text = testing::internal::GetCapturedStderr();
+    size_t arena = 0;
+    size_t used = 0;
+    size_t all = 0;
+    size_t all_used = 0;
+    ASSERT_EQ(sscanf(text.c_str(),
+                     "Arena 0: system bytes = %zu in use bytes = %zu Total (incl. mmap): system "
+                     "bytes = %zu in use bytes = %zu",
+                     &arena, &used, &all, &all_used),
+              4)
+        << text;
+    EXPECT_NEAR(static_cast<double>(arena), static_cast<double>(m.arena), 200000);
+    EXPECT_NEAR(static_cast<double>(used), static_cast<double>(m.uordblks), 200000);
+    EXPECT_EQ(all, arena + m.hblkhd);
+    EXPECT_EQ(all_used, used + m.hblkhd);
     EXPECT_NE(text.find("SuperSlabs"), std::string::npos) << text;
     EXPECT_EQ(text.back(), '\n');
+    free(large);
 }
 
-TEST(Info, MalloptTakesHintsAndRefusesTheUnknown) {
-    EXPECT_EQ(mallopt(M_MMAP_THRESHOLD, 1 << 20), 1);
-    EXPECT_EQ(mallopt(M_TRIM_THRESHOLD, 1 << 20), 1);
-    EXPECT_EQ(mallopt(M_ARENA_MAX, 1), 1);
-    EXPECT_EQ(mallopt(M_PERTURB, 0xa5), 1);
-    EXPECT_EQ(mallopt(M_CHECK_ACTION, 3), 1);
-    EXPECT_EQ(mallopt(12345, 1), 0);
+// As glibc 2.36, which refuses fast bins of a size that it does not have, and nothing else.
+TEST(Info, MalloptReturnsWhatGlibcReturns) {
+    const int values[] = {INT_MIN,        -1,     0, 1, 79, 80, 160, 161, 65536, 32 << 20,
+                          1 + (32 << 20), INT_MAX};
+    for (int param = M_ARENA_MAX - 2; param <= 3; param++) {
+        for (int value : values) {
+            errno = 1234;
+            bool refused = param == M_MXFAST && (value < 0 || value > 160);
+            EXPECT_EQ(mallopt(param, value), refused ? 0 : 1) << param << " " << value;
+            EXPECT_EQ(errno, 1234);
+        }
+    }
+    EXPECT_EQ(mallopt(12345, 1), 1);
 }
 
 TEST(Info, FlavourTellsItsName) {

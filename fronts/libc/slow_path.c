@@ -139,6 +139,37 @@ static void check_header(unsigned bin, const void *ptr) {
     }
 }
 
+static HAK_NOINLINE void renew_gate(void) {
+    struct page_arena_window window = page_arena_get_window();
+    *thread_heap_gate() = front_gate_of(&window); // it may have grown
+}
+
+static HAK_NOINLINE void free_tiny(unsigned bin, void *ptr) {
+    struct thread_heap *heap = thread_heap_get();
+    tick(heap);
+    if (HAK_HEADER) {
+        check_header(bin, ptr);
+    }
+    if (HAK_UNLIKELY(heap == NULL)) {
+        shared_pool_put(bin, &ptr, 1);
+        return;
+    }
+    renew_gate();
+    if (!fast_cache_push(&heap->bins[bin], ptr)) {
+        tiny_front_of(bin)->spill(heap, bin);
+        fast_cache_push(&heap->bins[bin], ptr);
+    }
+}
+
+static HAK_NOINLINE void free_large(void *ptr) {
+    tick_once();
+    struct page_arena_window window = page_arena_get_window();
+    if (HAK_UNLIKELY(!large_block_free(&window, ptr, page_arena_slab_of(&window, ptr)) &&
+                     !private_heap_free(&window, ptr) && !early_block_free(ptr))) {
+        diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(classify_ptr(ptr).kind));
+    }
+}
+
 void slow_free(void *ptr) {
     if (ptr == NULL) {
         return;
@@ -150,25 +181,8 @@ void slow_free(void *ptr) {
     struct page_arena_window window = page_arena_get_window();
     unsigned bin = front_gate_search(&window, ptr) / 2;
     if (HAK_LIKELY(bin != 0)) {
-        struct thread_heap *heap = thread_heap_get();
-        tick(heap);
-        if (HAK_HEADER) {
-            check_header(bin, ptr);
-        }
-        if (HAK_UNLIKELY(heap == NULL)) {
-            shared_pool_put(bin, &ptr, 1);
-            return;
-        }
-        *thread_heap_gate() = front_gate_of(&window); // it may have grown
-        if (!fast_cache_push(&heap->bins[bin], ptr)) {
-            tiny_front_of(bin)->spill(heap, bin);
-            fast_cache_push(&heap->bins[bin], ptr);
-        }
-        return;
-    }
-    tick_once();
-    if (HAK_UNLIKELY(!large_block_free(&window, ptr, page_arena_slab_of(&window, ptr)) &&
-                     !private_heap_free(&window, ptr) && !early_block_free(ptr))) {
-        diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(classify_ptr(ptr).kind));
+        free_tiny(bin, ptr);
+    } else {
+        free_large(ptr);
     }
 }

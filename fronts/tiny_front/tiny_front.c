@@ -44,13 +44,12 @@ void tiny_front_check(unsigned bin, void *const *blocks, unsigned count) {
 }
 
 unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsigned want) {
-    void *blocks[SHARED_POOL_BATCH_MOST];
     tiny_front_begin(heap);
     tiny_front_widen(heap, bin);
     want = (unsigned)hak_min(want, SHARED_POOL_BATCH_MOST);
-    want = (unsigned)hak_min(want, (size_t)(heap->bins[bin].limit - heap->bins[bin].top));
-    unsigned got = tiny_front_take(heap, bin, blocks, want);
-    fast_cache_fill(&heap->bins[bin], blocks, got);
+    void **room = fast_cache_room(&heap->bins[bin], &want);
+    unsigned got = tiny_front_take(heap, bin, room, want);
+    fast_cache_fill(&heap->bins[bin], got);
     tiny_front_end(heap);
     return got;
 }
@@ -75,23 +74,26 @@ bool tiny_front_widen(struct thread_heap *heap, unsigned bin) {
                             taken < WIDEN_AFTER ? FAST_CACHE_MIDDLE : FAST_CACHE_WIDE);
 }
 
-unsigned tiny_front_drain(struct thread_heap *heap, unsigned bin, void **blocks, unsigned count) {
+void **tiny_front_detach(struct thread_heap *heap, unsigned bin, unsigned *count) {
     if (tiny_front_widen(heap, bin)) {
-        return 0;
+        return NULL;
     }
     unsigned held = fast_cache_held(heap->bins, heap->bottoms, bin);
-    count = (unsigned)hak_min(count, (held + 1) / 2);
-    fast_cache_drain(&heap->bins[bin], heap->bottoms[bin], blocks, count);
-    return count;
+    *count = (unsigned)hak_min(*count, (held + 1) / 2);
+    return fast_cache_detach(&heap->bins[bin], &heap->bottoms[bin], *count);
+}
+
+void tiny_front_settle(struct thread_heap *heap, unsigned bin, void **blocks) {
+    fast_cache_settle(&heap->bins[bin], &heap->bottoms[bin], blocks);
 }
 
 void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned count) {
-    void *blocks[SHARED_POOL_BATCH_MOST];
     tiny_front_begin(heap);
     count = (unsigned)hak_min(count, SHARED_POOL_BATCH_MOST);
-    count = tiny_front_drain(heap, bin, blocks, count);
-    if (count > 0) {
+    void **blocks = tiny_front_detach(heap, bin, &count);
+    if (blocks != NULL) {
         tiny_front_give(heap, bin, blocks, count);
+        tiny_front_settle(heap, bin, blocks);
     }
     tiny_front_end(heap);
 }

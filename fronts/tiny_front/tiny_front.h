@@ -58,9 +58,11 @@ void tiny_front_check(unsigned bin, void *const *blocks, unsigned count);
 // Makes a much used stack as wide as its use asks for; false if it is. Between begin and end.
 bool tiny_front_widen(struct thread_heap *heap, unsigned bin);
 
-// Makes room in a full stack: widens it, or else takes its oldest blocks out, up to `count` and up
-// to half of them, and returns how many. Between begin and end.
-unsigned tiny_front_drain(struct thread_heap *heap, unsigned bin, void **blocks, unsigned count);
+// Makes room in a full stack: widens it and returns NULL, or else takes its oldest blocks out, up
+// to *count (1 or more) and up to half of them, and returns them; *count is then how many. They
+// stay in their slots until tiny_front_settle(). Between begin and end.
+void **tiny_front_detach(struct thread_heap *heap, unsigned bin, unsigned *count);
+void tiny_front_settle(struct thread_heap *heap, unsigned bin, void **blocks);
 
 // FastCache <-> SharedPool in one step, with a batch of the caller's choice (at least 1, and no
 // more than SHARED_POOL_BATCH_MOST are moved): what the fronts that have no layer in between share.

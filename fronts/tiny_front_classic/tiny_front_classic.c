@@ -31,6 +31,14 @@ static void count_behind(struct thread_heap *heap, unsigned bin, int more) {
     HAK_POKE(&heap->behind[bin], (uint16_t)(heap->behind[bin] + more));
 }
 
+// Moves the last loaded blocks of a magazine, at most `most`, to a list, the last one on top.
+static void list_loaded(struct tls_sll *list, struct magazine *magazine, unsigned most) {
+    void *const *blocks = magazine_unload(magazine, &most);
+    for (unsigned i = 0; i < most; i++) {
+        tls_sll_push(list, &blocks[i], 1);
+    }
+}
+
 static unsigned refill(struct thread_heap *heap, unsigned bin) {
     struct layers *layers = layers_of(heap);
     if (HAK_UNLIKELY(layers == NULL)) {
@@ -38,56 +46,83 @@ static unsigned refill(struct thread_heap *heap, unsigned bin) {
     }
     struct tls_sll *list = &layers->lists[bin];
     struct magazine *magazine = &layers->magazines[bin];
-    void *blocks[MAGAZINE_BLOCKS];
     tiny_front_begin(heap);
     if (list->count == 0) {
         unsigned batch = (unsigned)hak_min(tiny_front_next_batch(heap, bin), MAGAZINE_BLOCKS);
         if (magazine->count == 0) {
-            unsigned got = tiny_front_take(heap, bin, blocks, batch);
-            count_behind(heap, bin, (int)magazine_load(magazine, blocks, got));
+            void **room = magazine_room(magazine, &batch);
+            unsigned got = tiny_front_take(heap, bin, room, batch);
+            magazine_load(magazine, got);
+            count_behind(heap, bin, (int)got);
         }
-        tls_sll_push(list, blocks, magazine_unload(magazine, blocks, batch));
+        list_loaded(list, magazine, batch);
     }
     unsigned fill = (unsigned)hak_min(FILL, size_class_bins[bin].batch);
     tiny_front_widen(heap, bin);
-    fill = (unsigned)hak_min(fill, (size_t)(heap->bins[bin].limit - heap->bins[bin].top));
-    unsigned got = tls_sll_pop(list, blocks, fill);
+    void **room = fast_cache_room(&heap->bins[bin], &fill);
+    unsigned got = tls_sll_pop(list, room, fill);
     count_behind(heap, bin, -(int)got);
-    fast_cache_fill(&heap->bins[bin], blocks, got);
+    fast_cache_fill(&heap->bins[bin], got);
     tiny_front_end(heap);
     return got;
 }
 
+// Gives the newest `count` blocks of the list to the pool, by way of slots that the stack has free.
+static HAK_NOINLINE void give_listed(struct thread_heap *heap, unsigned bin, struct tls_sll *list,
+                                     unsigned count) {
+    while (count > 0) {
+        unsigned most = count;
+        void **room = fast_cache_room(&heap->bins[bin], &most);
+        most = tls_sll_pop(list, room, most);
+        tiny_front_give(heap, bin, room, most);
+        count_behind(heap, bin, -(int)most);
+        count -= most;
+    }
+}
+
+// Moves the newest blocks of the list, at most `most`, to the magazine; returns for how many it had
+// room.
+static HAK_NOINLINE unsigned load_listed(struct magazine *magazine, struct tls_sll *list,
+                                         unsigned most) {
+    void **room = magazine_room(magazine, &most);
+    magazine_load(magazine, tls_sll_pop(list, room, most));
+    return most;
+}
+
 // Moves the newest `count` blocks of the list to the magazine, and what does not fit there to the
-// pool.
-static void hand_down(struct thread_heap *heap, unsigned bin, unsigned count) {
+// pool. (Each of the two has given its stack back before the next call: what the pool does with
+// blocks goes deep.)
+static HAK_NOINLINE void hand_down(struct thread_heap *heap, unsigned bin, unsigned count) {
     struct layers *layers = heap->front_state;
-    struct magazine *magazine = &layers->magazines[bin];
-    void *blocks[SHARED_POOL_BATCH_MOST];
-    unsigned got = tls_sll_pop(&layers->lists[bin], blocks, count);
-    unsigned fit = magazine_load(magazine, blocks, got);
-    if (fit < got) {
-        tiny_front_give(heap, bin, blocks + fit, got - fit);
-        count_behind(heap, bin, -(int)(got - fit));
+    struct tls_sll *list = &layers->lists[bin];
+    count -= load_listed(&layers->magazines[bin], list, count);
+    give_listed(heap, bin, list, count);
+}
+
+// Moves blocks from the full stack to the list.
+static HAK_NOINLINE void list_oldest(struct thread_heap *heap, unsigned bin, struct tls_sll *list) {
+    unsigned count = size_class_bins[bin].batch;
+    void **blocks = tiny_front_detach(heap, bin, &count);
+    if (blocks != NULL) {
+        // The list is threaded through the blocks: what is not the start of one must not get there.
+        tiny_front_check(bin, blocks, count);
+        tls_sll_push(list, blocks, count);
+        count_behind(heap, bin, (int)count);
+        tiny_front_settle(heap, bin, blocks);
     }
 }
 
 static void spill(struct thread_heap *heap, unsigned bin) {
     struct layers *layers = layers_of(heap);
-    unsigned count = size_class_bins[bin].batch;
     if (HAK_UNLIKELY(layers == NULL)) {
-        tiny_front_spill_direct(heap, bin, count);
+        tiny_front_spill_direct(heap, bin, size_class_bins[bin].batch);
         return;
     }
-    void *blocks[SHARED_POOL_BATCH_MOST];
+    struct tls_sll *list = &layers->lists[bin];
     tiny_front_begin(heap);
-    count = tiny_front_drain(heap, bin, blocks, count);
-    // The list is threaded through the blocks: what is not the start of a block must not get there.
-    tiny_front_check(bin, blocks, count);
-    tls_sll_push(&layers->lists[bin], blocks, count);
-    count_behind(heap, bin, (int)count);
-    if (layers->lists[bin].count > list_most(bin)) {
-        hand_down(heap, bin, layers->lists[bin].count - list_most(bin) / 2);
+    list_oldest(heap, bin, list);
+    if (list->count > list_most(bin)) {
+        hand_down(heap, bin, list->count - list_most(bin) / 2);
     }
     tiny_front_end(heap);
 }
@@ -97,13 +132,11 @@ static void flush(struct thread_heap *heap, unsigned bin) {
     if (layers == NULL || heap->behind[bin] == 0) {
         return;
     }
-    void *blocks[SHARED_POOL_BATCH_MOST];
     tiny_front_begin(heap);
-    unsigned got = magazine_unload(&layers->magazines[bin], blocks, MAGAZINE_BLOCKS);
+    unsigned got = MAGAZINE_BLOCKS;
+    void *const *blocks = magazine_unload(&layers->magazines[bin], &got);
     tiny_front_give(heap, bin, blocks, got);
-    while ((got = tls_sll_pop(&layers->lists[bin], blocks, SHARED_POOL_BATCH_MOST)) > 0) {
-        tiny_front_give(heap, bin, blocks, got);
-    }
+    give_listed(heap, bin, &layers->lists[bin], layers->lists[bin].count);
     HAK_POKE(&heap->behind[bin], 0);
     tiny_front_end(heap);
 }

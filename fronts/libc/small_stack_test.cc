@@ -1,0 +1,90 @@
+// Stack: no entry point takes more than 1 KiB more of it than libc's own does, whatever state the
+// heap is in, and all work on the smallest stacks there are.
+#include <stdio.h>
+
+#include <map>
+#include <sstream>
+#include <string>
+
+#include "gtest/gtest.h"
+
+namespace {
+
+constexpr char kProgram[] = "fronts/libc/small_stack_program";
+
+// Runs the program with these arguments and variables; what it says, its exit status at the end.
+std::string Said(const std::string &variables, const std::string &arguments) {
+    std::string command = "env " + variables + " " + kProgram + " " + arguments + "; echo exit $?";
+    std::string said;
+    FILE *in = popen(command.c_str(), "r");
+    char line[256];
+    while (in != nullptr && fgets(line, sizeof line, in) != nullptr) {
+        said += line;
+    }
+    return in != nullptr && pclose(in) == 0 ? said : "not run";
+}
+
+// The call's name -> the most bytes of stack that it took.
+std::map<std::string, size_t> Depths(const std::string &variables) {
+    std::istringstream lines(Said(variables, "measure"));
+    std::map<std::string, size_t> depths;
+    std::string name;
+    size_t depth;
+    while (lines >> name >> depth) {
+        depths[name] = depth;
+    }
+    EXPECT_EQ(depths["exit"], 0u) << variables;
+    depths.erase("exit");
+    EXPECT_EQ(depths.size(), 11u) << variables;
+    return depths;
+}
+
+class SmallStackTest : public testing::TestWithParam<const char *> {
+  protected:
+    static std::string Preload() { return std::string("LD_PRELOAD=./lib") + GetParam() + ".so"; }
+};
+
+INSTANTIATE_TEST_SUITE_P(Flavours, SmallStackTest,
+                         testing::Values("hakmem_c23", "hakmem_c23_header", "hakmem_classic",
+                                         "hakmem_c23_debug"),
+                         [](const testing::TestParamInfo<const char *> &param) {
+                             return std::string(param.param);
+                         });
+
+TEST_P(SmallStackTest, TakesAtMostAKibibyteMoreThanTheSystems) {
+    static std::map<std::string, size_t> system = Depths("");
+    for (const char *setting : {"HAKMEM_DECAY_MS=2", "HAKMEM_DECAY_MS=0", "HAKMEM_LIMIT=2G",
+                                "HAKMEM_TINY_FRONT_C23_SIMPLE=0"}) {
+        auto depths = Depths(Preload() + " " + setting);
+        for (const auto &[name, depth] : system) {
+            EXPECT_LE(depths[name], depth + 1024) << name << " with " << setting;
+            printf("%-20s %-32s %5zu bytes of stack, libc's own %5zu\n", name.c_str(), setting,
+                   depths[name], depth);
+        }
+    }
+}
+
+constexpr const char *kCalls[] = {"malloc",    "free",        "realloc",
+                                  "calloc",    "malloc_trim", "posix_memalign",
+                                  "mallinfo2", "malloc_info", "malloc_stats"};
+
+TEST_P(SmallStackTest, FitsOnAThreadOf16KiB) {
+    for (const char *call : kCalls) {
+        std::string arguments = std::string("thread ") + call;
+        EXPECT_EQ(Said("", arguments), "exit 0\n") << "libc's own " << call;
+        EXPECT_EQ(Said(Preload(), arguments), "exit 0\n") << call;
+    }
+}
+
+TEST_P(SmallStackTest, FitsOnASignalStackOf4KiB) {
+    for (const char *call : {"malloc", "free", "realloc", "calloc"}) {
+        std::string arguments = std::string("signal ") + call;
+        EXPECT_EQ(Said("", arguments), "exit 0\n") << "libc's own " << call;
+        for (const char *setting : {"HAKMEM_DECAY_MS=500", "HAKMEM_DECAY_MS=0"}) {
+            EXPECT_EQ(Said(Preload() + " " + setting, arguments), "exit 0\n")
+                << call << " with " << setting;
+        }
+    }
+}
+
+} // namespace
