@@ -465,8 +465,10 @@ static bool is_dense(void) {
 }
 
 // Puts a slab that the caller holds to use for `bin`. The first `want` blocks are the caller's.
-static HAK_NOINLINE unsigned format(const struct page_arena_window *window, size_t slab, bool zero,
-                                    unsigned bin, void **blocks, unsigned want) {
+static HAK_NOINLINE unsigned format(size_t slab, bool zero, unsigned bin, void **blocks,
+                                    unsigned want) {
+    const struct page_arena_window here = page_arena_get_window();
+    const struct page_arena_window *window = &here;
     const struct size_class_bin *info = &size_class_bins[bin];
     struct slab *meta = superslab_slab(window, slab);
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
@@ -499,8 +501,8 @@ static HAK_NOINLINE unsigned format(const struct page_arena_window *window, size
 }
 
 // The same with a fresh slab. 0 if there is no memory.
-static HAK_NOINLINE unsigned take_from_fresh(const struct page_arena_window *window, unsigned bin,
-                                             void **blocks, unsigned want, shared_pool_hint *hint) {
+static HAK_NOINLINE unsigned take_from_fresh(unsigned bin, void **blocks, unsigned want,
+                                             shared_pool_hint *hint) {
     bool zero;
     page_arena_mark_dense(is_dense());
     size_t slab = page_arena_claim_filled(1, ARENA_SLAB, &zero);
@@ -508,12 +510,14 @@ static HAK_NOINLINE unsigned take_from_fresh(const struct page_arena_window *win
         return 0;
     }
     *hint = slab;
-    return format(window, slab, zero, bin, blocks, want);
+    return format(slab, zero, bin, blocks, want);
 }
 
 // Takes blocks of slabs that are in use. 0 if none has a free one.
-static HAK_NOINLINE unsigned take_listed(const struct page_arena_window *window, unsigned bin,
-                                         void **blocks, unsigned want, shared_pool_hint *hint) {
+static HAK_NOINLINE unsigned take_listed(unsigned bin, void **blocks, unsigned want,
+                                         shared_pool_hint *hint) {
+    const struct page_arena_window here = page_arena_get_window();
+    const struct page_arena_window *window = &here;
     unsigned got = 0;
     bool more = false;
     size_t slab = *hint;
@@ -543,9 +547,8 @@ unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_poo
     if (HAK_UNLIKELY(!page_arena_init())) {
         return 0;
     }
-    struct page_arena_window window = page_arena_get_window();
-    unsigned got = take_listed(&window, bin, blocks, want, hint);
-    return got > 0 ? got : take_from_fresh(&window, bin, blocks, want, hint);
+    unsigned got = take_listed(bin, blocks, want, hint);
+    return got > 0 ? got : take_from_fresh(bin, blocks, want, hint);
 }
 
 // The blocks [first, last] of a slab that are in word `w` of its bitmap, as bits.
