@@ -269,6 +269,10 @@ struct {
     int (*malloc_info)(int, FILE *);
     void (*malloc_stats)();
     void (*hak_stats)(struct hak_stats *);
+    struct hak_heap *(*hak_heap_new)(void);
+    void *(*hak_heap_alloc)(struct hak_heap *, size_t, size_t, bool);
+    void (*hak_heap_delete)(struct hak_heap *);
+    void (*hak_heap_destroy)(struct hak_heap *);
     const char *(*hak_flavour)();
 } lib;
 
@@ -327,6 +331,10 @@ int OpenCode(struct dl_phdr_info *info, size_t, void *arg) {
         Find(at, "malloc_info", &lib.malloc_info);
         Find(at, "malloc_stats", &lib.malloc_stats);
         Find(at, "hak_stats", &lib.hak_stats);
+        Find(at, "hak_heap_new", &lib.hak_heap_new);
+        Find(at, "hak_heap_alloc", &lib.hak_heap_alloc);
+        Find(at, "hak_heap_delete", &lib.hak_heap_delete);
+        Find(at, "hak_heap_destroy", &lib.hak_heap_destroy);
         Find(at, "hak_flavour", &lib.hak_flavour);
         code = reinterpret_cast<unsigned char *>(at);
         base = at;
@@ -590,6 +598,31 @@ void Leave(Slot *slot, const char *who) {
     }
 }
 
+// A block of a private heap: of one that all threads share, or of one that is deleted at once and
+// leaves its block behind.
+void *AllocatePrivate(size_t size, size_t align, Random *random) {
+    static std::atomic<struct hak_heap *> shared_heap;
+    struct hak_heap *heap = shared_heap;
+    if (heap == nullptr || random->OneIn(16)) {
+        struct hak_heap *fresh = lib.hak_heap_new();
+        if (fresh == nullptr) {
+            return nullptr;
+        }
+        if (heap != nullptr) {
+            void *p = lib.hak_heap_alloc(fresh, size, align, false);
+            lib.hak_heap_delete(fresh);
+            return p;
+        }
+        if (shared_heap.compare_exchange_strong(heap, fresh)) {
+            heap = fresh;
+        } else {
+            lib.hak_heap_alloc(fresh, size, align, false);
+            lib.hak_heap_destroy(fresh);
+        }
+    }
+    return lib.hak_heap_alloc(heap, size, align, false);
+}
+
 void Allocate(Slot *slot, Random *random) {
     size_t size = DrawSize(random);
     size_t align = 1;
@@ -607,6 +640,10 @@ void Allocate(Slot *slot, Random *random) {
     case 2:
         align = size_t{16} << random->Below(random->OneIn(16) ? 18 : 9);
         p = lib.memalign(align, size);
+        break;
+    case 3:
+        align = size_t{16} << random->Below(9);
+        p = AllocatePrivate(size, align, random);
         break;
     default:
         p = lib.malloc(size);
@@ -1206,8 +1243,8 @@ void CheckEmpty() {
     }
     struct hak_stats stats;
     lib.hak_stats(&stats);
-    if (stats.tiny_live != 0 || stats.tiny_cached != 0 || stats.large_blocks != 0 ||
-        stats.tiny_slabs != 0) {
+    if (stats.private_live != 0 || stats.tiny_live != 0 || stats.tiny_cached != 0 ||
+        stats.large_blocks != 0 || stats.tiny_slabs != 0) {
         Fail("all is freed, but %zu B of small blocks are live, %zu B in caches, %zu slabs in use, "
              "%zu large blocks",
              stats.tiny_live, stats.tiny_cached, stats.tiny_slabs, stats.large_blocks);
