@@ -13,36 +13,30 @@ static struct piece piece_at(size_t from, size_t count) {
     return (struct piece){from >> 6, here, atomic_bitmap_mask(shift, here)};
 }
 
-bool atomic_bitmap_claim_run(atomic_bitmap_word *words, size_t from, size_t count) {
+bool atomic_bitmap_claim_long_run(atomic_bitmap_word *words, size_t from, size_t count) {
     for (size_t done = 0; done < count;) {
         struct piece piece = piece_at(from + done, count - done);
-        uint64_t seen = atomic_load_explicit(&words[piece.word], memory_order_relaxed);
-        do {
-            if ((seen & piece.mask) != piece.mask) {
-                atomic_bitmap_put_run(words, from, done);
-                return false;
-            }
-        } while (!atomic_compare_exchange_weak(&words[piece.word], &seen, seen & ~piece.mask));
+        if (!atomic_bitmap_claim_mask(&words[piece.word], piece.mask)) {
+            atomic_bitmap_put_run(words, from, done);
+            return false;
+        }
         done += piece.count;
     }
     return true;
 }
 
-void atomic_bitmap_put_run(atomic_bitmap_word *words, size_t from, size_t count) {
+void atomic_bitmap_put_long_run(atomic_bitmap_word *words, size_t from, size_t count) {
     for (size_t done = 0; done < count;) {
         struct piece piece = piece_at(from + done, count - done);
-        atomic_fetch_or(&words[piece.word], piece.mask);
+        hak_step_set(&words[piece.word], piece.mask);
         done += piece.count;
     }
 }
 
-void atomic_bitmap_ensure_run(atomic_bitmap_word *words, size_t from, size_t count) {
+void atomic_bitmap_ensure_long_run(atomic_bitmap_word *words, size_t from, size_t count) {
     for (size_t done = 0; done < count;) {
         struct piece piece = piece_at(from + done, count - done);
-        uint64_t seen = atomic_load_explicit(&words[piece.word], memory_order_relaxed);
-        if ((seen & piece.mask) != piece.mask) {
-            atomic_fetch_or(&words[piece.word], piece.mask);
-        }
+        atomic_bitmap_ensure(&words[piece.word], piece.mask);
         done += piece.count;
     }
 }

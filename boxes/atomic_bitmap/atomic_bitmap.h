@@ -7,6 +7,7 @@
 #ifndef HAKMEM_BOXES_ATOMIC_BITMAP_ATOMIC_BITMAP_H
 #define HAKMEM_BOXES_ATOMIC_BITMAP_ATOMIC_BITMAP_H
 
+#include "boxes/base/alone.h"
 #include "boxes/base/atomic.h"
 #include "boxes/base/base.h"
 
@@ -72,14 +73,68 @@ HAK_INLINE bool atomic_bitmap_test(atomic_bitmap_word *words, size_t bit) {
     return (atomic_load_explicit(&words[bit >> 6], memory_order_relaxed) >> (bit & 63) & 1) != 0;
 }
 
+// Claims exactly the bits of `mask` of one word, all together or not at all.
+HAK_INLINE bool atomic_bitmap_claim_mask(atomic_bitmap_word *word, uint64_t mask) {
+    for (;;) {
+        uint64_t seen = atomic_load_explicit(word, memory_order_relaxed);
+        if ((seen & mask) != mask) {
+            return false;
+        }
+        if (HAK_LIKELY(hak_step_swap(word, seen, seen & ~mask))) {
+            return true;
+        }
+    }
+}
+
+// Sets bits of one word that may be set already: a word that has them all is not written.
+HAK_INLINE void atomic_bitmap_ensure(atomic_bitmap_word *word, uint64_t mask) {
+    if ((atomic_load_explicit(word, memory_order_relaxed) & mask) != mask) {
+        hak_step_set(word, mask);
+    }
+}
+
+// For runs that may go on from word to word; the functions below are to be called.
+bool atomic_bitmap_claim_long_run(atomic_bitmap_word *words, size_t from, size_t count);
+void atomic_bitmap_put_long_run(atomic_bitmap_word *words, size_t from, size_t count);
+void atomic_bitmap_ensure_long_run(atomic_bitmap_word *words, size_t from, size_t count);
+
+// True if a run lies in one word, as most do: *mask is it.
+HAK_INLINE bool atomic_bitmap_is_short(size_t from, size_t count, uint64_t *mask) {
+    unsigned bit = (unsigned)(from & 63);
+    if (HAK_UNLIKELY(count > 64 - bit)) {
+        return false;
+    }
+    *mask = atomic_bitmap_mask(bit, (unsigned)count);
+    return true;
+}
+
 // Claims bits [from, from + count) all together or not at all.
-bool atomic_bitmap_claim_run(atomic_bitmap_word *words, size_t from, size_t count);
+HAK_INLINE bool atomic_bitmap_claim_run(atomic_bitmap_word *words, size_t from, size_t count) {
+    uint64_t mask;
+    return atomic_bitmap_is_short(from, count, &mask)
+               ? atomic_bitmap_claim_mask(&words[from >> 6], mask)
+               : atomic_bitmap_claim_long_run(words, from, count);
+}
 
 // Sets bits [from, from + count).
-void atomic_bitmap_put_run(atomic_bitmap_word *words, size_t from, size_t count);
+HAK_INLINE void atomic_bitmap_put_run(atomic_bitmap_word *words, size_t from, size_t count) {
+    uint64_t mask;
+    if (atomic_bitmap_is_short(from, count, &mask)) {
+        hak_step_set(&words[from >> 6], mask);
+    } else {
+        atomic_bitmap_put_long_run(words, from, count);
+    }
+}
 
-// The same where they may be set already: a word that has them all is not written.
-void atomic_bitmap_ensure_run(atomic_bitmap_word *words, size_t from, size_t count);
+// The same where they may be set already: words that have them all are not written.
+HAK_INLINE void atomic_bitmap_ensure_run(atomic_bitmap_word *words, size_t from, size_t count) {
+    uint64_t mask;
+    if (atomic_bitmap_is_short(from, count, &mask)) {
+        atomic_bitmap_ensure(&words[from >> 6], mask);
+    } else {
+        atomic_bitmap_ensure_long_run(words, from, count);
+    }
+}
 
 // Clears bits [from, from + count).
 void atomic_bitmap_clear_run(atomic_bitmap_word *words, size_t from, size_t count);

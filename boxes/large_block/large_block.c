@@ -1,6 +1,7 @@
 #include "boxes/large_block/large_block.h"
 
 #include "backends/os.h"
+#include "boxes/base/alone.h"
 #include "boxes/base/atomic.h"
 #include "boxes/far_block/far_block.h"
 #include "boxes/settings/settings.h"
@@ -137,8 +138,7 @@ bool large_block_free(const struct page_arena_window *window, void *ptr, size_t 
     if (HAK_UNLIKELY(meta == NULL)) {
         return slab >= window->slabs && far_block_free(ptr);
     }
-    uint8_t kind = SLAB_LARGE;
-    if (!atomic_compare_exchange_strong(&meta->kind, &kind, SLAB_NONE)) {
+    if (!hak_step_swap_byte(&meta->kind, SLAB_LARGE, SLAB_NONE)) {
         return false;
     }
     // The run is read after that step, not before: where two threads free a block, the second may

@@ -1,6 +1,7 @@
 #include "boxes/page_arena/page_arena.h"
 
 #include "backends/os.h"
+#include "boxes/base/alone.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/dirty_ceiling/dirty_ceiling.h"
 #include "boxes/run_cache/run_cache.h"
@@ -525,10 +526,12 @@ static bool all_avail(const struct page_arena_window *window, size_t from, size_
 }
 
 static size_t count_dirty(const struct page_arena_window *window, size_t from, size_t count) {
-    if (HAK_LIKELY(count <= 64 - from % 64)) {
-        uint64_t mask = atomic_bitmap_mask((unsigned)(from % 64), (unsigned)count);
-        return (size_t)__builtin_popcountll(
-            atomic_load_explicit(dirty_word(window, from / 64), memory_order_relaxed) & mask);
+    uint64_t mask;
+    if (HAK_LIKELY(atomic_bitmap_is_short(from, count, &mask))) {
+        uint64_t bits =
+            atomic_load_explicit(dirty_word(window, from / 64), memory_order_relaxed) & mask;
+        // All of them, or none, mostly: no need to count.
+        return bits == mask ? count : bits == 0 ? 0 : (size_t)__builtin_popcountll(bits);
     }
     size_t sum = 0;
     FOR_EACH_GROUP(window, from, count, group, first, here) {
@@ -665,8 +668,7 @@ static void use_meta(const struct page_arena_window *window, size_t slab) {
 // Claimed slabs in the lower half of a word and free dirty slabs in its upper half, so that one
 // step counts both. Neither is ever below 0: slabs are counted as dirty before they are available.
 static void count_slabs(ptrdiff_t held, ptrdiff_t dirty) {
-    atomic_fetch_add_explicit(&state.counts, (uint64_t)held + ((uint64_t)dirty << 32),
-                              memory_order_relaxed);
+    hak_step_add(&state.counts, (uint64_t)held + ((uint64_t)dirty << 32));
 }
 static size_t counted_held(void) {
     return (uint32_t)atomic_load_explicit(&state.counts, memory_order_relaxed);
@@ -1028,10 +1030,11 @@ static size_t align_up(const struct search *search, size_t slab) {
     return hak_round_up(slab + search->origin, search->step) - search->origin;
 }
 
-static uint64_t search_word(const struct search *search, size_t word) {
-    uint64_t bits = atomic_load_explicit(avail_word(search->window, word), memory_order_relaxed);
+HAK_INLINE uint64_t search_word(const struct search *search, size_t word) {
+    struct page_arena_group *group = &search->window->groups[word / 32];
+    uint64_t bits = atomic_load_explicit(&group->avail[word % 32], memory_order_relaxed);
     if (search->dirty && bits != 0) {
-        bits &= atomic_load_explicit(dirty_word(search->window, word), memory_order_relaxed);
+        bits &= atomic_load_explicit(&group->dirty[word % 32], memory_order_relaxed);
     }
     return bits;
 }
@@ -1048,19 +1051,24 @@ static uint64_t starts_of_runs(uint64_t bits, size_t count) {
 
 // The lowest run in [from, end) that will do wherever it starts; ARENA_NONE if there is none.
 static size_t find_within(const struct search *search, size_t from, size_t end) {
-    size_t carry = 0; // slabs at the end of the words before
+    const struct search wanted = *search; // in registers
+    size_t carry = 0;                     // slabs at the end of the words before
     uint64_t mask = ~UINT64_C(0) << from % 64;
     for (size_t w = from / 64; w < end / 64; w++, mask = ~UINT64_C(0)) {
-        uint64_t bits = search_word(search, w) & mask;
+        uint64_t bits = search_word(&wanted, w) & mask;
+        if (bits == 0) {
+            carry = 0;
+            continue;
+        }
         size_t head = bits == ~UINT64_C(0) ? 64 : (size_t)__builtin_ctzll(~bits);
-        if (carry + head >= search->slabs) {
+        if (carry + head >= wanted.slabs) {
             return w * 64 - carry;
         }
         if (head == 64) {
             carry += 64;
             continue;
         }
-        uint64_t starts = search->slabs > 64 ? 0 : starts_of_runs(bits, search->slabs);
+        uint64_t starts = wanted.slabs > 64 ? 0 : starts_of_runs(bits, wanted.slabs);
         if (starts != 0) {
             return w * 64 + (size_t)__builtin_ctzll(starts);
         }

@@ -1,6 +1,6 @@
 #include "boxes/run_cache/run_cache.h"
 
-#include <stdatomic.h>
+#include "boxes/base/alone.h"
 
 // A run in one word, so that it changes hands by one step: its first slab above its length.
 enum { LENGTH_BITS = 8 };
@@ -30,17 +30,30 @@ static _Atomic(uint64_t) *own_line(void) {
     return lines[(tls >> 26 ^ tls >> 23 ^ tls >> 20 ^ tls >> 17) % RUN_CACHE_LINES].ways;
 }
 
+// The places of a line whose run has so many slabs, a bit each; those without a run have 0. If the
+// first one has not, all are looked at: which one it is, the processor could not foresee.
+HAK_INLINE unsigned ways_with(_Atomic(uint64_t) *ways, size_t slabs) {
+    if (run_of(atomic_load_explicit(&ways[0], memory_order_relaxed)).slabs == slabs) {
+        return 1;
+    }
+    unsigned found = 0;
+    for (unsigned way = 1; way < RUN_CACHE_WAYS; way++) {
+        uint64_t word = atomic_load_explicit(&ways[way], memory_order_relaxed);
+        found |= (unsigned)(run_of(word).slabs == slabs) << way;
+    }
+    return found;
+}
+
 size_t run_cache_take(size_t slabs) {
     if (slabs == 0 || slabs > RUN_CACHE_MOST) {
         return RUN_CACHE_NONE;
     }
     _Atomic(uint64_t) *ways = own_line();
-    for (unsigned way = 0; way < RUN_CACHE_WAYS; way++) {
-        uint64_t word = atomic_load_explicit(&ways[way], memory_order_relaxed);
+    for (unsigned found = ways_with(ways, slabs); found != 0; found &= found - 1) {
+        _Atomic(uint64_t) *way = &ways[__builtin_ctz(found)];
+        uint64_t word = atomic_load_explicit(way, memory_order_relaxed);
         // The slabs are used only after the step: what was done to them before the put is done.
-        if (run_of(word).slabs == slabs &&
-            atomic_compare_exchange_strong_explicit(&ways[way], &word, 0, memory_order_acquire,
-                                                    memory_order_relaxed)) {
+        if (run_of(word).slabs == slabs && hak_step_swap(way, word, 0)) {
             return run_of(word).from;
         }
     }
@@ -53,11 +66,8 @@ struct run_cache_run run_cache_put(size_t from, size_t slabs) {
     }
     _Atomic(uint64_t) *ways = own_line();
     uint64_t word = (uint64_t)from << LENGTH_BITS | slabs;
-    for (unsigned way = 0; way < RUN_CACHE_WAYS; way++) {
-        uint64_t none = 0;
-        if (atomic_load_explicit(&ways[way], memory_order_relaxed) == 0 &&
-            atomic_compare_exchange_strong_explicit(&ways[way], &none, word, memory_order_release,
-                                                    memory_order_relaxed)) {
+    for (unsigned found = ways_with(ways, 0); found != 0; found &= found - 1) {
+        if (hak_step_swap(&ways[__builtin_ctz(found)], 0, word)) {
             return (struct run_cache_run){0, 0};
         }
     }

@@ -213,7 +213,7 @@ TEST(RunCacheModel, LengthsAreNotMixed) {
 TEST(RunCacheModel, ARunGoesAndComesBack) {
     Cache cache({{take(1)}, {take(1), kPut, take(1)}});
     cache.fill({1});
-    expect_sound(cache, 100);
+    expect_sound(cache, 90);
 }
 
 TEST(RunCacheModel, AFullLineMakesRoom) {

@@ -162,7 +162,6 @@ static HAK_NOINLINE void free_tiny(unsigned bin, void *ptr) {
 }
 
 static HAK_NOINLINE void free_large(void *ptr) {
-    tick_once();
     struct page_arena_window window = page_arena_get_window();
     if (HAK_UNLIKELY(!large_block_free(&window, ptr, page_arena_slab_of(&window, ptr)) &&
                      !private_heap_free(&window, ptr) && !early_block_free(ptr))) {
