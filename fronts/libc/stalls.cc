@@ -22,9 +22,9 @@
 //
 // Some steps are rarely reached: those behind a lost race (blocks that were taken from a slab of
 // another bin by then and go back, a summary that two threads write, a purge that meets a claim),
-// and those for more threads than can have a heap. Some are not reached at all where the kernel
-// does not charge for writable memory (SuperSlabs that are decommitted need overcommit_memory 2).
-// A long run lists what it has not held.
+// and those for more threads than can have a heap. Others are for kernels and limits that this
+// machine does not have: the process makes system calls end as they would there (seccomp), so that
+// memory is refused, is charged for, or gets lost. A long run lists what it has not held.
 //
 // The steps that leave out the atomic prefix, which a process of one thread takes, are not held:
 // nobody is there who could come in between.
@@ -76,6 +76,7 @@ using Random = test_util::SplitMix;
 
 constexpr size_t kKiB = size_t{1} << 10;
 constexpr size_t kMiB = size_t{1} << 20;
+constexpr size_t kFar = size_t{1} << 30; // what may be a mapping of its own
 constexpr int kSkipped = 77;
 constexpr int kFault = 3;
 
@@ -223,9 +224,13 @@ struct Regime {
     unsigned size_count; // 0: any size
     size_t most;         // of any size
     unsigned slots;
-    unsigned trim_in, fork_in, batch_in, batch, huge_in, life;
+    unsigned trim_in, fork_in, batch_in, batch, life;
+    unsigned
+        huge_in; // one in so many blocks is of many MiB, or of a GiB and more if `far`; 0: none
+    bool far;
     bool sweeps_halve;
-    bool in_turn; // one size between two sweeps
+    bool in_turn;   // one size between two sweeps
+    bool most_free; // all threads but the first few only free what is there
 };
 
 // A place of the model for one block. Whoever makes it kBusy may use it.
@@ -506,7 +511,7 @@ void Disarm() {
     }
 }
 
-// --- Which memory is live: a bit for 16 bytes
+// --- Which memory is live: a bit for 16 bytes. Blocks of a GiB are known by their content only.
 
 class Live {
   public:
@@ -557,7 +562,9 @@ size_t DrawSize(Random *random) {
         return size - (random->OneIn(4) ? random->Below(size / 16 + 1) : 0);
     }
     if (regime.huge_in != 0 && random->OneIn(regime.huge_in)) {
-        return 65 * kMiB; // more than the heap grows by at a time
+        // More than the heap grows by at a time; more than it has in one group of SuperSlabs.
+        static constexpr size_t kHuge[] = {5 * kMiB, 9 * kMiB, 65 * kMiB, 130 * kMiB, 260 * kMiB};
+        return regime.far ? kFar + random->Below(kFar / 4) : random->Of(kHuge);
     }
     size_t most = size_t{1} << (4 + random->Below(21));
     return 1 + random->Below(std::min(most, regime.most));
@@ -575,7 +582,7 @@ void Enter(Slot *slot, void *p, size_t size, size_t align) {
     if (slot->usable < size) {
         Fail("a block of %zu bytes at %p has %zu usable ones", size, p, slot->usable);
     }
-    if (!Live::Enter(p, slot->usable)) {
+    if (size < kFar && !Live::Enter(p, slot->usable)) {
         Fail("a block of %zu bytes at %p lies over a live one", size, p);
     }
     Content::Write(slot->p, size, slot->id);
@@ -592,7 +599,7 @@ void Check(const Slot *slot, const char *who) {
 // The block is about to be given to the library.
 void Leave(Slot *slot, const char *who) {
     Check(slot, who);
-    if (!Live::Leave(slot->p, slot->usable)) {
+    if (slot->size < kFar && !Live::Leave(slot->p, slot->usable)) {
         Fail("%s: the block of %zu bytes at %p is partly free", who, slot->size,
              static_cast<void *>(slot->p));
     }
@@ -627,7 +634,7 @@ void Allocate(Slot *slot, Random *random) {
     size_t size = DrawSize(random);
     size_t align = 1;
     void *p = nullptr;
-    switch (random->Below(12)) {
+    switch (size < 16 * kMiB ? random->Below(12) : 12) {
     case 0:
     case 1: {
         p = lib.calloc(size % 8 == 0 ? size / 8 : size, size % 8 == 0 ? 8 : 1);
@@ -651,7 +658,7 @@ void Allocate(Slot *slot, Random *random) {
     if (p != nullptr) {
         return Enter(slot, p, size, align);
     }
-    if (!null_allowed) {
+    if (!null_allowed && size < kFar) {
         Fail("no memory for %zu bytes", size);
     }
     slot->state = Slot::kEmpty;
@@ -659,7 +666,10 @@ void Allocate(Slot *slot, Random *random) {
 
 void Resize(Slot *slot, Random *random) {
     size_t size = DrawSize(random);
-    if (random->OneIn(2)) {
+    if (slot->size >= kFar) {
+        size = slot->size - kFar / 8 + random->Below(kFar / 4); // its pages need not be copied
+        size = std::max(size, kFar);
+    } else if (random->OneIn(2)) {
         size = 1 + slot->size / 2 + random->Below(slot->size + slot->size / 4);
         size = std::min(size, 4 * kMiB);
     }
@@ -668,7 +678,7 @@ void Resize(Slot *slot, Random *random) {
     Leave(slot, "realloc");
     void *p = lib.realloc(slot->p, size);
     if (p == nullptr) {
-        if (!null_allowed) {
+        if (!null_allowed && size < kFar) {
             Fail("no memory for realloc() to %zu bytes", size);
         }
         p = old.p;
@@ -846,7 +856,23 @@ void OneOperation(Random *random) {
     progress->fetch_add(1, std::memory_order_relaxed);
 }
 
+// The heap of a thread that does only this has no layers of a front behind its caches.
+void OnlyFree(Random *random) {
+    uint64_t first = random->Next();
+    for (unsigned i = 0; i < kSlots; i++) {
+        Slot *slot = &slots[(first + i) % kSlots];
+        if (Take(slot, Slot::kLive)) {
+            Release(slot, "free");
+            break;
+        }
+    }
+    PauseUs(20);
+    progress->fetch_add(1, std::memory_order_relaxed);
+}
+
 // --- Threads
+
+constexpr unsigned kFewest = 3; // threads that do all kinds of operations
 
 struct Worker {
     enum State { kNone, kRuns, kEnded };
@@ -878,7 +904,8 @@ void *Work(void *arg) {
         PauseUs(20);
     }
     uint32_t swept = sweeps;
-    if (random.OneIn(3)) {
+    bool frees = regime.most_free && me - workers >= kFewest;
+    if (!frees && random.OneIn(3)) {
         pthread_setspecific(at_end, reinterpret_cast<void *>(1));
     }
     uint64_t life = 1 + random.Below(regime.life);
@@ -887,7 +914,11 @@ void *Work(void *arg) {
         if (ends_at == UINT64_MAX) {
             me->endless = true;
         }
-        OneOperation(&random);
+        if (frees) {
+            OnlyFree(&random);
+        } else {
+            OneOperation(&random);
+        }
         if (swept != sweeps) {
             swept = sweeps;
             Sweep(&random);
@@ -925,7 +956,12 @@ void JoinEnded() {
 
 // --- One process
 
-void DrawRegime(Random *random, bool moves) {
+struct Plan {
+    bool background, tides, moves, huge, far, crowd, misuses, exits_busy;
+    unsigned threads, rounds;
+};
+
+void DrawRegime(Random *random, const Plan &plan) {
     Regime r = {};
     r.slots = 1u << (2 + random->Below(6));
     r.trim_in = static_cast<unsigned>(20 << random->Below(6));
@@ -935,8 +971,8 @@ void DrawRegime(Random *random, bool moves) {
     r.life = static_cast<unsigned>(20 << random->Below(9));
     r.sweeps_halve = random->OneIn(3);
     r.most = 512 * kKiB;
-    constexpr uint64_t kRuns = 5;
-    switch (moves ? kRuns : random->Below(10)) {
+    constexpr uint64_t kRuns = 5, kHuge = 6;
+    switch (plan.moves ? kRuns : plan.huge || plan.far ? kHuge : random->Below(10)) {
     case 0:
     case 1:
     case 2:
@@ -979,60 +1015,131 @@ void DrawRegime(Random *random, bool moves) {
         }
         r.slots = std::min(r.slots, 24u);
         break;
-    case 6:
+    case kHuge:
         r.huge_in = 100;
         r.slots = std::min(r.slots, 16u);
+        if (plan.huge || plan.far) {
+            r.huge_in = 1 + static_cast<unsigned>(random->Below(6));
+            r.slots = plan.far ? 4 : 8;
+            r.trim_in = static_cast<unsigned>(3 << random->Below(5));
+            r.fork_in = plan.far ? 300 : 3000;
+        }
+        r.far = plan.far;
         break;
     default:
         break;
     }
+    if (plan.tides && random->OneIn(2)) {
+        r.most_free = true;
+        r.slots = 256;
+        r.life = 40;
+    }
     regime = r;
 }
 
-// Makes a system call end otherwise for a half of the heap's addresses, for all threads of the
-// process: the half whose bit number `shift` is set. Nothing happens in a sandbox that does not
-// allow that.
-void Intercept(int call, unsigned shift, uint32_t action) {
-    auto offset = [](size_t member, bool high) {
-        return static_cast<uint32_t>(offsetof(struct seccomp_data, args) + member * 8 + 4 * high);
-    };
-    struct sock_filter filter[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(call), 0, 6),
-        // The heap's window lies between 64 and 80 TiB.
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset(0, true)),
-        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0xfffff000),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x4000, 0, 3),
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset(0, false)),
-        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 1u << shift, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, action),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-    };
-    struct sock_fprog program = {sizeof filter / sizeof filter[0], filter};
+// Hands a system call to a filter, for all threads of the process. Nothing happens in a sandbox
+// that does not allow that.
+template <size_t n> void Install(struct sock_filter (&filter)[n]) {
+    struct sock_fprog program = {n, filter};
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
         prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == 0) {
         null_allowed = true;
     }
 }
 
-// mmap() of a kernel that does not know MAP_FIXED_NOREPLACE and takes the address for a hint.
-void OnOldMmap(int, siginfo_t *, void *context) {
+constexpr int kReal = -77; // as the descriptor of an anonymous mmap(): the call is to be made
+
+// Makes a system call end otherwise for a half of the heap's addresses: the half whose bit number
+// `shift` is set.
+void Intercept(int call, unsigned shift, uint32_t action) {
+    auto offset = [](size_t member, bool high) {
+        return static_cast<uint32_t>(offsetof(struct seccomp_data, args) + member * 8 + 4 * high);
+    };
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(call), 0, 8),
+        // The heap's window lies between 64 and 80 TiB.
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset(0, true)),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0xfffff000),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x4000, 0, 5),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset(0, false)),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 1u << shift, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset(4, false)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(kReal), 1, 0),
+        BPF_STMT(BPF_RET | BPF_K, action),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    Install(filter);
+}
+
+// Traps open(), which libc itself does not call any more.
+void InterceptOpen() {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(SYS_open), 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    Install(filter);
+}
+
+// What the kernel is that trapped calls are made to.
+enum class Kernel {
+    kOld,   // does not know MAP_FIXED_NOREPLACE, and takes the address for a hint
+    kLossy, // unmaps a range before it finds that it cannot map it afresh, and maps it later
+};
+Kernel kernel;
+
+long MapTrapped(const greg_t *registers) {
+    size_t size = static_cast<size_t>(registers[REG_RSI]);
+    long flags = registers[REG_R10];
+    if (kernel == Kernel::kOld && (flags & MAP_FIXED) == 0) {
+        flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        return syscall(SYS_mmap, nullptr, size, registers[REG_RDX], flags, -1, 0);
+    }
+    static std::atomic<uint64_t> count;
+    if (kernel == Kernel::kLossy && Random(++count).OneIn(2)) {
+        if ((flags & MAP_FIXED) != 0) {
+            syscall(SYS_munmap, registers[REG_RDI], size);
+        }
+        errno = ENOMEM;
+        return -1;
+    }
+    return syscall(SYS_mmap, registers[REG_RDI], size, registers[REG_RDX], flags, kReal, 0);
+}
+
+// An open() of the file that says whether the kernel charges for writable memory: it says so.
+long OpenTrapped(const greg_t *registers) {
+    const char *path = reinterpret_cast<const char *>(registers[REG_RDI]);
+    if (strcmp(path, "/proc/sys/vm/overcommit_memory") != 0) {
+        return syscall(SYS_openat, AT_FDCWD, path, registers[REG_RSI], registers[REG_RDX]);
+    }
+    int fd = memfd_create("policy", MFD_CLOEXEC);
+    if (fd >= 0 && (write(fd, "2\n", 2) != 2 || lseek(fd, 0, SEEK_SET) != 0)) {
+        Fail("no file that says 2: %s", strerror(errno));
+    }
+    return fd;
+}
+
+void OnTrappedCall(int, siginfo_t *info, void *context) {
     int saved = errno;
     greg_t *registers = static_cast<ucontext_t *>(context)->uc_mcontext.gregs;
-    void *p =
-        mmap(nullptr, static_cast<size_t>(registers[REG_RSI]), static_cast<int>(registers[REG_RDX]),
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    registers[REG_RAX] = p == MAP_FAILED ? -ENOMEM : reinterpret_cast<greg_t>(p);
+    long result = info->si_syscall == SYS_open ? OpenTrapped(registers) : MapTrapped(registers);
+    registers[REG_RAX] = result == -1 ? -errno : result;
     errno = saved;
 }
 
-// True if it matters most to large blocks that move.
-bool DrawIntercepted(Random *random, bool purges) {
-    enum { kPurges, kCommits, kMaps, kMoves, kOldMaps, kWays };
+// Another kernel, or limits that this one does not have: for a half of the heap.
+enum Way { kPurges, kCommits, kMaps, kMoves, kOldMaps, kFars, kLosses, kCharges, kWays };
+
+void InterceptAs(Way way, Random *random, Plan *plan) {
     constexpr unsigned kSlab = 16, kSuperSlab = 21, kChunk = 26; // bits of an address
     constexpr uint32_t kFails = SECCOMP_RET_ERRNO | ENOMEM;
     const char *what = "";
-    uint64_t way = purges ? uint64_t{kPurges} : random->Below(kWays);
+    struct sigaction act = {};
+    act.sa_sigaction = OnTrappedCall;
+    act.sa_flags = SA_SIGINFO | SA_RESTART;
+    sigaction(SIGSYS, &act, nullptr);
     switch (way) {
     case kPurges:
         what = "madvise() fails";
@@ -1045,25 +1152,44 @@ bool DrawIntercepted(Random *random, bool purges) {
     case kMaps:
         what = "mmap() fails";
         Intercept(SYS_mmap, kChunk, kFails);
+        plan->moves = true;
         break;
     case kMoves:
         what = "mremap() fails";
         Intercept(SYS_mremap, kSlab, kFails);
+        plan->moves = true;
         break;
-    default: {
+    case kOldMaps:
         what = "mremap() fails, and mmap() takes addresses for hints";
-        struct sigaction act = {};
-        act.sa_sigaction = OnOldMmap;
-        act.sa_flags = SA_SIGINFO | SA_RESTART;
-        sigaction(SIGSYS, &act, nullptr);
+        kernel = Kernel::kOld;
         Intercept(SYS_mremap, kSlab, kFails);
         Intercept(SYS_mmap, kChunk, SECCOMP_RET_TRAP);
-    }
+        plan->moves = true;
+        break;
+    case kFars:
+        // No GiB in one piece there.
+        what = "mmap() fails";
+        Intercept(SYS_mmap, kChunk, kFails);
+        plan->far = true;
+        break;
+    case kLosses:
+        what = "mmap() over a mapping fails, and loses it";
+        kernel = Kernel::kLossy;
+        Intercept(SYS_mmap, kSlab, SECCOMP_RET_TRAP);
+        plan->moves = true;
+        break;
+    default:
+        what = "overcommit_memory is 2";
+        InterceptOpen();
+        if (random->OneIn(2)) {
+            what = "overcommit_memory is 2, and mmap() over a mapping fails, and loses it";
+            kernel = Kernel::kLossy;
+            Intercept(SYS_mmap, kSuperSlab, SECCOMP_RET_TRAP);
+        }
     }
     size_t length = strlen(shared->settings);
     snprintf(shared->settings + length, sizeof shared->settings - length,
              "(%s for half of the heap) ", what);
-    return way == kMaps || way == kMoves || way == kOldMaps;
 }
 
 void Set(const char *name, const char *value) {
@@ -1072,12 +1198,7 @@ void Set(const char *name, const char *value) {
     snprintf(shared->settings + length, sizeof shared->settings - length, "%s=%s ", name, value);
 }
 
-struct Plan {
-    bool background, tides, moves, crowd, misuses, exits_busy;
-    unsigned threads, rounds;
-};
-
-Plan DrawPlan(Random *random) {
+Plan DrawPlan(Random *random, uint64_t seed) {
     Plan plan = {};
     shared->settings[0] = '\0';
     static constexpr const char *kDecay[] = {"0", "0", "1", "1", "500", "-1"};
@@ -1096,20 +1217,27 @@ Plan DrawPlan(Random *random) {
     Set("HAKMEM_THP", random->Of(kTwo));
     Set("HAKMEM_TINY_FRONT_C23_SIMPLE", random->OneIn(3) ? "0" : "1");
     Set("HAKMEM_TINY_FRONT_C23_REFILL", random->OneIn(2) ? "0" : "1");
-    switch (random->Below(6)) {
-    case 0: {
+    // In turn, as each may be the only one that leads to some of the places.
+    constexpr uint64_t kTurns = 18;
+    uint64_t turn = seed % kTurns;
+    switch (turn) {
+    case kWays: {
         static constexpr const char *kLimits[] = {"1M", "4M", "16M", "50%", "50%"};
         Set("HAKMEM_LIMIT", random->Of(kLimits));
         null_allowed = true;
         break;
     }
-    case 1:
-        plan.moves = DrawIntercepted(random, plan.tides);
-        break;
-    case 2:
+    case kWays + 1:
         Set("HAKMEM_STATS", "1");
         break;
+    case kWays + 2:
+    case kWays + 3:
+        plan.huge = true;
+        break;
     default:
+        if (turn < kWays) {
+            InterceptAs(static_cast<Way>(turn), random, &plan);
+        }
         break;
     }
     plan.misuses = random->OneIn(8);
@@ -1153,13 +1281,12 @@ int MakeCopy() {
 
 // In a tide threads start together and end together, so that many heaps are without one.
 void Restart(const Plan &plan, Random *random) {
-    constexpr unsigned kLow = 3;
     JoinEnded();
     unsigned running = 0;
     for (const Worker &worker : workers) {
         running += worker.state == Worker::kRuns;
     }
-    if (!plan.tides || running <= kLow) {
+    if (!plan.tides || running <= kFewest) {
         StartWorkers(plan.threads, random);
     }
 }
@@ -1265,7 +1392,7 @@ void CheckEmpty() {
     // does not, so that a seed repeats it.
     Random random(seed);
     Random of_places(seed + shared->stalls);
-    Plan plan = DrawPlan(&random);
+    Plan plan = DrawPlan(&random, seed);
     plan.crowd = shared->wants_crowd && !null_allowed;
     trims_exactly = !plan.background;
     if (plan.crowd) {
@@ -1275,7 +1402,7 @@ void CheckEmpty() {
     if (!only_new) {
         plan.rounds = 60;
     }
-    DrawRegime(&random, plan.moves);
+    DrawRegime(&random, plan);
     sink = fopen("/dev/null", "w");
     struct sigaction act = {};
     act.sa_sigaction = OnTrap;
@@ -1298,7 +1425,7 @@ void CheckEmpty() {
         if (round > 0) {
             DrawPlaces(&of_places, only_new);
             stall_seed = random.Next();
-            DrawRegime(&random, plan.moves);
+            DrawRegime(&random, plan);
             if (plan.crowd) {
                 regime.fork_in = 0; // a child would look at each of the heaps
                 regime.life = 50;
