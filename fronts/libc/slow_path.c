@@ -27,9 +27,10 @@ static void tick(struct thread_heap *heap) {
     tick_at(heap, os_now_ms());
 }
 
-// The same for large blocks, whose calls are about as quick as a tick: the clock moves every few ms
-// only, and what was seen at a time of it need not be looked at again. The heap of a thread that
-// has none is an empty one, whose seen_ms is 0: such a thread looks each time.
+// The same for a large block that is allocated, which is about as quick as a tick: the clock moves
+// every few ms only, and what was seen at a time of it need not be looked at again. The heap of a
+// thread that has none is an empty one, whose seen_ms is 0: such a thread looks each time. A free
+// of a large block does not look: what it has freed is not idle yet.
 static void tick_once(void) {
     uint64_t now = os_now_ms();
     if (HAK_UNLIKELY(now != thread_heap_current()->seen_ms)) {
