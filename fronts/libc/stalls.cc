@@ -172,7 +172,8 @@ size_t FileOffset(uintptr_t at) {
 
 enum Mode { kBefore, kBehind, kModes };
 constexpr size_t kMostPlaces = 2000;
-constexpr unsigned kTold = 6; // stalls that a fault's report names
+constexpr unsigned kTold = 6;      // stalls that a fault's report names
+constexpr unsigned kMostHolds = 5; // until others are armed
 
 struct Shared {
     std::atomic<uint32_t> held[kMostPlaces][kModes];         // times
@@ -295,7 +296,8 @@ enum { kNotArmed = kModes };
 std::atomic<int> armed[kMostPlaces]; // a Mode, or kNotArmed
 std::atomic<unsigned char *> code;   // the library's first address
 std::atomic<int> holder;             // 1: a thread is held, or is about to be
-std::atomic<bool> held_one;          // since the places were armed
+std::atomic<unsigned> holds;         // since the places were armed
+std::atomic<int> again;              // a place to be armed again and again; -1: none
 uint64_t stall_seed;                 // for how long
 
 unsigned char Original(int place) {
@@ -386,7 +388,11 @@ void Hold(int place, int mode) {
     shared->stalled = false;
     shared->held[place][mode]++;
     shared->stalls++;
-    held_one = true;
+    holds++;
+    if (place == again && holds < kMostHolds) {
+        armed[place] = mode;
+        WriteCode(place, 0xCC);
+    }
     holder = 0;
 }
 
@@ -432,6 +438,30 @@ bool OfOneFunction(const Place &a, const Place &b) {
     return a.name.compare(0, length, b.name, 0, b.name.find(':')) == 0;
 }
 
+// For a stall that only a race leads to, one that another thread wins while this one is held
+// somewhere else: mostly in the same function. Holds threads there again and again.
+void DrawPartner(Random *random) {
+    std::vector<int> wanted;
+    for (size_t i = 0; i < places.size(); i++) {
+        if (armed[i] != kNotArmed) {
+            wanted.push_back(static_cast<int>(i));
+        }
+    }
+    int goal = wanted[random->Below(wanted.size())];
+    int partner = static_cast<int>(random->Below(places.size()));
+    for (int tries = random->OneIn(3) ? 0 : 200; tries > 0; tries--) {
+        if (partner != goal && OfOneFunction(places[static_cast<size_t>(goal)],
+                                             places[static_cast<size_t>(partner)])) {
+            break;
+        }
+        partner = static_cast<int>(random->Below(places.size()));
+    }
+    if (armed[partner] == kNotArmed) {
+        armed[partner] = static_cast<int>(random->Below(kModes));
+        again = partner;
+    }
+}
+
 // Arms all the places of functions in which some are armed.
 void ArmNeighbours(Random *random) {
     int count = static_cast<int>(places.size());
@@ -453,6 +483,7 @@ void ArmNeighbours(Random *random) {
 // is likelier.
 void DrawPlaces(Random *random, bool only_new) {
     int count = static_cast<int>(places.size());
+    again = -1;
     for (int i = 0; i < count; i++) {
         armed[i] = kNotArmed;
     }
@@ -472,9 +503,11 @@ void DrawPlaces(Random *random, bool only_new) {
         }
     }
     if (any && (only_new || random->OneIn(8))) {
-        // A stall that only a race leads to: others in the same function may make it.
-        if (random->OneIn(2)) {
+        uint64_t way = random->Below(4);
+        if (way == 0) {
             ArmNeighbours(random);
+        } else if (way < 3) {
+            DrawPartner(random);
         }
         return;
     }
@@ -496,7 +529,7 @@ void DrawPlaces(Random *random, bool only_new) {
 }
 
 void Arm() {
-    held_one = false;
+    holds = 0;
     for (size_t i = 0; i < places.size(); i++) {
         if (armed[i] != kNotArmed) {
             WriteCode(static_cast<int>(i), 0xCC);
@@ -505,6 +538,7 @@ void Arm() {
 }
 
 void Disarm() {
+    again = -1;
     for (size_t i = 0; i < places.size(); i++) {
         armed[i] = kNotArmed;
         WriteCode(static_cast<int>(i), Original(static_cast<int>(i)));
@@ -957,7 +991,7 @@ void JoinEnded() {
 // --- One process
 
 struct Plan {
-    bool background, tides, moves, huge, far, crowd, misuses, exits_busy;
+    bool background, tides, moves, trims, huge, far, crowd, misuses, exits_busy;
     unsigned threads, rounds;
 };
 
@@ -1028,6 +1062,9 @@ void DrawRegime(Random *random, const Plan &plan) {
         break;
     default:
         break;
+    }
+    if (plan.trims) {
+        r.trim_in = static_cast<unsigned>(3 << random->Below(4));
     }
     if (plan.tides && random->OneIn(2)) {
         r.most_free = true;
@@ -1143,6 +1180,8 @@ void InterceptAs(Way way, Random *random, Plan *plan) {
     switch (way) {
     case kPurges:
         what = "madvise() fails";
+        plan->tides = random->OneIn(2);
+        plan->threads = plan->tides ? kThreads : plan->threads;
         Intercept(SYS_madvise, kSlab, kFails);
         break;
     case kCommits:
@@ -1176,12 +1215,13 @@ void InterceptAs(Way way, Random *random, Plan *plan) {
         what = "mmap() over a mapping fails, and loses it";
         kernel = Kernel::kLossy;
         Intercept(SYS_mmap, kSlab, SECCOMP_RET_TRAP);
-        plan->moves = true;
+        plan->moves = plan->trims = true;
         break;
     default:
         what = "overcommit_memory is 2";
         InterceptOpen();
         if (random->OneIn(2)) {
+            plan->moves = plan->trims = true;
             what = "overcommit_memory is 2, and mmap() over a mapping fails, and loses it";
             kernel = Kernel::kLossy;
             Intercept(SYS_mmap, kSuperSlab, SECCOMP_RET_TRAP);
@@ -1432,18 +1472,28 @@ void CheckEmpty() {
             }
             Arm();
         }
+        // One thread; or some, where all that was never held is armed, as long as some come by.
+        unsigned most = only_new ? kMostHolds : 1;
+        unsigned seen = 0;
         uint64_t until = *progress + 3000;
-        RunUntil(plan, &random, [=] { return held_one || (*progress >= until && holder == 0); });
+        RunUntil(plan, &random, [&] {
+            if (holder == 0 && seen != holds) {
+                seen = holds;
+                until = *progress + 1000;
+            }
+            return holds >= most || (*progress >= until && holder == 0);
+        });
         if (round == 0) {
             RunUntil(plan, &random, [] { return opened.load(); }); // held in the constructor
         }
         RunFor(plan, &random, 60); // what the stall has spoiled is to be seen
         Disarm();
         RunUntil(plan, &random, [] { return holder == 0; });
+        Disarm(); // what the last thread that was held has armed again
         if (round == 0 && plan.crowd) {
             MakeCrowd();
             plan.threads = 24; // more than have a heap
-        } else if (!held_one && only_new && round > 0) {
+        } else if (holds == 0 && only_new && round > 0) {
             break; // others have other settings
         }
     }
@@ -1730,7 +1780,7 @@ int main(int argc, char **argv) {
         constexpr uint32_t kCrowds = 4;
         shared->wants_crowd =
             !repeat && options.minutes > 0 && !enough && i % 100 == 99 && shared->crowds < kCrowds;
-        bool only_new = !repeat && !enough && (options.minutes == 0 || i % 2 == 0);
+        bool only_new = !repeat && !enough && (options.minutes == 0 || i % 4 != 0);
         if (!RunOne(options.seed + (repeat ? 0 : i), only_new, err)) {
             Summary(Now() - begin, false);
             return 1;
