@@ -450,6 +450,10 @@ void DrawPartner(Random *random) {
     }
     int goal = wanted[random->Below(wanted.size())];
     int partner = static_cast<int>(random->Below(places.size()));
+    if (random->OneIn(2)) { // the step whose result says that the race is lost stands near, mostly
+        int near = goal - 3 + static_cast<int>(random->Below(7));
+        partner = std::max(0, std::min(near, static_cast<int>(places.size()) - 1));
+    }
     bool of_bits = random->OneIn(3);
     for (int tries = 300; tries > 0; tries--) {
         const Place &it = places[static_cast<size_t>(partner)];
@@ -1267,7 +1271,7 @@ Plan DrawPlan(Random *random, uint64_t seed) {
     Set("HAKMEM_TINY_FRONT_C23_SIMPLE", random->OneIn(3) ? "0" : "1");
     Set("HAKMEM_TINY_FRONT_C23_REFILL", random->OneIn(2) ? "0" : "1");
     // In turn, as each may be the only one that leads to some of the places.
-    constexpr uint64_t kTurns = 18;
+    constexpr uint64_t kTurns = 15;
     uint64_t turn = seed % kTurns;
     switch (turn) {
     case kWays: {
@@ -1387,6 +1391,7 @@ void MakeCrowd() {
             }
             pthread_join(thread, nullptr);
         }
+        progress->fetch_add(1, std::memory_order_relaxed); // it does not stand still
         lib.hak_stats(&stats);
         if (stats.heaps <= heaps) {
             break;
