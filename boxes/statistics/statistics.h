@@ -15,7 +15,7 @@ HAK_C_BEGIN
 
 enum { HAK_STATS_BINS = 49 }; // the most that a flavour has
 
-// Returned by hak_stats(). Bytes unless said otherwise.
+// Filled by hak_stats(). Bytes unless said otherwise.
 struct hak_stats {
     size_t superslabs;   // SuperSlabs in use (count)
     size_t reserved;     // address range of the heap
@@ -52,7 +52,14 @@ struct hak_stats {
 
 static_assert((int)SIZE_CLASS_BINS <= (int)HAK_STATS_BINS, "room for every bin");
 
+// Fills *stats.
+#ifdef __cplusplus
+// In C++ a function hides the type of its name: this is the same function, called as it is in C.
+void hak_stats_fill(struct hak_stats *stats) __asm__("hak_stats");
+#    define hak_stats(stats) hak_stats_fill(stats)
+#else
 void hak_stats(struct hak_stats *stats);
+#endif
 
 // hak_stats() of this very library: where several libraries of hakmem are in a process, hak_stats()
 // is the first one's, which serves it.

@@ -28,8 +28,11 @@ static void *const null_slot = NULL;
 static const struct thread_heap empty_heap = {.bins = EMPTY_BINS};
 static const struct thread_heap gone_heap = {.bins = EMPTY_BINS};
 
-__thread struct thread_heap_link thread_heap_tls __attribute__((tls_model("initial-exec"))) = {
-    .heap = (struct thread_heap *)&empty_heap, .sizes = SIZE_CLASS_HIT_MAX + 1};
+// The operators' heap is the other empty one: they are not open before they are opened.
+__thread struct thread_heap_link thread_heap_tls
+    __attribute__((tls_model("initial-exec"))) = {.heap = (struct thread_heap *)&empty_heap,
+                                                  .operators = (struct thread_heap *)&gone_heap,
+                                                  .sizes = SIZE_CLASS_HIT_MAX + 1};
 
 // In the order of use, so that a process with few threads touches few pages of it.
 static struct {
@@ -387,6 +390,7 @@ static void on_thread_exit(void *arg) {
         return;
     }
     flush(heap);
+    thread_heap_tls.operators = (struct thread_heap *)&empty_heap;
     thread_heap_tls.heap = (struct thread_heap *)&gone_heap;
     give(heap);
 }

@@ -59,7 +59,7 @@ struct thread_heap_link {
     alignas(HAK_CACHE_LINE) struct thread_heap *heap;
     // True while this thread acquires a heap: a fork from a signal handler must then adopt none.
     bool getting;
-    alignas(8) size_t unused;
+    struct thread_heap *operators; // see thread_heap_of_operators()
     size_t sizes; // requests below that may be a hit; 0: see above, and constant otherwise
     struct front_gate gate; // a copy of the window's; no slabs until the thread's first miss
 };
@@ -84,6 +84,21 @@ HAK_INLINE bool thread_heap_ready(void) {
 // A request of that size or more is no hit. Where it is 0 the current heap must not be looked at.
 HAK_INLINE size_t thread_heap_sizes(void) {
     return thread_heap_tls.sizes;
+}
+
+// The heap that C++'s operators hit in: the current one from thread_heap_open_operators() on, an
+// empty one before, where each of them takes the slow way. Never NULL.
+HAK_INLINE struct thread_heap *thread_heap_of_operators(void) {
+    return thread_heap_tls.operators;
+}
+
+// True if the operators hit in the current heap. It is false again once the thread gets a heap or
+// loses it.
+HAK_INLINE bool thread_heap_operators_open(void) {
+    return thread_heap_tls.operators == thread_heap_tls.heap;
+}
+HAK_INLINE void thread_heap_open_operators(void) {
+    thread_heap_tls.operators = thread_heap_tls.heap;
 }
 
 // What the current thread's free looks pointers up in.

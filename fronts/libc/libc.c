@@ -1,6 +1,7 @@
 // The C allocation interface: malloc, free and kin, as ISO C, POSIX and glibc describe them.
 #include "fronts/libc/libc.h"
 #include "fronts/libc/hit_path.h"
+#include "fronts/libc/interposed.h"
 
 #include "backends/os.h"
 #include "boxes/decay/decay.h"
@@ -24,30 +25,54 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-EXPORT HAK_HOT void *malloc(size_t size) {
+// own_NAME is the same function as NAME, whoever interposes NAME. What this file does for itself
+// goes by get(), put() and get_aligned(), and not by the public names.
+#define TEXT(name) #name
+#define OWN(name)  __attribute__((copy(name), alias(TEXT(name)), visibility("hidden")))
+
+HAK_INLINE void *get(size_t size) {
     void *block = hit_alloc(size);
     return HAK_LIKELY(block != NULL) ? block : slow_alloc(size);
 }
 
-EXPORT HAK_HOT void free(void *ptr) {
+HAK_INLINE void put(void *ptr) {
     if (HAK_UNLIKELY(!hit_free(ptr))) {
         slow_free(ptr);
     }
 }
 
+EXPORT HAK_HOT void *malloc(size_t size) {
+    return get(size);
+}
+OWN(malloc) void *own_malloc(size_t size);
+
+EXPORT HAK_HOT void free(void *ptr) {
+    put(ptr);
+}
+OWN(free) void own_free(void *ptr);
+
+// Derived from free().
+static void put_derived(void *ptr) {
+    if (HAK_UNLIKELY(interposed_calls() & INTERPOSED_FREE)) {
+        process_free(ptr);
+    } else {
+        put(ptr);
+    }
+}
+
 EXPORT void cfree(void *ptr) {
-    free(ptr);
+    put_derived(ptr);
 }
 
 EXPORT void free_sized(void *ptr, size_t size) {
     (void)size; // a block that realloc() shrank at its place has a larger bin than its size says
-    free(ptr);
+    put_derived(ptr);
 }
 
 EXPORT void free_aligned_sized(void *ptr, size_t align, size_t size) {
     (void)align;
     (void)size;
-    free(ptr);
+    put_derived(ptr);
 }
 
 static bool product(size_t count, size_t size, size_t *total) {
@@ -92,7 +117,7 @@ static struct classified classify_live(const char *call, const void *ptr) {
 static HAK_NOINLINE void *move(void *ptr, size_t size, size_t usable) {
     int saved = errno;
     bool grown = size > SIZE_CLASS_TINY_MAX && size > usable;
-    void *fresh = grown ? slow_grown_alloc(size) : malloc(size);
+    void *fresh = grown ? slow_grown_alloc(size) : get(size);
     if (fresh == NULL) {
         if (size > usable) {
             return NULL;
@@ -101,7 +126,7 @@ static HAK_NOINLINE void *move(void *ptr, size_t size, size_t usable) {
         return ptr;
     }
     memcpy(fresh, ptr, hak_min(size, usable));
-    free(ptr);
+    put(ptr);
     return fresh;
 }
 
@@ -115,7 +140,7 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
     }
     struct classified old = classify_live(call, ptr);
     if (size == 0) {
-        free(ptr);
+        put(ptr);
         return NULL;
     }
     if (old.kind != CLASSIFIED_LARGE) {
@@ -158,31 +183,35 @@ static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
         }
     }
     memcpy(fresh, ptr, usable);
-    free(ptr);
+    put(ptr);
     return fresh;
 }
 
 EXPORT void *realloc(void *ptr, size_t size) {
-    return ptr == NULL ? malloc(size) : resize("realloc", ptr, size);
+    return ptr == NULL ? get(size) : resize("realloc", ptr, size);
 }
+OWN(realloc) void *own_realloc(void *ptr, size_t size);
 
 EXPORT void *reallocarray(void *ptr, size_t count, size_t size) {
     size_t total;
     if (!product(count, size, &total)) {
         return NULL;
     }
-    return ptr == NULL ? malloc(total) : resize("reallocarray", ptr, total);
+    if (HAK_UNLIKELY(interposed_calls() & INTERPOSED_REALLOC)) {
+        return process_realloc(ptr, total);
+    }
+    return ptr == NULL ? get(total) : resize("reallocarray", ptr, total);
 }
 
-static void *aligned(size_t align, size_t size) {
+static void *get_aligned(size_t align, size_t size) {
     if (align <= HAK_MIN_ALIGN) {
-        return malloc(size);
+        return get(size);
     }
     return slow_aligned_alloc(align, size);
 }
 
 // As in glibc before 2.38: an alignment that is no power of two is rounded up to one.
-EXPORT void *memalign(size_t align, size_t size) {
+static void *get_rounded(size_t align, size_t size) {
     if (HAK_UNLIKELY(!hak_is_pow2(align))) {
         if (align > SIZE_MAX / 2 + 1) {
             errno = EINVAL;
@@ -190,13 +219,18 @@ EXPORT void *memalign(size_t align, size_t size) {
         }
         align = align == 0 ? 1 : (size_t)1 << (64 - __builtin_clzll(align));
     }
-    return aligned(align, size);
+    return get_aligned(align, size);
+}
+
+EXPORT void *memalign(size_t align, size_t size) {
+    return get_rounded(align, size);
 }
 
 // C17 leaves to the implementation which alignments it supports: all that memalign() takes.
 EXPORT void *aligned_alloc(size_t align, size_t size) {
-    return memalign(align, size);
+    return get_rounded(align, size);
 }
+OWN(aligned_alloc) void *own_aligned_alloc(size_t align, size_t size);
 
 EXPORT int posix_memalign(void **out, size_t align, size_t size) {
     if (!hak_is_pow2(align) || align % sizeof(void *) != 0) {
@@ -208,7 +242,7 @@ EXPORT int posix_memalign(void **out, size_t align, size_t size) {
         return early == NULL ? ENOMEM : 0;
     }
     int saved = errno;
-    void *block = aligned(align, size);
+    void *block = get_aligned(align, size);
     if (block == NULL) {
         return ENOMEM; // and errno too, as in glibc: there are callers that look there
     }
@@ -218,7 +252,7 @@ EXPORT int posix_memalign(void **out, size_t align, size_t size) {
 }
 
 EXPORT void *valloc(size_t size) {
-    return aligned(HAK_PAGE, size);
+    return get_aligned(HAK_PAGE, size);
 }
 
 EXPORT void *pvalloc(size_t size) {
@@ -226,7 +260,7 @@ EXPORT void *pvalloc(size_t size) {
         errno = ENOMEM;
         return NULL;
     }
-    return aligned(HAK_PAGE, hak_round_up(hak_max(size, 1), HAK_PAGE));
+    return get_aligned(HAK_PAGE, hak_round_up(hak_max(size, 1), HAK_PAGE));
 }
 
 EXPORT size_t malloc_usable_size(void *ptr) {

@@ -274,7 +274,7 @@ struct {
     int (*malloc_trim)(size_t);
     int (*malloc_info)(int, FILE *);
     void (*malloc_stats)();
-    void (*hak_stats)(struct hak_stats *);
+    void (*stats)(struct hak_stats *);
     struct hak_heap *(*hak_heap_new)(void);
     void *(*hak_heap_alloc)(struct hak_heap *, size_t, size_t, bool);
     void (*hak_heap_delete)(struct hak_heap *);
@@ -337,7 +337,7 @@ int OpenCode(struct dl_phdr_info *info, size_t, void *arg) {
         Find(at, "malloc_trim", &lib.malloc_trim);
         Find(at, "malloc_info", &lib.malloc_info);
         Find(at, "malloc_stats", &lib.malloc_stats);
-        Find(at, "hak_stats", &lib.hak_stats);
+        Find(at, "hak_stats", &lib.stats);
         Find(at, "hak_heap_new", &lib.hak_heap_new);
         Find(at, "hak_heap_alloc", &lib.hak_heap_alloc);
         Find(at, "hak_heap_delete", &lib.hak_heap_delete);
@@ -823,7 +823,7 @@ void Look(Random *random, FILE *sink) {
         }
         break;
     default:
-        lib.hak_stats(&stats);
+        lib.stats(&stats);
     }
 }
 
@@ -1392,7 +1392,7 @@ void MakeCrowd() {
             pthread_join(thread, nullptr);
         }
         progress->fetch_add(1, std::memory_order_relaxed); // it does not stand still
-        lib.hak_stats(&stats);
+        lib.stats(&stats);
         if (stats.heaps <= heaps) {
             break;
         }
@@ -1423,7 +1423,7 @@ void CheckEmpty() {
         return;
     }
     struct hak_stats stats;
-    lib.hak_stats(&stats);
+    lib.stats(&stats);
     if (stats.private_live != 0 || stats.tiny_live != 0 || stats.tiny_cached != 0 ||
         stats.large_blocks != 0 || stats.tiny_slabs != 0) {
         Fail("all is freed, but %zu B of small blocks are live, %zu B in caches, %zu slabs in use, "

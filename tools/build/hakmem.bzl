@@ -171,6 +171,7 @@ def _flavour(flavour, testonly = False):
         name = name + "_archive",
         testonly = testonly,
         out = "lib" + name + ".a",
+        operators = variant_label("//fronts/cxx", variant),
         deps = linked,
         visibility = ["//visibility:public"],
     )

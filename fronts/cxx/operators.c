@@ -1,0 +1,83 @@
+#include "fronts/cxx/operators.h"
+
+#include "fronts/libc/interposed.h"
+
+#include <dlfcn.h>
+#include <link.h>
+#include <stdatomic.h>
+
+#define DECLARE(name) void name(void), own_##name(void);
+#define PAIR(name)    {(void *)name, (void *)own_##name},
+OPERATORS_BASIC(DECLARE)
+
+static const struct interposed_pair operators[] = {OPERATORS_BASIC(PAIR)};
+
+enum operators_state operators_state(void) {
+    static _Atomic(enum operators_state) known;
+    enum operators_state state = atomic_load_explicit(&known, memory_order_relaxed);
+    if (HAK_LIKELY(state != OPERATORS_UNKNOWN)) {
+        return state;
+    }
+    unsigned others = interposed_calls();
+    if (others != INTERPOSED_UNKNOWN) {
+        others |= interposed_among(operators, sizeof operators / sizeof *operators);
+        state = others == 0 ? OPERATORS_OWN : OPERATORS_INTERPOSED;
+        atomic_store_explicit(&known, state, memory_order_relaxed);
+    }
+    return state;
+}
+
+// Weak: a static program is to get no dynamic loader from here.
+extern __typeof(dladdr1) dladdr1 __attribute__((weak));
+extern __typeof(dlclose) dlclose __attribute__((weak));
+extern __typeof(dlopen) dlopen __attribute__((weak));
+extern __typeof(dlsym) dlsym __attribute__((weak));
+
+// dlsym() in a loaded object and in what it depends on; "": in what all of the process can see.
+static void *find_from(const char *object, const char *name) {
+    void *handle = dlopen(object[0] == '\0' ? NULL : object, RTLD_LAZY | RTLD_NOLOAD);
+    if (handle == NULL) {
+        return NULL;
+    }
+    void *found = dlsym(handle, name);
+    dlclose(handle);
+    return found;
+}
+
+static const struct link_map *object_at(const void *address) {
+    Dl_info info;
+    struct link_map *map = NULL;
+    return dladdr1(address, &info, (void **)&map, RTLD_DL_LINKMAP) != 0 ? map : NULL;
+}
+
+// The same for an operator, past this library's own.
+static void *find_operator(const char *object, const char *name) {
+    // A function of the C++ library's that has one name in all of them.
+    static const char landmark[] = "_ZSt17__throw_bad_allocv";
+    const struct link_map *own = object_at(landmark);
+    void *found = find_from(object, name);
+    if (found != NULL && object_at(found) == own) {
+        // This library is in front. From the C++ library itself it is not.
+        void *at = find_from(object, landmark);
+        const struct link_map *runtime = at != NULL ? object_at(at) : NULL;
+        found = runtime != NULL ? find_from(runtime->l_name, name) : NULL;
+    }
+    return found != NULL && object_at(found) != own ? found : NULL;
+}
+
+void *operators_of_runtime(const char *name, const void *caller) {
+    if (dladdr1 == NULL || dlclose == NULL || dlopen == NULL || dlsym == NULL) {
+        return NULL;
+    }
+    void *found = find_operator("", name);
+    const struct link_map *map = object_at(caller);
+    if (found == NULL && map != NULL) {
+        found = find_operator(map->l_name, name);
+    }
+    for (map = object_at(name); map != NULL && map->l_prev != NULL; map = map->l_prev) {
+    }
+    for (; found == NULL && map != NULL; map = map->l_next) {
+        found = find_operator(map->l_name, name);
+    }
+    return found;
+}

@@ -1,0 +1,65 @@
+#include "fronts/libc/interposed.h"
+
+#include <dlfcn.h>
+#include <gnu/libc-version.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+
+// The link map of the object that an address lies in. NULL if there is none, or none can be found:
+// glibc before 2.35 has no way to look that takes no lock.
+static const void *object_of(void *address) {
+#if __GLIBC_PREREQ(2, 35)
+    extern __typeof(_dl_find_object) _dl_find_object __attribute__((weak));
+    struct dl_find_object found;
+    if (_dl_find_object != NULL && _dl_find_object(address, &found) == 0) {
+        return found.dlfo_link_map;
+    }
+#endif
+    (void)address;
+    return NULL;
+}
+
+// The process's malloc is libc's, which is not this object: it stands behind libc.
+static bool is_behind_libc(void) {
+    const void *libc = object_of((void *)gnu_get_libc_version);
+    return libc != NULL && object_of((void *)malloc) == libc &&
+           object_of((void *)own_malloc) != libc;
+}
+
+unsigned interposed_among(const struct interposed_pair *pairs, unsigned count) {
+    // The compiler takes two functions for different ones.
+    __asm__("" : "+r"(pairs));
+    unsigned interposed = 0;
+    for (unsigned i = 0; i < count; i++) {
+        if (pairs[i].process == NULL) {
+            return INTERPOSED_UNKNOWN;
+        }
+        interposed |= (unsigned)(pairs[i].process != pairs[i].own) << i;
+    }
+    return interposed != 0 && is_behind_libc() ? 0 : interposed;
+}
+
+static const struct interposed_pair c_calls[INTERPOSED_C_CALLS] = {
+    {(void *)malloc, (void *)own_malloc},
+    {(void *)free, (void *)own_free},
+    {(void *)realloc, (void *)own_realloc},
+    {(void *)aligned_alloc, (void *)own_aligned_alloc},
+};
+
+unsigned interposed_calls(void) {
+    static _Atomic(unsigned) known = INTERPOSED_UNKNOWN;
+    unsigned calls = atomic_load_explicit(&known, memory_order_relaxed);
+    if (HAK_UNLIKELY(calls == INTERPOSED_UNKNOWN)) {
+        calls = interposed_among(c_calls, INTERPOSED_C_CALLS);
+        atomic_store_explicit(&known, calls, memory_order_relaxed);
+    }
+    return calls;
+}
+
+void process_free(void *ptr) {
+    free(ptr);
+}
+
+void *process_realloc(void *ptr, size_t size) {
+    return realloc(ptr, size);
+}

@@ -1,0 +1,48 @@
+// Which basic functions the process has from somebody else: from a program, or from a library in
+// front of this one, that brings a malloc or operators of its own. Whatever is derived from a basic
+// function (reallocarray from realloc, operator new[] from operator new) has to reach the one that
+// the process really uses: their blocks meet.
+#ifndef HAKMEM_FRONTS_LIBC_INTERPOSED_H
+#define HAKMEM_FRONTS_LIBC_INTERPOSED_H
+
+#include "boxes/base/base.h"
+
+HAK_C_BEGIN
+
+// A public name beside the function of this library that has it.
+struct interposed_pair {
+    void *process; // what the name means in the process; NULL until this library is relocated
+    void *own;
+};
+
+// The functions of the C interface that others are derived from.
+enum {
+    INTERPOSED_MALLOC = 1 << 0,
+    INTERPOSED_FREE = 1 << 1,
+    INTERPOSED_REALLOC = 1 << 2,
+    INTERPOSED_ALIGNED_ALLOC = 1 << 3,
+    INTERPOSED_C_CALLS = 4,
+    // Nothing can be said yet: this library is not relocated.
+    INTERPOSED_UNKNOWN = 1u << 31,
+};
+
+// A bit for each of those functions that is somebody else's. 0 in a process where this library has
+// been opened as one among others, by dlopen(): libc's malloc is no interposer, and what is derived
+// here goes with what is basic here. Thread-safe; looked up once.
+unsigned interposed_calls(void);
+
+// Bit n is set if pairs[n] is interposed; INTERPOSED_UNKNOWN as above.
+unsigned interposed_among(const struct interposed_pair *pairs, unsigned count);
+
+// What the process has under these names.
+void process_free(void *ptr);
+void *process_realloc(void *ptr, size_t size);
+
+// This library's own functions, whatever the process has under their public names.
+void *own_malloc(size_t size);
+void own_free(void *ptr);
+void *own_realloc(void *ptr, size_t size);
+void *own_aligned_alloc(size_t align, size_t size);
+HAK_C_END
+
+#endif
