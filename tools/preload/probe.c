@@ -29,7 +29,7 @@ static struct mallinfo2 (*glibc_mallinfo2)(void);
 static void (*hakmem_stats)(struct hak_stats *);
 static int (*next_pthread_create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 static const char *served_by = "libc.so.6";
-static char path[4096];
+static char path[4096], program[256];
 static pid_t reported; // a fork that happens in an exit handler is a process of its own
 
 static int find_libc(struct dl_phdr_info *info, size_t size, void *arg) {
@@ -84,6 +84,12 @@ static void *find_mallinfo2(void) {
 static __attribute__((constructor)) void start(void) {
     const char *to = getenv("PRELOAD_PROBE");
     snprintf(path, sizeof path, "%s", to == NULL ? "" : to);
+    // Now, because a sandbox may end a process for the call.
+    char executable[4096];
+    ssize_t length = readlink("/proc/self/exe", executable, sizeof executable - 1);
+    executable[length < 0 ? 0 : length] = '\0';
+    const char *name = strrchr(executable, '/');
+    snprintf(program, sizeof program, "%.200s", name == NULL ? "?" : name + 1);
     *(void **)&glibc_mallinfo2 = find_mallinfo2();
     *(void **)&next_pthread_create = dlsym(RTLD_NEXT, "pthread_create");
     *(void **)&hakmem_stats = dlsym(RTLD_DEFAULT, "hak_stats");
@@ -111,14 +117,9 @@ static void append_record(void) {
         refills = (long long)stats.refills;
     }
     struct mallinfo2 glibc = glibc_mallinfo2();
-    char program[4096];
-    ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
-    program[length < 0 ? 0 : length] = '\0';
-    const char *slash = strrchr(program, '/');
     char line[512];
-    int n =
-        snprintf(line, sizeof line, "%.200s %d %zu %lld %.200s\n", slash == NULL ? "?" : slash + 1,
-                 (int)getpid(), glibc.arena + glibc.hblkhd, refills, served_by);
+    int n = snprintf(line, sizeof line, "%.200s %d %zu %lld %.200s\n", program, (int)getpid(),
+                     glibc.arena + glibc.hblkhd, refills, served_by);
     int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
     if (fd >= 0) {
         if (write(fd, line, (size_t)n) != n) {
