@@ -3,6 +3,15 @@
 //
 // Addresses and sizes are multiples of the page (4096 B) unless said otherwise. Every call is
 // thread-safe and async-signal-safe, never allocates, and leaves errno as it was.
+//
+// Calls that take pages away (os_decommit, os_purge, os_refresh, os_move and os_release) are made
+// through libc's functions: memory hooks of others, such as those that keep registrations of memory
+// for RDMA, watch these, by patching them or by a definition of their own, and may allocate and
+// free as they do so. A thread in such a call is said to be outside; see os_around_calls().
+//
+// A sandbox may stand against calls: refuse them with an errno of its choice, or kill. What is
+// refused is done by another call, or left undone as if the kernel had no memory. What might be
+// fatal is not tried; see os_start().
 #ifndef HAKMEM_BACKENDS_OS_H
 #define HAKMEM_BACKENDS_OS_H
 
@@ -52,14 +61,18 @@ enum os_result os_protect(void *at, size_t size, bool write, bool execute);
 // OS_NO_MEMORY if the kernel would not (the contents are then undefined but accessible).
 enum os_result os_purge(void *at, size_t size);
 
-// As os_purge for several ranges at once, at most OS_RANGES of them, in fewer system calls where
-// the kernel can.
-enum { OS_RANGES = 64 };
+// As os_purge for several ranges. (In a call each: process_madvise() would take them all in one,
+// but is nothing that hooks watch or sandboxes allow.)
 struct os_range {
     void *at;
     size_t size;
 };
 enum os_result os_purge_ranges(const struct os_range *ranges, size_t count);
+
+// The bytes that a range must have at least for os_purge to do anything about it. More than a page
+// only in a sandbox, where each range may cost the process two mappings, of which the kernel grants
+// 65,530: then about an 8192th of what has been committed.
+size_t os_least_purge(void);
 
 // Replaces a committed range, whatever its mappings look like by now, by one fresh zero mapping.
 // OS_NO_MEMORY: it is as it was; OS_LOST: it is not mapped any more, and could not be mapped again.
@@ -69,16 +82,20 @@ enum os_result os_refresh(void *at, size_t size);
 // committed and must not overlap; `from` reads as zero afterwards. Fails on kernels before 5.7, and
 // where the process's limits have no room for as much address space again; then `from` is as it
 // was, and `to` is committed with undefined contents. OS_LOST: another thread took that room in
-// between, and `to` is not mapped any more.
+// between, and `to` is not mapped any more. In a sandbox that the process was started with, only
+// ranges are moved that malloc of libc would move likewise (32 MiB and more), in one of its own
+// none.
 enum os_result os_move(void *from, void *to, size_t size);
 
-// Returns a reserved or committed range to the kernel for good.
+// Returns a reserved or committed range to the kernel for good. (In a sandbox of the process's own
+// the pages only; the addresses stay reserved.)
 void os_release(void *at, size_t size);
 
 // Advises huge pages for a range (true) or takes that back (false). Best effort.
 void os_huge_pages(void *at, size_t size, bool on);
 
-// The address-space limit (RLIMIT_AS) in bytes, SIZE_MAX where there is none.
+// The address-space limit (RLIMIT_AS) in bytes, SIZE_MAX where there is none. (In a sandbox of the
+// process's own: as it was when last asked for.)
 size_t os_address_limit(void);
 
 // Physical memory of the machine in bytes.
@@ -106,6 +123,26 @@ void os_write_stderr(const char *text, size_t size);
 
 // System calls made through this seam so far.
 uint64_t os_calls(void);
+
+// To be called once, before main(). Which calls may be made from then on: all of them (OS_FREE),
+// mmap alone (OS_SANDBOXED), or what is found out about the process's seccomp filters, now and as
+// it gives itself some (OS_FIND_OUT). Before that all are.
+enum os_calls_allowed { OS_FREE, OS_SANDBOXED, OS_FIND_OUT };
+void os_start(enum os_calls_allowed allowed);
+
+// To be called in a forked child, whose mappings are not as free to merge as its parent's; and by a
+// thread that is about to end.
+void os_forked(void);
+void os_thread_ends(void);
+
+// True if the calling thread is outside: something of others' may be running on its stack that
+// has been called from here. What takes pages away is refused meanwhile, but for os_release. False
+// again after a second: the thread has left the call by a jump.
+bool os_is_outside(void);
+
+// Sets what is called before and after each call outside, on the thread that makes it. Set once,
+// before there are threads.
+void os_around_calls(void (*before)(void), void (*after)(void));
 
 #ifdef __cplusplus
 }

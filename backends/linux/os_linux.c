@@ -1,6 +1,8 @@
-// The Linux kernel behind os.h. Raw system calls: libc's wrappers write errno, which free() must
-// leave alone, and could be interposed by the program.
+// The Linux kernel behind os.h. Calls that take nothing away are system calls as such: they are to
+// work while the dynamic linker has not bound libc's functions yet. The others are libc's.
 #include "backends/os.h"
+
+#include "backends/linux/sandbox.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -14,7 +16,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
-#include <sys/uio.h>
 #include <time.h>
 
 #ifndef MAP_FIXED_NOREPLACE
@@ -48,8 +49,103 @@ static bool is_error(long ret) {
     return (unsigned long)ret > -4096UL;
 }
 
-static enum os_result map(void *at, size_t size, int prot, void **got) {
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+// What a filter answers that does not kill; the kernel has no such answer for the calls here.
+static bool is_refused(long ret) {
+    return ret == -EPERM || ret == -ENOSYS || ret == -EACCES;
+}
+
+// --- Calls outside
+
+static __thread uint64_t outside_ms __attribute__((tls_model("initial-exec"))); // since when
+static void (*_Atomic before_call)(void);
+static void (*_Atomic after_call)(void);
+
+void os_around_calls(void (*before)(void), void (*after)(void)) {
+    atomic_store(&before_call, before);
+    atomic_store(&after_call, after);
+}
+
+bool os_is_outside(void) {
+    enum { LEFT_MS = 1000 };
+    return outside_ms != 0 && os_now_ms() - outside_ms < LEFT_MS;
+}
+
+struct way_out {
+    bool nested;
+    int saved_errno;
+};
+
+static struct way_out go_outside(void) {
+    struct way_out way = {os_is_outside(), errno};
+    void (*before)(void) = atomic_load_explicit(&before_call, memory_order_relaxed);
+    if (!way.nested) {
+        outside_ms = os_now_ms();
+        if (before != NULL) {
+            before();
+        }
+    }
+    atomic_fetch_add_explicit(&calls, 1, memory_order_relaxed);
+    return way;
+}
+
+// `ret` is what libc's function returned, -1 for an error. Returns what the kernel did.
+static long come_back(struct way_out way, long ret) {
+    ret = ret == -1 ? -errno : ret;
+    void (*after)(void) = atomic_load_explicit(&after_call, memory_order_relaxed);
+    if (!way.nested) {
+        if (after != NULL) {
+            after();
+        }
+        outside_ms = 0;
+    }
+    errno = way.saved_errno;
+    return ret;
+}
+
+enum { ANONYMOUS = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
+
+static long map_over(void *at, size_t size, int prot) {
+    struct way_out way = go_outside();
+    return come_back(way, (long)mmap(at, size, prot, ANONYMOUS | MAP_FIXED, -1, 0));
+}
+
+static long unmap(void *at, size_t size) {
+    struct way_out way = go_outside();
+    return come_back(way, munmap(at, size));
+}
+
+static long drop_pages(void *at, size_t size) {
+    struct way_out way = go_outside();
+    return come_back(way, madvise(at, size, MADV_DONTNEED));
+}
+
+static long move_pages(void *from, void *to, size_t size) {
+    const int flags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+    struct way_out way = go_outside();
+    return come_back(way, (long)mremap(from, size, size, flags, to));
+}
+
+// --- Mappings
+
+// Takes back what nothing has been written to. Where munmap() must not be called its addresses stay
+// reserved.
+static void cancel(void *at, size_t size) {
+    if (sandbox_now() < SANDBOX_OWN) {
+        sys3(SYS_munmap, (long)at, (long)size, 0);
+    } else {
+        sys6(SYS_mmap, (long)at, (long)size, PROT_NONE, ANONYMOUS | MAP_FIXED, -1, 0);
+    }
+}
+
+// Bytes that have been made writable at given addresses; what is committed twice counts twice.
+static _Atomic size_t committed;
+
+static void count_committed(size_t size) {
+    atomic_fetch_add_explicit(&committed, size, memory_order_relaxed);
+}
+
+static enum os_result map_without_tls(void *at, size_t size, int prot, void **got) {
+    int flags = ANONYMOUS;
     if (at != NULL) {
         flags |= MAP_FIXED_NOREPLACE;
     }
@@ -58,7 +154,7 @@ static enum os_result map(void *at, size_t size, int prot, void **got) {
         return ret == -EEXIST ? OS_TAKEN : OS_NO_MEMORY;
     }
     if (at != NULL && ret != (long)at) { // kernels before 4.17 take the address as a hint
-        sys3(SYS_munmap, ret, (long)size, 0);
+        cancel((void *)ret, size);
         return OS_TAKEN;
     }
     if (got != NULL) {
@@ -67,10 +163,16 @@ static enum os_result map(void *at, size_t size, int prot, void **got) {
     return OS_OK;
 }
 
-static enum os_result remap_fixed(void *at, size_t size, int prot) {
-    long ret = sys6(SYS_mmap, (long)at, (long)size, prot,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-    if (!is_error(ret)) {
+static enum os_result map(void *at, size_t size, int prot, void **got) {
+    return sandbox_is_strict() ? OS_NO_MEMORY : map_without_tls(at, size, prot, got);
+}
+
+// Replaces a range by one fresh mapping. OS_NO_MEMORY: it is as it was. OS_LOST: see os.h.
+static enum os_result remap(void *at, size_t size, int prot) {
+    if (os_is_outside() || sandbox_is_strict()) {
+        return OS_NO_MEMORY;
+    }
+    if (!is_error(map_over(at, size, prot))) {
         return OS_OK;
     }
     // The kernel unmaps a range before it finds out that it cannot map it; all of it, or nothing.
@@ -78,9 +180,9 @@ static enum os_result remap_fixed(void *at, size_t size, int prot) {
     if (again != OS_NO_MEMORY) {
         return again == OS_OK ? OS_OK : OS_NO_MEMORY; // "taken": by what was there
     }
-    unsigned char resident;
-    bool mapped = sys3(SYS_mincore, (long)at, 1, (long)&resident) != -ENOMEM;
-    return mapped ? OS_NO_MEMORY : OS_LOST;
+    // Which of the two it is cannot be told; so it is made the one of them.
+    bool may_unmap = sandbox_now() < SANDBOX_OWN;
+    return may_unmap && !is_error(unmap(at, size)) ? OS_LOST : OS_NO_MEMORY;
 }
 
 enum os_result os_reserve(void *at, size_t size, void **got) {
@@ -88,27 +190,75 @@ enum os_result os_reserve(void *at, size_t size, void **got) {
 }
 
 enum os_result os_map(void *at, size_t size, void **got) {
+    if (at != NULL) {
+        count_committed(size);
+    }
     return map(at, size, PROT_READ | PROT_WRITE, got);
 }
 
 void *os_map_early(size_t size) {
     void *got;
-    return map(NULL, size, PROT_READ | PROT_WRITE, &got) == OS_OK ? got : NULL;
+    return map_without_tls(NULL, size, PROT_READ | PROT_WRITE, &got) == OS_OK ? got : NULL;
+}
+
+// The same where no mapping can be taken away again: one range of addresses for all questions,
+// which threads may ask at the same time.
+static enum os_result ask_in_place(size_t size) {
+    static _Atomic uintptr_t place;
+    const size_t most = (size_t)16 << 40;
+    uintptr_t at = atomic_load(&place);
+    void *fresh;
+    if (at == 0 && map(NULL, most, PROT_NONE, &fresh) == OS_OK) {
+        atomic_compare_exchange_strong(&place, &at, (uintptr_t)fresh);
+        at = atomic_load(&place);
+    }
+    if (at == 0 || size > most) {
+        return OS_NO_MEMORY;
+    }
+    long ret = sys6(SYS_mmap, (long)at, (long)size, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    cancel((void *)at, size);
+    return is_error(ret) ? OS_NO_MEMORY : OS_OK;
 }
 
 enum os_result os_would_grant(size_t size) {
+    if (sandbox_is_strict()) {
+        return OS_NO_MEMORY;
+    }
+    if (sandbox_now() == SANDBOX_OWN) {
+        return ask_in_place(size);
+    }
     long ret =
         sys6(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (is_error(ret)) {
         return OS_NO_MEMORY;
     }
-    sys3(SYS_munmap, ret, (long)size, 0);
+    cancel((void *)ret, size);
     return OS_OK;
 }
 
 enum os_result os_commit(void *at, size_t size) {
-    return is_error(sys3(SYS_mprotect, (long)at, (long)size, PROT_READ | PROT_WRITE)) ? OS_NO_MEMORY
-                                                                                      : OS_OK;
+    if (sandbox_is_strict()) {
+        return OS_NO_MEMORY;
+    }
+    const int rights = PROT_READ | PROT_WRITE;
+    if (sandbox_now() < SANDBOX_OWN) {
+        long ret = sys3(SYS_mprotect, (long)at, (long)size, rights);
+        if (!is_error(ret)) {
+            count_committed(size);
+            return OS_OK;
+        }
+        if (!is_refused(ret)) {
+            return OS_NO_MEMORY;
+        }
+    }
+    // Nothing is taken away by this: what is not committed is empty.
+    if (!is_error(sys6(SYS_mmap, (long)at, (long)size, rights, ANONYMOUS | MAP_FIXED, -1, 0))) {
+        count_committed(size);
+        return OS_OK;
+    }
+    map(at, size, PROT_NONE, NULL); // where the kernel has unmapped it
+    return OS_NO_MEMORY;
 }
 
 enum os_result os_protect(void *at, size_t size, bool write, bool execute) {
@@ -117,31 +267,70 @@ enum os_result os_protect(void *at, size_t size, bool write, bool execute) {
 }
 
 enum os_result os_decommit(void *at, size_t size) {
-    return remap_fixed(at, size, PROT_READ); // no charge as long as it cannot be written
+    return remap(at, size, PROT_READ); // no charge as long as it cannot be written
+}
+
+// --- Giving pages back
+//
+// A range of a mapping that madvise() empties stays a part of it. One that is replaced by mmap()
+// takes two to seven times as long, and merges with what is around it only where that has not been
+// inherited from a parent or advised huge pages.
+
+static _Atomic(bool) madvise_refused;
+static _Atomic(bool) unmergeable;
+
+static bool can_madvise(void) {
+    return !atomic_load_explicit(&madvise_refused, memory_order_relaxed) &&
+           sandbox_allows_madvise();
+}
+
+static bool is_madvise_refused(long ret) {
+    if (is_refused(ret)) {
+        atomic_store_explicit(&madvise_refused, true, memory_order_relaxed);
+        return true;
+    }
+    return false;
+}
+
+void os_forked(void) {
+    atomic_store_explicit(&unmergeable, true, memory_order_relaxed);
+}
+
+size_t os_least_purge(void) {
+    enum { PAGE = 4096, RANGES = 8192 };
+    if (can_madvise() || !atomic_load_explicit(&unmergeable, memory_order_relaxed)) {
+        return PAGE;
+    }
+    size_t share = atomic_load_explicit(&committed, memory_order_relaxed) / RANGES;
+    return share < PAGE ? PAGE : share;
 }
 
 enum os_result os_purge(void *at, size_t size) {
-    return is_error(sys3(SYS_madvise, (long)at, (long)size, MADV_DONTNEED)) ? OS_NO_MEMORY : OS_OK;
+    if (os_is_outside() || sandbox_is_strict()) {
+        return OS_NO_MEMORY;
+    }
+    if (can_madvise()) {
+        long ret = drop_pages(at, size);
+        if (!is_madvise_refused(ret)) {
+            return is_error(ret) ? OS_NO_MEMORY : OS_OK;
+        }
+    }
+    if (size < os_least_purge()) {
+        return OS_NO_MEMORY;
+    }
+    const int rights = PROT_READ | PROT_WRITE;
+    if (!is_error(map_over(at, size, rights))) {
+        return OS_OK;
+    }
+    // As in remap(), but that it must be mapped in the end.
+    enum os_result again;
+    enum { TIMES = 1000 };
+    for (int i = 0; i < TIMES && (again = map(at, size, rights, NULL)) == OS_NO_MEMORY; i++) {
+    }
+    return again == OS_OK ? OS_OK : OS_NO_MEMORY;
 }
 
 enum os_result os_purge_ranges(const struct os_range *ranges, size_t count) {
-    // A process may do this to itself since Linux 6.13; asked once.
-    static _Atomic(int) cannot;
-    enum { SELF = -10001, CALL = 440 };
-    _Static_assert(sizeof(struct os_range) == sizeof(struct iovec), "a range is an iovec");
-    if (count > 1 && !atomic_load_explicit(&cannot, memory_order_relaxed)) {
-        size_t bytes = 0;
-        for (size_t i = 0; i < count; i++) {
-            bytes += ranges[i].size;
-        }
-        long ret = sys6(CALL, SELF, (long)ranges, (long)count, MADV_DONTNEED, 0, 0);
-        if (!is_error(ret) && (size_t)ret == bytes) {
-            return OS_OK;
-        }
-        if (is_error(ret)) {
-            atomic_store_explicit(&cannot, 1, memory_order_relaxed);
-        }
-    }
     enum os_result result = OS_OK;
     for (size_t i = 0; i < count; i++) {
         if (os_purge(ranges[i].at, ranges[i].size) != OS_OK) {
@@ -152,20 +341,28 @@ enum os_result os_purge_ranges(const struct os_range *ranges, size_t count) {
 }
 
 enum os_result os_refresh(void *at, size_t size) {
-    return remap_fixed(at, size, PROT_READ | PROT_WRITE);
+    return remap(at, size, PROT_READ | PROT_WRITE);
+}
+
+static bool can_move(size_t size) {
+    const size_t mapped_by_libc = (size_t)32
+                                  << 20; // each block of that size, whatever its settings
+    enum sandbox sandbox = sandbox_now();
+    return sandbox == SANDBOX_NONE || (sandbox == SANDBOX_INHERITED && size >= mapped_by_libc);
 }
 
 enum os_result os_move(void *from, void *to, size_t size) {
+    if (!can_move(size) || os_is_outside() || sandbox_is_strict()) {
+        return OS_NO_MEMORY;
+    }
     // The kernel unmaps `to` before it finds that a resource limit is reached, and could then not
     // map it again: so the limit is asked first, with a mapping of that size.
     void *room;
     if (os_map(NULL, size, &room) != OS_OK) {
         return OS_NO_MEMORY;
     }
-    os_release(room, size);
-    long ret = sys6(SYS_mremap, (long)from, (long)size, (long)size,
-                    MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, (long)to, 0);
-    if (is_error(ret)) {
+    cancel(room, size);
+    if (is_error(move_pages(from, to, size))) {
         // The kernel may have unmapped `to` before it found out that it cannot: kernels before 6.17
         // refuse a source of several mappings that late. OS_TAKEN here says that it has not.
         return os_map(to, size, NULL) == OS_NO_MEMORY ? OS_LOST : OS_NO_MEMORY;
@@ -174,25 +371,54 @@ enum os_result os_move(void *from, void *to, size_t size) {
 }
 
 void os_release(void *at, size_t size) {
-    sys3(SYS_munmap, (long)at, (long)size, 0);
+    if (sandbox_is_strict() || (sandbox_now() < SANDBOX_OWN && !is_refused(unmap(at, size)))) {
+        return;
+    }
+    map_over(at, size, PROT_NONE);
 }
 
 void os_huge_pages(void *at, size_t size, bool on) {
-    sys3(SYS_madvise, (long)at, (long)size, on ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+    if (!can_madvise() || sandbox_is_strict()) {
+        return;
+    }
+    int advice = on ? MADV_HUGEPAGE : MADV_NOHUGEPAGE;
+    if (!is_madvise_refused(sys3(SYS_madvise, (long)at, (long)size, advice)) && on) {
+        atomic_store_explicit(&unmergeable, true, memory_order_relaxed);
+    }
 }
 
 size_t os_address_limit(void) {
+    static _Atomic size_t last = SIZE_MAX;
+    if (sandbox_now() == SANDBOX_OWN || sandbox_is_strict()) {
+        return atomic_load_explicit(&last, memory_order_relaxed);
+    }
     struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
     long ret = sys6(SYS_prlimit64, 0, RLIMIT_AS, 0, (long)&limit, 0, 0);
-    return is_error(ret) || limit.rlim_cur == RLIM_INFINITY ? SIZE_MAX : (size_t)limit.rlim_cur;
+    bool none = is_error(ret) || limit.rlim_cur == RLIM_INFINITY;
+    size_t bytes = none ? SIZE_MAX : (size_t)limit.rlim_cur;
+    atomic_store_explicit(&last, bytes, memory_order_relaxed);
+    return bytes;
 }
 
+// From a file, as a sandbox that was there before the start may not have sysinfo().
 size_t os_physical_memory(void) {
-    struct sysinfo info = {0};
-    if (is_error(sys3(SYS_sysinfo, (long)&info, 0, 0))) {
-        return 0;
+    static const char field[] = "MemTotal:";
+    char text[64];
+    size_t length = os_read_file("/proc/meminfo", text, sizeof text);
+    if (length < sizeof field || memcmp(text, field, sizeof field - 1) != 0) {
+        struct sysinfo info = {0};
+        bool known = !is_error(sys3(SYS_sysinfo, (long)&info, 0, 0));
+        return known ? (size_t)info.totalram * info.mem_unit : 0;
     }
-    return (size_t)info.totalram * info.mem_unit;
+    size_t i = sizeof field - 1;
+    while (i < length && text[i] == ' ') {
+        i++;
+    }
+    size_t kib = 0;
+    for (; i < length && text[i] >= '0' && text[i] <= '9'; i++) {
+        kib = kib * 10 + (size_t)(text[i] - '0');
+    }
+    return kib * 1024;
 }
 
 uint64_t os_random(void) {
@@ -284,7 +510,8 @@ uint64_t os_now_ns(void) {
 }
 
 size_t os_read_file(const char *path, char *buf, size_t size) {
-    long fd = sys3(SYS_open, (long)path, O_RDONLY | O_CLOEXEC, 0);
+    // As the dynamic linker does, so that it may be done at the start in any sandbox.
+    long fd = sys6(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
     if (is_error(fd)) {
         return 0;
     }
@@ -370,4 +597,20 @@ void os_write_stderr(const char *text, size_t size) {
 
 uint64_t os_calls(void) {
     return atomic_load_explicit(&calls, memory_order_relaxed);
+}
+
+void os_start(enum os_calls_allowed allowed) {
+    char status[SANDBOX_STATUS];
+    size_t length = 0;
+    if (allowed == OS_FIND_OUT) {
+        length = os_read_file("/proc/self/status", status, sizeof status);
+    }
+    sandbox_start(allowed == OS_FREE        ? SANDBOX_IGNORE
+                  : allowed == OS_SANDBOXED ? SANDBOX_ASSUME
+                                            : SANDBOX_FIND_OUT,
+                  status, length);
+}
+
+void os_thread_ends(void) {
+    sandbox_thread_ends();
 }

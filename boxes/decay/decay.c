@@ -147,7 +147,7 @@ static bool has_background(uint64_t now) {
 void decay_tick(uint64_t now) {
     int64_t decay = settings_get(SETTING_DECAY_MS);
     if (decay < 0 || now < atomic_load_explicit(&state.due_ms, memory_order_relaxed) ||
-        has_background(now)) {
+        has_background(now) || os_is_outside()) {
         return;
     }
     uint64_t most = (os_now_ns() - HAK_PEEK(&state.last_ns)) / DECAY_SHARE;

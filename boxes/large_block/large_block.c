@@ -97,10 +97,10 @@ static void *alloc_near(size_t asked, size_t align, enum large_block_use use) {
 
 // The heap is mapped without commitment, so blocks of GiBs are asked for first: a program that
 // wants more than the machine has is to get NULL, and not to meet the OOM killer later. (Under a
-// limit of address space the question would be refused for blocks that fit into what is mapped.)
+// limit of address space the question is refused for blocks that fit into what is mapped.)
 static bool is_granted(size_t size) {
-    return size < LARGE_BLOCK_ASKED || os_address_limit() != SIZE_MAX ||
-           os_would_grant(hak_round_up(size, HAK_PAGE)) == OS_OK;
+    return size < LARGE_BLOCK_ASKED || os_would_grant(hak_round_up(size, HAK_PAGE)) == OS_OK ||
+           os_address_limit() != SIZE_MAX;
 }
 
 void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {

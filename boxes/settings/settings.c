@@ -26,6 +26,9 @@ const struct setting_row settings_table[SETTING_COUNT] = {
     [SETTING_DEEPBIND]   = {"HAKMEM_DEEPBIND", "0|1", 0, 1, 1,
                             "1: libraries that find libc's malloc (by RTLD_DEEPBIND, or by dlsym "
                             "of a handle) find this one; 0: they find libc's"},
+    [SETTING_SANDBOX]    = {"HAKMEM_SANDBOX", "0|1|2", 0, 2, 2,
+                            "system calls after the start, 0: all, 1: mmap alone, 2: as seccomp filters "
+                            "allow"},
 };
 
 int64_t settings_values[SETTING_COUNT] = {
@@ -37,6 +40,7 @@ int64_t settings_values[SETTING_COUNT] = {
     [SETTING_BACKGROUND] = 0,
     [SETTING_LIMIT] = 0,
     [SETTING_DEEPBIND] = 1,
+    [SETTING_SANDBOX] = 2,
 };
 // clang-format on
 

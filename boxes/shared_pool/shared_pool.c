@@ -599,6 +599,23 @@ static bool hold_blocks(const struct page_arena_window *window, size_t slab, uns
     return true;
 }
 
+// Those of `pages` that are so many in a row as are worth a call.
+static uint16_t worthwhile(uint16_t pages) {
+    size_t least = (os_least_purge() + HAK_PAGE - 1) >> HAK_PAGE_SHIFT;
+    if (HAK_LIKELY(least == 1)) {
+        return pages;
+    }
+    uint32_t starts = pages;
+    for (size_t i = 1; i < least && starts != 0; i++) {
+        starts &= starts >> 1;
+    }
+    uint32_t all = 0;
+    for (size_t i = 0; i < least && starts != 0; i++) {
+        all |= starts << i;
+    }
+    return (uint16_t)all;
+}
+
 // Gives the memory of `pages`, all of whose blocks are held, back to the kernel. Returns how many
 // pages: 0 if the kernel would not.
 static HAK_NOINLINE size_t purge_pages(const struct page_arena_window *window, size_t slab,
@@ -677,6 +694,7 @@ static bool purge_slab(const struct page_arena_window *window, size_t slab, unsi
         pages |= (uint16_t)(1u << page);
         next = last + 1;
     }
+    pages = worthwhile(pages);
     size_t count = pages == 0 ? 0 : purge_pages(window, slab, pages);
     *given += count;
     put_pages(window, slab, bin, pages);

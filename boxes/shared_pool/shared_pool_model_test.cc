@@ -508,6 +508,9 @@ void page_arena_release(size_t from, size_t slabs, bool dirty) {
     EXPECT_TRUE(dirty);
     Pool::current().release(from);
 }
+size_t os_least_purge() {
+    return HAK_PAGE;
+}
 os_result os_purge_ranges(const os_range *ranges, size_t count) {
     Pool::current().purge(ranges, count);
     return OS_OK;

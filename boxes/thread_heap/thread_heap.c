@@ -1,5 +1,6 @@
 #include "boxes/thread_heap/thread_heap.h"
 
+#include "backends/os.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/settings/settings.h"
 #include "boxes/superslab/superslab.h"
@@ -205,7 +206,23 @@ static struct thread_heap *adopt(void) {
     return heap;
 }
 
+// The heap that the thread has set aside, see thread_heap_set_aside(); NULL if it has not.
+static __thread struct thread_heap *aside __attribute__((tls_model("initial-exec")));
+
+void thread_heap_set_aside(void) {
+    aside = thread_heap_tls.heap;
+    thread_heap_tls.heap = (struct thread_heap *)&gone_heap;
+}
+
+void thread_heap_take_back(void) {
+    thread_heap_tls.heap = aside;
+    aside = NULL;
+}
+
 struct thread_heap *thread_heap_get(void) {
+    if (HAK_UNLIKELY(aside != NULL) && !os_is_outside()) {
+        thread_heap_take_back(); // the thread has left the call by a jump
+    }
     struct thread_heap *heap = thread_heap_tls.heap;
     if (HAK_LIKELY(is_own(heap))) {
         return heap;
@@ -384,6 +401,7 @@ static void give(struct thread_heap *heap) {
 }
 
 static void on_thread_exit(void *arg) {
+    os_thread_ends();
     // A program that writes to a key that it never created may have written to this one.
     struct thread_heap *heap = thread_heap_tls.heap;
     if (arg != heap || !is_own(heap)) {
@@ -398,7 +416,7 @@ static void on_thread_exit(void *arg) {
 void thread_heap_after_fork(void) {
     // The other threads are gone, and with them whatever they were doing. x86-64 makes stores
     // visible in program order, so a heap that is not busy is whole; a busy one is left alone.
-    struct thread_heap *current = thread_heap_tls.heap;
+    struct thread_heap *current = aside != NULL ? aside : thread_heap_tls.heap;
     if (!is_own(current) && thread_heap_tls.getting) {
         return; // This thread was interrupted while it acquired a heap, and any could be that one.
     }

@@ -132,6 +132,12 @@ void *thread_heap_make_state(void);
 // stack. False if it is, or cannot be: never under HAKMEM_LIMIT. Between enter and leave.
 bool thread_heap_deepen(struct thread_heap *heap, unsigned bin);
 
+// For os_around_calls(): around a call in which code of others may allocate and free on the calling
+// thread, which is between any two steps of its own. Meanwhile the thread is served as one past its
+// destructors is, so that its heap is as the call has left it.
+void thread_heap_set_aside(void);
+void thread_heap_take_back(void);
+
 // For pthread_atfork, in the child.
 void thread_heap_after_fork(void);
 

@@ -5,6 +5,7 @@
 // heaps' caches are empty, and stood in for: what counts here is whose a heap is.
 #include "boxes/thread_heap/thread_heap.h"
 
+#include "backends/os.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/settings/settings.h"
 #include "boxes/superslab/superslab.h"
@@ -342,6 +343,10 @@ int model_set_specific(unsigned key, const void *value) {
     Directory::current().set_specific(key, value);
     return 0;
 }
+bool os_is_outside() {
+    return false;
+}
+void os_thread_ends() {}
 bool page_arena_init() {
     return true;
 }

@@ -359,6 +359,7 @@ EXPORT struct mallinfo __libc_mallinfo(void) { // no alias: glibc's header calls
 }
 
 static void after_fork(void) {
+    os_forked();
     thread_heap_after_fork();
     decay_after_fork();
 }
@@ -371,6 +372,8 @@ static bool is_first(void) {
 
 static __attribute__((constructor(101))) void start(void) {
     settings_load_once(environ);
+    os_start((enum os_calls_allowed)settings_get(SETTING_SANDBOX));
+    os_around_calls(thread_heap_set_aside, thread_heap_take_back);
     if (settings_get(SETTING_STATS) != 0) {
         os_keep_stderr();
     }

@@ -1,0 +1,198 @@
+#include "backends/linux/sandbox.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <linux/seccomp.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+// Of <linux/prctl.h>; <sys/prctl.h> declares the function otherwise than it is defined here.
+enum { SET_SECCOMP = 22, SET_NO_NEW_PRIVS = 38 };
+
+static _Atomic(int) state = SANDBOX_NONE;
+static _Atomic(bool) ignored;      // SANDBOX_IGNORE
+static _Atomic(bool) thread_ended; // in an inherited sandbox
+// A thread in strict mode cannot have started others, and those that there were are not in it.
+static __thread bool strict __attribute__((tls_model("initial-exec")));
+
+enum sandbox sandbox_now(void) {
+    return (enum sandbox)atomic_load_explicit(&state, memory_order_relaxed);
+}
+
+bool sandbox_is_strict(void) {
+    return strict;
+}
+
+bool sandbox_allows_madvise(void) {
+    enum sandbox now = sandbox_now();
+    return now == SANDBOX_NONE ||
+           (now == SANDBOX_INHERITED && atomic_load_explicit(&thread_ended, memory_order_relaxed));
+}
+
+static void rise(int to) {
+    int seen = atomic_load(&state);
+    while (seen < to && !atomic_load(&ignored) &&
+           !atomic_compare_exchange_weak(&state, &seen, to)) {
+    }
+}
+
+void sandbox_thread_ends(void) {
+    atomic_store_explicit(&thread_ended, true, memory_order_relaxed);
+}
+
+// --- What the process does to itself
+//
+// Before the call is made: the filter is in force when it returns. Calls that cannot succeed, as
+// programs make to find out whether the kernel has filters, change nothing.
+
+static void watch_mode(long mode, const void *filter) {
+    if (mode == SECCOMP_MODE_STRICT) {
+        strict = !atomic_load(&ignored);
+    } else if (mode == SECCOMP_MODE_FILTER && filter != NULL) {
+        rise(SANDBOX_OWN);
+    }
+}
+
+static void watch_prctl(long option, unsigned long value, const void *filter) {
+    if (option == SET_SECCOMP) {
+        watch_mode((long)value, filter);
+    } else if (option == SET_NO_NEW_PRIVS && value == 1) {
+        rise(SANDBOX_OWN); // what comes before a filter, and after which one may come unseen
+    }
+}
+
+// Called by syscall() below.
+__attribute__((used)) void sandbox_watch_syscall(long number, long a, long b, long c) {
+    if (number == SYS_prctl) {
+        watch_prctl((int)a, (unsigned long)b, (const void *)c);
+    } else if (a == SECCOMP_SET_MODE_FILTER) {
+        watch_mode(SECCOMP_MODE_FILTER, (const void *)c);
+    } else if (a == SECCOMP_SET_MODE_STRICT && b == 0 && c == 0) {
+        watch_mode(SECCOMP_MODE_STRICT, NULL);
+    }
+}
+
+#define EXPORT __attribute__((visibility("default"), weak)) // a program's own comes first
+
+// What the next object of the process has under these names; NULL before sandbox_start(), and in a
+// static program: then the kernel is called from here.
+static int (*_Atomic next_prctl)(int, unsigned long, unsigned long, unsigned long, unsigned long);
+__attribute__((used)) void *sandbox_next_syscall;
+
+__attribute__((used)) long sandbox_fail(long result) {
+    errno = (int)-result;
+    return -1;
+}
+
+static long raw_prctl(long option, unsigned long a, unsigned long b, unsigned long c,
+                      unsigned long d) {
+    long ret;
+    register unsigned long r10 __asm__("r10") = c;
+    register unsigned long r8 __asm__("r8") = d;
+    __asm__ volatile("syscall"
+                     : "=a"(ret)
+                     : "a"((long)SYS_prctl), "D"(option), "S"(a), "d"(b), "r"(r10), "r"(r8)
+                     : "rcx", "r11", "memory");
+    return ret;
+}
+
+int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
+
+EXPORT int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d) {
+    watch_prctl(option, a, (const void *)b);
+    int (*next)(int, unsigned long, unsigned long, unsigned long, unsigned long) =
+        atomic_load_explicit(&next_prctl, memory_order_relaxed);
+    if (next != NULL) {
+        return next(option, a, b, c, d);
+    }
+    long ret = raw_prctl(option, a, b, c, d);
+    return (int)(ret < 0 ? sandbox_fail(ret) : ret);
+}
+
+// syscall() has no frame of its own when it goes on: vfork() and clone() return twice. 317 is
+// seccomp, 157 is prctl.
+_Static_assert(SYS_seccomp == 317 && SYS_prctl == 157, "numbers in the text below");
+__asm__(".pushsection .text\n"
+        ".weak syscall\n"
+        ".type syscall, @function\n"
+        ".p2align 4\n"
+        "syscall:\n"
+        "    .cfi_startproc\n"
+        "    endbr64\n"
+        "    cmpq $317, %rdi\n"
+        "    je 2f\n"
+        "    cmpq $157, %rdi\n"
+        "    je 2f\n"
+        "1:  movq sandbox_next_syscall(%rip), %r11\n"
+        "    testq %r11, %r11\n"
+        "    jz 3f\n"
+        "    jmp *%r11\n"
+        "2:  pushq %rdi\n"
+        "    pushq %rsi\n"
+        "    pushq %rdx\n"
+        "    pushq %rcx\n"
+        "    pushq %r8\n"
+        "    pushq %r9\n"
+        "    subq $8, %rsp\n"
+        "    .cfi_adjust_cfa_offset 56\n"
+        "    call sandbox_watch_syscall\n"
+        "    addq $8, %rsp\n"
+        "    popq %r9\n"
+        "    popq %r8\n"
+        "    popq %rcx\n"
+        "    popq %rdx\n"
+        "    popq %rsi\n"
+        "    popq %rdi\n"
+        "    .cfi_adjust_cfa_offset -56\n"
+        "    jmp 1b\n"
+        "3:  movq %rdi, %rax\n"
+        "    movq %rsi, %rdi\n"
+        "    movq %rdx, %rsi\n"
+        "    movq %rcx, %rdx\n"
+        "    movq %r8, %r10\n"
+        "    movq %r9, %r8\n"
+        "    movq 8(%rsp), %r9\n"
+        "    syscall\n"
+        "    cmpq $-4095, %rax\n"
+        "    jae 4f\n"
+        "    ret\n"
+        "4:  movq %rax, %rdi\n"
+        "    jmp sandbox_fail\n"
+        "    .cfi_endproc\n"
+        ".size syscall, .-syscall\n"
+        ".popsection\n");
+
+// --- What the process was started with
+
+// Whether the text of /proc/self/status says that there is a filter. Where it is not there to be
+// read, as in a chroot, or not all of it, nobody knows: then there may be one. A kernel without
+// filters has no such line.
+static bool is_filtered(const char *status, size_t length) {
+    static const char field[] = "\nSeccomp:\t";
+    const char *at = memmem(status, length, field, sizeof field - 1);
+    if (at == NULL) {
+        return length == 0 || length >= SANDBOX_STATUS;
+    }
+    at += sizeof field - 1;
+    return at == status + length || *at != '0';
+}
+
+#pragma weak dlsym // a static program has none
+
+void sandbox_start(enum sandbox_how how, const char *status, size_t length) {
+    if (&dlsym != NULL) {
+        void *found = dlsym(RTLD_NEXT, "prctl");
+        int (*next)(int, unsigned long, unsigned long, unsigned long, unsigned long);
+        memcpy(&next, &found, sizeof next);
+        atomic_store_explicit(&next_prctl, next, memory_order_relaxed);
+        sandbox_next_syscall = dlsym(RTLD_NEXT, "syscall");
+    }
+    atomic_store(&ignored, how == SANDBOX_IGNORE);
+    if (how == SANDBOX_ASSUME) {
+        rise(SANDBOX_OWN);
+    } else if (how == SANDBOX_FIND_OUT && is_filtered(status, length)) {
+        rise(SANDBOX_INHERITED);
+    }
+}

@@ -1,0 +1,52 @@
+// sandbox: which system calls a seccomp filter may stand against, and how the backend gets to know.
+//
+// A filter that kills cannot be asked, and a call that tells whether there is one may be forbidden
+// itself. So nothing is tried: a filter that the process was started with is found in
+// /proc/self/status before main(), with calls that the dynamic linker has made by then, and one
+// that the process gives itself is seen as it does so, by way of libc's prctl() and syscall(),
+// which this box exports and which pass everything on. A system call instruction of the program's
+// own is not seen.
+//
+// Thread-safe, async-signal-safe; allocates nothing. errno is kept, but by the two exported calls,
+// which are as libc's.
+#ifndef HAKMEM_BACKENDS_LINUX_SANDBOX_H
+#define HAKMEM_BACKENDS_LINUX_SANDBOX_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum sandbox {
+    SANDBOX_NONE,      // every call can be made
+    SANDBOX_INHERITED, // those that a program's start makes can: mmap, munmap, mprotect, openat
+    SANDBOX_OWN,       // mmap alone, without which there is no allocator
+};
+
+// What is known so far. Only ever rises.
+enum sandbox sandbox_now(void);
+
+// True if the calling thread is in seccomp's strict mode, in which even mmap() kills.
+bool sandbox_is_strict(void);
+
+// True if madvise() can be called: where there is no sandbox, and in an inherited one once a thread
+// has ended, as libc calls it for the stack of each.
+bool sandbox_allows_madvise(void);
+
+// To be called once, before main(): says that there is never a sandbox, that there is one of the
+// process's own, or that `status`, the text of /proc/self/status (the first SANDBOX_STATUS bytes;
+// none if it cannot be read), says whether there is one.
+enum sandbox_how { SANDBOX_IGNORE, SANDBOX_ASSUME, SANDBOX_FIND_OUT };
+enum { SANDBOX_STATUS = 4096 };
+void sandbox_start(enum sandbox_how how, const char *status, size_t length);
+
+// A thread of the process is about to end.
+void sandbox_thread_ends(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,190 @@
+// Programs in seccomp filters: the system calls that an allocator makes or might make forbidden, by
+// the program itself or before it started, with an errno or fatally.
+//
+// sandbox_program does it; libc's malloc passes all of this too.
+#include <gtest/gtest.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <string>
+#include <vector>
+
+namespace {
+
+constexpr int kUnfiltered = 127;
+
+// What the allocator calls; of these, what a program's start needs as well.
+constexpr int kCalls[] = {
+    SYS_madvise, SYS_mprotect,  SYS_mremap,  SYS_munmap,
+    SYS_openat,  SYS_prlimit64, SYS_sysinfo, 440 /* process_madvise */,
+};
+constexpr int kStart[] = {SYS_mprotect, SYS_munmap, SYS_openat, SYS_prlimit64};
+
+// What it might call, and what only a start needs of that.
+const std::vector<int> kOthers = {
+    SYS_mincore,        SYS_msync,  SYS_mlock,     SYS_prctl,        SYS_seccomp,
+    SYS_membarrier,     SYS_open,   SYS_fcntl,     SYS_sched_yield,  SYS_sched_getaffinity,
+    SYS_clock_gettime,  SYS_clone,  SYS_nanosleep, 435 /* clone3 */, SYS_process_vm_readv,
+    SYS_rt_sigprocmask, SYS_getpid, SYS_gettid,    SYS_rt_sigaction, SYS_userfaultfd,
+};
+const std::vector<int> kStartOthers = {
+    SYS_read, SYS_close, SYS_brk, SYS_futex, SYS_getrandom, SYS_set_robust_list, SYS_pread64,
+};
+
+bool starts_with(int number) {
+    for (int call : kStart) {
+        if (call == number) {
+            return true;
+        }
+    }
+    return false;
+}
+
+std::string program() {
+    return "fronts/libc/sandbox_program_" HAK_FLAVOUR;
+}
+
+struct Run {
+    const char *when;
+    std::string way;
+    const char *states;
+    std::vector<int> numbers;
+};
+
+// "" if all was well.
+std::string run(const Run &what, const char *variable = "HAKMEM_DECAY_MS=20") {
+    std::vector<std::string> words = {program(), what.when, what.way, what.states};
+    for (int number : what.numbers) {
+        words.push_back(std::to_string(number));
+    }
+    std::vector<char *> argv;
+    for (std::string &word : words) {
+        argv.push_back(&word[0]);
+    }
+    argv.push_back(nullptr);
+    pid_t id = fork();
+    if (id == 0) {
+        char decay[] = "HAKMEM_DECAY_MS=20";
+        char *environment[] = {decay, const_cast<char *>(variable), nullptr};
+        execve(argv[0], argv.data(), environment);
+        _exit(kUnfiltered);
+    }
+    int status = 0;
+    EXPECT_EQ(waitpid(id, &status, 0), id);
+    if (WIFSIGNALED(status)) {
+        return "signal " + std::to_string(WTERMSIG(status));
+    }
+    int code = WEXITSTATUS(status);
+    return code == 0             ? ""
+           : code == kUnfiltered ? "not filtered"
+                                 : "check in line " + std::to_string(code - 1) + " (modulo 120)";
+}
+
+class Sandbox : public testing::TestWithParam<int> {};
+
+TEST_P(Sandbox, ACallRefusedByTheProcessItself) {
+    EXPECT_EQ(run({"prctl", std::to_string(EPERM), "hlbf", {GetParam()}}), "");
+    EXPECT_EQ(run({"syscall", std::to_string(ENOSYS), "hlbf", {GetParam()}}), "");
+}
+
+TEST_P(Sandbox, ACallThatTheProcessMakesFatal) {
+    EXPECT_EQ(run({"prctl", "kill", "hlbf", {GetParam()}}), "");
+}
+
+TEST_P(Sandbox, ACallRefusedBeforeTheStart) {
+    for (int error : {EPERM, ENOSYS}) {
+        bool needed = starts_with(GetParam()) && GetParam() != SYS_munmap;
+        if (!needed) {
+            EXPECT_EQ(run({"exec", std::to_string(error), "hlbf", {GetParam()}}), "") << error;
+        }
+    }
+}
+
+TEST_P(Sandbox, ACallFatalBeforeTheStart) {
+    if (!starts_with(GetParam())) {
+        // libc's malloc calls mremap() for the largest.
+        const char *states = GetParam() == SYS_mremap ? "hlf" : "hlbf";
+        EXPECT_EQ(run({"exec", "kill", states, {GetParam()}}), "");
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Call, Sandbox, testing::ValuesIn(kCalls),
+                         [](const testing::TestParamInfo<int> &call) {
+                             return std::to_string(call.param);
+                         });
+
+TEST(SandboxTest, OtherCalls) {
+    std::vector<int> late = kOthers;
+    late.insert(late.end(), kStartOthers.begin(), kStartOthers.end());
+    for (const char *way : {"1", "38", "kill"}) {
+        EXPECT_EQ(run({"prctl", way, "hlbf", late}), "") << way;
+        EXPECT_EQ(run({"exec", way, "hlbf", kOthers}), "") << way;
+    }
+}
+
+// What the program itself calls beside the allocator.
+#define SANDBOX_OWN_CALLS SYS_exit_group, SYS_clock_nanosleep, SYS_mmap
+
+TEST(SandboxTest, NothingButMmapIsNeededAfterTheProcessHasFilteredItself) {
+    for (const char *when : {"prctl", "syscall"}) {
+        EXPECT_EQ(run({when, "only", "hlbf", {SANDBOX_OWN_CALLS}}), "") << when;
+    }
+}
+
+TEST(SandboxTest, NothingButWhatAStartNeedsIsNeededAfterIt) {
+    EXPECT_EQ(run({"exec", "only", "hlf", {SANDBOX_OWN_CALLS,
+                                           SYS_execve,
+                                           SYS_brk,
+                                           SYS_munmap,
+                                           SYS_mprotect,
+                                           SYS_openat,
+                                           SYS_read,
+                                           SYS_pread64,
+                                           SYS_close,
+                                           SYS_fstat,
+                                           SYS_newfstatat,
+                                           SYS_access,
+                                           SYS_arch_prctl,
+                                           SYS_set_tid_address,
+                                           SYS_set_robust_list,
+                                           334 /* rseq */,
+                                           SYS_prlimit64,
+                                           SYS_getrandom,
+                                           SYS_readlink,
+                                           SYS_futex}}),
+              "");
+}
+
+TEST(SandboxTest, MemoryGoesBack) {
+    for (const char *when : {"prctl", "syscall", "exec"}) {
+        for (const char *way : {"kill", "1", "38"}) {
+            EXPECT_EQ(run({when, way, "r", {SYS_madvise}}), "") << when << " " << way;
+        }
+    }
+}
+
+TEST(SandboxTest, ThreadsAndChildren) {
+    for (const char *when : {"prctl", "syscall", "exec"}) {
+        for (const char *way : {"kill", "1", "38"}) {
+            // A thread that ends calls madvise(), and one that starts mprotect().
+            EXPECT_EQ(run({when, way, "hthlc", {440, SYS_mincore, SYS_sysinfo, SYS_fcntl}}), "")
+                << when << " " << way;
+            EXPECT_EQ(run({when, way, "hlc", {440, SYS_madvise, SYS_sysinfo}}), "")
+                << when << " " << way;
+        }
+    }
+}
+
+TEST(SandboxTest, TheSettingSaysThatThereIsOne) {
+    EXPECT_EQ(run({"exec", "filtered", "hlbfthlcr", {}}, "HAKMEM_SANDBOX=1"), "");
+    EXPECT_EQ(run({"exec", "filtered", "hlbfthlcr", {}}, "HAKMEM_SANDBOX=0"), "");
+    EXPECT_EQ(run({"exec", "filtered", "hlbfthlcr", {}}, "HAKMEM_SANDBOX=2"), "");
+}
+
+TEST(SandboxTest, TheSettingSaysThatThereIsNone) {
+    EXPECT_EQ(run({"prctl", "kill", "r", {SYS_madvise}}, "HAKMEM_SANDBOX=0"), "signal 31");
+}
+
+} // namespace
