@@ -17,6 +17,7 @@
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <time.h>
+#include <unistd.h>
 
 #ifndef MAP_FIXED_NOREPLACE
 #    define MAP_FIXED_NOREPLACE 0x100000
@@ -599,16 +600,38 @@ uint64_t os_calls(void) {
     return atomic_load_explicit(&calls, memory_order_relaxed);
 }
 
-void os_start(enum os_calls_allowed allowed) {
-    char status[SANDBOX_STATUS];
-    size_t length = 0;
-    if (allowed == OS_FIND_OUT) {
-        length = os_read_file("/proc/self/status", status, sizeof status);
+// Whether something says that the process runs in a container: its runtime's mark, in the file
+// system or in the environment.
+static bool is_in_container(void) {
+    static const char *const marks[] = {"container=", "KUBERNETES_SERVICE_HOST="};
+    for (char **entry = environ; entry != NULL && *entry != NULL; entry++) {
+        for (size_t i = 0; i < sizeof marks / sizeof *marks; i++) {
+            if (strncmp(*entry, marks[i], strlen(marks[i])) == 0) {
+                return true;
+            }
+        }
     }
-    sandbox_start(allowed == OS_FREE        ? SANDBOX_IGNORE
-                  : allowed == OS_SANDBOXED ? SANDBOX_ASSUME
-                                            : SANDBOX_FIND_OUT,
-                  status, length);
+    long fd = sys6(SYS_openat, AT_FDCWD, (long)"/.dockerenv", O_RDONLY | O_CLOEXEC, 0, 0, 0);
+    if (!is_error(fd)) {
+        sys3(SYS_close, fd, 0, 0);
+    }
+    return !is_error(fd);
+}
+
+void os_start(enum os_calls_allowed allowed) {
+    const enum sandbox_how hows[] = {
+        [OS_FREE] = SANDBOX_IGNORE,
+        [OS_SANDBOXED] = SANDBOX_ASSUME,
+        [OS_FIND_OUT] = SANDBOX_FIND_OUT,
+    };
+    char own[SANDBOX_STATUS], init[SANDBOX_STATUS];
+    size_t own_length = 0, init_length = 0;
+    if (allowed == OS_FIND_OUT) {
+        own_length = os_read_file("/proc/self/status", own, sizeof own);
+        init_length = is_in_container() ? os_read_file("/proc/1/status", init, sizeof init) : 0;
+    }
+    sandbox_start(hows[allowed], (struct sandbox_text){own, own_length},
+                  (struct sandbox_text){init, init_length});
 }
 
 void os_thread_ends(void) {

@@ -166,22 +166,35 @@ __asm__(".pushsection .text\n"
 
 // --- What the process was started with
 
+// What stands behind `field` in the text; NULL if the text does not have it.
+static const char *find_field(struct sandbox_text text, const char *field, size_t size) {
+    const char *at = memmem(text.bytes, text.length, field, size);
+    return at == NULL || at + size == text.bytes + text.length ? NULL : at + size;
+}
+
+// The number of filters; 0 where the text does not have it, as before Linux 5.9.
+static unsigned count_filters(struct sandbox_text text) {
+    static const char field[] = "\nSeccomp_filters:\t";
+    const char *at = find_field(text, field, sizeof field - 1);
+    unsigned count = 0;
+    for (; at != NULL && at < text.bytes + text.length && *at >= '0' && *at <= '9'; at++) {
+        count = count * 10 + (unsigned)(*at - '0');
+    }
+    return count;
+}
+
 // Whether the text of /proc/self/status says that there is a filter. Where it is not there to be
 // read, as in a chroot, or not all of it, nobody knows: then there may be one. A kernel without
 // filters has no such line.
-static bool is_filtered(const char *status, size_t length) {
+static bool is_filtered(struct sandbox_text own) {
     static const char field[] = "\nSeccomp:\t";
-    const char *at = memmem(status, length, field, sizeof field - 1);
-    if (at == NULL) {
-        return length == 0 || length >= SANDBOX_STATUS;
-    }
-    at += sizeof field - 1;
-    return at == status + length || *at != '0';
+    const char *at = find_field(own, field, sizeof field - 1);
+    return at == NULL ? own.length == 0 || own.length >= SANDBOX_STATUS : *at != '0';
 }
 
 #pragma weak dlsym // a static program has none
 
-void sandbox_start(enum sandbox_how how, const char *status, size_t length) {
+void sandbox_start(enum sandbox_how how, struct sandbox_text own, struct sandbox_text init) {
     if (&dlsym != NULL) {
         void *found = dlsym(RTLD_NEXT, "prctl");
         int (*next)(int, unsigned long, unsigned long, unsigned long, unsigned long);
@@ -192,7 +205,10 @@ void sandbox_start(enum sandbox_how how, const char *status, size_t length) {
     atomic_store(&ignored, how == SANDBOX_IGNORE);
     if (how == SANDBOX_ASSUME) {
         rise(SANDBOX_OWN);
-    } else if (how == SANDBOX_FIND_OUT && is_filtered(status, length)) {
-        rise(SANDBOX_INHERITED);
+    } else if (how == SANDBOX_FIND_OUT && is_filtered(own)) {
+        unsigned filters = count_filters(own);
+        if (filters == 0 || filters != count_filters(init)) {
+            rise(SANDBOX_INHERITED);
+        }
     }
 }
