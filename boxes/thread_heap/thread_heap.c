@@ -209,13 +209,21 @@ static struct thread_heap *adopt(void) {
 // The heap that the thread has set aside, see thread_heap_set_aside(); NULL if it has not.
 static __thread struct thread_heap *aside __attribute__((tls_model("initial-exec")));
 
+// The operators stay open or closed as they are.
+static void switch_to(struct thread_heap *heap) {
+    bool open = thread_heap_operators_open();
+    const struct thread_heap *other = heap == &gone_heap ? &empty_heap : &gone_heap;
+    thread_heap_tls.operators = open ? heap : (struct thread_heap *)other;
+    thread_heap_tls.heap = heap;
+}
+
 void thread_heap_set_aside(void) {
     aside = thread_heap_tls.heap;
-    thread_heap_tls.heap = (struct thread_heap *)&gone_heap;
+    switch_to((struct thread_heap *)&gone_heap);
 }
 
 void thread_heap_take_back(void) {
-    thread_heap_tls.heap = aside;
+    switch_to(aside);
     aside = NULL;
 }
 

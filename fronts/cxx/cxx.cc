@@ -145,10 +145,25 @@ HAK_COLD void *ask_runtime(std::size_t size, std::align_val_t align, unsigned fo
     }
 }
 
+// A block of this library's heap, while the operators are open; NULL too where the slower ways
+// below have to say why there is none.
+HAK_INLINE void *open_new(std::size_t size, std::align_val_t align, unsigned form) {
+    if (HAK_UNLIKELY(!thread_heap_operators_open())) {
+        return nullptr;
+    }
+    if ((form & ALIGNED) == 0) {
+        return slow_alloc(size);
+    }
+    return number(align) > HAK_MIN_ALIGN && hak_is_pow2(number(align))
+               ? slow_aligned_alloc(number(align), size)
+               : nullptr;
+}
+
 // The two below are jumped to, so that what they return to is the code that called the operator.
 #define CALLER __builtin_return_address(0)
 
-HAK_NOINLINE void *slow_new(std::size_t size, std::align_val_t align, unsigned form) {
+HAK_NOINLINE void *closed_new(std::size_t size, std::align_val_t align, unsigned form,
+                              const void *caller) {
     if ((form & ARRAY) != 0 && HAK_UNLIKELY(interposed())) {
         return call_new(size, align, form & ~ARRAY);
     }
@@ -156,13 +171,18 @@ HAK_NOINLINE void *slow_new(std::size_t size, std::align_val_t align, unsigned f
     void *block;
     while (!aligned || (block = allocate(size, align, form)) == nullptr) {
         if (!has_runtime()) {
-            return ask_runtime(size, align, form, CALLER);
+            return ask_runtime(size, align, form, caller);
         }
         if (!aligned || !run_new_handler()) {
             std::__throw_bad_alloc();
         }
     }
     return block;
+}
+
+HAK_NOINLINE void *slow_new(std::size_t size, std::align_val_t align, unsigned form) {
+    void *block = open_new(size, align, form);
+    return HAK_LIKELY(block != nullptr) ? block : closed_new(size, align, form, CALLER);
 }
 
 // As slow_new() in a C++ program, for what must not throw.
@@ -182,6 +202,10 @@ HAK_COLD void *try_new(std::size_t size, std::align_val_t align, unsigned form) 
 
 HAK_NOINLINE void *slow_new_nothrow(std::size_t size, std::align_val_t align,
                                     unsigned form) noexcept {
+    void *quick = open_new(size, align, form);
+    if (HAK_LIKELY(quick != nullptr)) {
+        return quick;
+    }
     if ((form & ALIGNED) != 0 && !hak_is_pow2(number(align))) {
         return nullptr;
     }
@@ -210,6 +234,10 @@ void call_delete(void *ptr, std::align_val_t align, unsigned form) noexcept {
 
 // A delete that is no hit. `form` is what it is derived from.
 HAK_NOINLINE void slow_delete(void *ptr, std::align_val_t align, unsigned form) noexcept {
+    if (HAK_LIKELY(thread_heap_operators_open())) {
+        slow_free(ptr);
+        return;
+    }
     if (HAK_UNLIKELY(interposed())) {
         call_delete(ptr, align, form);
         return;
@@ -220,6 +248,10 @@ HAK_NOINLINE void slow_delete(void *ptr, std::align_val_t align, unsigned form) 
 
 // The same for the two that are derived from free().
 HAK_NOINLINE void slow_delete_basic(void *ptr) noexcept {
+    if (HAK_LIKELY(thread_heap_operators_open())) {
+        slow_free(ptr);
+        return;
+    }
     if (HAK_UNLIKELY(interposed())) {
         std::free(ptr);
         return;

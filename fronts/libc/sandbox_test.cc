@@ -1,7 +1,8 @@
 // Programs in seccomp filters: the system calls that an allocator makes or might make forbidden, by
 // the program itself or before it started, with an errno or fatally.
 //
-// sandbox_program does it; libc's malloc passes all of this too.
+// sandbox_program does it. libc's malloc passes all of this too, but where munmap() or mremap() is
+// fatal, which it calls itself.
 #include <gtest/gtest.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
