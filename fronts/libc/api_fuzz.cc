@@ -175,11 +175,11 @@ void Allocate(FuzzInput &input, Block &slot) {
         return Allocated(slot, ::operator new(size, std::nothrow), size, 0);
     case 6: {
         size_t align = input.Number(2);
-        if (align != 0 && (align & (align - 1)) == 0) {
-            return;
+        size_t rounded = 1; // what is no power of two counts as the next one
+        while (rounded < align) {
+            rounded *= 2;
         }
-        FUZZ_CHECK(aligned_alloc(align, size) == nullptr && errno == EINVAL);
-        return;
+        return Allocated(slot, memalign(align, size), size, rounded);
     }
     default:
         return Allocated(slot, realloc(nullptr, size), size, 0);
