@@ -137,7 +137,7 @@ void os_thread_ends(void);
 
 // True if the calling thread is outside: something of others' may be running on its stack that
 // has been called from here. What takes pages away is refused meanwhile, but for os_release. False
-// again after a second: the thread has left the call by a jump.
+// again for a thread that has left the call by a jump, after a second.
 bool os_is_outside(void);
 
 // Sets what is called before and after each call outside, on the thread that makes it. Set once,

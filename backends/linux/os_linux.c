@@ -57,7 +57,10 @@ static bool is_refused(long ret) {
 
 // --- Calls outside
 
-static __thread uint64_t outside_ms __attribute__((tls_model("initial-exec"))); // since when
+// The frame from which the calling thread has gone outside; NULL if it has not. And when it was
+// first seen there; 0: never.
+static __thread char *outside_frame __attribute__((tls_model("initial-exec")));
+static __thread uint64_t seen_ms __attribute__((tls_model("initial-exec")));
 static void (*_Atomic before_call)(void);
 static void (*_Atomic after_call)(void);
 
@@ -66,9 +69,22 @@ void os_around_calls(void (*before)(void), void (*after)(void)) {
     atomic_store(&after_call, after);
 }
 
+// Who runs above the frame of the call on the same stack has left it by a jump. The time tells that
+// from a signal handler's stack, or another one that something outside runs on for a moment; and
+// from a call that lasts, where deeper frames have followed the jump.
 bool os_is_outside(void) {
-    enum { LEFT_MS = 1000 };
-    return outside_ms != 0 && os_now_ms() - outside_ms < LEFT_MS;
+    enum { LEFT_ABOVE_MS = 1000, LEFT_BELOW_MS = 60000 };
+    if (outside_frame == NULL) {
+        return false;
+    }
+    uint64_t now = os_now_ms();
+    seen_ms = seen_ms == 0 ? now : seen_ms;
+    bool below = (char *)__builtin_frame_address(0) < outside_frame;
+    if (now - seen_ms < (below ? LEFT_BELOW_MS : LEFT_ABOVE_MS)) {
+        return true;
+    }
+    outside_frame = NULL;
+    return false;
 }
 
 struct way_out {
@@ -80,7 +96,8 @@ static struct way_out go_outside(void) {
     struct way_out way = {os_is_outside(), errno};
     void (*before)(void) = atomic_load_explicit(&before_call, memory_order_relaxed);
     if (!way.nested) {
-        outside_ms = os_now_ms();
+        outside_frame = __builtin_frame_address(0);
+        seen_ms = 0;
         if (before != NULL) {
             before();
         }
@@ -97,7 +114,7 @@ static long come_back(struct way_out way, long ret) {
         if (after != NULL) {
             after();
         }
-        outside_ms = 0;
+        outside_frame = NULL;
     }
     errno = way.saved_errno;
     return ret;

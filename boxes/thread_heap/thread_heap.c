@@ -222,9 +222,13 @@ void thread_heap_set_aside(void) {
     switch_to((struct thread_heap *)&gone_heap);
 }
 
+// There is none where the call began before it was to be set aside, or lasted so long that the heap
+// has been taken back meanwhile.
 void thread_heap_take_back(void) {
-    switch_to(aside);
-    aside = NULL;
+    if (aside != NULL) {
+        switch_to(aside);
+        aside = NULL;
+    }
 }
 
 struct thread_heap *thread_heap_get(void) {

@@ -35,6 +35,7 @@ std::atomic<size_t> tolds{0};
 bool watched = false; // the hooks use the heap
 std::atomic<bool> forks{false};
 std::atomic<bool> jumps{false};
+std::atomic<bool> lasts{false};
 jmp_buf landing;
 thread_local int depth = 0;
 std::atomic<int> deepest{0};
@@ -130,6 +131,10 @@ void tell(const void *at, size_t size) {
     size_t i = tolds++;
     if (i < kMost) {
         told[i] = {reinterpret_cast<uintptr_t>(at), size};
+    }
+    if (lasts.exchange(false)) {
+        timespec long_time = {1, 200000000};
+        nanosleep(&long_time, nullptr);
     }
     depth++;
     if (depth > deepest) {
@@ -396,6 +401,17 @@ TEST_F(Hooks, MayFork) {
     free(memset(malloc(70 * kMiB), 1, 70 * kMiB));
     EXPECT_FALSE(forks);
     work();
+}
+
+TEST_F(Hooks, MayTakeLong) {
+    void *mine = malloc(100);
+    lasts = true;
+    free(memset(malloc(70 * kMiB), 1, 70 * kMiB));
+    EXPECT_FALSE(lasts);
+    work();
+    free(mine);
+    EXPECT_EQ(mine, kept = malloc(100)) << "the heap is the thread's again";
+    free(kept);
 }
 
 // The thread is served all the while, and has its heap again in the end.
