@@ -94,9 +94,11 @@ void os_release(void *at, size_t size);
 // Advises huge pages for a range (true) or takes that back (false). Best effort.
 void os_huge_pages(void *at, size_t size, bool on);
 
-// The address-space limit (RLIMIT_AS) in bytes, SIZE_MAX where there is none. (In a sandbox of the
-// process's own: as it was when last asked for.)
+// The limits on address space (RLIMIT_AS) and on data (RLIMIT_DATA: private mappings that can be
+// written) in bytes, SIZE_MAX where there is none. (In a sandbox of the process's own: as they were
+// when last asked for.)
 size_t os_address_limit(void);
+size_t os_data_limit(void);
 
 // Physical memory of the machine in bytes.
 size_t os_physical_memory(void);
@@ -118,7 +120,8 @@ size_t os_read_file(const char *path, char *buf, size_t size);
 void os_keep_stderr(void);
 
 // Writes to stderr, whole if it can be; failures are ignored. If it was kept nothing is written to
-// any other file: a program may have closed both descriptors, and opened its own under their numbers.
+// any other file: a program may have closed both descriptors, and opened its own under their
+// numbers.
 void os_write_stderr(const char *text, size_t size);
 
 // System calls made through this seam so far.

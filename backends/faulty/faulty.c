@@ -22,6 +22,7 @@ UNDERNEATH(move);
 UNDERNEATH(release);
 UNDERNEATH(huge_pages);
 UNDERNEATH(address_limit);
+UNDERNEATH(data_limit);
 UNDERNEATH(physical_memory);
 UNDERNEATH(read_file);
 UNDERNEATH(now_ms);
@@ -40,6 +41,7 @@ static const char *const names[FAULTY_KINDS] = {
     [FAULTY_RELEASE] = "release",
     [FAULTY_HUGE_PAGES] = "huge_pages",
     [FAULTY_ADDRESS_LIMIT] = "address_limit",
+    [FAULTY_DATA_LIMIT] = "data_limit",
     [FAULTY_PHYSICAL_MEMORY] = "physical_memory",
     [FAULTY_READ_FILE] = "read_file",
 };
@@ -294,6 +296,10 @@ void os_huge_pages(void *at, size_t size, bool on) {
 
 size_t os_address_limit(void) {
     return fails(FAULTY_ADDRESS_LIMIT, false) ? SIZE_MAX : underneath_address_limit();
+}
+
+size_t os_data_limit(void) {
+    return fails(FAULTY_DATA_LIMIT, false) ? SIZE_MAX : underneath_data_limit();
 }
 
 size_t os_physical_memory(void) {

@@ -40,6 +40,7 @@ enum faulty_kind {
     FAULTY_RELEASE,         // the range stays mapped
     FAULTY_HUGE_PAGES,      // nothing happens
     FAULTY_ADDRESS_LIMIT,   // says that there is none
+    FAULTY_DATA_LIMIT,      // likewise
     FAULTY_PHYSICAL_MEMORY, // 0 bytes
     FAULTY_READ_FILE,       // 0 bytes
     FAULTY_KINDS,

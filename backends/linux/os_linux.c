@@ -405,17 +405,27 @@ void os_huge_pages(void *at, size_t size, bool on) {
     }
 }
 
-size_t os_address_limit(void) {
-    static _Atomic size_t last = SIZE_MAX;
+// *last: what was said of it before.
+static size_t limit_of(int resource, _Atomic size_t *last) {
     if (sandbox_now() == SANDBOX_OWN || sandbox_is_strict()) {
-        return atomic_load_explicit(&last, memory_order_relaxed);
+        return atomic_load_explicit(last, memory_order_relaxed);
     }
     struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
-    long ret = sys6(SYS_prlimit64, 0, RLIMIT_AS, 0, (long)&limit, 0, 0);
+    long ret = sys6(SYS_prlimit64, 0, resource, 0, (long)&limit, 0, 0);
     bool none = is_error(ret) || limit.rlim_cur == RLIM_INFINITY;
     size_t bytes = none ? SIZE_MAX : (size_t)limit.rlim_cur;
-    atomic_store_explicit(&last, bytes, memory_order_relaxed);
+    atomic_store_explicit(last, bytes, memory_order_relaxed);
     return bytes;
+}
+
+size_t os_address_limit(void) {
+    static _Atomic size_t last = SIZE_MAX;
+    return limit_of(RLIMIT_AS, &last);
+}
+
+size_t os_data_limit(void) {
+    static _Atomic size_t last = SIZE_MAX;
+    return limit_of(RLIMIT_DATA, &last);
 }
 
 // From a file, as a sandbox that was there before the start may not have sysinfo().

@@ -51,6 +51,9 @@ static _Atomic uintptr_t config;
 // Slabs that a heap grows by if it has none, if the kernel has refused more, and at most.
 enum { STEP_FIRST = 4, STEP_LEAST = 1, STEP_MOST = ARENA_SUPERSLAB_SLABS };
 
+// A process that may have less data than this is tight.
+static const size_t data_tight = (size_t)16 << 20;
+
 // What all threads write stands apart from what all read.
 static struct {
     alignas(HAK_CACHE_LINE) _Atomic size_t high;     // see page_arena_high()
@@ -58,6 +61,7 @@ static struct {
     _Atomic size_t reserved;                         // bytes
     _Atomic size_t readable_end;                     // see page_arena_readable(), a slab's index
     _Atomic size_t step;                             // most slabs to grow by, see extend_rounded()
+    _Atomic bool tight;                              // see page_arena_is_tight()
     _Atomic bool dense;                              // see page_arena_mark_dense()
     _Atomic bool charged;                            // see is_charged()
     alignas(HAK_CACHE_LINE) _Atomic size_t lowest;   // no slab below this word index is avail
@@ -171,6 +175,10 @@ static bool is_charged(void) {
     return atomic_load_explicit(&state.charged, memory_order_relaxed);
 }
 
+bool page_arena_is_tight(void) {
+    return atomic_load_explicit(&state.tight, memory_order_relaxed);
+}
+
 bool page_arena_init(void) {
     if (atomic_load_explicit(&config, memory_order_acquire) != 0) {
         return true;
@@ -186,8 +194,12 @@ bool page_arena_init(void) {
     if (at == 0) {
         return false;
     }
+    // Where the process is tight, slabs have rights while they are in use.
+    bool tight = os_data_limit() < data_tight;
+    atomic_store_explicit(&state.tight, tight, memory_order_relaxed);
     char policy;
-    if (os_read_file("/proc/sys/vm/overcommit_memory", &policy, 1) == 1 && policy == '2') {
+    if (!tight && os_read_file("/proc/sys/vm/overcommit_memory", &policy, 1) == 1 &&
+        policy == '2') {
         atomic_store_explicit(&state.charged, true, memory_order_relaxed);
     }
     uintptr_t word = at | hak_log2(slabs);
@@ -681,7 +693,7 @@ static size_t counted_dirty(void) {
 // SuperSlabs, for runs that lie in one group.
 static bool is_ready(const struct page_arena_window *window, size_t from, size_t slabs) {
     size_t first = from % ARENA_GROUP_SLABS;
-    if (slabs > ARENA_GROUP_SLABS - first) {
+    if (page_arena_is_tight() || slabs > ARENA_GROUP_SLABS - first) {
         return false;
     }
     struct page_arena_group *group = &window->groups[from / ARENA_GROUP_SLABS];
@@ -692,9 +704,35 @@ static bool is_ready(const struct page_arena_window *window, size_t from, size_t
     return (ready & mask) == mask;
 }
 
+// What else there is to know of a claim.
+struct wish {
+    bool huge;    // advise huge pages
+    bool bare;    // without rights, if the process is tight
+    bool counted; // its slabs are counted as held already
+};
+
+// For a tight process that was refused something: free slabs that have pages lose them, and with
+// them their rights. True if there were some.
+static bool give_rights_back(void) {
+    size_t cursor = 0;
+    size_t given = 0;
+    do {
+        given += page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX).slabs;
+    } while (cursor != 0);
+    return given != 0;
+}
+
+static bool give_rights(void *at, size_t bytes) {
+    return os_commit(at, bytes) == OS_OK || (give_rights_back() && os_commit(at, bytes) == OS_OK);
+}
+
 static HAK_NOINLINE bool make_ready(const struct page_arena_window *window, size_t from,
-                                    size_t slabs, bool huge) {
-    if (!commit(window, from, slabs, huge)) {
+                                    size_t slabs, const struct wish *wish) {
+    if (!commit(window, from, slabs, wish->huge)) {
+        return false;
+    }
+    if (page_arena_is_tight() && !wish->bare &&
+        !give_rights(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT)) {
         return false;
     }
     use_meta(window, from);
@@ -705,12 +743,6 @@ static HAK_NOINLINE bool make_ready(const struct page_arena_window *window, size
     return true;
 }
 
-// What else there is to know of a claim.
-struct wish {
-    bool huge;    // advise huge pages
-    bool counted; // its slabs are counted as held already
-};
-
 // Ends a claim: counts, commits, and answers whether every page of the run is untouched.
 static HAK_NOINLINE bool finish_claim(const struct page_arena_window *window, size_t from,
                                       size_t slabs, const struct wish *wish, bool *zero) {
@@ -718,8 +750,7 @@ static HAK_NOINLINE bool finish_claim(const struct page_arena_window *window, si
     if (atomic_load(&state.top) < end) {
         load_max(&state.top, end);
     }
-    if (HAK_UNLIKELY(!is_ready(window, from, slabs)) &&
-        !make_ready(window, from, slabs, wish->huge)) {
+    if (HAK_UNLIKELY(!is_ready(window, from, slabs)) && !make_ready(window, from, slabs, wish)) {
         put_avail(window, from, slabs, true);
         return false;
     }
@@ -803,7 +834,7 @@ static enum os_result map_slabs(const struct page_arena_window *window, size_t f
     }
     char *at = page_arena_address(window, from);
     size_t bytes = (end - from) << ARENA_SLAB_SHIFT;
-    result = os_map(at, bytes, NULL);
+    result = page_arena_is_tight() ? os_reserve(at, bytes, NULL) : os_map(at, bytes, NULL);
     if (result != OS_OK) {
         if (meta_bytes != 0) {
             os_release(meta, meta_bytes);
@@ -1322,6 +1353,26 @@ size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero) {
     return claim_held(slabs, align, wants_huge(), zero);
 }
 
+size_t page_arena_claim_bare(bool *zero) {
+    struct page_arena_window window = page_arena_get_window();
+    struct wish wish = {.bare = true};
+    if (!take_quota(1, &wish)) {
+        return ARENA_NONE;
+    }
+    size_t from = claim(&window, 1, ARENA_SLAB, false);
+    if (from != ARENA_NONE && finish_claim(&window, from, 1, &wish, zero)) {
+        return from;
+    }
+    give_quota(1, &wish);
+    return ARENA_NONE;
+}
+
+bool page_arena_give_rights(size_t slab, unsigned page, unsigned pages) {
+    struct page_arena_window window = page_arena_get_window();
+    return give_rights((char *)page_arena_address(&window, slab) + ((size_t)page << HAK_PAGE_SHIFT),
+                       (size_t)pages << HAK_PAGE_SHIFT);
+}
+
 static size_t release(size_t from, size_t slabs, bool dirty, uint32_t *now);
 
 // What is set aside in all places, or in the thread's own. True if there was something. The ceiling
@@ -1389,7 +1440,8 @@ static HAK_NOINLINE size_t claim(const struct page_arena_window *window, size_t 
                 continue;
             }
         }
-        if (grow(window, slabs, align, huge) == OS_NO_MEMORY) {
+        if (grow(window, slabs, align, huge) == OS_NO_MEMORY &&
+            !(page_arena_is_tight() && give_rights_back())) {
             return ARENA_NONE;
         }
     }
@@ -1451,6 +1503,7 @@ static void keep_ceiling(size_t freed, uint32_t now) {
 // Returns how many of the slabs have pages; *now is the clock then.
 static size_t release(size_t from, size_t slabs, bool dirty, uint32_t *now) {
     struct page_arena_window window = page_arena_get_window();
+    dirty = dirty || HAK_UNLIKELY(page_arena_is_tight()); // the purge takes rights, too
     if (dirty) {
         FOR_EACH_GROUP(&window, from, slabs, group, first, here) {
             atomic_bitmap_ensure_run(group->dirty, first, here);
@@ -1535,10 +1588,13 @@ static bool purge_for_good(const struct page_arena_window *window, size_t from, 
         moved |= (atomic_load_explicit(&group->moved, memory_order_relaxed) &
                   superslab_mask(first, here)) != 0;
     }
-    if (!moved) {
+    bool tight = page_arena_is_tight();
+    if (!moved && !tight) {
         return purge_held(window, from, slabs);
     }
-    enum os_result result = os_refresh(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT);
+    char *at = page_arena_address(window, from);
+    size_t bytes = slabs << ARENA_SLAB_SHIFT;
+    enum os_result result = tight ? os_decommit(at, bytes) : os_refresh(at, bytes);
     if (result == OS_NO_MEMORY) {
         return purge_held(window, from, slabs);
     }
@@ -1856,7 +1912,7 @@ char *page_arena_readable(size_t *length) {
     struct page_arena_window window = page_arena_get_window();
     uintptr_t word = atomic_load_explicit(&config, memory_order_relaxed);
     *length = 0;
-    if (word == 0) {
+    if (word == 0 || page_arena_is_tight()) {
         return NULL;
     }
     size_t first = first_superslab(&window) * ARENA_SUPERSLAB_SLABS;

@@ -108,6 +108,14 @@ size_t page_arena_claim(size_t slabs, size_t align, bool *zero);
 // put to use for them is advised huge pages.
 size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero);
 
+// True in a process that may have less than 16 MiB of data (RLIMIT_DATA) when the window is placed.
+// There slabs can be written only as long as they are held, and a slab of blocks need not be
+// written as a whole: page_arena_claim_bare() claims one without rights, page_arena_give_rights()
+// gives `pages` of its pages from `page` on the right to be read and written, or returns false.
+bool page_arena_is_tight(void);
+size_t page_arena_claim_bare(bool *zero);
+bool page_arena_give_rights(size_t slab, unsigned page, unsigned pages);
+
 // Says whether the heap is large and full, nearly all of it. A hint.
 void page_arena_mark_dense(bool dense);
 
@@ -196,7 +204,7 @@ size_t page_arena_top(void);
 // The start and the length in bytes of the part of the heap that can be read anywhere: from its
 // first slab up to the first one that was not mapped. It only ever grows: what is
 // decommitted later can still be read. (What the kernel has lost in an attempt to map it afresh can
-// not, until it is claimed.)
+// not, until it is claimed.) Nothing of it in a tight process.
 char *page_arena_readable(size_t *length);
 
 struct page_arena_stats {

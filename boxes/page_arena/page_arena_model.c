@@ -44,6 +44,7 @@ void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t valu
     ignore(&state.reserved, sizeof state.reserved, 0);
     ignore(&state.dense, sizeof state.dense, 0);
     ignore(&state.charged, sizeof state.charged, charged_bit);
+    ignore(&state.tight, sizeof state.tight, 0);
     ignore(&state.purged_slabs, sizeof state.purged_slabs, 0);
     ignore(&state.moved_slabs, sizeof state.moved_slabs, 0);
     static_assert((int)MODEL_GROUPS == (int)PIECE_GROUPS, "the window is one piece");

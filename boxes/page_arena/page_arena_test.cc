@@ -490,6 +490,65 @@ TEST(PageArenaDeathTest, LimitsThatLeaveLittleAreUsedUp) {
     }
 }
 
+TEST(PageArenaDeathTest, InATightProcessSlabsAreDataWhileTheyAreInUse) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        rlimit limit = {size_t{15} << 20, RLIM_INFINITY};
+        setrlimit(RLIMIT_DATA, &limit);
+        status_bytes("VmData:"); // what the test itself allocates
+        bool zero;
+        EXPECT_TRUE(page_arena_init());
+        EXPECT_TRUE(page_arena_is_tight());
+        page_arena_window window = page_arena_get_window();
+        auto at = [&](size_t slab) {
+            return static_cast<char *>(page_arena_address(&window, slab));
+        };
+        size_t first = page_arena_claim(1, 1, &zero);
+        at(first)[ARENA_SLAB - 1] = 1;
+        // One without rights, of which pages get some.
+        size_t bare = page_arena_claim_bare(&zero);
+        EXPECT_TRUE(zero);
+        EXPECT_EQ(bare, first + 1);
+        size_t data = status_bytes("VmData:");
+        EXPECT_TRUE(page_arena_give_rights(bare, 2, 3));
+        EXPECT_EQ(status_bytes("VmData:"), data + 3 * HAK_PAGE);
+        at(bare)[2 * HAK_PAGE] = at(bare)[5 * HAK_PAGE - 1] = 1;
+        // All there may be is used up; then what is free gives way, wherever it is.
+        std::vector<size_t> slabs;
+        size_t slab;
+        while ((slab = page_arena_claim(1, 1, &zero)) != ARENA_NONE) {
+            at(slab)[0] = at(slab)[ARENA_SLAB - 1] = 1;
+            slabs.push_back(slab);
+        }
+        EXPECT_GE(slabs.size(), 8u * 16); // MiB
+        EXPECT_EQ(page_arena_claim(2, 1, &zero), ARENA_NONE);
+        for (size_t i = 0; i < slabs.size(); i += 2) {
+            page_arena_release(slabs[i], 1, true);
+        }
+        size_t run = page_arena_claim(slabs.size() / 4, 1, &zero);
+        EXPECT_NE(run, ARENA_NONE);
+        EXPECT_TRUE(page_arena_give_rights(bare, 5, 11));
+        at(bare)[ARENA_SLAB - 1] = 1;
+        // What was free is zero when it comes back, and a release that says "clean" is no promise.
+        page_arena_release(run, slabs.size() / 4, false);
+        for (size_t i = 0; i + 4 < slabs.size(); i += 2) { // the bare one has more by now
+            slab = page_arena_claim(1, 1, &zero);
+            if (slab == ARENA_NONE) {
+                ADD_FAILURE() << i;
+                break;
+            }
+            if (zero && (at(slab)[0] != 0 || at(slab)[ARENA_SLAB - 1] != 0)) {
+                ADD_FAILURE() << slab;
+            }
+            at(slab)[0] = 1;
+        }
+        EXPECT_EQ(at(first)[ARENA_SLAB - 1], 1);
+        fflush(stdout);
+        _exit(testing::Test::HasFailure() ? 1 : 0);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
 TEST(PageArenaDeathTest, AKernelThatRefusesIsNotAskedAgainAndAgain) {
     testing::FLAGS_gtest_death_test_style = "threadsafe";
     auto check = [] {

@@ -464,15 +464,69 @@ static bool is_dense(void) {
            clean <= slabs * SLAB_PAGES / 4;
 }
 
+// The blocks [first, last] of a slab that are in word `w` of its bitmap, as bits.
+static uint64_t blocks_in_word(size_t first, size_t last, size_t w) {
+    size_t from = hak_max(first, w * 64);
+    size_t end = hak_min(last + 1, w * 64 + 64);
+    return from >= end ? 0 : atomic_bitmap_mask((unsigned)(from % 64), (unsigned)(end - from));
+}
+
+// --- Short slabs
+//
+// In a tight process a slab of blocks begins with the pages of its first block, and gets more when
+// its bin runs out. The bits of the blocks on other pages are clear, as if these were out: nobody
+// takes them, and the slab is not free as a whole before it has all its pages.
+
+static unsigned pages_for(unsigned bin, unsigned blocks) {
+    return (unsigned)((blocks * size_class_bins[bin].size + HAK_PAGE - 1) >> HAK_PAGE_SHIFT);
+}
+
+// The value of `pages` of a slab that has as many.
+static uint8_t pages_value(unsigned bin, unsigned pages) {
+    return superslab_blocks_on(bin, pages) == size_class_bins[bin].blocks ? 0 : (uint8_t)pages;
+}
+
+// Adds pages to a short slab of the bin, as many as it has or those of one block. False if it is
+// no such slab, another thread is at it, or the kernel refuses.
+static bool lengthen(const struct page_arena_window *window, size_t slab, unsigned bin) {
+    struct slab *meta = superslab_slab(window, slab);
+    uint8_t pages = atomic_load(&meta->pages);
+    if (pages == 0 || pages == SUPERSLAB_PAGES_HELD ||
+        !atomic_compare_exchange_strong(&meta->pages, &pages, SUPERSLAB_PAGES_HELD)) {
+        return false;
+    }
+    // What is short is given away by who holds it alone. The hint may be old: the slab need not be
+    // of this bin.
+    unsigned first = superslab_blocks_on(bin, pages);
+    unsigned least = pages_for(bin, first + 1);
+    unsigned now = hak_max(least, hak_min(pages * 2u, SLAB_PAGES));
+    if (!is_tiny(window, slab, bin) ||
+        (!page_arena_give_rights(slab, pages, now - pages) &&
+         ((now = least), !page_arena_give_rights(slab, pages, now - pages)))) {
+        atomic_store(&meta->pages, pages);
+        return false;
+    }
+    unsigned last = superslab_blocks_on(bin, now) - 1;
+    atomic_store(&meta->pages, pages_value(bin, now));
+    atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
+    for (unsigned w = first / 64; w <= last / 64; w++) {
+        atomic_bitmap_put(&bits[w], blocks_in_word(first, last, w));
+    }
+    list(window, slab, bin);
+    return true;
+}
+
 // Puts a slab that the caller holds to use for `bin`. The first `want` blocks are the caller's.
+// pages: how many it has, 0: all.
 static HAK_NOINLINE unsigned format(size_t slab, bool zero, unsigned bin, void **blocks,
-                                    unsigned want) {
+                                    unsigned want, unsigned pages) {
     const struct page_arena_window here = page_arena_get_window();
     const struct page_arena_window *window = &here;
     const struct size_class_bin *info = &size_class_bins[bin];
     struct slab *meta = superslab_slab(window, slab);
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
-    unsigned got = (unsigned)hak_min(want, info->blocks);
+    unsigned there = HAK_LIKELY(pages == 0) ? info->blocks : superslab_blocks_on(bin, pages);
+    unsigned got = (unsigned)hak_min(want, there);
     uint16_t untouched = zero ? (uint16_t)~pages_of(info->size, 0, got - 1) : 0;
     atomic_store(&meta->clean, untouched);
     count_clean(untouched, 0);
@@ -483,15 +537,21 @@ static HAK_NOINLINE unsigned format(size_t slab, bool zero, unsigned bin, void *
     atomic_store(map_of(window, slab), (uint8_t)(bin * 2));
     char *start = page_arena_address(window, slab);
     bool left = false;
-    for (unsigned w = 0; w < info->words; w++) {
+    for (unsigned w = 0; w * 64 < there; w++) {
         unsigned ours = w * 64 >= got ? 0 : (unsigned)hak_min(got - w * 64, 64);
         uint64_t mask = atomic_bitmap_mask(0, ours);
         blocks = write_blocks(start, info->size, w, mask, blocks);
-        uint64_t rest = superslab_full_word(bin, w) & ~mask;
+        unsigned count = there - w * 64;
+        uint64_t rest = (count >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << count) - 1) & ~mask;
         if (rest != 0) {
             atomic_bitmap_put(&bits[w], rest);
             left = true;
         }
+    }
+    if (HAK_UNLIKELY(pages != 0)) {
+        // Last: who holds `pages` takes it that the bin is the slab's. Till then it is as a slab
+        // whose other blocks are out.
+        atomic_store(&meta->pages, (uint8_t)pages);
     }
     set_taker(window, slab);
     if (left) {
@@ -510,7 +570,7 @@ static HAK_NOINLINE unsigned take_from_fresh(unsigned bin, void **blocks, unsign
         return 0;
     }
     *hint = slab;
-    return format(slab, zero, bin, blocks, want);
+    return format(slab, zero, bin, blocks, want, 0);
 }
 
 // Takes blocks of slabs that are in use. 0 if none has a free one.
@@ -543,19 +603,42 @@ static HAK_NOINLINE unsigned take_listed(unsigned bin, void **blocks, unsigned w
     return got;
 }
 
+// For a tight process, if no slab in use has a free block: takes some of the slab that was the last
+// to have some, if it can get more pages, or of a fresh one.
+static HAK_NOINLINE unsigned take_short(unsigned bin, void **blocks, unsigned want,
+                                        shared_pool_hint *hint) {
+    const struct page_arena_window window = page_arena_get_window();
+    if (*hint != ARENA_NONE && lengthen(&window, *hint, bin)) {
+        bool more;
+        unsigned got = take_from(&window, *hint, bin, blocks, 0, want, &more);
+        if (got > 0) {
+            return got;
+        }
+    }
+    bool zero;
+    size_t slab = page_arena_claim_bare(&zero);
+    if (slab == ARENA_NONE) {
+        return 0;
+    }
+    unsigned pages = pages_for(bin, 1);
+    if (!page_arena_give_rights(slab, 0, pages)) {
+        page_arena_release(slab, 1, !zero);
+        return 0;
+    }
+    *hint = slab;
+    return format(slab, zero, bin, blocks, want, pages_value(bin, pages));
+}
+
 unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_pool_hint *hint) {
     if (HAK_UNLIKELY(!page_arena_init())) {
         return 0;
     }
     unsigned got = take_listed(bin, blocks, want, hint);
-    return got > 0 ? got : take_from_fresh(bin, blocks, want, hint);
-}
-
-// The blocks [first, last] of a slab that are in word `w` of its bitmap, as bits.
-static uint64_t blocks_in_word(size_t first, size_t last, size_t w) {
-    size_t from = hak_max(first, w * 64);
-    size_t end = hak_min(last + 1, w * 64 + 64);
-    return from >= end ? 0 : atomic_bitmap_mask((unsigned)(from % 64), (unsigned)(end - from));
+    if (HAK_LIKELY(got > 0)) {
+        return got;
+    }
+    return HAK_UNLIKELY(page_arena_is_tight()) ? take_short(bin, blocks, want, hint)
+                                               : take_from_fresh(bin, blocks, want, hint);
 }
 
 // True if the blocks [first, last] are free. A look.
@@ -760,6 +843,43 @@ void shared_pool_purge(struct shared_pool_walk *walk, size_t look, size_t budget
         slab++;
     }
     walk->cursor = slab < high ? slab : 0;
+}
+
+// Gives a short slab away if all of its blocks are free.
+static void give_short(const struct page_arena_window *window, size_t slab) {
+    struct slab *meta = superslab_slab(window, slab);
+    uint8_t pages = atomic_load(&meta->pages);
+    if (pages == 0 || pages == SUPERSLAB_PAGES_HELD ||
+        !atomic_compare_exchange_strong(&meta->pages, &pages, SUPERSLAB_PAGES_HELD)) {
+        return;
+    }
+    // It is short, and stays so.
+    unsigned bin = atomic_load(&meta->bin);
+    unsigned last = superslab_blocks_on(bin, pages) - 1;
+    atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
+    unsigned owed = 0; // nothing is: the slab is not free as a whole
+    if (are_free(bits, 0, last) && hold_blocks(window, slab, bin, 0, last, &owed)) {
+        atomic_store(&meta->pages, 0);
+        give_away(window, slab, bin);
+        return;
+    }
+    atomic_store(&meta->pages, pages);
+}
+
+void shared_pool_give_short(void) {
+    if (HAK_LIKELY(!page_arena_is_tight())) {
+        return;
+    }
+    struct page_arena_window window = page_arena_get_window();
+    size_t high = page_arena_top();
+    for (size_t slab = 0; slab < high;) {
+        size_t next = skip_unknown(&window, slab);
+        if (next == slab) {
+            give_short(&window, slab);
+            next = slab + 1;
+        }
+        slab = next;
+    }
 }
 
 void *shared_pool_block_start(unsigned bin, const void *ptr) {

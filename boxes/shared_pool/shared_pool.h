@@ -52,6 +52,10 @@ struct shared_pool_walk {
 // hint: of the slabs of a batch that was put back only one counts.)
 void shared_pool_purge(struct shared_pool_walk *walk, size_t look, size_t budget);
 
+// Gives slabs that have only a part of their pages (see page_arena_is_tight()) back to the arena if
+// no block of them is out: others go back by themselves.
+void shared_pool_give_short(void);
+
 // What the pool holds, in bytes: slabs in use, and of them the pages that have no memory.
 struct shared_pool_totals {
     size_t slabs;

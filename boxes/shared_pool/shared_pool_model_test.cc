@@ -483,6 +483,15 @@ bool page_arena_reaches(size_t slab) {
 size_t page_arena_mapped() {
     return Pool::current().high();
 }
+bool page_arena_is_tight() {
+    return false;
+}
+size_t page_arena_claim_bare(bool *) {
+    return ARENA_NONE;
+}
+bool page_arena_give_rights(size_t, unsigned, unsigned) {
+    return false;
+}
 size_t page_arena_top() {
     return Pool::current().high();
 }

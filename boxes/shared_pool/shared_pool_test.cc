@@ -11,12 +11,14 @@
 #include <atomic>
 #include <csignal>
 #include <cstring>
+#include <fstream>
 #include <memory>
 #include <mutex>
 #include <random>
 #include <set>
 #include <string>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <thread>
 #include <unistd.h>
 #include <utility>
@@ -480,6 +482,87 @@ std::string line(const void *ptr, const char *fault) {
 #define EXPECT_MISUSE(statement, ptr, fault)                                   \
     EXPECT_EXIT((be(GetParam()), statement), testing::KilledBySignal(SIGABRT), \
                 testing::Eq(line(ptr, fault)))
+
+// In a process that may have little data slabs get their pages as blocks are asked for.
+TEST(SharedPoolTightDeathTest, SlabsAreAsLongAsTheyNeedToBe) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        auto data = [] {
+            std::ifstream status("/proc/self/status");
+            size_t kib = 0;
+            for (std::string text; std::getline(status, text);) {
+                if (text.rfind("VmData:", 0) == 0) {
+                    kib = strtoul(text.c_str() + 7, nullptr, 10);
+                }
+            }
+            return kib << 10;
+        };
+        data();
+        rlimit limit = {size_t{14} << 20, RLIM_INFINITY};
+        setrlimit(RLIMIT_DATA, &limit);
+        bool ok = page_arena_init() && page_arena_is_tight();
+        size_t before = data();
+        std::set<char *> out;
+        struct Run {
+            unsigned bin;
+            std::vector<void *> blocks;
+            shared_pool_hint hint;
+        };
+        std::vector<Run> runs;
+        size_t pages = 0;
+        for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+            void *block;
+            Run run = {bin, {}, ARENA_NONE};
+            ok = ok && shared_pool_take(bin, &block, 1, &run.hint) == 1;
+            memset(block, static_cast<int>(bin), size_class_bins[bin].size);
+            run.blocks.push_back(block);
+            runs.push_back(run);
+            pages += (size_class_bins[bin].size + HAK_PAGE - 1) / HAK_PAGE;
+        }
+        // Its pages, and the metadata of the SuperSlabs.
+        ok = ok && data() - before <= pages * HAK_PAGE + (size_t{200} << 10);
+        superslab_stats stats;
+        superslab_get_stats(&stats);
+        for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+            ok = ok && stats.bin_slabs[bin] == 1 &&
+                 stats.bin_free[bin] + stats.bin_absent[bin] == size_class_bins[bin].blocks - 1u;
+        }
+        // Two slabs of each, block by block and in batches: every block once, and none of another.
+        for (Run &run : runs) {
+            while (run.blocks.size() < 2u * size_class_bins[run.bin].blocks) {
+                void *some[20];
+                unsigned most = run.bin % 2 == 0 ? 1 : 20;
+                unsigned got = shared_pool_take(run.bin, some, most, &run.hint);
+                if (got == 0) {
+                    ok = false; // there is room for all of them
+                    break;
+                }
+                for (unsigned i = 0; i < got; i++) {
+                    memset(some[i], static_cast<int>(run.bin), size_class_bins[run.bin].size);
+                    ok = ok && out.insert(static_cast<char *>(some[i])).second;
+                    run.blocks.push_back(some[i]);
+                }
+            }
+            superslab_get_stats(&stats);
+            size_t all = stats.bin_slabs[run.bin] * size_class_bins[run.bin].blocks;
+            ok = ok &&
+                 all - stats.bin_free[run.bin] - stats.bin_absent[run.bin] == run.blocks.size();
+            for (void *block : run.blocks) {
+                ok = ok && *static_cast<unsigned char *>(block) == run.bin;
+            }
+            out.clear();
+            // Slabs that are whole go back when they are free.
+            shared_pool_put(run.bin, run.blocks.data(), static_cast<unsigned>(run.blocks.size()));
+            superslab_get_stats(&stats);
+            ok = ok && stats.bin_slabs[run.bin] <= 1;
+        }
+        shared_pool_give_short();
+        superslab_get_stats(&stats);
+        ok = ok && stats.tiny_slabs == 0;
+        _exit(ok ? 0 : 1);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
 
 TEST_P(SharedPoolDeathTest, MisuseIsReported) {
     constexpr unsigned kBin = 5;

@@ -49,7 +49,7 @@ static void gather_bins(struct hak_stats *stats, const struct parts *parts) {
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
         const struct size_class_bin *info = &size_class_bins[bin];
         size_t cached = parts->heaps.bin_cached[bin];
-        size_t all = parts->slabs.bin_slabs[bin] * info->blocks;
+        size_t all = parts->slabs.bin_slabs[bin] * info->blocks - parts->slabs.bin_absent[bin];
         size_t idle = parts->slabs.bin_free[bin] + cached;
         stats->bins[bin].size = info->size;
         stats->bins[bin].slabs = parts->slabs.bin_slabs[bin];

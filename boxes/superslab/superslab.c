@@ -35,6 +35,7 @@ void superslab_get_stats(struct superslab_stats *stats) {
                 unsigned bin = atomic_load_explicit(&slab->bin, memory_order_relaxed);
                 stats->tiny_slabs++;
                 stats->bin_slabs[bin]++;
+                stats->bin_absent[bin] += superslab_absent(slab, bin);
                 stats->bin_free[bin] += atomic_bitmap_count_run(superslab_bits(&window, i, bin), 0,
                                                                 size_class_bins[bin].blocks);
                 break;

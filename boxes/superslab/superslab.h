@@ -31,7 +31,8 @@ struct slab {
     _Atomic(uint16_t) colour; // SLAB_LARGE: bytes in front of the block; written by its holder
     _Atomic(uint64_t) run;    // SLAB_LARGE, SLAB_PRIVATE: slabs in the run
     _Atomic(uint64_t) size;   // SLAB_LARGE: bytes asked for
-    uint64_t unused3_;
+    _Atomic(uint8_t) pages;   // SLAB_TINY: pages that blocks are on so far, 0: all; shared_pool.c
+    uint8_t unused_[7];
     atomic_bitmap_word bits[SLAB_INLINE_WORDS]; // free blocks; anyone sets, takers clear
 };
 
@@ -103,6 +104,19 @@ HAK_INLINE size_t superslab_large_usable(const struct page_arena_window *window,
            atomic_load_explicit(&meta->colour, memory_order_relaxed);
 }
 
+// Blocks of `bin` that lie on the first `pages` pages of a slab, and blocks of a slab that are on
+// pages which it does not have yet.
+enum { SUPERSLAB_PAGES_HELD = 0xff }; // `pages` while a thread adds some
+HAK_INLINE unsigned superslab_blocks_on(unsigned bin, unsigned pages) {
+    const struct size_class_bin *info = &size_class_bins[bin];
+    return (unsigned)hak_min(((size_t)pages << HAK_PAGE_SHIFT) / info->size, info->blocks);
+}
+HAK_INLINE unsigned superslab_absent(struct slab *slab, unsigned bin) {
+    unsigned pages = atomic_load_explicit(&slab->pages, memory_order_relaxed);
+    bool all = pages == 0 || pages == SUPERSLAB_PAGES_HELD;
+    return all ? 0 : size_class_bins[bin].blocks - superslab_blocks_on(bin, pages);
+}
+
 // The value that word `word` of a slab's bitmap has when all its blocks are free.
 HAK_INLINE uint64_t superslab_full_word(unsigned bin, unsigned word) {
     unsigned left = size_class_bins[bin].blocks - word * 64;
@@ -124,7 +138,8 @@ struct superslab_stats {
     size_t superslabs; // SuperSlabs with at least one slab in use
     size_t tiny_slabs, large_slabs, heap_slabs, private_slabs;
     size_t bin_slabs[SIZE_CLASS_BINS]; // slabs of each bin
-    size_t bin_free[SIZE_CLASS_BINS];  // free blocks in them (those in caches not counted)
+    size_t bin_free[SIZE_CLASS_BINS];  // free blocks in them (not those in caches or without pages)
+    size_t bin_absent[SIZE_CLASS_BINS]; // blocks in them that have no pages yet
     size_t large_blocks;
     size_t large_bytes;   // as asked for
     size_t large_pages;   // as asked for, in whole pages (bytes)

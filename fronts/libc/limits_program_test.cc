@@ -72,8 +72,8 @@ TEST(LimitsProgram, TheFirstBlockLocksLittle) {
 class LimitsProgramData : public testing::TestWithParam<size_t> {};
 
 INSTANTIATE_TEST_SUITE_P(KiB, LimitsProgramData,
-                         testing::Values(4000, 8000, 12000, 16000, 24000, 29000, 30000, 31000,
-                                         48000, 64000, 100000));
+                         testing::Values(1000, 2000, 4000, 8000, 12000, 16000, 24000, 29000, 30000,
+                                         31000, 48000, 64000, 100000));
 
 TEST_P(LimitsProgramData, IsEnough) {
     EXPECT_EQ(RunProgram({"work"}, RLIMIT_DATA, GetParam() << 10), 0);
@@ -95,6 +95,10 @@ TEST(LimitsProgram, ALimitMayChange) {
 }
 
 TEST(LimitsProgram, ThreadsShareWhatTheLimitLeaves) {
+    for (size_t limit : {6 * kMiB, 12 * kMiB}) { // below which slabs have as few pages as will do
+        SCOPED_TRACE(limit);
+        ExpectGood(RunProgram({"threads-data"}, RLIMIT_DATA, limit));
+    }
     ExpectGood(RunProgram({"threads-data"}));
     ExpectGood(RunProgram({"threads-addresses"}));
 }

@@ -42,6 +42,7 @@ static void tick_once(void) {
 static HAK_COLD void make_room(void) {
     thread_heap_flush();
     thread_heap_flush_free();
+    shared_pool_give_short();
 }
 
 static HAK_NOINLINE void *miss(unsigned bin) {
