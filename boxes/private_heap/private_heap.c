@@ -196,13 +196,14 @@ static void *alloc_small(struct private_heap *heap, unsigned bin) {
         }
         void *block = take(chunk);
         if (block != NULL) {
-            atomic_store_explicit(&heap->current[bin], chunk, memory_order_relaxed);
+            // Published again: who finds the chunk here has not read `newest`.
+            atomic_store_explicit(&heap->current[bin], chunk, memory_order_release);
             return block;
         }
         chunk = chunk->next;
     }
     // The next search goes on where this one stopped, so that old chunks have their turn.
-    atomic_store_explicit(&heap->current[bin], chunk, memory_order_relaxed);
+    atomic_store_explicit(&heap->current[bin], chunk, memory_order_release);
     chunk = chunk_of_bin(heap, bin);
     return chunk == NULL ? NULL : take(chunk);
 }
