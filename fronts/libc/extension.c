@@ -121,16 +121,10 @@ static struct hak_heap *outside(struct private_heap *heap) {
     return (struct hak_heap *)heap;
 }
 
-// What caches hold may be whole slabs.
-static void make_room(void) {
-    thread_heap_flush();
-    thread_heap_flush_free();
-}
-
 EXPORT struct hak_heap *hak_heap_new(void) {
     struct private_heap *heap = private_heap_new();
     if (HAK_UNLIKELY(heap == NULL)) {
-        make_room();
+        slow_make_room();
         heap = private_heap_new();
     }
     return outside(heap);
@@ -141,7 +135,7 @@ EXPORT void *hak_heap_alloc(struct hak_heap *heap, size_t size, size_t align, bo
     decay_tick(os_now_ms());
     void *block = private_heap_alloc(inside(heap), size, align, zero);
     if (HAK_UNLIKELY(block == NULL)) {
-        make_room();
+        slow_make_room();
         block = private_heap_alloc(inside(heap), size, align, zero);
     }
     return block;
@@ -152,7 +146,7 @@ EXPORT void *hak_heap_alloc_at(struct hak_heap *heap, size_t size, size_t align,
     decay_tick(os_now_ms());
     void *block = private_heap_alloc_at(inside(heap), size, align, offset, zero);
     if (HAK_UNLIKELY(block == NULL)) {
-        make_room();
+        slow_make_room();
         block = private_heap_alloc_at(inside(heap), size, align, offset, zero);
     }
     return block;

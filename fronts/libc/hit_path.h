@@ -20,6 +20,10 @@ HAK_NOINLINE void *slow_aligned_alloc(size_t align, size_t size);
 // Everything but a hit; ptr may be NULL or garbage. Keeps errno.
 HAK_NOINLINE void slow_free(void *ptr);
 
+// Gives the pool what caches hold, which may be whole slabs, and the arena what short slabs do not
+// need: where there was no memory, one more try may find some.
+void slow_make_room(void);
+
 // The three calls below work on one of the current thread's two heaps, which the caller names:
 // malloc and free on thread_heap_current(), C++'s operators on thread_heap_of_operators().
 

@@ -149,7 +149,7 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
                                                              size_class_bin_of(size) == old.bin))) {
             return ptr;
         }
-    } else if (old.kind == CLASSIFIED_LARGE && size > SIZE_CLASS_TINY_MAX) {
+    } else if (size > SIZE_CLASS_TINY_MAX) {
         const struct page_arena_window window = page_arena_get_window();
         void *same = large_block_resize(&window, ptr, old.slab, size);
         if (same != NULL) {
@@ -339,8 +339,7 @@ EXPORT int mallopt(int param, int value) {
 
 // glibc exports its allocator under these names as well. Without them a block of one allocator
 // would reach the other's free(). Weak, so that debuggers and disassemblers show the usual names.
-#define ALIAS_OF(name) __attribute__((weak, alias(#name), copy(name)))
-#define LIBC_NAME(of)  ALIAS_OF(of)
+#define LIBC_NAME(of) __attribute__((weak, alias(TEXT(of)), copy(of)))
 EXPORT LIBC_NAME(malloc) void *__libc_malloc(size_t size);
 EXPORT LIBC_NAME(free) void __libc_free(void *ptr);
 EXPORT LIBC_NAME(calloc) void *__libc_calloc(size_t count, size_t size);

@@ -38,8 +38,7 @@ static void tick_once(void) {
     }
 }
 
-// What caches hold may be whole slabs.
-static HAK_COLD void make_room(void) {
+HAK_COLD void slow_make_room(void) {
     thread_heap_flush();
     thread_heap_flush_free();
     shared_pool_give_short();
@@ -65,7 +64,7 @@ static HAK_NOINLINE void *miss(unsigned bin) {
         return block;
     }
     if (HAK_UNLIKELY(tiny_front_of(bin)->refill(heap, bin) == 0)) {
-        make_room();
+        slow_make_room();
         if (tiny_front_of(bin)->refill(heap, bin) == 0) {
             errno = ENOMEM;
             return NULL;
@@ -78,7 +77,7 @@ static HAK_NOINLINE void *large(size_t size, size_t align, enum large_block_use 
     tick_once();
     void *block = large_block_alloc(size, align, use);
     if (HAK_UNLIKELY(block == NULL)) {
-        make_room();
+        slow_make_room();
         block = large_block_alloc(size, align, use);
         if (block == NULL) {
             errno = ENOMEM;
