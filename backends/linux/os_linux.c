@@ -651,14 +651,16 @@ void os_start(enum os_calls_allowed allowed) {
         [OS_SANDBOXED] = SANDBOX_ASSUME,
         [OS_FIND_OUT] = SANDBOX_FIND_OUT,
     };
-    char own[SANDBOX_STATUS], init[SANDBOX_STATUS];
-    size_t own_length = 0, init_length = 0;
+    char own_bytes[SANDBOX_STATUS], init_bytes[SANDBOX_STATUS];
+    struct sandbox_text own = {own_bytes, 0}, init = {init_bytes, 0};
     if (allowed == OS_FIND_OUT) {
-        own_length = os_read_file("/proc/self/status", own, sizeof own);
-        init_length = is_in_container() ? os_read_file("/proc/1/status", init, sizeof init) : 0;
+        own.length = os_read_file("/proc/self/status", own_bytes, sizeof own_bytes);
+        // Most processes have no filter, and nothing more is looked at.
+        if (sandbox_is_filtered(own) && is_in_container()) {
+            init.length = os_read_file("/proc/1/status", init_bytes, sizeof init_bytes);
+        }
     }
-    sandbox_start(hows[allowed], (struct sandbox_text){own, own_length},
-                  (struct sandbox_text){init, init_length});
+    sandbox_start(hows[allowed], own, init);
 }
 
 void os_thread_ends(void) {

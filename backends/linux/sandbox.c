@@ -183,13 +183,12 @@ static unsigned count_filters(struct sandbox_text text) {
     return count;
 }
 
-// Whether the text of /proc/self/status says that there is a filter. Where it is not there to be
-// read, as in a chroot, or not all of it, nobody knows: then there may be one. A kernel without
-// filters has no such line.
-static bool is_filtered(struct sandbox_text own) {
+// Where the text is not there to be read, as in a chroot, or not all of it, nobody knows: then
+// there may be a filter. A kernel without filters has no such line.
+bool sandbox_is_filtered(struct sandbox_text status) {
     static const char field[] = "\nSeccomp:\t";
-    const char *at = find_field(own, field, sizeof field - 1);
-    return at == NULL ? own.length == 0 || own.length >= SANDBOX_STATUS : *at != '0';
+    const char *at = find_field(status, field, sizeof field - 1);
+    return at == NULL ? status.length == 0 || status.length >= SANDBOX_STATUS : *at != '0';
 }
 
 #pragma weak dlsym // a static program has none
@@ -205,7 +204,7 @@ void sandbox_start(enum sandbox_how how, struct sandbox_text own, struct sandbox
     atomic_store(&ignored, how == SANDBOX_IGNORE);
     if (how == SANDBOX_ASSUME) {
         rise(SANDBOX_OWN);
-    } else if (how == SANDBOX_FIND_OUT && is_filtered(own)) {
+    } else if (how == SANDBOX_FIND_OUT && sandbox_is_filtered(own)) {
         unsigned filters = count_filters(own);
         if (filters == 0 || filters != count_filters(init)) {
             rise(SANDBOX_INHERITED);

@@ -35,18 +35,22 @@ bool sandbox_is_strict(void);
 // has ended, as libc calls it for the stack of each.
 bool sandbox_allows_madvise(void);
 
-// To be called once, before main(): says that there is never a sandbox, that there is one of the
-// process's own, or that it is to be read in `own`, the text of /proc/self/status (its first
-// SANDBOX_STATUS bytes; none if it cannot be read). `init` is that of /proc/1/status in a
-// container, and empty elsewhere: filters that all processes of a container have are the
-// container's. They refuse calls that change the machine, and none of those that are made here:
-// they do not count.
-enum sandbox_how { SANDBOX_IGNORE, SANDBOX_ASSUME, SANDBOX_FIND_OUT };
-enum { SANDBOX_STATUS = 4096 };
 struct sandbox_text {
     const char *bytes;
     size_t length;
 };
+
+// Whether the text of /proc/PID/status (its first SANDBOX_STATUS bytes; none if it cannot be read)
+// says that the process has a filter, or leaves that open.
+enum { SANDBOX_STATUS = 4096 };
+bool sandbox_is_filtered(struct sandbox_text status);
+
+// To be called once, before main(): says that there is never a sandbox, that there is one of the
+// process's own, or that it is to be read in `own`, the text of the process itself. `init` is that
+// of process 1 in a container, and empty elsewhere: filters that all processes of a container have
+// are the container's. They refuse calls that change the machine, and none of those that are made
+// here: they do not count.
+enum sandbox_how { SANDBOX_IGNORE, SANDBOX_ASSUME, SANDBOX_FIND_OUT };
 void sandbox_start(enum sandbox_how how, struct sandbox_text own, struct sandbox_text init);
 
 // A thread of the process is about to end.
