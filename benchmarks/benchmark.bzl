@@ -2,10 +2,7 @@
 
 load("@rules_cc//cc:defs.bzl", "cc_binary")
 load("//tools/build:flavours.bzl", "FLAVOURS")
-load("//tools/build:variants.bzl", "WARNINGS")
-
-# A worker has its malloc preloaded, and a sanitizer brings one of its own.
-NO_SANITIZER = ["noasan", "notsan", "noubsan"]
+load("//tools/build:variants.bzl", "NO_SANITIZER", "WARNINGS")
 
 def hak_worker(name, srcs, deps = [], **kwargs):
     """A program to preload an allocator into: as few libraries and system calls as can be.

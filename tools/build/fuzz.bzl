@@ -3,7 +3,7 @@
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_test")
 load("//tools/build:flavours.bzl", "FLAVOURS")
 load("//tools/build:hakmem.bzl", "variant_label")
-load("//tools/build:variants.bzl", "VARIANTS", "WARNINGS")
+load("//tools/build:variants.bzl", "NO_SANITIZER", "VARIANTS", "WARNINGS")
 
 def hak_fuzz(name, deps, variants = [""], flavours = False, runs = 20000, linkopts = [], tags = [], **kwargs):
     """NAME.cc, which defines LLVMFuzzerTestOneInput, for two purposes.
@@ -35,7 +35,7 @@ def hak_fuzz(name, deps, variants = [""], flavours = False, runs = 20000, linkop
             )
             for flavour in FLAVOURS
         ]
-        tags = tags + ["noasan", "notsan", "noubsan"]
+        tags = tags + NO_SANITIZER
     else:
         builds = [
             (variant, VARIANTS[variant], [variant_label(dep, variant) for dep in deps], {})

@@ -3,7 +3,7 @@
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 load("//tools/build:archive.bzl", "hak_archive")
 load("//tools/build:flavours.bzl", "COMPAT", "FAULTY_FLAVOURS", "FLAVOURS", "TEST_FLAVOURS")
-load("//tools/build:variants.bzl", "COPTS", "VARIANTS", "WARNINGS")
+load("//tools/build:variants.bzl", "COPTS", "NO_SANITIZER", "VARIANTS", "WARNINGS")
 
 def variant_label(label, variant):
     """The label of the same box, compiled as `variant` (a suffix)."""
@@ -199,6 +199,48 @@ def hak_flavours():
     for flavour in TEST_FLAVOURS + FAULTY_FLAVOURS:
         _flavour(flavour, testonly = True)
 
+def hak_program_tests(name, srcs, program, flavours = FLAVOURS + TEST_FLAVOURS, boxes = [], **kwargs):
+    """Tests that run a C program with a flavour linked in: NAME_FLAVOUR and PROGRAM_FLAVOUR, one of each a flavour.
+
+    Args:
+      name: prefix of the tests' names.
+      srcs: GoogleTest sources; HAK_FLAVOUR is the name of the flavour.
+      program: prefix of the programs' names; PROGRAM.c is its source.
+      flavours: entries of flavours.bzl.
+      boxes: boxes that the program links besides, by their plain labels.
+      **kwargs: as of cc_test.
+    """
+    for flavour in flavours:
+        cc_binary(
+            name = program + "_" + flavour.name,
+            testonly = True,
+            srcs = [program + ".c"],
+            copts = WARNINGS + VARIANTS[flavour.variant] + [
+                "-D_GNU_SOURCE",
+                "-fno-builtin",
+            ],
+            # Bazel links every program with the C++ library.
+            linkopts = [
+                "-pthread",
+                "-Wl,--as-needed",
+            ],
+            malloc = "//:" + flavour.name,
+            tags = NO_SANITIZER,
+            deps = [variant_label(box, flavour.variant) for box in boxes],
+        )
+        cc_test(
+            name = name + "_" + flavour.name,
+            srcs = srcs,
+            copts = WARNINGS + [
+                "-D_GNU_SOURCE",
+                "-DHAK_FLAVOUR='\"%s\"'" % flavour.name,
+            ],
+            data = [":%s_%s" % (program, flavour.name)],
+            tags = NO_SANITIZER,
+            deps = ["@com_google_googletest//:gtest_main"],
+            **kwargs
+        )
+
 def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwargs):
     """One cc_test a flavour, with the flavour as its malloc: NAME_FLAVOUR.
 
@@ -222,7 +264,7 @@ def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwarg
                 ] + VARIANTS[flavour.variant],
                 linkopts = ["-pthread"],
                 malloc = "//:" + flavour.name,
-                tags = tags + ["noasan", "notsan", "noubsan"],
+                tags = tags + NO_SANITIZER,
                 deps = deps + ["@com_google_googletest//:gtest_main"],
                 **kwargs
             )
@@ -247,7 +289,7 @@ def hak_compat_tests(name, srcs, library, deps = [], **kwargs):
                 "-DHAK_FLAVOUR='\"%s\"'" % flavour.name,
             ] + VARIANTS[flavour.variant],
             linkopts = ["-pthread"],
-            tags = ["noasan", "notsan", "noubsan"],
+            tags = NO_SANITIZER,
             deps = deps + [
                 "//fronts/libc:test_util",
                 "@com_google_googletest//:gtest_main",

@@ -7,6 +7,13 @@ VARIANTS = {
     "_header": ["-DHAKMEM_HEADER=1"],
 }
 
+# Tags of what has its malloc preloaded or linked in: a sanitizer brings one of its own.
+NO_SANITIZER = [
+    "noasan",
+    "notsan",
+    "noubsan",
+]
+
 WARNINGS = [
     "-Wall",
     "-Wextra",
