@@ -1,32 +1,16 @@
 // Several libraries of hakmem in one process, and beside another malloc: whoever serves malloc
 // serves all.
 #include <gtest/gtest.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <string>
 
+#include "fronts/libc/shell.h"
+
 namespace {
 
-struct Answer {
-    std::string text;
-    int status;
-};
-
-Answer RunTogether(const std::string &preload, const std::string &argument) {
-    std::string command =
-        "HAKMEM_STATS=1 LD_PRELOAD=" + preload + " fronts/compat/together " + argument + " 2>&1";
-    FILE *pipe = popen(command.c_str(), "r");
-    Answer answer;
-    char buf[4096];
-    size_t got;
-    while ((got = fread(buf, 1, sizeof buf, pipe)) > 0) {
-        answer.text.append(buf, got);
-    }
-    answer.status = pclose(pipe);
-    return answer;
+shell::Outcome RunTogether(const std::string &preload, const std::string &argument) {
+    return shell::Run("HAKMEM_STATS=1 LD_PRELOAD=" + preload + " fronts/compat/together " +
+                      argument + " 2>&1");
 }
 
 size_t Count(const std::string &text, const std::string &what) {
@@ -40,8 +24,8 @@ size_t Count(const std::string &text, const std::string &what) {
 // The flavour that is first serves malloc and all else, and prints its statistics, and no other
 // does.
 void ExpectServed(const std::string &preload, const std::string &flavour) {
-    Answer answer = RunTogether(preload, "ours");
-    EXPECT_EQ(answer.status, 0) << WEXITSTATUS(answer.status) << "\n" << answer.text;
+    shell::Outcome answer = RunTogether(preload, "ours");
+    EXPECT_EQ(answer.ending, "exit 0") << answer.text;
     EXPECT_EQ(answer.text.rfind(flavour + "\n", 0), 0u) << answer.text;
     EXPECT_EQ(Count(answer.text, "hakmem statistics"), 1u) << answer.text;
 }
@@ -63,8 +47,8 @@ TEST(Together, APreloadedCompatLibraryServesThem) {
 }
 
 TEST(Together, AnotherMallocServesThem) {
-    Answer answer = RunTogether("./fronts/compat/libother_malloc.so", "none");
-    EXPECT_EQ(answer.status, 0) << WEXITSTATUS(answer.status) << "\n" << answer.text;
+    shell::Outcome answer = RunTogether("./fronts/compat/libother_malloc.so", "none");
+    EXPECT_EQ(answer.ending, "exit 0") << answer.text;
 }
 
 } // namespace

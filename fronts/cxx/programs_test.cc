@@ -5,13 +5,13 @@
 // cannot link or run without the allocator either, is skipped and says so.
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <map>
 #include <string>
 #include <vector>
 
+#include "fronts/libc/shell.h"
 #include "gtest/gtest.h"
 
 namespace {
@@ -33,20 +33,9 @@ struct Result {
 };
 
 Result Shell(const std::string &command) {
-    Result result = {false, "$ " + command + "\n"};
-    FILE *in = popen((command + " 2>&1").c_str(), "r");
-    if (in == nullptr) {
-        return result;
-    }
-    char part[4096];
-    size_t length;
-    while ((length = fread(part, 1, sizeof part, in)) > 0) {
-        result.output.append(part, length);
-    }
-    int status = pclose(in);
-    result.ok = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    result.output += "status " + std::to_string(status) + "\n";
-    return result;
+    shell::Outcome outcome = shell::Run(command + " 2>&1");
+    return {outcome.ending == "exit 0",
+            "$ " + command + "\n" + outcome.text + outcome.ending + "\n"};
 }
 
 bool Installed(const std::string &program) {

@@ -1,27 +1,16 @@
 // glibc's second set of names, __libc_malloc and kin, in each way to have a flavour: preloaded, as
 // an archive in a dynamic, a static and a static PIE program; and what libc's own malloc says.
-#include <stdio.h>
-#include <sys/wait.h>
-
 #include <string>
 
+#include "fronts/libc/shell.h"
 #include "gtest/gtest.h"
 
 namespace {
 
 // What the program says, and what it exits with.
 std::string Said(const std::string &command) {
-    FILE *in = popen(command.c_str(), "r");
-    if (in == nullptr) {
-        return "no pipe";
-    }
-    std::string said;
-    char line[512];
-    while (fgets(line, sizeof line, in) != nullptr) {
-        said += line;
-    }
-    int status = pclose(in);
-    return said + "exit " + std::to_string(WEXITSTATUS(status));
+    shell::Outcome outcome = shell::Run(command);
+    return outcome.text + outcome.ending;
 }
 
 constexpr char kProgram[] = "fronts/libc/libc_family_program";

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "fronts/libc/shell.h"
 #include "gtest/gtest.h"
 
 namespace {
@@ -228,14 +229,8 @@ TEST(ReleaseTest, HasNoPathsOfTheBuild) {
 TEST_P(SharedObjectTest, PreloadsIntoACProgramWithoutTheCxxLibrary) {
     std::string command =
         std::string("LD_PRELOAD=./") + GetParam() + " fronts/libc/hit_path_calls maps";
-    FILE *in = popen(command.c_str(), "r");
-    ASSERT_NE(in, nullptr);
-    std::string maps;
-    char line[512];
-    while (fgets(line, sizeof line, in) != nullptr) {
-        maps += line;
-    }
-    EXPECT_EQ(pclose(in), 0);
+    const auto [maps, ending] = shell::Run(command);
+    EXPECT_EQ(ending, "exit 0");
     EXPECT_NE(maps.find(GetParam()), std::string::npos) << maps;
     EXPECT_EQ(maps.find("libstdc++"), std::string::npos) << maps;
     EXPECT_EQ(maps.find("[heap]"), std::string::npos) << "something was served by libc:\n" << maps;

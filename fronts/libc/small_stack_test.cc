@@ -1,11 +1,10 @@
 // Stack: no entry point takes more than 1 KiB more of it than libc's own does, whatever state the
 // heap is in, and all work on the smallest stacks there are.
-#include <stdio.h>
-
 #include <map>
 #include <sstream>
 #include <string>
 
+#include "fronts/libc/shell.h"
 #include "gtest/gtest.h"
 
 namespace {
@@ -14,14 +13,9 @@ constexpr char kProgram[] = "fronts/libc/small_stack_program";
 
 // Runs the program with these arguments and variables; what it says, its exit status at the end.
 std::string Said(const std::string &variables, const std::string &arguments) {
-    std::string command = "env " + variables + " " + kProgram + " " + arguments + "; echo exit $?";
-    std::string said;
-    FILE *in = popen(command.c_str(), "r");
-    char line[256];
-    while (in != nullptr && fgets(line, sizeof line, in) != nullptr) {
-        said += line;
-    }
-    return in != nullptr && pclose(in) == 0 ? said : "not run";
+    shell::Outcome outcome =
+        shell::Run("env " + variables + " " + kProgram + " " + arguments + "; echo exit $?");
+    return outcome.ending == "exit 0" ? outcome.text : "not run";
 }
 
 // The call's name -> the most bytes of stack that it took.

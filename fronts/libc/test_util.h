@@ -46,6 +46,17 @@ inline size_t StatusBytes(const char *field) {
     return kib * 1024;
 }
 
+// Whether all bytes of a block are `byte`.
+inline bool IsAll(const void *block, int byte, size_t size) {
+    const auto *bytes = static_cast<const unsigned char *>(block);
+    for (size_t i = 0; i < size; i++) {
+        if (bytes[i] != byte) {
+            return false;
+        }
+    }
+    return true;
+}
+
 // What the allocator says of itself.
 inline struct hak_stats Stats() {
     struct hak_stats stats;

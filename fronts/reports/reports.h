@@ -4,12 +4,12 @@
 #define HAKMEM_FRONTS_REPORTS_REPORTS_H
 
 #include <limits.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <sys/wait.h>
 
 #include <string>
 #include <utility>
+
+#include "fronts/libc/shell.h"
 
 namespace reports {
 
@@ -34,20 +34,8 @@ inline std::string Library() {
 // Runs a command line of the shell, which is not to be in the way: the command replaces it, with
 // the variables that stand in front of it.
 inline Outcome Shell(const std::string &command) {
-    FILE *in = popen(("exec env " + command + " 2>&1").c_str(), "r");
-    if (in == nullptr) {
-        return {"no shell", ""};
-    }
-    std::string text;
-    char line[4096];
-    size_t got;
-    while ((got = fread(line, 1, sizeof line, in)) > 0) {
-        text.append(line, got);
-    }
-    int status = pclose(in);
-    return {WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status))
-                                : "exit " + std::to_string(WEXITSTATUS(status)),
-            text};
+    shell::Outcome outcome = shell::Run("exec env " + command + " 2>&1");
+    return {outcome.ending, outcome.text};
 }
 
 // The same with the flavour preloaded.

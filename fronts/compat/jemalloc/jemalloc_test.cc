@@ -66,16 +66,6 @@ void Refresh() {
     ASSERT_EQ(Write<uint64_t>("epoch", 1), 0);
 }
 
-bool IsAll(const void *block, int byte, size_t size) {
-    const auto *bytes = static_cast<const unsigned char *>(block);
-    for (size_t i = 0; i < size; i++) {
-        if (bytes[i] != byte) {
-            return false;
-        }
-    }
-    return true;
-}
-
 TEST(Jemalloc, TheFlavourServesTheProcess) {
     EXPECT_STREQ(hak_flavour(), HAK_FLAVOUR);
     EXPECT_EQ(Read<const char *>("version"), "5.3.0-" + std::string(HAK_FLAVOUR));
@@ -103,7 +93,7 @@ TEST(Jemalloc, TheRealSizeFollowsFromTheSizeAsked) {
                 EXPECT_EQ(sallocx(block, flags), good) << size << " " << lg;
                 EXPECT_EQ(malloc_usable_size(block), good);
                 if (flags == kZero) {
-                    EXPECT_TRUE(IsAll(block, 0, good)) << size << " " << lg;
+                    EXPECT_TRUE(test_util::IsAll(block, 0, good)) << size << " " << lg;
                 }
                 memset(block, 0xA5, good);
                 dallocx(block, flags);
@@ -143,16 +133,17 @@ TEST(Jemalloc, RallocxKeepsTheContentUpAndDown) {
             ASSERT_NE(block, nullptr);
             EXPECT_EQ(reinterpret_cast<uintptr_t>(block) % align, 0u);
             EXPECT_EQ(sallocx(block, 0), nallocx(sizes[i], flags)) << sizes[i] << " " << flags;
-            EXPECT_TRUE(IsAll(block, static_cast<int>(i), had));
+            EXPECT_TRUE(test_util::IsAll(block, static_cast<int>(i), had));
             if ((flags & kZero) != 0) {
-                EXPECT_TRUE(IsAll(static_cast<char *>(block) + had, 0, sallocx(block, 0) - had));
+                EXPECT_TRUE(
+                    test_util::IsAll(static_cast<char *>(block) + had, 0, sallocx(block, 0) - had));
             }
             memset(block, static_cast<int>(i + 1), sallocx(block, 0));
         }
         for (size_t i = sizes.size() - 1; i-- > 0;) {
             block = rallocx(block, sizes[i], flags);
             EXPECT_EQ(sallocx(block, 0), nallocx(sizes[i], flags)) << sizes[i] << " " << flags;
-            EXPECT_TRUE(IsAll(block, static_cast<int>(sizes.size()), sizes[i]));
+            EXPECT_TRUE(test_util::IsAll(block, static_cast<int>(sizes.size()), sizes[i]));
         }
         dallocx(block, flags);
     }
@@ -172,8 +163,8 @@ TEST(Jemalloc, XallocxResizesAtThePlaceOrNotAtAll) {
     // What was behind it is free now.
     size_t longer = xallocx(large, 700000, 0, kZero);
     EXPECT_EQ(longer, nallocx(700000, 0));
-    EXPECT_TRUE(IsAll(large, 9, shorter));
-    EXPECT_TRUE(IsAll(static_cast<char *>(large) + shorter, 0, longer - shorter));
+    EXPECT_TRUE(test_util::IsAll(large, 9, shorter));
+    EXPECT_TRUE(test_util::IsAll(static_cast<char *>(large) + shorter, 0, longer - shorter));
     // It is within what is asked for already.
     EXPECT_EQ(xallocx(large, 600000, 200000, 0), longer);
     void *fence = mallocx(1000000, 0);
@@ -364,7 +355,7 @@ TEST(Arena, ItsBlocksCanAllBeDiscarded) {
                 ASSERT_NE(block, nullptr);
                 EXPECT_EQ(sallocx(block, 0), nallocx(size, flags));
                 EXPECT_EQ(reinterpret_cast<uintptr_t>(block) % (size_t{1} << lg), 0u);
-                EXPECT_TRUE(IsAll(block, 0, sallocx(block, 0)));
+                EXPECT_TRUE(test_util::IsAll(block, 0, sallocx(block, 0)));
                 memset(block, 7, sallocx(block, 0));
                 bytes += sallocx(block, 0);
                 unsigned found;

@@ -87,16 +87,6 @@ namespace {
 
 constexpr size_t kHuge = SIZE_MAX / 2 + 1;
 
-bool IsAll(const void *block, int byte, size_t size) {
-    const auto *bytes = static_cast<const unsigned char *>(block);
-    for (size_t i = 0; i < size; i++) {
-        if (bytes[i] != byte) {
-            return false;
-        }
-    }
-    return true;
-}
-
 TEST(Mimalloc, TheFlavourServesTheProcess) {
     EXPECT_STREQ(hak_flavour(), HAK_FLAVOUR);
     EXPECT_EQ(mi_version(), 209);
@@ -167,15 +157,16 @@ TEST(Mimalloc, WhatAZeroedBlockGrowsByIsZero) {
             size_t had = mi_usable_size(block);
             block = static_cast<char *>(mi_rezalloc(block, size));
             ASSERT_NE(block, nullptr);
-            EXPECT_TRUE(IsAll(block, 5, from));
-            EXPECT_TRUE(IsAll(block + from, 0, mi_usable_size(block) - from)) << had << " " << size;
+            EXPECT_TRUE(test_util::IsAll(block, 5, from));
+            EXPECT_TRUE(test_util::IsAll(block + from, 0, mi_usable_size(block) - from))
+                << had << " " << size;
         }
         mi_free(block);
     }
     auto *block = static_cast<char *>(mi_recalloc(nullptr, 10, 10));
-    EXPECT_TRUE(IsAll(block, 0, 100));
+    EXPECT_TRUE(test_util::IsAll(block, 0, 100));
     block = static_cast<char *>(mi_recalloc(block, 100, 100));
-    EXPECT_TRUE(IsAll(block, 0, 10000));
+    EXPECT_TRUE(test_util::IsAll(block, 0, 10000));
     EXPECT_EQ(mi_recalloc(block, SIZE_MAX, 2), nullptr);
     mi_free(block);
 }
@@ -191,15 +182,15 @@ TEST(Mimalloc, AnyByteOfABlockCanBeAligned) {
             memset(block, 3, size);
             block = static_cast<char *>(mi_realloc_aligned_at(block, 5 * size, align, offset));
             EXPECT_EQ(reinterpret_cast<uintptr_t>(block + offset) % align, 0u);
-            EXPECT_TRUE(IsAll(block, 3, size));
+            EXPECT_TRUE(test_util::IsAll(block, 3, size));
             block = static_cast<char *>(realloc(block, size));
-            EXPECT_TRUE(IsAll(block, 3, size));
+            EXPECT_TRUE(test_util::IsAll(block, 3, size));
             free(block);
         }
         auto *zero = static_cast<char *>(mi_zalloc_aligned(100, align));
-        EXPECT_TRUE(IsAll(zero, 0, 100));
+        EXPECT_TRUE(test_util::IsAll(zero, 0, 100));
         zero = static_cast<char *>(mi_rezalloc_aligned_at(zero, 100000, align, 8));
-        EXPECT_TRUE(IsAll(zero, 0, 100000));
+        EXPECT_TRUE(test_util::IsAll(zero, 0, 100000));
         EXPECT_EQ(reinterpret_cast<uintptr_t>(zero + 8) % align, 0u);
         mi_free(zero);
     }
@@ -255,9 +246,9 @@ TEST(Heap, DeleteLeavesItsBlocks) {
     char *text = mi_heap_strdup(heap, "a block that stays");
     void *zero = mi_heap_zalloc_aligned(heap, 100, 4096);
     EXPECT_EQ(reinterpret_cast<uintptr_t>(zero) % 4096, 0u);
-    EXPECT_TRUE(IsAll(zero, 0, 100));
+    EXPECT_TRUE(test_util::IsAll(zero, 0, 100));
     zero = mi_heap_recalloc(heap, zero, 10, 100);
-    EXPECT_TRUE(IsAll(zero, 0, 1000));
+    EXPECT_TRUE(test_util::IsAll(zero, 0, 1000));
     EXPECT_TRUE(mi_heap_check_owned(heap, text));
     mi_heap_delete(heap);
     EXPECT_STREQ(text, "a block that stays");
