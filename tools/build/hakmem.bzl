@@ -241,6 +241,13 @@ def hak_program_tests(name, srcs, program, flavours = FLAVOURS + TEST_FLAVOURS, 
             **kwargs
         )
 
+def _flavour_test_copts(flavour):
+    return WARNINGS + [
+        "-D_GNU_SOURCE",
+        "-fno-builtin",
+        "-DHAK_FLAVOUR='\"%s\"'" % flavour.name,
+    ] + VARIANTS[flavour.variant]
+
 def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwargs):
     """One cc_test a flavour, with the flavour as its malloc: NAME_FLAVOUR.
 
@@ -257,11 +264,7 @@ def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwarg
             cc_test(
                 name = name + "_" + flavour.name,
                 srcs = srcs,
-                copts = WARNINGS + [
-                    "-D_GNU_SOURCE",
-                    "-fno-builtin",
-                    "-DHAK_FLAVOUR='\"%s\"'" % flavour.name,
-                ] + VARIANTS[flavour.variant],
+                copts = _flavour_test_copts(flavour),
                 linkopts = ["-pthread"],
                 malloc = "//:" + flavour.name,
                 tags = tags + NO_SANITIZER,
@@ -283,11 +286,7 @@ def hak_compat_tests(name, srcs, library, deps = [], **kwargs):
         cc_test(
             name = name + "_" + flavour.name,
             srcs = srcs + ["//:" + _compat(flavour) + library],
-            copts = WARNINGS + [
-                "-D_GNU_SOURCE",
-                "-fno-builtin",
-                "-DHAK_FLAVOUR='\"%s\"'" % flavour.name,
-            ] + VARIANTS[flavour.variant],
+            copts = _flavour_test_copts(flavour),
             linkopts = ["-pthread"],
             tags = NO_SANITIZER,
             deps = deps + [
