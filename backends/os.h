@@ -143,9 +143,13 @@ void os_thread_ends(void);
 // again for a thread that has left the call by a jump, after a second.
 bool os_is_outside(void);
 
-// Sets what is called before and after each call outside, on the thread that makes it. Set once,
-// before there are threads.
-void os_around_calls(void (*before)(void), void (*after)(void));
+// Sets what is called before and after each call outside, on the thread that makes it; not `after`
+// alone for a call that is under way. *what is to last.
+struct os_around {
+    void (*before)(void);
+    void (*after)(void);
+};
+void os_around_calls(const struct os_around *what);
 
 #ifdef __cplusplus
 }

@@ -61,12 +61,10 @@ static bool is_refused(long ret) {
 // first seen there; 0: never.
 static __thread char *outside_frame __attribute__((tls_model("initial-exec")));
 static __thread uint64_t seen_ms __attribute__((tls_model("initial-exec")));
-static void (*_Atomic before_call)(void);
-static void (*_Atomic after_call)(void);
+static const struct os_around *_Atomic around;
 
-void os_around_calls(void (*before)(void), void (*after)(void)) {
-    atomic_store(&before_call, before);
-    atomic_store(&after_call, after);
+void os_around_calls(const struct os_around *what) {
+    atomic_store(&around, what);
 }
 
 // Who runs above the frame of the call on the same stack has left it by a jump. The time tells that
@@ -90,16 +88,17 @@ bool os_is_outside(void) {
 struct way_out {
     bool nested;
     int saved_errno;
+    const struct os_around *around; // the same on the way back; NULL: nothing
 };
 
 static struct way_out go_outside(void) {
-    struct way_out way = {os_is_outside(), errno};
-    void (*before)(void) = atomic_load_explicit(&before_call, memory_order_relaxed);
+    struct way_out way = {os_is_outside(), errno, NULL};
     if (!way.nested) {
         outside_frame = __builtin_frame_address(0);
         seen_ms = 0;
-        if (before != NULL) {
-            before();
+        way.around = atomic_load(&around);
+        if (way.around != NULL) {
+            way.around->before();
         }
     }
     atomic_fetch_add_explicit(&calls, 1, memory_order_relaxed);
@@ -109,10 +108,9 @@ static struct way_out go_outside(void) {
 // `ret` is what libc's function returned, -1 for an error. Returns what the kernel did.
 static long come_back(struct way_out way, long ret) {
     ret = ret == -1 ? -errno : ret;
-    void (*after)(void) = atomic_load_explicit(&after_call, memory_order_relaxed);
     if (!way.nested) {
-        if (after != NULL) {
-            after();
+        if (way.around != NULL) {
+            way.around->after();
         }
         outside_frame = NULL;
     }
@@ -664,5 +662,6 @@ void os_start(enum os_calls_allowed allowed) {
 }
 
 void os_thread_ends(void) {
+    outside_frame = NULL; // a thread that ends within a call has left it
     sandbox_thread_ends();
 }

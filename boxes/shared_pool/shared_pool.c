@@ -754,8 +754,8 @@ static void put_pages(const struct page_arena_window *window, size_t slab, unsig
 // held while it is worked on, so that nobody can get one of them. False if the kernel would not.
 static bool purge_slab(const struct page_arena_window *window, size_t slab, unsigned bin,
                        size_t *given) {
-    uint16_t pages = 0;
-    size_t next = 0; // the lowest block that is not on the last one of them
+    uint16_t held = 0; // pages
+    size_t next = 0;   // the lowest block that is not on the last one of them
     uint16_t clean = atomic_load(&superslab_slab(window, slab)->clean);
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
     unsigned owed = 0;
@@ -774,13 +774,13 @@ static bool purge_slab(const struct page_arena_window *window, size_t slab, unsi
                 break; // Another thread takes blocks of this slab, or has put it to another use.
             }
         }
-        pages |= (uint16_t)(1u << page);
+        held |= (uint16_t)(1u << page);
         next = last + 1;
     }
-    pages = worthwhile(pages);
+    uint16_t pages = worthwhile(held);
     size_t count = pages == 0 ? 0 : purge_pages(window, slab, pages);
     *given += count;
-    put_pages(window, slab, bin, pages);
+    put_pages(window, slab, bin, held);
     if (HAK_UNLIKELY(owed != 0)) {
         reclaim_if_free(window, slab, owed, 0);
     }

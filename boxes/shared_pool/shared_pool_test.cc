@@ -1,5 +1,6 @@
 #include "boxes/shared_pool/shared_pool.h"
 
+#include "backends/os.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/superslab/superslab.h"
@@ -564,6 +565,52 @@ TEST(SharedPoolTightDeathTest, SlabsAreAsLongAsTheyNeedToBe) {
         ok = ok && stats.tiny_slabs == 0;
         _exit(ok ? 0 : 1);
     };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
+// In the sandbox of a forked process with much memory only many pages in a row are worth a call.
+TEST(SharedPoolSandboxDeathTest, PurgesLoseNoBlock) {
+    auto check = [] {
+        os_start(OS_SANDBOXED);
+        os_forked();
+        bool ok = page_arena_init();
+        bool zero;
+        constexpr size_t kSlabs = (size_t{128} << 20) / ARENA_SLAB;
+        size_t large = page_arena_claim(kSlabs, ARENA_SLAB, &zero); // nothing is written to it
+        ok = ok && large != ARENA_NONE && os_least_purge() > HAK_PAGE &&
+             os_least_purge() < ARENA_SLAB / 2;
+        constexpr unsigned kBin = 5;
+        unsigned count = size_class_bins[kBin].blocks;
+        std::vector<void *> all(count);
+        shared_pool_hint hint = ARENA_NONE;
+        for (unsigned got = 0; ok && got < count;) {
+            unsigned more = shared_pool_take(kBin, &all[got], std::min(count - got, 64u), &hint);
+            ok = more > 0;
+            got += more;
+        }
+        std::sort(all.begin(), all.end());
+        for (void *block : all) {
+            memset(block, 1, size_class_bins[kBin].size);
+        }
+        // A page alone is not worth a call; half of the slab is.
+        auto offset = [&](void *block) { return (uintptr_t)block % ARENA_SLAB; };
+        auto is_kept = [&](void *block) {
+            return offset(block) < ARENA_SLAB / 2 && offset(block) / HAK_PAGE % 2 == 0;
+        };
+        auto end = std::stable_partition(all.begin(), all.end(), is_kept);
+        shared_pool_put(kBin, &*end, static_cast<unsigned>(all.end() - end));
+        shared_pool_walk walk = {};
+        walk.all = true;
+        shared_pool_purge(&walk, SIZE_MAX, SIZE_MAX);
+        ok = ok && walk.pages >= ARENA_SLAB / HAK_PAGE / 2 - 1 && walk.pages < 12;
+        superslab_stats stats;
+        superslab_get_stats(&stats);
+        ok = ok && stats.bin_free[kBin] == static_cast<size_t>(all.end() - end);
+        shared_pool_put(kBin, all.data(), static_cast<unsigned>(end - all.begin()));
+        superslab_get_stats(&stats);
+        _exit(ok && stats.tiny_slabs == 0 ? 0 : 1);
+    };
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 

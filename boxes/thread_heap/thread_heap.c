@@ -217,8 +217,11 @@ static void switch_to(struct thread_heap *heap) {
     thread_heap_tls.heap = heap;
 }
 
+// A thread that has left a call by a jump may make another before it takes its heap back.
 void thread_heap_set_aside(void) {
-    aside = thread_heap_tls.heap;
+    if (aside == NULL) {
+        aside = thread_heap_tls.heap;
+    }
     switch_to((struct thread_heap *)&gone_heap);
 }
 
@@ -414,6 +417,7 @@ static void give(struct thread_heap *heap) {
 
 static void on_thread_exit(void *arg) {
     os_thread_ends();
+    thread_heap_take_back(); // where the thread has ended within a call outside
     // A program that writes to a key that it never created may have written to this one.
     struct thread_heap *heap = thread_heap_tls.heap;
     if (arg != heap || !is_own(heap)) {

@@ -19,6 +19,8 @@
 #include <thread>
 #include <vector>
 
+#include "fronts/libc/test_util.h"
+
 namespace {
 
 constexpr size_t kPage = 4096;
@@ -448,6 +450,43 @@ TEST_F(Hooks, MayNeverComeBack) {
         work();
     }
     EXPECT_GT(tolds.load(), before);
+}
+
+size_t heaps_of_threads() {
+    struct hak_stats stats;
+    hak_stats(&stats);
+    return stats.heaps - stats.free_heaps;
+}
+
+// The heap is one without a thread then, whatever the thread did in between.
+TEST_F(Hooks, MayNeverComeBackBeforeTheThreadEnds) {
+    work();
+    size_t before = heaps_of_threads();
+    for (int frees = 0; frees < 3; frees++) {
+        std::thread thread([frees] {
+            void *blocks[3];
+            for (void *&block : blocks) {
+                block = memset(malloc(70 * kMiB), 1, 70 * kMiB);
+            }
+            work();
+            jumps = true;
+            if (setjmp(landing) == 0) {
+                free(blocks[2]);
+                faults++; // no hook was called
+            }
+            depth = 0;
+            work();
+            if (frees == 2) {
+                timespec second = {1, 200000000};
+                nanosleep(&second, nullptr);
+            }
+            for (int i = 0; i < frees; i++) {
+                free(blocks[i]);
+            }
+        });
+        thread.join();
+        EXPECT_EQ(heaps_of_threads(), before) << frees;
+    }
 }
 
 } // namespace

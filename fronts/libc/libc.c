@@ -372,7 +372,8 @@ static bool is_first(void) {
 static __attribute__((constructor(101))) void start(void) {
     settings_load_once(environ);
     os_start((enum os_calls_allowed)settings_get(SETTING_SANDBOX));
-    os_around_calls(thread_heap_set_aside, thread_heap_take_back);
+    static const struct os_around around = {thread_heap_set_aside, thread_heap_take_back};
+    os_around_calls(&around);
     if (settings_get(SETTING_STATS) != 0) {
         os_keep_stderr();
     }
