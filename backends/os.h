@@ -74,6 +74,11 @@ enum os_result os_purge_ranges(const struct os_range *ranges, size_t count);
 // 65,530: then about an 8192th of what has been committed.
 size_t os_least_purge(void);
 
+// True if os_purge leaves its range mapped throughout, so that other threads may look at it
+// meanwhile. Not so in a sandbox, where a mapping is replaced by another, which the kernel may
+// refuse when the first one is gone.
+bool os_purges_in_place(void);
+
 // Replaces a committed range, whatever its mappings look like by now, by one fresh zero mapping.
 // OS_NO_MEMORY: it is as it was; OS_LOST: it is not mapped any more, and could not be mapped again.
 enum os_result os_refresh(void *at, size_t size);

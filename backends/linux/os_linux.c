@@ -183,6 +183,17 @@ static enum os_result map(void *at, size_t size, int prot, void **got) {
     return sandbox_is_strict() ? OS_NO_MEMORY : map_without_tls(at, size, prot, got);
 }
 
+// Maps a range that the kernel may have unmapped before it found that it cannot map it afresh: all
+// of it, or nothing. A refusal does not tell whether it has: at the limit of mappings it has not,
+// and for want of memory it has, and may have some the next time. False if the range is as it was.
+static bool map_again(void *at, size_t size, int prot) {
+    enum { TIMES = 1000 };
+    enum os_result again;
+    for (int i = 0; i < TIMES && (again = map(at, size, prot, NULL)) == OS_NO_MEMORY; i++) {
+    }
+    return again == OS_OK; // "taken": by what was there
+}
+
 // Replaces a range by one fresh mapping. OS_NO_MEMORY: it is as it was. OS_LOST: see os.h.
 static enum os_result remap(void *at, size_t size, int prot) {
     if (os_is_outside() || sandbox_is_strict()) {
@@ -191,14 +202,15 @@ static enum os_result remap(void *at, size_t size, int prot) {
     if (!is_error(map_over(at, size, prot))) {
         return OS_OK;
     }
-    // The kernel unmaps a range before it finds out that it cannot map it; all of it, or nothing.
+    if (sandbox_now() == SANDBOX_OWN) { // which forbids what follows
+        return map_again(at, size, prot) ? OS_OK : OS_NO_MEMORY;
+    }
     enum os_result again = map(at, size, prot, NULL);
     if (again != OS_NO_MEMORY) {
-        return again == OS_OK ? OS_OK : OS_NO_MEMORY; // "taken": by what was there
+        return again == OS_OK ? OS_OK : OS_NO_MEMORY;
     }
-    // Which of the two it is cannot be told; so it is made the one of them.
-    bool may_unmap = sandbox_now() < SANDBOX_OWN;
-    return may_unmap && !is_error(unmap(at, size)) ? OS_LOST : OS_NO_MEMORY;
+    // Whether it is mapped cannot be told; so it is unmapped.
+    return !is_error(unmap(at, size)) ? OS_LOST : OS_NO_MEMORY;
 }
 
 enum os_result os_reserve(void *at, size_t size, void **got) {
@@ -312,6 +324,10 @@ void os_forked(void) {
     atomic_store_explicit(&unmergeable, true, memory_order_relaxed);
 }
 
+bool os_purges_in_place(void) {
+    return can_madvise();
+}
+
 size_t os_least_purge(void) {
     enum { PAGE = 4096, RANGES = 8192 };
     if (can_madvise() || !atomic_load_explicit(&unmergeable, memory_order_relaxed)) {
@@ -338,12 +354,7 @@ enum os_result os_purge(void *at, size_t size) {
     if (!is_error(map_over(at, size, rights))) {
         return OS_OK;
     }
-    // As in remap(), but that it must be mapped in the end.
-    enum os_result again;
-    enum { TIMES = 1000 };
-    for (int i = 0; i < TIMES && (again = map(at, size, rights, NULL)) == OS_NO_MEMORY; i++) {
-    }
-    return again == OS_OK ? OS_OK : OS_NO_MEMORY;
+    return map_again(at, size, rights) ? OS_OK : OS_NO_MEMORY;
 }
 
 enum os_result os_purge_ranges(const struct os_range *ranges, size_t count) {

@@ -1681,13 +1681,14 @@ static HAK_NOINLINE void purge_word(const struct page_arena_window *window, size
     purge_bits(window, word, bits, budget, false, done);
 }
 
-// Gives back what a SuperSlab has that is free and clean, and held by the caller: its metadata and,
-// where it is charged, its rights. False if the kernel would not.
+// Gives back what a SuperSlab has that is free and clean, and held by the caller: its metadata,
+// which other threads may look at all the same, and, where it is charged, its rights. False if the
+// kernel would not.
 static bool purge_superslab(const struct page_arena_window *window, size_t first) {
     struct page_arena_group *group = &window->groups[first / ARENA_GROUP_SLABS];
     uint64_t bit = superslab_mask(first % ARENA_GROUP_SLABS, 1);
     char *meta = window->meta + first / ARENA_SUPERSLAB_SLABS * ARENA_SUPERSLAB_META;
-    if (os_purge(meta, ARENA_SUPERSLAB_META) != OS_OK ||
+    if ((os_purges_in_place() && os_purge(meta, ARENA_SUPERSLAB_META) != OS_OK) ||
         !find_lost(window, first, ARENA_SUPERSLAB_SLABS)) {
         return false;
     }

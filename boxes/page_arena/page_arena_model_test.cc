@@ -627,6 +627,10 @@ os_result os_decommit(void *at, size_t size) {
 size_t os_read_file(const char *, char *, size_t) {
     return 0;
 }
+bool os_purges_in_place() {
+    return true;
+}
+
 os_result os_purge(void *at, size_t size) {
     Arena::current().purge(at, size);
     return OS_OK;
