@@ -1296,8 +1296,8 @@ Plan DrawPlan(Random *random, uint64_t seed) {
     default:
         if (turn < kWays) {
             InterceptAs(static_cast<Way>(turn), random, &plan);
-            // These filters are no sandbox, but may be taken for one. In one blocks are not moved but
-            // copied: of the far ones there is not so much memory.
+            // These filters are no sandbox, but may be taken for one. In one blocks are not moved
+            // but copied: of the far ones there is not so much memory.
             Set("HAKMEM_SANDBOX", random->OneIn(4) && !plan.far ? "2" : "0");
         }
         break;
