@@ -4,8 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <iterator>
+#include <sstream>
 
 namespace bench {
 namespace {
@@ -447,6 +449,189 @@ TEST(States, StepsMakeTheHeap) {
         Report report;
         EXPECT_THAT(run_worker("states_worker", {steps, "--window-ms=1"}, {}, &report).error,
                     StartsWith("exit status 1: states_worker: "))
+            << steps;
+    }
+}
+
+TEST(Shapes, RefusesBadArguments) {
+    const std::vector<std::vector<std::string>> bad = {
+        {"1"},           {"--shapes", "nosuch"}, {"--shapes", ","},   {"--allocators", "nosuch"},
+        {"--runs", "0"}, {"--percent", "101"},   {"--pause-ms", "x"}, {"--out", "/proc/none"},
+    };
+    for (const auto &arguments : bad) {
+        expect_usage("shapes", arguments);
+    }
+}
+
+TEST(Shapes, ListsItsShapes) {
+    const Outcome outcome = drive("shapes", {"--list"});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    for (const char *name : {"| switch-22k ", "| asleep-large ", "| moved ", "| lsm ", "| pool "}) {
+        EXPECT_THAT(outcome.out, HasSubstr(name));
+    }
+    EXPECT_THAT(outcome.out, HasSubstr("cache=9K~32K:150M%:1500M%,mark=end"));
+    EXPECT_THAT(outcome.out, HasSubstr("fill=32:120M%,keep=33,fill=64:120M%,keep=33,"));
+}
+
+// The names in the first column of a table of Markdown that starts with `heading`.
+std::vector<std::string> first_column(const std::string &text, const std::string &heading) {
+    std::vector<std::string> names;
+    std::istringstream lines(text.substr(std::min(text.find("\n| " + heading), text.size())));
+    std::string line;
+    for (int skipped = 0; skipped < 3; skipped++) { // an empty line, the heading and its rule
+        std::getline(lines, line);
+    }
+    while (std::getline(lines, line) && line[0] == '|') {
+        names.push_back(line.substr(2, line.find(' ', 2) - 2));
+    }
+    return names;
+}
+
+TEST(Shapes, MakesEveryShape) {
+    const ScratchDirectory scratch;
+    const Outcome outcome =
+        drive("shapes", {"--quick", "--pause-ms", "5", "--no-syscalls", "--allocators",
+                         "hakmem_c23", "--out", scratch.path()});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    EXPECT_THAT(outcome.out, Not(HasSubstr("failed")));
+    EXPECT_EQ(contents(scratch.path() + "/shapes.md"), outcome.out);
+    const std::string json = contents(scratch.path() + "/shapes.json");
+    const std::vector<std::string> names =
+        first_column("\n" + drive("shapes", {"--list"}).out, "shape ");
+    EXPECT_GT(names.size(), 30u);
+    for (const std::string &name : names) {
+        EXPECT_THAT(outcome.out, ContainsRegex("\n### " + name + ": "));
+        EXPECT_THAT(outcome.out, ContainsRegex("\n\\| " + name + " +\\| +[0-9.]+ \\(1.00\\)"));
+        EXPECT_THAT(json, HasSubstr("\"shape\": \"" + name + "\""));
+    }
+}
+
+TEST(Shapes, ComparesAllocators) {
+    const ScratchDirectory scratch;
+    const Outcome outcome =
+        drive("shapes", {"--quick", "--shapes", "switch-22k,fork", "--pause-ms", "5", "--runs", "2",
+                         "--allocators", "hakmem_c23,system", "--out", scratch.path()});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    EXPECT_THAT(outcome.out, Not(HasSubstr("failed")));
+    for (const char *title : {"## Memory at the last moment", "## CPU time", "## Above the bars",
+                              "- hakmem_c23: above 1.15 of the best: "}) {
+        EXPECT_THAT(outcome.out, HasSubstr(title));
+    }
+    const std::string cell = " +[0-9.]+ \\(\\**[0-9.]+\\**\\) \\|";
+    EXPECT_THAT(outcome.out, ContainsRegex("\n\\| switch-22k +\\|" + cell + cell + "\n"));
+    EXPECT_THAT(outcome.out,
+                ContainsRegex("\n\\| geomean of 2, over system +\\| +[0-9.]+ \\| +1.00 \\|\n"));
+    // Memory at three moments; faults, system calls, mappings and CPU.
+    const std::string counts = " +[0-9 ]+ \\| +[0-9 -]+ \\| +[1-9][0-9]* \\| +[0-9]+ \\|\n";
+    EXPECT_THAT(outcome.out,
+                ContainsRegex("\n\\| hakmem_c23 \\|" + cell + " +[0-9.]+ \\|" + cell + counts));
+    const std::string json = contents(scratch.path() + "/shapes.json");
+    for (const char *member : {"\"moment\": \"freed\"", "\"held_over_best\": ", "\"percent\": 5"}) {
+        EXPECT_THAT(json, HasSubstr(member));
+    }
+    EXPECT_THAT(contents(scratch.path() + "/shapes.gp"), HasSubstr("'switch-22k' 0, 'fork' 1"));
+    EXPECT_TRUE(contents(scratch.path() + "/shapes.svg").find("</svg>") != std::string::npos ||
+                outcome.err.find("gnuplot is not installed") != std::string::npos)
+        << outcome.err;
+}
+
+TEST(Shapes, RefusesFiguresOfAnotherAllocator) {
+    const ScratchDirectory scratch;
+    const Outcome outcome =
+        drive("shapes", {"--quick", "--shapes", "odd-16k", "--allocators",
+                         "/lib/x86_64-linux-gnu/libm.so.6", "--out", scratch.path()});
+    EXPECT_THAT(outcome.error, ContainsRegex("^exit status 1: "));
+    EXPECT_THAT(outcome.out, ContainsRegex("- odd-16k on m: served by .*libc.*and not by .*libm"));
+}
+
+struct Moment {
+    double held_kib = -1, live_kib = -1, mappings = -1;
+};
+
+// What the worker says of the moment `end` of a shape.
+Moment moment_of(const std::string &steps, const std::vector<std::string> &options = {}) {
+    std::vector<std::string> arguments = {steps};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    Report report;
+    const Outcome outcome = run_worker("shapes_worker", arguments, {}, &report);
+    EXPECT_EQ(outcome.error, "") << steps;
+    Moment moment;
+    const size_t at = outcome.out.find("moment end ");
+    if (at != std::string::npos) {
+        std::istringstream words(outcome.out.substr(at + 11));
+        words >> moment.held_kib >> moment.live_kib >> moment.mappings;
+    }
+    return moment;
+}
+
+double live_kib(const std::string &steps, const std::vector<std::string> &options = {}) {
+    return moment_of(steps, options).live_kib;
+}
+
+TEST(Shapes, StepsMakeTheHeap) {
+    EXPECT_EQ(live_kib("mark=end"), 0);
+    EXPECT_EQ(live_kib("fill=1K:4M,mark=end"), 4096);
+    EXPECT_EQ(live_kib("fill=1K:4M%,mark=end", {"--percent=25"}), 1024);
+    EXPECT_EQ(live_kib("align=4K:4096:4M,mark=end"), 4096);
+    EXPECT_EQ(live_kib("fill=1K:4M,free,mark=end"), 0);
+    EXPECT_NEAR(live_kib("fill=1K:4M,keep=4,free,mark=end"), 1024, 150);
+    EXPECT_EQ(live_kib("fill=1K:4M,keep=4,drop,mark=end"), 0);
+    EXPECT_NEAR(live_kib("fill=1K-3K:4M,mark=end"), 4096, 4);
+    EXPECT_EQ(live_kib("cache=1K:1M:4M,mark=end"), 1024);
+    EXPECT_NEAR(live_kib("group=16~1K:64K:1M:4M,mark=end"), 1024, 66);
+    EXPECT_NEAR(live_kib("drift=1000:20000:100~1000,mark=end"), 880, 60);
+    EXPECT_NEAR(live_kib("values=1000:100000:40-6K,mark=end"), 6000, 100);
+    EXPECT_EQ(live_kib("shrink=256K:64K:4M,mark=end"), 4096);
+    EXPECT_EQ(live_kib("tables=8:1M:64K:100,mark=end"), 512);
+    EXPECT_EQ(live_kib("buffers=8:1M:64K:100,mark=end"), 512);
+    EXPECT_EQ(live_kib("buffers=8:1M:64K:0,grow=2M,mark=end"), 512);
+    EXPECT_EQ(live_kib("side=4:1M:4K,mark=end"), 4096);
+    EXPECT_EQ(live_kib("once=16~32K:256,trim,sleep=1,quiet=1,mark=end"), 0);
+    EXPECT_EQ(live_kib("3*[fill=1K:1M,2*[cache=1K:8M:1M]],mark=end"), 9216);
+    // Threads: all at a time, one after the other, and from one to another.
+    EXPECT_EQ(live_kib("threads=4,fill=1K:1M,mark=end"), 4096);
+    EXPECT_EQ(live_kib("threads=4,6*[turn,fill=1K:1M],mark=end"), 6144);
+    EXPECT_EQ(live_kib("3*[threads=2,fill=1K:1M,end],mark=end"), 6144);
+    EXPECT_EQ(live_kib("threads=3,handoff=1K:1M:5,mark=end"), 0);
+}
+
+TEST(Shapes, TheSameSeedMakesTheSameHeap) {
+    const std::string steps = "cache=64~20K:1M:8M,values=100:1000:40-6K,mark=end";
+    EXPECT_EQ(live_kib(steps, {"--seed=1"}), live_kib(steps, {"--seed=1"}));
+    EXPECT_NE(live_kib(steps, {"--seed=1"}), live_kib(steps, {"--seed=2"}));
+}
+
+// The C library takes 32 B for 16. The worker keeps 16 B of its own for each block.
+TEST(Shapes, TheWorkersBooksAreNotHeld) {
+    const Moment moment = moment_of("fill=16:16M,mark=end");
+    EXPECT_GT(moment.held_kib, 1.9 * moment.live_kib);
+    EXPECT_LT(moment.held_kib, 2.2 * moment.live_kib);
+    // Nor are its threads' stacks, 64 KiB each.
+    EXPECT_LT(moment_of("threads=100,mark=end").held_kib, 100 * 32);
+}
+
+TEST(Shapes, AChildHoldsWhatItDoesNotShare) {
+    EXPECT_GT(moment_of("fill=1K:32M,mark=end").held_kib, 32 << 10);
+    EXPECT_LT(moment_of("fill=1K:32M,fork,mark=end").held_kib, 1 << 10);
+    EXPECT_GT(moment_of("fill=1K:32M,fork,fill=1K:8M,mark=end").held_kib, 8 << 10);
+    EXPECT_LT(moment_of("fill=1K:32M,fork,fill=1K:8M,mark=end").held_kib, 12 << 10);
+}
+
+TEST(Shapes, CountsMappings) {
+    const double before = moment_of("mark=end").mappings;
+    EXPECT_GT(before, 5);
+    // Blocks of 40 MB are mappings of their own in the C library.
+    EXPECT_GE(moment_of("buffers=50:40M:4K:0,mark=end").mappings, before + 1);
+}
+
+TEST(Shapes, RefusesBadSteps) {
+    for (const char *steps :
+         {"nosuch", "fill", "fill=1", "fill=1:2:3", "fill=x:1M", "fill=2-1:1M", "fill=0~5:1M",
+          "free=1", "mark", "mark=", "2*[free", "2*free", "free]", "fill=1:1M,", "threads=0",
+          "threads=1,fork", "threads=1,threads=1", "handoff=1:1M:1"}) {
+        Report report;
+        EXPECT_THAT(run_worker("shapes_worker", {steps}, {}, &report).error,
+                    StartsWith("exit status 1: shapes_worker: "))
             << steps;
     }
 }

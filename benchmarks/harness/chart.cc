@@ -4,6 +4,7 @@
 #include "benchmarks/harness/report.h"
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 
 namespace bench {
@@ -132,6 +133,48 @@ std::string draw(const LineChart &chart, const std::string &path) {
         }
     }
     return plot(script + "plot " + curves + "\n", path);
+}
+
+std::string draw(const HeatMap &map, const std::string &path) {
+    const std::string file = std::filesystem::path(path).filename().string() + ".svg";
+    const size_t columns = map.columns.size();
+    const size_t rows = map.rows.size();
+    std::string script =
+        format("set terminal svg noenhanced size %zu,%zu background 'white' font 'sans,12'\n",
+               260 + 80 * columns, 140 + 20 * rows) +
+        "set output " + quoted(file) + "\nset title " + quoted(map.title) + "\n" +
+        "unset key\nset tics scale 0\nset border lc rgb '#888888'\n";
+    script += "set xtics rotate by 30 right (";
+    for (size_t i = 0; i < columns; i++) {
+        script += (i == 0 ? "" : ", ") + quoted(map.columns[i]) + format(" %zu", i);
+    }
+    script += ")\nset ytics (";
+    for (size_t i = 0; i < rows; i++) {
+        script += (i == 0 ? "" : ", ") + quoted(map.rows[i]) + format(" %zu", i);
+    }
+    script +=
+        format(")\nset xrange [-0.5:%zu.5]\nset yrange [%zu.5:-0.5]\n", columns - 1, rows - 1);
+    // The colour is the logarithm to base 2.
+    script += "set palette defined (0 '#1a9850', 0.2 '#d9ef8b', 0.6 '#fee08b', 1 '#f46d43', "
+              "2 '#d73027')\nset cbrange [0:2]\n"
+              "set cbtics ('1' 0, '1.15' 0.2016, '1.5' 0.585, '2' 1, '4' 2)\n$cells << EOD\n";
+    bool any = false;
+    for (size_t y = 0; y < rows; y++) {
+        for (size_t x = 0; x < columns; x++) {
+            const std::optional<double> &value = map.cells[y][x];
+            // An image has to have all its points.
+            script += format("%zu %zu ", x, y) +
+                      (value.has_value() ? format("%.4f %.2f\n", std::log2(*value), *value)
+                                         : std::string("NaN -\n"));
+            any = any || value.has_value();
+        }
+    }
+    if (!any || columns < 2 || rows < 2) {
+        return "a heat map wants two rows and columns, with figures";
+    }
+    script += "EOD\nplot $cells using 1:2:3 with image pixels, \\\n"
+              "  $cells using 1:2:(stringcolumn(4)) with labels\n";
+    return plot(script, path);
 }
 
 } // namespace bench

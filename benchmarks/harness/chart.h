@@ -27,9 +27,18 @@ struct LineChart {
     std::vector<std::pair<std::string, std::vector<std::pair<double, double>>>> series;
 };
 
+// Ratios of 1 or more to the best of their row: each cell shows its figure, on a colour that goes
+// from 1 by way of 1.15, 1.5 and 2 to 4 and more.
+struct HeatMap {
+    std::string title;
+    std::vector<std::string> columns, rows;
+    std::vector<std::vector<std::optional<double>>> cells; // by row
+};
+
 // Writes PATH.gp and PATH.svg. Returns an empty text, or why there is no .svg.
 std::string draw(const RatioChart &chart, const std::string &path);
 std::string draw(const LineChart &chart, const std::string &path);
+std::string draw(const HeatMap &map, const std::string &path);
 
 } // namespace bench
 

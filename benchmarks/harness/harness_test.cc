@@ -157,6 +157,17 @@ TEST(Run, KillsWhatLeavesTheMachineTooLittleMemory) {
     EXPECT_EQ(run(command, {}).error, "exit status 3");
 }
 
+TEST(Run, KillsWhatTakesTooMuchMemory) {
+    Command command = shell("a=x; while :; do a=$a$a; done");
+    command.memory_most_mib = 64;
+    command.address_space = uint64_t{8} << 30;
+    command.timeout_s = 100;
+    EXPECT_EQ(run(command, {}).error, "killed by Killed: killed: it took more memory than it may");
+    command = shell("exit 3");
+    command.memory_most_mib = 64;
+    EXPECT_EQ(run(command, {}).error, "exit status 3");
+}
+
 // The driver's own peak must not be the least that any program can have.
 TEST(Run, DoesNotChargeAProgramForTheDriver) {
     constexpr size_t kBytes = size_t{64} << 20;

@@ -144,6 +144,9 @@ Outcome run(const Command &command, const Allocator &allocator) {
     if (command.memory_left_mib != 0) {
         arguments.insert(arguments.end(), {"-m", std::to_string(command.memory_left_mib)});
     }
+    if (command.memory_most_mib != 0) {
+        arguments.insert(arguments.end(), {"-r", std::to_string(command.memory_most_mib)});
+    }
     arguments.insert(arguments.end(), command.argv.begin(), command.argv.end());
     const std::vector<std::string> environment = child_environment(command, allocator);
     const std::vector<char *> argv = pointers(arguments);

@@ -18,6 +18,7 @@ struct Command {
     std::string directory;                // to run in; empty: the driver's
     uint64_t address_space = 0;           // RLIMIT_AS in bytes; 0: as it is
     uint64_t memory_left_mib = 0;         // killed once the machine has less available; 0: never
+    uint64_t memory_most_mib = 0;         // killed once it has more resident; 0: never
     double timeout_s = 600;
 };
 
