@@ -127,7 +127,6 @@ extern __typeof(hak_stats) hak_stats
     __attribute__((alias("statistics_own"), visibility("default")));
 
 static void heap_of(const struct hak_stats *s, struct statistics_heap *heap) {
-    enum { FAST_MOST = 128 }; // what glibc's fast bins hold by default
     size_t private_all = s->private_slabs << ARENA_SLAB_SHIFT;
     size_t private_free = private_all - hak_min(private_all, s->private_live);
     *heap = (struct statistics_heap){
@@ -140,10 +139,7 @@ static void heap_of(const struct hak_stats *s, struct statistics_heap *heap) {
     };
     heap->arena = heap->used + heap->free_;
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-        bool fast = s->bins[bin].size <= FAST_MOST;
-        heap->free_blocks += s->bins[bin].free_ + (fast ? 0 : s->bins[bin].cached);
-        heap->fast_blocks += fast ? s->bins[bin].cached : 0;
-        heap->fast += fast ? s->bins[bin].cached * s->bins[bin].size : 0;
+        heap->free_blocks += s->bins[bin].free_ + s->bins[bin].cached;
     }
 }
 
@@ -357,8 +353,9 @@ static void add_attribute(struct text *text, const char *name, uint64_t value) {
 // What a heap has, and again what all of them have, which is one here.
 static void write_xml_totals(struct text *text, const struct hak_stats *s,
                              const struct statistics_heap *heap, bool all) {
-    add_total(text, "total", "fast", &heap->fast_blocks, heap->fast);
-    add_total(text, "total", "rest", &heap->free_blocks, heap->free_ - heap->fast);
+    static const size_t none;
+    add_total(text, "total", "fast", &none, 0);
+    add_total(text, "total", "rest", &heap->free_blocks, heap->free_);
     if (all) {
         add_total(text, "total", "mmap", &heap->mapped_blocks, heap->mapped);
     }

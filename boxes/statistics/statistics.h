@@ -71,14 +71,13 @@ const char *hak_flavour(void);
 // The same in the terms of glibc's mallinfo: bytes, and counts of blocks. A block of 128 KiB or
 // more counts as one that has a mapping of its own, as with glibc's M_MMAP_THRESHOLD; all else is
 // the arena's. arena = used + free; what the program uses is used + mapped, what is held arena +
-// mapped. Metadata and thread heaps are in neither.
+// mapped. Metadata and thread heaps are in neither. No block is in a fast bin: a cached block is a
+// free block like any other, as glibc's mallinfo() does not count its own caches' as fast either.
 struct statistics_heap {
     size_t arena;         // in slabs of blocks, and in free slabs that still have pages
     size_t used;          // of it, in blocks handed out
     size_t free_;         // of it, in free blocks, cached ones included, and in free slabs
-    size_t free_blocks;   // (count) of these, but for the fast ones
-    size_t fast;          // of free_, in blocks of up to 128 bytes that threads' caches hold
-    size_t fast_blocks;   // (count)
+    size_t free_blocks;   // (count) of these
     size_t mapped;        // in blocks of 128 KiB and more, in whole pages
     size_t mapped_blocks; // (count)
     size_t trimmable;     // of free_, in free slabs: what malloc_trim() gives back for sure

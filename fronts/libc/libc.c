@@ -273,16 +273,16 @@ EXPORT int malloc_trim(size_t pad) {
     return decay_all(pad) > 0;
 }
 
+// There are no fast bins: smblks and fsmblks are 0, which is what a program that has set M_MXFAST
+// to 0 expects.
 EXPORT struct mallinfo2 mallinfo2(void) {
     struct statistics_heap heap;
     statistics_get_heap(&heap);
     return (struct mallinfo2){
         .arena = heap.arena,
         .ordblks = heap.free_blocks,
-        .smblks = heap.fast_blocks,
         .hblks = heap.mapped_blocks,
         .hblkhd = heap.mapped,
-        .fsmblks = heap.fast,
         .uordblks = heap.used,
         .fordblks = heap.free_,
         .keepcost = heap.trimmable,
