@@ -70,11 +70,8 @@ void os_around_calls(const struct os_around *what) {
 // Who runs above the frame of the call on the same stack has left it by a jump. The time tells that
 // from a signal handler's stack, or another one that something outside runs on for a moment; and
 // from a call that lasts, where deeper frames have followed the jump.
-bool os_is_outside(void) {
+static __attribute__((noinline)) bool is_still_outside(void) {
     enum { LEFT_ABOVE_MS = 1000, LEFT_BELOW_MS = 60000 };
-    if (outside_frame == NULL) {
-        return false;
-    }
     uint64_t now = os_now_ms();
     seen_ms = seen_ms == 0 ? now : seen_ms;
     bool below = (char *)__builtin_frame_address(0) < outside_frame;
@@ -83,6 +80,11 @@ bool os_is_outside(void) {
     }
     outside_frame = NULL;
     return false;
+}
+
+// The common answer takes no stack.
+bool os_is_outside(void) {
+    return outside_frame != NULL && is_still_outside();
 }
 
 struct way_out {

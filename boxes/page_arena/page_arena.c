@@ -1857,6 +1857,14 @@ struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_
     return done;
 }
 
+// Of their own for the sake of the stack: what they keep would lie below each purge.
+static HAK_NOINLINE void lower_runs(const struct page_arena_window *window, size_t group) {
+    survey(window, group, true);
+}
+static HAK_NOINLINE void lower_region(const struct page_arena_window *window, size_t group) {
+    survey_region(window, group, true);
+}
+
 size_t page_arena_purge_highest(size_t most) {
     enum { LOOKS = 4096, GROUP_WORDS = ARENA_GROUP_SLABS / 64 };
     struct page_arena_window window = page_arena_get_window();
@@ -1879,12 +1887,12 @@ size_t page_arena_purge_highest(size_t most) {
             }
             if (done.slabs < most && !done.failed) {
                 done.looks += GROUP_WORDS;
-                survey(&window, group, true);
+                lower_runs(&window, group);
             }
         }
         if (group % ARENA_REGION_GROUPS == 0 && done.slabs < most && !done.failed) {
             done.looks += ARENA_REGION_GROUPS;
-            survey_region(&window, group, true);
+            lower_region(&window, group);
         }
     }
     atomic_fetch_add_explicit(&state.purged_slabs, done.slabs, memory_order_relaxed);

@@ -67,16 +67,24 @@ static unsigned refill(struct thread_heap *heap, unsigned bin) {
     return got;
 }
 
-// Gives the newest `count` blocks of the list to the pool, by way of slots that the stack has free.
+// Takes the newest blocks of the list, at most `*count`, into slots that the stack has free; sets
+// `*count` to how many they are.
+static HAK_NOINLINE void **take_out(struct thread_heap *heap, unsigned bin, struct tls_sll *list,
+                                    unsigned *count) {
+    void **room = fast_cache_room(&heap->bins[bin], count);
+    *count = tls_sll_pop(list, room, *count);
+    count_behind(heap, bin, -(int)*count);
+    return room;
+}
+
+// Gives the newest `count` blocks of the list to the pool.
 static HAK_NOINLINE void give_listed(struct thread_heap *heap, unsigned bin, struct tls_sll *list,
                                      unsigned count) {
     while (count > 0) {
-        unsigned most = count;
-        void **room = fast_cache_room(&heap->bins[bin], &most);
-        most = tls_sll_pop(list, room, most);
-        tiny_front_give(heap, bin, room, most);
-        count_behind(heap, bin, -(int)most);
-        count -= most;
+        unsigned taken = count;
+        void **blocks = take_out(heap, bin, list, &taken);
+        tiny_front_give(heap, bin, blocks, taken);
+        count -= taken;
     }
 }
 
