@@ -41,6 +41,20 @@ build_flavour() {
         { read -r bin && printf '%s/lib%s.so\n' "$bin" "$1"; } || die "flavour $1 does not build"
 }
 
+# Builds the compat libraries of flavour NAME and prints the path of their folder.
+build_compat() {
+    (cd "$repository" && ./bazelw build "//:$1_compat" >&2 && ./bazelw info bazel-bin 2>/dev/null) |
+        { read -r bin && printf '%s/compat%s\n' "$bin" "$([[ $1 == hakmem_c23 ]] || echo "/$1")"; } ||
+        die "the compat libraries of $1 do not build"
+}
+
+# An absolute path in COPY's folder of the shared libraries in the folder at PATH.
+copy_compat() {
+    [[ -f $1/libjemalloc.so.2 ]] || die "no compat libraries: $1"
+    mkdir "$2/compat" && cp -L -- "$1"/lib*.so.[0-9] "$2/compat/" || exit 2
+    printf '%s/compat\n' "$2"
+}
+
 # An absolute path in COPY's folder of the shared object at PATH: a build that runs meanwhile may replace the original.
 copy_so() {
     [[ -f $1 ]] || die "no such shared object: $1"
