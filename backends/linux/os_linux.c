@@ -662,7 +662,8 @@ void os_start(enum os_calls_allowed allowed) {
         [OS_SANDBOXED] = SANDBOX_ASSUME,
         [OS_FIND_OUT] = SANDBOX_FIND_OUT,
     };
-    char own_bytes[SANDBOX_STATUS], init_bytes[SANDBOX_STATUS];
+    // Not on the stack: a program's first one may be of 16 KiB, as ulimit -s can have it.
+    static char own_bytes[SANDBOX_STATUS], init_bytes[SANDBOX_STATUS];
     struct sandbox_text own = {own_bytes, 0}, init = {init_bytes, 0};
     if (allowed == OS_FIND_OUT) {
         own.length = os_read_file("/proc/self/status", own_bytes, sizeof own_bytes);

@@ -6,6 +6,8 @@
 //               that a call can find: empty, growing, full caches, other sizes, idle memory.
 //   thread OP   call OP on a thread of 16 KiB, of which 4 KiB are taken
 //   signal OP   call OP in a handler on a signal stack of 4 KiB, with an unmapped page below it
+//   start KIB LIBRARY
+//               start again with LIBRARY preloaded ("": none) and a first stack of KIB
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
@@ -15,6 +17,8 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/personality.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -279,7 +283,28 @@ static int in_handler(void) {
            raise(SIGUSR1) != 0;
 }
 
+// Where the stack begins in its page is the kernel's choice, and would be another in each try.
+static int start(const char *kib, const char *library) {
+    char preload[4096];
+    snprintf(preload, sizeof preload, "LD_PRELOAD=%s", library);
+    char *const variables[] = {preload, NULL};
+    struct rlimit limit = {(rlim_t)atol(kib) << 10, RLIM_INFINITY};
+    if (personality(ADDR_NO_RANDOMIZE) == -1 || setrlimit(RLIMIT_STACK, &limit) != 0) {
+        return 2;
+    }
+    execle("/proc/self/exe", "small_stack_program", "started", (char *)NULL, variables);
+    return 2;
+}
+
 int main(int argc, char **argv) {
+    if (argc == 2 && strcmp(argv[1], "started") == 0) {
+        blocks[0] = malloc(100);
+        free(blocks[0]);
+        return 0;
+    }
+    if (argc == 4) {
+        return start(argv[2], argv[3]);
+    }
     null = fopen("/dev/null", "w");
     if (argc < 2 || null == NULL || freopen("/dev/null", "w", stderr) == NULL) {
         return 2;

@@ -81,4 +81,20 @@ TEST_P(SmallStackTest, FitsOnASignalStackOf4KiB) {
     }
 }
 
+// The least first stack, in KiB, with which a program starts; 64 if with none below that.
+int LeastFirstStack(const std::string &library) {
+    int kib = 4;
+    while (kib < 64 &&
+           Said("", "start " + std::to_string(kib) + " '" + library + "'") != "exit 0\n") {
+        kib += 4;
+    }
+    return kib;
+}
+
+TEST_P(SmallStackTest, StartsWithAFirstStackOfOnePageMoreThanTheSystems) {
+    int system = LeastFirstStack("");
+    ASSERT_LT(system, 64);
+    EXPECT_LE(LeastFirstStack(std::string("./lib") + GetParam() + ".so"), system + 4);
+}
+
 } // namespace
