@@ -105,6 +105,16 @@ void os_huge_pages(void *at, size_t size, bool on);
 size_t os_address_limit(void);
 size_t os_data_limit(void);
 
+// The mappings that the kernel granted a process (vm.max_map_count) when that was first asked for;
+// the kernel's default where it is not to be found.
+size_t os_most_mappings(void);
+
+// Says which pages of a committed range of up to 2^20 bytes hold something: pages[i] is 0 for a page
+// that was never touched, and reads as zero. False, and `pages` is undefined, where that cannot be
+// told: where the machine has swap, for a page in it looks the same, and in a sandbox. (A page that
+// userfaultfd is to fill when it is touched looks the same, too.)
+bool os_touched(const void *at, size_t size, unsigned char *pages);
+
 // Physical memory of the machine in bytes.
 size_t os_physical_memory(void);
 

@@ -439,6 +439,39 @@ size_t os_data_limit(void) {
     return limit_of(RLIMIT_DATA, &last);
 }
 
+static size_t number_at(const char *text, size_t length) {
+    size_t value = 0;
+    for (size_t i = 0; i < length && text[i] >= '0' && text[i] <= '9'; i++) {
+        value = value * 10 + (size_t)(text[i] - '0');
+    }
+    return value;
+}
+
+size_t os_most_mappings(void) {
+    enum { PRESET = 65530 };
+    static _Atomic size_t known;
+    size_t most = atomic_load_explicit(&known, memory_order_relaxed);
+    if (most == 0 && sandbox_now() < SANDBOX_OWN && !sandbox_is_strict()) {
+        char text[24];
+        size_t length = os_read_file("/proc/sys/vm/max_map_count", text, sizeof text);
+        most = length == 0 ? PRESET : number_at(text, length);
+        atomic_store_explicit(&known, most, memory_order_relaxed);
+    }
+    return most == 0 ? PRESET : most;
+}
+
+static bool has_swap(void) {
+    struct sysinfo info;
+    return is_error(sys3(SYS_sysinfo, (long)&info, 0, 0)) || info.totalswap != 0;
+}
+
+// Swap that is there neither before nor after the look was not there in between: all of that is far
+// too short for anyone to add some, page this process out, and take it away again.
+bool os_touched(const void *at, size_t size, unsigned char *pages) {
+    return sandbox_now() == SANDBOX_NONE && !sandbox_is_strict() && !has_swap() &&
+           !is_error(sys3(SYS_mincore, (long)at, (long)size, (long)pages)) && !has_swap();
+}
+
 // From a file, as a sandbox that was there before the start may not have sysinfo().
 size_t os_physical_memory(void) {
     static const char field[] = "MemTotal:";
@@ -453,11 +486,7 @@ size_t os_physical_memory(void) {
     while (i < length && text[i] == ' ') {
         i++;
     }
-    size_t kib = 0;
-    for (; i < length && text[i] >= '0' && text[i] <= '9'; i++) {
-        kib = kib * 10 + (size_t)(text[i] - '0');
-    }
-    return kib * 1024;
+    return number_at(text + i, length - i) * 1024;
 }
 
 uint64_t os_random(void) {

@@ -15,6 +15,11 @@
 #    define HAK_LARGE_COLOURS (HAK_HEADER == 0)
 #endif
 
+// Build setting: 0 gives blocks that grow no more addresses than they ask for.
+#ifndef HAK_LARGE_ROOM
+#    define HAK_LARGE_ROOM 1
+#endif
+
 static size_t slabs_for(size_t size) {
     return (size + ARENA_SLAB - 1) >> ARENA_SLAB_SHIFT;
 }
@@ -63,8 +68,21 @@ static size_t taken(size_t size) {
     return HAK_PEEK(&superslab_exact) ? hak_round_up(size, HAK_PAGE) : size;
 }
 
-// A block in the arena's window.
-static void *alloc_near(size_t asked, size_t align, enum large_block_use use) {
+// Makes a block of a claimed run.
+static char *begin(const struct page_arena_window *window, size_t slab, size_t run, size_t colour,
+                   size_t asked) {
+    struct slab *meta = superslab_slab(window, slab);
+    atomic_store_explicit(&meta->owner, hak_thread_mark(), memory_order_relaxed);
+    atomic_store_explicit(&meta->colour, (uint16_t)colour, memory_order_relaxed);
+    atomic_store_explicit(&meta->run, run, memory_order_relaxed);
+    atomic_store_explicit(&meta->room, 0, memory_order_relaxed);
+    atomic_store_explicit(&meta->size, asked, memory_order_relaxed);
+    atomic_store_explicit(&meta->kind, SLAB_LARGE, memory_order_release);
+    return (char *)page_arena_address(window, slab) + colour;
+}
+
+// A block in the arena's window. *is_zero: it was before it was claimed.
+static void *alloc_near(size_t asked, size_t align, enum large_block_use use, bool *is_zero) {
     size_t size = taken(asked);
     struct page_arena_window window = page_arena_get_window();
     bool coloured = is_coloured(align);
@@ -72,27 +90,19 @@ static void *alloc_near(size_t asked, size_t align, enum large_block_use use) {
                 settings_get(SETTING_LIMIT) == 0;
     size_t least = slabs_for(size);
     size_t run = slabs_for(room ? size + COLOURS_BYTES : size);
-    bool is_zero;
-    size_t slab = claim(size, run, align, &is_zero);
+    size_t slab = claim(size, run, align, is_zero);
     if (slab == ARENA_NONE && run > least) {
         run = least;
-        slab = claim(size, run, align, &is_zero);
+        slab = claim(size, run, align, is_zero);
     }
     if (slab == ARENA_NONE) {
         return NULL;
     }
-    struct slab *meta = superslab_slab(&window, slab);
     size_t colour = coloured ? colour_of(slab, (run << ARENA_SLAB_SHIFT) - size) : 0;
-    char *ptr = (char *)page_arena_address(&window, slab) + colour;
-    if (use == LARGE_BLOCK_ZERO && !is_zero) {
-        memset(ptr, 0, size);
+    if (use == LARGE_BLOCK_ZERO && !*is_zero) {
+        memset((char *)page_arena_address(&window, slab) + colour, 0, size);
     }
-    atomic_store_explicit(&meta->owner, hak_thread_mark(), memory_order_relaxed);
-    atomic_store_explicit(&meta->colour, (uint16_t)colour, memory_order_relaxed);
-    atomic_store_explicit(&meta->run, run, memory_order_relaxed);
-    atomic_store_explicit(&meta->size, asked, memory_order_relaxed);
-    atomic_store_explicit(&meta->kind, SLAB_LARGE, memory_order_release);
-    return ptr;
+    return begin(&window, slab, run, colour, asked);
 }
 
 // The heap is mapped without commitment, so blocks of GiBs are asked for first: a program that
@@ -113,7 +123,8 @@ void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
         block = far_block_alloc(size, align);
     }
     if (block == NULL) {
-        block = alloc_near(size, align, use);
+        bool is_zero;
+        block = alloc_near(size, align, use, &is_zero);
     }
     // The window may have no room for it where the kernel has.
     if (HAK_UNLIKELY(block == NULL && may_be_far && size < LARGE_BLOCK_FAR)) {
@@ -133,6 +144,20 @@ static struct slab *find(const struct page_arena_window *window, const void *ptr
                : NULL;
 }
 
+// Gives the room of a block back, in which nothing was ever written. Returns the slabs of its run
+// that are left.
+static size_t drop_room(struct slab *meta, size_t slab) {
+    size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
+    size_t room = atomic_load_explicit(&meta->room, memory_order_relaxed);
+    if (HAK_UNLIKELY(room != 0)) {
+        run -= room;
+        atomic_store_explicit(&meta->room, 0, memory_order_relaxed);
+        atomic_store_explicit(&meta->run, run, memory_order_relaxed);
+        page_arena_release(slab + run, room, false);
+    }
+    return run;
+}
+
 bool large_block_free(const struct page_arena_window *window, void *ptr, size_t slab) {
     struct slab *meta = find(window, ptr, slab);
     if (HAK_UNLIKELY(meta == NULL)) {
@@ -143,7 +168,7 @@ bool large_block_free(const struct page_arena_window *window, void *ptr, size_t 
     }
     // The run is read after that step, not before: where two threads free a block, the second may
     // meet the next block there, of another length.
-    size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
+    size_t run = drop_room(meta, slab);
     // What another thread allocated would not be asked for again here. Marks tell most threads
     // apart.
     bool mine = atomic_load_explicit(&meta->owner, memory_order_relaxed) == hak_thread_mark();
@@ -177,6 +202,8 @@ static bool is_resize_granted(const struct page_arena_window *window, const void
 static bool resize_near(const struct page_arena_window *window, size_t slab, size_t size) {
     struct slab *meta = superslab_slab(window, slab);
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
+    size_t room = atomic_load_explicit(&meta->room, memory_order_relaxed);
+    size_t have = run - room;
     if (size > window->slabs << ARENA_SLAB_SHIFT) {
         return false;
     }
@@ -186,38 +213,155 @@ static bool resize_near(const struct page_arena_window *window, size_t slab, siz
     if (want > run && !page_arena_claim_at(slab + run, want - run, &zero)) {
         return false;
     }
-    atomic_store_explicit(&meta->run, want, memory_order_relaxed);
-    if (want < run) {
-        page_arena_release(slab + want, run - want, true);
+    if (want < have) {
+        drop_room(meta, slab);
+        run = want;
+    }
+    run = hak_max(run, want);
+    room = want < have ? 0 : run - want;
+    atomic_store_explicit(&meta->room, (uint32_t)room, memory_order_relaxed);
+    atomic_store_explicit(&meta->run, run, memory_order_relaxed);
+    if (want < have) {
+        page_arena_release(slab + want, have - want, true);
     }
     atomic_store_explicit(&meta->size, size, memory_order_relaxed);
     return true;
 }
 
-// The same, at another place.
+// Slabs that a block of `run` slabs that has grown gets beside them, so that it need not be moved
+// each time it grows. They are addresses and no more: nothing is given where these count.
+static size_t room_for(size_t run) {
+    const size_t most = (size_t)1 << (30 - ARENA_SLAB_SHIFT);
+    return HAK_LARGE_ROOM != 0 && page_arena_is_spacious() ? hak_min(run, most) : 0;
+}
+
+// Claims *run slabs for a block to be moved to, and *room more, which are added to *run and clean.
+// *zero says whether all are. ARENA_NONE if the kernel refuses memory.
+static size_t claim_to_move(size_t *run, size_t *room, bool *zero) {
+    *room = room_for(*run);
+    size_t slab = page_arena_claim(*run + *room, ARENA_SLAB, zero);
+    if (slab == ARENA_NONE && *room != 0) {
+        *room = 0;
+        slab = page_arena_claim(*run, ARENA_SLAB, zero);
+    }
+    // Pages that are free would be held by a room.
+    if (slab != ARENA_NONE && !*zero && *room != 0 && !page_arena_clean(slab + *run, *room)) {
+        page_arena_release(slab + *run, *room, false);
+        *room = 0;
+    }
+    *run += *room;
+    return slab;
+}
+
+static bool is_zero_page(const char *page) {
+    const uint64_t *words = (const uint64_t *)page;
+    uint64_t any = 0;
+    for (size_t i = 0; i < HAK_PAGE / sizeof *words && any == 0; i += 8) {
+        any = words[i] | words[i + 1] | words[i + 2] | words[i + 3] | words[i + 4] | words[i + 5] |
+              words[i + 6] | words[i + 7];
+    }
+    return any == 0;
+}
+
+enum { PART_SLABS = 16, PART_PAGES = PART_SLABS * (ARENA_SLAB / HAK_PAGE) };
+
+// Copies up to PART_SLABS slabs to others. Where these are zero, what is zero is not copied: a
+// block may have far more pages than were ever touched. Returns how many pages were copied.
+static size_t copy_part(char *to, const char *from, size_t slabs, bool to_is_zero) {
+    unsigned char touched[PART_PAGES];
+    size_t pages = slabs * (ARENA_SLAB / HAK_PAGE);
+    bool known = to_is_zero && os_touched(from, pages * HAK_PAGE, touched);
+    size_t copied = 0;
+    for (size_t i = 0; i < pages; i++) {
+        const char *page = from + i * HAK_PAGE;
+        if (to_is_zero && (known ? touched[i] == 0 : is_zero_page(page))) {
+            continue;
+        }
+        memcpy(to + i * HAK_PAGE, page, HAK_PAGE);
+        copied++;
+    }
+    return copied;
+}
+
+// Copies a run, and gives its pages back as it goes, so that both together take no more memory than
+// one. True if the source is zero by then.
+static bool copy_run(const struct page_arena_window *window, size_t from, size_t to, size_t slabs,
+                     bool to_is_zero) {
+    bool cleaned = true;
+    for (size_t at = 0; at < slabs; at += PART_SLABS) {
+        size_t part = hak_min(slabs - at, (size_t)PART_SLABS);
+        size_t copied = copy_part((char *)page_arena_address(window, to + at),
+                                  (char *)page_arena_address(window, from + at), part, to_is_zero);
+        if (copied != 0 || !to_is_zero) {
+            cleaned &= page_arena_clean(from + at, part);
+        }
+    }
+    return cleaned;
+}
+
+// Moves a block too short to be moved by the page table. Blocks of SPARSE_FROM bytes are mappings
+// of their own in libc's malloc, and growing them touches no page.
+static void *copy_near(const struct page_arena_window *window, char *ptr, size_t slab,
+                       size_t size) {
+    enum { SPARSE_FROM = 128 << 10 };
+    size_t bytes = superslab_large_usable(window, slab);
+    bool is_zero;
+    if (bytes < SPARSE_FROM || size >= LARGE_BLOCK_FAR ||
+        size > window->slabs << ARENA_SLAB_SHIFT) {
+        return NULL;
+    }
+    char *to = alloc_near(size, 1, LARGE_BLOCK_GROWN, &is_zero);
+    if (to == NULL) {
+        return NULL;
+    }
+    size_t copied = 0;
+    for (size_t at = 0, part; at < bytes; at += part) {
+        part = hak_min(HAK_PAGE - (uintptr_t)(ptr + at) % HAK_PAGE, bytes - at);
+        if (!is_zero || part < HAK_PAGE || !is_zero_page(ptr + at)) {
+            memcpy(to + at, ptr + at, part);
+            copied += part;
+        }
+    }
+    struct slab *meta = superslab_slab(window, slab);
+    size_t run = drop_room(meta, slab);
+    // A run with few pages would have to be filled for the next block that grows.
+    if (copied < bytes / 2 && page_arena_clean(slab, run)) {
+        atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
+        page_arena_release(slab, run, false);
+    } else {
+        large_block_free(window, ptr, slab);
+    }
+    return to;
+}
+
+// The same, at another place: by the page table if that can be, else as little as can be is copied.
 static void *move_near(const struct page_arena_window *window, size_t slab, size_t size) {
     struct slab *meta = superslab_slab(window, slab);
-    size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
+    size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed) -
+                 atomic_load_explicit(&meta->room, memory_order_relaxed);
     size_t colour = atomic_load_explicit(&meta->colour, memory_order_relaxed);
     if (size > window->slabs << ARENA_SLAB_SHIFT || run << ARENA_SLAB_SHIFT < LARGE_BLOCK_MOVE) {
         return NULL;
     }
-    char *to = alloc_near(taken(size) + colour, ARENA_SLAB, LARGE_BLOCK_ANY);
-    if (to == NULL) {
+    size_t to_run = slabs_for(taken(size) + colour);
+    size_t room;
+    bool zero;
+    size_t to = claim_to_move(&to_run, &room, &zero);
+    if (to == ARENA_NONE) {
         return NULL;
     }
-    size_t to_slab = page_arena_slab_of(window, to);
-    if (!page_arena_move(slab, to_slab, run)) {
-        large_block_free(window, to, to_slab);
-        return NULL;
+    bool clean = page_arena_move(slab, to, run);
+    if (!clean) {
+        zero = zero || page_arena_clean(to, run);
+        clean = copy_run(window, slab, to, run, zero);
     }
+    drop_room(meta, slab);
     atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
-    page_arena_release(slab, run, false);
+    page_arena_release(slab, run, !clean);
     // Pages moved as they were, and so the block starts at the same line of its page.
-    struct slab *to_meta = superslab_slab(window, to_slab);
-    atomic_store_explicit(&to_meta->colour, (uint16_t)colour, memory_order_relaxed);
-    atomic_store_explicit(&to_meta->size, size, memory_order_relaxed);
-    return to + colour;
+    char *moved = begin(window, to, to_run, colour, size);
+    atomic_store_explicit(&superslab_slab(window, to)->room, (uint32_t)room, memory_order_relaxed);
+    return moved;
 }
 
 void *large_block_resize(const struct page_arena_window *window, void *ptr, size_t slab,
@@ -228,7 +372,11 @@ void *large_block_resize(const struct page_arena_window *window, void *ptr, size
     if (HAK_UNLIKELY(slab >= window->slabs)) {
         return far_block_resize(ptr, size);
     }
-    return resize_near(window, slab, size) ? ptr : move_near(window, slab, size);
+    if (resize_near(window, slab, size)) {
+        return ptr;
+    }
+    void *moved = move_near(window, slab, size);
+    return moved != NULL ? moved : copy_near(window, ptr, slab, size);
 }
 
 bool large_block_resize_here(const struct page_arena_window *window, void *ptr, size_t slab,

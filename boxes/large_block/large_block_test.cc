@@ -346,16 +346,16 @@ TEST_F(LargeBlock, ResizeInPlace) {
 }
 
 TEST_F(LargeBlock, ResizeOfASmallOneThatCannotGrowIsRefused) {
-    char *ptr = alloc(2 * kSlab);
+    char *ptr = alloc(kSlab);
     char *wall = alloc(kSlab);
-    ASSERT_EQ(wall, ptr + 2 * kSlab);
-    fill(ptr, 2 * kSlab, 4);
-    EXPECT_EQ(resize(ptr, 3 * kSlab), nullptr);
-    EXPECT_EQ(usable(ptr), 2 * kSlab);
-    EXPECT_TRUE(filled(ptr, 2 * kSlab, 4, 2 * kSlab));
-    EXPECT_EQ(stats().held_slabs, 3u);
+    ASSERT_EQ(wall, ptr + kSlab);
+    fill(ptr, kSlab, 4);
+    EXPECT_EQ(resize(ptr, 2 * kSlab), nullptr);
+    EXPECT_EQ(usable(ptr), kSlab);
+    EXPECT_TRUE(filled(ptr, kSlab, 4, kSlab));
+    EXPECT_EQ(stats().held_slabs, 2u);
     EXPECT_TRUE(release(wall));
-    EXPECT_EQ(resize(ptr, 3 * kSlab), ptr);
+    EXPECT_EQ(resize(ptr, 2 * kSlab), ptr);
     EXPECT_TRUE(release(ptr));
 }
 

@@ -4,6 +4,7 @@
 #include "boxes/base/alone.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/dirty_ceiling/dirty_ceiling.h"
+#include "boxes/moved_runs/moved_runs.h"
 #include "boxes/run_cache/run_cache.h"
 #include "boxes/settings/settings.h"
 
@@ -70,6 +71,7 @@ static struct {
     _Atomic uint64_t moved_slabs;
     _Atomic size_t sparse;     // see page_arena_count_sparse()
     _Atomic size_t given_word; // see give_back()
+    _Atomic size_t settled;    // see settle()
 } state = {.step = STEP_MOST};
 
 static size_t window_slabs(uintptr_t word) {
@@ -622,6 +624,12 @@ static void mark_lost(const struct page_arena_window *window, size_t from, size_
     }
 }
 
+static void mark_huge(const struct page_arena_window *window, size_t from, size_t slabs) {
+    FOR_EACH_GROUP(window, from, slabs, group, first, here) {
+        atomic_bitmap_put(&group->huge, superslab_mask(first, here));
+    }
+}
+
 static void mark_meta(const struct page_arena_window *window, size_t index, uint64_t superslabs) {
     atomic_bitmap_put(&window->groups[index].meta_used, superslabs);
     atomic_bitmap_ensure_run(&window->regions[index / ARENA_REGION_GROUPS].meta,
@@ -658,6 +666,7 @@ static bool commit(const struct page_arena_window *window, size_t from, size_t s
         }
         if (huge || settings_get(SETTING_THP) == 1) {
             os_huge_pages(at, bytes, true);
+            mark_huge(window, i * ARENA_SUPERSLAB_SLABS, count * ARENA_SUPERSLAB_SLABS);
         }
         FOR_EACH_GROUP(window, i * ARENA_SUPERSLAB_SLABS, count * ARENA_SUPERSLAB_SLABS, group,
                        first, here) {
@@ -843,6 +852,7 @@ static enum os_result map_slabs(const struct page_arena_window *window, size_t f
     }
     if (huge || settings_get(SETTING_THP) == 1) {
         os_huge_pages(at, bytes, true);
+        mark_huge(window, from, end - from);
     }
     atomic_fetch_add_explicit(&state.reserved, bytes, memory_order_relaxed);
     FOR_EACH_GROUP(window, from, end - from, group, first, here) {
@@ -1539,35 +1549,10 @@ void page_arena_release(size_t from, size_t slabs, bool dirty) {
     }
 }
 
-static void mark_moved(const struct page_arena_window *window, size_t from, size_t slabs) {
-    size_t last = (from + slabs - 1) / ARENA_SUPERSLAB_SLABS;
-    for (size_t s = from / ARENA_SUPERSLAB_SLABS; s <= last; s++) {
-        atomic_bitmap_ensure_run(&window->groups[s / 64].moved, s % 64, 1);
-    }
-}
-
 static void clear_dirty(const struct page_arena_window *window, size_t from, size_t slabs) {
     FOR_EACH_GROUP(window, from, slabs, group, first, here) {
         atomic_bitmap_clear_run(group->dirty, first, here);
     }
-}
-
-bool page_arena_move(size_t from, size_t to, size_t slabs) {
-    struct page_arena_window window = page_arena_get_window();
-    size_t bytes = slabs << ARENA_SLAB_SHIFT;
-    mark_moved(&window, from, slabs);
-    mark_moved(&window, to, slabs);
-    enum os_result result =
-        os_move(page_arena_address(&window, from), page_arena_address(&window, to), bytes);
-    if (result == OS_LOST) {
-        diag_broken(__func__, "the kernel took a part of the heap and would not give it back");
-    }
-    if (result != OS_OK) {
-        return false;
-    }
-    clear_dirty(&window, from, slabs);
-    atomic_fetch_add_explicit(&state.moved_slabs, slabs, memory_order_relaxed);
-    return true;
 }
 
 // Gives back the pages of a run that the caller holds and goes on holding. False if the kernel
@@ -1580,29 +1565,208 @@ static bool purge_held(const struct page_arena_window *window, size_t from, size
     return true;
 }
 
-// The same before a release. Pages that were moved are mapped afresh, so that the mappings can
-// merge; the run may come out of that lost, which the next claim of it sees to.
+// --- Moved runs
+//
+// A run that pages were moved to is a mapping of its own, for the kernel remembers where its pages
+// come from. Mapped afresh it merges with what is around it; a part of it would leave more mappings
+// than before. So a run that is noted is mapped afresh as a whole, with its pages given back, when
+// nobody needs it: by a purge or a holder that discards it, or by settle(). As long as this is done
+// to whole runs alone, a heap has two more mappings for each run noted, and no more.
+
+static const struct moved_run no_run = {0, 0};
+
+static bool is_same(struct moved_run a, struct moved_run b) {
+    return a.from == b.from && a.slabs == b.slabs;
+}
+static bool overlaps(struct moved_run a, struct moved_run b) {
+    return a.from < b.from + b.slabs && b.from < a.from + a.slabs;
+}
+static bool is_within(struct moved_run inner, struct moved_run outer) {
+    return inner.from >= outer.from && inner.from + inner.slabs <= outer.from + outer.slabs;
+}
+
+// What lies in held slabs of the runs that are noted: none of them, all of some, or a part of one.
+enum noted { NOTED_NONE, NOTED_WHOLE, NOTED_PART };
+
+static enum noted noted_in(struct moved_run held) {
+    size_t end = moved_runs_count() == 0 ? 0 : moved_runs_end();
+    enum noted noted = NOTED_NONE;
+    for (size_t i = 0; i < end; i++) {
+        struct moved_run run = moved_runs_at(i);
+        if (run.slabs != 0 && overlaps(run, held)) {
+            if (!is_within(run, held)) {
+                return NOTED_PART;
+            }
+            noted = NOTED_WHOLE;
+        }
+    }
+    return noted;
+}
+
+// What is mapped afresh is advised as what is around it, or it would not merge with that.
+static void advise_again(const struct page_arena_window *window, struct moved_run run) {
+    for (size_t at = run.from, next; at < run.from + run.slabs; at = next) {
+        next = hak_min(hak_round_up(at + 1, ARENA_SUPERSLAB_SLABS), run.from + run.slabs);
+        size_t superslab = at / ARENA_SUPERSLAB_SLABS;
+        if (atomic_bitmap_test(&window->groups[superslab / ARENA_GROUP_SUPERSLABS].huge,
+                               superslab % ARENA_GROUP_SUPERSLABS)) {
+            os_huge_pages(page_arena_address(window, at), (next - at) << ARENA_SLAB_SHIFT, true);
+        }
+    }
+}
+
+// Maps held slabs afresh, with all the runs that are noted in them.
+static enum os_result refresh(const struct page_arena_window *window, struct moved_run held) {
+    enum os_result result =
+        os_refresh(page_arena_address(window, held.from), held.slabs << ARENA_SLAB_SHIFT);
+    if (result == OS_LOST) {
+        mark_lost(window, held.from, held.slabs);
+    } else if (result == OS_OK) {
+        advise_again(window, held);
+    }
+    size_t end = result == OS_NO_MEMORY ? 0 : moved_runs_end();
+    for (size_t i = 0; i < end; i++) {
+        struct moved_run run = moved_runs_at(i);
+        if (run.slabs != 0 && is_within(run, held)) {
+            moved_runs_change(i, run, no_run);
+        }
+    }
+    return result;
+}
+
+// As purge_held(), before a release. Runs that were moved are mapped afresh; they may come out of
+// that lost, which the next claim sees to.
 static bool purge_for_good(const struct page_arena_window *window, size_t from, size_t slabs) {
-    bool moved = false;
-    FOR_EACH_GROUP(window, from, slabs, group, first, here) {
-        moved |= (atomic_load_explicit(&group->moved, memory_order_relaxed) &
-                  superslab_mask(first, here)) != 0;
-    }
+    struct moved_run held = {from, slabs};
     bool tight = page_arena_is_tight();
-    if (!moved && !tight) {
-        return purge_held(window, from, slabs);
+    enum os_result result = OS_NO_MEMORY;
+    if (tight) {
+        result = os_decommit(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT);
+        if (result == OS_LOST) {
+            mark_lost(window, from, slabs);
+        }
+    } else if (noted_in(held) == NOTED_WHOLE) {
+        result = refresh(window, held);
     }
-    char *at = page_arena_address(window, from);
-    size_t bytes = slabs << ARENA_SLAB_SHIFT;
-    enum os_result result = tight ? os_decommit(at, bytes) : os_refresh(at, bytes);
     if (result == OS_NO_MEMORY) {
         return purge_held(window, from, slabs);
     }
-    if (result == OS_LOST) {
-        mark_lost(window, from, slabs);
-    }
     clear_dirty(window, from, slabs);
     return true;
+}
+
+// Maps a run afresh that is noted as entry `index`, and those that overlap with it, if all of that
+// is free, and clean unless `dirty`. True if it did.
+static bool settle_run(const struct page_arena_window *window, size_t index, bool dirty) {
+    struct moved_run run = moved_runs_at(index);
+    size_t end = moved_runs_end();
+    if (run.slabs == 0 || !all_avail(window, run.from, run.slabs)) {
+        return false;
+    }
+    for (size_t i = 0; i < end; i++) {
+        struct moved_run other = moved_runs_at(i);
+        if (other.slabs != 0 && overlaps(other, run) && !is_within(other, run)) {
+            size_t last = hak_max(run.from + run.slabs, other.from + other.slabs);
+            run.from = hak_min(run.from, other.from);
+            run.slabs = last - run.from;
+            i = (size_t)-1; // what is wider may overlap with what has been looked at
+        }
+    }
+    if (!all_avail(window, run.from, run.slabs) ||
+        (!dirty && count_dirty(window, run.from, run.slabs) != 0) ||
+        !claim_avail(window, run.from, run.slabs)) {
+        return false;
+    }
+    size_t pages = count_dirty(window, run.from, run.slabs);
+    bool done = (dirty || pages == 0) && noted_in(run) == NOTED_WHOLE &&
+                refresh(window, run) != OS_NO_MEMORY;
+    if (done && pages != 0) {
+        clear_dirty(window, run.from, run.slabs);
+        count_slabs(0, -(ptrdiff_t)pages);
+        atomic_fetch_add_explicit(&state.purged_slabs, pages, memory_order_relaxed);
+    }
+    put_avail(window, run.from, run.slabs, !done);
+    return done;
+}
+
+// Looks at up to `looks` entries, from where the last call has ended. True if a run was settled.
+static HAK_NOINLINE bool settle(const struct page_arena_window *window, size_t looks, bool dirty) {
+    size_t end = moved_runs_end();
+    size_t at = atomic_load_explicit(&state.settled, memory_order_relaxed);
+    bool any = false;
+    for (size_t i = 0; i < hak_min(looks, end) && !page_arena_is_tight(); i++, at++) {
+        at = at < end ? at : 0;
+        any |= settle_run(window, at, dirty);
+    }
+    atomic_store_explicit(&state.settled, at, memory_order_relaxed);
+    return any;
+}
+
+// Brings the notes up to date after pages have been moved from `from` to `to`, which is noted. What
+// was several mappings is so at its new place; where it was it is mapped afresh, to merge there.
+static void note_move(const struct page_arena_window *window, struct moved_run from,
+                      struct moved_run to) {
+    bool noted = false;
+    bool is_source = noted_in(from) == NOTED_WHOLE;
+    size_t end = moved_runs_end();
+    for (size_t i = 0; i < end; i++) {
+        struct moved_run run = moved_runs_at(i);
+        if (run.slabs == 0) {
+            continue;
+        }
+        if (is_same(run, to) && !noted) {
+            noted = true;
+        } else if (is_within(run, to)) {
+            moved_runs_change(i, run, no_run);
+        } else if (is_source && is_within(run, from) && !is_same(run, from)) {
+            moved_runs_change(i, run,
+                              (struct moved_run){run.from - from.from + to.from, run.slabs});
+        }
+    }
+    if (is_source) {
+        refresh(window, from);
+    }
+}
+
+static void forget(struct moved_run run) {
+    size_t end = moved_runs_end();
+    size_t i = 0;
+    while (i < end && !(is_same(moved_runs_at(i), run) && moved_runs_change(i, run, no_run))) {
+        i++;
+    }
+}
+
+bool page_arena_move(size_t from, size_t to, size_t slabs) {
+    enum { LOOKS = 64 };
+    struct page_arena_window window = page_arena_get_window();
+    struct moved_run source = {from, slabs};
+    struct moved_run run = {to, slabs};
+    // The mappings that a part of another run makes of the source would go along, and nothing would
+    // be noted of them.
+    if (noted_in(source) == NOTED_PART) {
+        return false;
+    }
+    if (!moved_runs_add(run) && !(settle(&window, LOOKS, true) && moved_runs_add(run))) {
+        return false;
+    }
+    enum os_result result = os_move(page_arena_address(&window, from),
+                                    page_arena_address(&window, to), slabs << ARENA_SLAB_SHIFT);
+    if (result == OS_LOST) {
+        diag_broken(__func__, "the kernel took a part of the heap and would not give it back");
+    }
+    if (result != OS_OK) {
+        forget(run);
+        return false;
+    }
+    clear_dirty(&window, from, slabs);
+    note_move(&window, source, run);
+    atomic_fetch_add_explicit(&state.moved_slabs, slabs, memory_order_relaxed);
+    return true;
+}
+
+bool page_arena_is_spacious(void) {
+    return limit_slabs() == 0 && !page_arena_is_tight() && !is_charged() &&
+           os_address_limit() == SIZE_MAX && os_data_limit() == SIZE_MAX;
 }
 
 bool page_arena_clean(size_t from, size_t slabs) {
@@ -1702,6 +1866,7 @@ static bool purge_superslab(const struct page_arena_window *window, size_t first
             mark_lost(window, first, ARENA_SUPERSLAB_SLABS);
         }
         atomic_fetch_and(&group->committed, ~bit);
+        atomic_fetch_and(&group->huge, ~bit);
     }
     atomic_fetch_and(&group->meta_used, ~bit);
     return true;
@@ -1848,6 +2013,9 @@ struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_
     }
     if (word >= words) {
         word = 0;
+        if (moved_runs_count() > 0 && !done.failed) {
+            settle(&window, SIZE_MAX, false);
+        }
         if (words > 0) {
             lower_top(&window, looks, &done);
         }
@@ -1949,6 +2117,7 @@ void page_arena_get_stats(struct page_arena_stats *stats) {
         .aside_slabs = run_cache_slabs(),
         .purged_slabs = atomic_load(&state.purged_slabs),
         .moved_slabs = atomic_load(&state.moved_slabs),
+        .moved_runs = moved_runs_count(),
     };
     size_t groups = (page_arena_high() + ARENA_GROUP_SLABS - 1) / ARENA_GROUP_SLABS;
     for (size_t g = 0; g < groups; g++) {

@@ -56,7 +56,7 @@ struct page_arena_group {
     // What every look-up of a pointer reads stands apart from what every release writes.
     alignas(HAK_CACHE_LINE) atomic_bitmap_word committed; // SuperSlabs with read and write rights
     atomic_bitmap_word meta_used; // SuperSlabs whose metadata may hold pages
-    atomic_bitmap_word moved;     // SuperSlabs in which os_move left mappings that cannot merge
+    atomic_bitmap_word huge;      // SuperSlabs that were advised huge pages
     atomic_bitmap_word lost;      // SuperSlabs with free slabs that may not be mapped
     alignas(HAK_CACHE_LINE) atomic_bitmap_word user[ARENA_GROUP_USER_WORDS]; // the box above
     atomic_bitmap_word mapped[ARENA_GROUP_SLABS / 64]; // mapped, now or before; set for good
@@ -145,8 +145,14 @@ void page_arena_set_aside(size_t from, size_t slabs);
 size_t page_arena_reuse(size_t slabs);
 
 // Moves the pages of `slabs` held slabs to others, held too, without copying; the source is clean
-// afterwards. False, and nothing happened, where the kernel cannot.
+// afterwards. False, and nothing happened, where the kernel cannot, and where as many runs have been
+// moved as may be (see moved_runs.h): each is a mapping of its own until it is free as a whole, and
+// its pages are given back.
 bool page_arena_move(size_t from, size_t to, size_t slabs);
+
+// True if addresses cost the process nothing: none of HAKMEM_LIMIT, a limit on address space or
+// data, or commit charge counts them. Two system calls.
+bool page_arena_is_spacious(void);
 
 // Gives the pages of held slabs back to the kernel; they read as zero afterwards. False if the
 // kernel would not.
@@ -215,6 +221,7 @@ struct page_arena_stats {
     size_t aside_slabs;     // of them, set aside
     uint64_t purged_slabs;  // given back so far
     uint64_t moved_slabs;   // moved by page_arena_move
+    size_t moved_runs;      // of them, runs that may still be mappings of their own
 };
 
 // A snapshot; exact when no other thread uses the arena.

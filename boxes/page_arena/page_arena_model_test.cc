@@ -646,6 +646,12 @@ void os_huge_pages(void *, size_t, bool) {}
 size_t os_address_limit() {
     return SIZE_MAX;
 }
+size_t os_data_limit() {
+    return SIZE_MAX;
+}
+size_t os_most_mappings() {
+    return 0;
+}
 size_t os_physical_memory() {
     return 0;
 }

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <iterator>
 #include <random>
 #include <set>
 #include <string>
@@ -557,8 +558,8 @@ TEST(PageArenaDeathTest, AKernelThatRefusesIsNotAskedAgainAndAgain) {
             claim_it();
             return os_calls() - before;
         };
-        // No address for a window (three calls read how much memory there is), then no memory for its
-        // first slab, then for another one.
+        // No address for a window (three calls read how much memory there is), then no memory for
+        // its first slab, then for another one.
         rlimit none = {0, RLIM_INFINITY};
         rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
         setrlimit(RLIMIT_AS, &none);
@@ -1072,6 +1073,83 @@ TEST_F(PageArena, MoveOfARunOfSeveralMappings) {
     page_arena_release(to, 8, true);
 }
 
+size_t mappings() {
+    std::ifstream maps("/proc/self/maps");
+    return static_cast<size_t>(std::count(std::istreambuf_iterator<char>(maps), {}, '\n'));
+}
+
+TEST_F(PageArena, MovedRunsMergeWhenTheyAreFree) {
+    // Longer than what one step of a purge takes, and across its words.
+    constexpr size_t kSlabs = 150;
+    constexpr size_t kRuns = 10;
+    purge_all();
+    std::vector<size_t> runs;
+    for (size_t i = 0; i < 3 * kRuns; i++) { // with slabs in between
+        runs.push_back(claim(kSlabs));
+    }
+    size_t before = mappings();
+    size_t noted = stats().moved_runs;
+    for (size_t i = 0; i < 3 * kRuns; i += 3) {
+        fill(runs[i], kSlabs, 1);
+        ASSERT_TRUE(page_arena_move(runs[i], runs[i + 1], kSlabs));
+    }
+    EXPECT_EQ(stats().moved_runs, noted + kRuns);
+    EXPECT_GE(mappings(), before + kRuns) << "the kernel keeps them apart";
+    // Moved on: where they were they merge.
+    for (size_t i = 0; i < 3 * kRuns; i += 3) {
+        ASSERT_TRUE(page_arena_move(runs[i + 1], runs[i], kSlabs));
+        EXPECT_TRUE(all(runs[i], kSlabs, 1));
+        EXPECT_TRUE(all(runs[i + 1], kSlabs, 0));
+    }
+    EXPECT_EQ(stats().moved_runs, noted + kRuns);
+    EXPECT_LE(mappings(), before + 2 * kRuns + 2);
+    // A part that is purged leaves a run as it is.
+    page_arena_release(runs[0], 64, true);
+    EXPECT_EQ(purge(0, SIZE_MAX), 64u);
+    EXPECT_EQ(stats().moved_runs, noted + kRuns);
+    EXPECT_LE(mappings(), before + 2 * kRuns + 2);
+    ASSERT_TRUE(page_arena_claim_at(runs[0], 64, &zero));
+    EXPECT_TRUE(all(runs[0], 64, 0));
+    for (size_t run : runs) {
+        page_arena_release(run, kSlabs, true);
+    }
+    purge(0, SIZE_MAX);
+    EXPECT_EQ(stats().moved_runs, 0u);
+    EXPECT_LE(mappings(), before + 2);
+}
+
+TEST_F(PageArena, NoMoreRunsAreMovedThanMayBe) {
+    constexpr size_t kMost = 1000; // more than that
+    size_t from = claim(2);
+    size_t first = claim(3 * kMost);
+    size_t before = mappings();
+    size_t done = 0;
+    fill(from, 2, 1);
+    while (done < kMost && page_arena_move(from, first + 3 * done, 2)) {
+        fill(from, 2, 1);
+        done++;
+    }
+    EXPECT_GT(done, 500u);
+    EXPECT_LT(done, kMost);
+    EXPECT_TRUE(all(from, 2, 1)) << "a move that is refused changes nothing";
+    EXPECT_LE(mappings(), before + 2 * done + 2);
+    // Those that are free make room for others, with pages or without.
+    page_arena_release(first, 3 * done / 2, true);
+    size_t again = 0;
+    for (size_t i = done; i < kMost && page_arena_move(from, first + 3 * i, 2); i++) {
+        fill(from, 2, 1);
+        again++;
+    }
+    EXPECT_EQ(again, kMost - done);
+    EXPECT_LE(mappings(), before + 2 * done + 2);
+    page_arena_release(first + 3 * done / 2, 3 * kMost - 3 * done / 2, true);
+    page_arena_release(from, 2, true);
+    purge(0, SIZE_MAX);
+    EXPECT_EQ(stats().moved_runs, 0u);
+    EXPECT_EQ(page_arena_dirty(), 0u);
+    EXPECT_LE(mappings(), before + 2);
+}
+
 TEST_F(PageArena, MoveThatTheKernelRefusesChangesNothing) {
     size_t from = claim(2);
     size_t to = claim(2);
@@ -1402,12 +1480,13 @@ TEST_F(PageArena, UnderALimitATooLargeRequestFailsNoOther) {
 TEST_F(PageArena, WhatTheKernelLosesIsMappedBeforeItIsUsed) {
     size_t from = claim(40);
     size_t to = claim(40);
-    fill(from, 40, 9);
-    ASSERT_TRUE(page_arena_move(from, to, 40)); // from then on they are mapped afresh
     unsigned char resident;
     auto is_mapped = [&](size_t slab) { return mincore(address(slab), 1, &resident) == 0; };
     // By a purge, and by a holder that discards.
     for (bool discard : {false, true}) {
+        fill(from, 40, 9);
+        ASSERT_TRUE(
+            page_arena_move(from, to, 40)); // a mapping of its own, until it is mapped afresh
         lose_refresh = refuse_map = true;
         fill(to, 40, 7);
         if (discard) {

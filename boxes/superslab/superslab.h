@@ -32,7 +32,8 @@ struct slab {
     _Atomic(uint64_t) run;    // SLAB_LARGE, SLAB_PRIVATE: slabs in the run
     _Atomic(uint64_t) size;   // SLAB_LARGE: bytes asked for
     _Atomic(uint8_t) pages;   // SLAB_TINY: pages that blocks are on so far, 0: all; shared_pool.c
-    uint8_t unused_[7];
+    uint8_t unused_[3];
+    _Atomic(uint32_t) room;   // SLAB_LARGE: slabs at the run's end that the block does not have yet
     atomic_bitmap_word bits[SLAB_INLINE_WORDS]; // free blocks; anyone sets, takers clear
 };
 
@@ -100,8 +101,9 @@ HAK_INLINE size_t superslab_large_usable(const struct page_arena_window *window,
     if (HAK_PEEK(&superslab_exact)) {
         return hak_round_up(atomic_load_explicit(&meta->size, memory_order_relaxed), HAK_PAGE);
     }
-    return (atomic_load_explicit(&meta->run, memory_order_relaxed) << ARENA_SLAB_SHIFT) -
-           atomic_load_explicit(&meta->colour, memory_order_relaxed);
+    size_t slabs = atomic_load_explicit(&meta->run, memory_order_relaxed) -
+                   atomic_load_explicit(&meta->room, memory_order_relaxed);
+    return (slabs << ARENA_SLAB_SHIFT) - atomic_load_explicit(&meta->colour, memory_order_relaxed);
 }
 
 // Blocks of `bin` that lie on the first `pages` pages of a slab, and blocks of a slab that are on

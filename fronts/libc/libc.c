@@ -153,6 +153,9 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
         const struct page_arena_window window = page_arena_get_window();
         void *same = large_block_resize(&window, ptr, old.slab, size);
         if (same != NULL) {
+            if (same != ptr && old.usable < LARGE_BLOCK_MOVE) { // copied
+                slow_tick();
+            }
             return same;
         }
     }

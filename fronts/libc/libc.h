@@ -16,6 +16,8 @@ void free_aligned_sized(void *ptr, size_t align, size_t size);
 // outgrown another. NULL and ENOMEM if there is no memory.
 void *slow_zero_alloc(size_t size);
 void *slow_grown_alloc(size_t size);
+// Does the thread's share of what is due, as every slow call does.
+void slow_tick(void);
 
 // As slow_aligned_alloc(): a large block that is all zero. size > 0.
 void *slow_zero_aligned_alloc(size_t align, size_t size);

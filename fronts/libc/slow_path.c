@@ -38,6 +38,10 @@ static void tick_once(void) {
     }
 }
 
+void slow_tick(void) {
+    tick_once();
+}
+
 HAK_COLD void slow_make_room(void) {
     thread_heap_flush();
     thread_heap_flush_free();
