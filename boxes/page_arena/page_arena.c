@@ -1865,8 +1865,8 @@ static bool purge_superslab(const struct page_arena_window *window, size_t first
         if (result == OS_LOST) {
             mark_lost(window, first, ARENA_SUPERSLAB_SLABS);
         }
-        atomic_fetch_and(&group->committed, ~bit);
         atomic_fetch_and(&group->huge, ~bit);
+        atomic_fetch_and(&group->committed, ~bit);
     }
     atomic_fetch_and(&group->meta_used, ~bit);
     return true;

@@ -106,7 +106,7 @@ class Arena : public model::Checker {
                 ignore(&group.committed, 8, ~uint64_t{0});
             }
             ignore(&group.lost, 8, 0);
-            ignore(&group.moved, 8, 0);
+            ignore(&group.huge, 8, 0);
         }
         for (page_arena_runs *runs : {&window.regions->free, &window.regions->dirty}) {
             std::string of = runs == &window.regions->free ? "free" : "dirty";
