@@ -39,11 +39,11 @@ std::string for_each(const std::vector<const char *> &sizes, const std::string &
 
 const std::vector<Shape> kShapes = {
     {"switch-22k", "256 MiB of 64 B freed, then 200 MiB of 22,500 B",
-     "fill=64:256M%,mark=full,free,mark=freed,fill=22500:200M%,mark=end"},
+     "fill=64:256M%,mark=full,free,once=100000:1,mark=freed,fill=22500:200M%,mark=end"},
     {"switch-33k", "256 MiB of 64 B freed, then 200 MiB of 33,000 B",
-     "fill=64:256M%,mark=full,free,mark=freed,fill=33000:200M%,mark=end"},
+     "fill=64:256M%,mark=full,free,once=100000:1,mark=freed,fill=33000:200M%,mark=end"},
     {"switch-70k", "256 MiB of 64 B freed, then 200 MiB of 70,000 B",
-     "fill=64:256M%,mark=full,free,mark=freed,fill=70000:200M%,mark=end"},
+     "fill=64:256M%,mark=full,free,once=100000:1,mark=freed,fill=70000:200M%,mark=end"},
     {"cache-9k", "a cache of 150 MiB, blocks of 9-32 KiB, evicted at random",
      "cache=9K~32K:150M%:1500M%,mark=end"},
     {"cache-33k", "a cache of 150 MiB, blocks of 33-65 KiB, evicted at random",
@@ -67,8 +67,8 @@ const std::vector<Shape> kShapes = {
     {"aligned-20k", "200 MiB of posix_memalign(4096, 20,480)", "align=20480:4096:200M%,mark=end"},
     {"asleep-large", "asleep after 200 MiB of 33-300 KiB were freed",
      "fill=33K-300K:200M%,mark=full,free,mark=freed,sleep=5000,mark=asleep"},
-    {"asleep-small", "asleep after 200 MiB of 16-400 B were freed",
-     "fill=16-400:200M%,mark=full,free,mark=freed,sleep=5000,mark=asleep"},
+    {"asleep-small", "asleep after 200 MiB of 16-400 B were freed but for one of 10,000",
+     "fill=16-400:200M%,mark=full,keep=10000,mark=freed,sleep=5000,mark=asleep"},
     {"blocked-small", "4 threads that wait for good after 200 MiB each, 16-400 B",
      "threads=4,fill=16-400:200M%,mark=full,free,mark=freed,sleep=2000,mark=blocked"},
     {"blocked-30k", "4 threads that wait for good after 200 MiB each, 16 B to 30 KiB",
@@ -80,12 +80,14 @@ const std::vector<Shape> kShapes = {
      "tables=30:4M%:80K%:300,mark=end"},
     {"moved", "40,000 blocks of 1 MB, a page of each used, grown to 1.4 MB by realloc",
      "buffers=40000%:1000000:4096:0,mark=before,grow=1400000,mark=end"},
+    {"many-large", "80,000 blocks of 1 MB, a page of each used",
+     "buffers=80000%:1000000:4096:0,mark=end"},
     {"idle-threads", "1,000 threads that used each of 256 sizes once and wait",
-     "threads=1000%,once=16~32K:256,mark=used,sleep=2000,mark=idle"},
+     "threads=1000%,once=16-2K:128,once=2K-32K:128,mark=used,sleep=2000,mark=idle"},
     {"side", "16 buffers grown side by side to 8 MiB, by 4 KiB", "side=16:8M%:4K,mark=end"},
     {"temporaries", "30 temporaries of 84 MB", "30*[fill=84000000%:84000000%,free],mark=end"},
     {"pinned", "400 MiB of 64-1024 B, one of 40 stays",
-     "fill=64-1K:400M%,mark=full,keep=40,mark=pinned,quiet=2000,mark=later"},
+     "fill=64-1K:400M%,mark=full,keep=40,mark=pinned,quiet=5000,mark=later"},
     {"peak", "4 threads' 300 MiB of mixed sizes, one of 20 stays",
      "threads=4,fill=mixed:75M%,mark=full,keep=20,mark=thinned,quiet=2000,mark=later"},
     {"pool", "tasks of 14 MiB on 24 threads in turn",
@@ -200,6 +202,7 @@ class Shapes {
 
   private:
     Command command(const Shape &shape) const;
+    uint64_t most_mib() const { return std::max(kMostMib * options_.percent / 100, kMostMib / 4); }
     void run_cell(size_t s, size_t a);
     void count_calls(size_t s, size_t a);
 
@@ -234,7 +237,7 @@ Command Shapes::command(const Shape &shape) const {
     const double pages = static_cast<double>(sysconf(_SC_PHYS_PAGES));
     const double page_kib = static_cast<double>(sysconf(_SC_PAGESIZE)) / 1024;
     command.memory_left_mib = static_cast<uint64_t>(pages * page_kib / 1024 / 10);
-    command.memory_most_mib = std::max(kMostMib * options_.percent / 100, kMostMib / 4);
+    command.memory_most_mib = most_mib();
     return command;
 }
 
@@ -425,10 +428,14 @@ std::string Shapes::above_the_bars() const {
     for (size_t a = 0; a < allocators_.size(); a++) {
         std::string memory;
         std::string mappings;
+        std::string failed;
         for (size_t s = 0; s < shapes_.size(); s++) {
             if (over_best(s, a) > kOverBest) {
                 memory += (memory.empty() ? "" : ", ") + std::string(shapes_[s].name) +
                           format(" %.2f", over_best(s, a));
+            }
+            if (!cells_[s][a].has_figures()) {
+                failed += (failed.empty() ? "" : ", ") + std::string(shapes_[s].name);
             }
             const double most = cells_[s][a].most(&Moment::mappings);
             if (most > kMostMappings) {
@@ -439,7 +446,8 @@ std::string Shapes::above_the_bars() const {
         text += "- " + allocators_[a].name + format(": above %.2f of the best: ", kOverBest) +
                 (memory.empty() ? "none" : memory) +
                 format("; more than %.0f mappings: ", kMostMappings) +
-                (mappings.empty() ? "none" : mappings) + "\n";
+                (mappings.empty() ? "none" : mappings) +
+                (failed.empty() ? "" : "; no figures: " + failed) + "\n";
     }
     return "\n## Above the bars\n\n" + text;
 }
@@ -498,17 +506,18 @@ std::string Shapes::failures() const {
 std::string Shapes::text() const {
     std::string text = format(
         "%lu rounds; in each, every shape is made on every allocator, in a process of its own. "
-        "Sizes are %lu %% of those of the titles%s.\nMemory is resident memory without pages of "
-        "files "
-        "and what the program itself keeps its books in; of a forked\n"
-        "child, memory that it does not share. Live bytes are those that the program uses of its "
-        "live blocks. Memory, faults and\nmappings are medians. For comparing, memory is at "
-        "least %.0f MiB and %.0f %% of what the shape has live at a time. System calls "
-        "are\ncounted "
-        "by strace in a run of its own, from the program's start to its end.\n",
+        "Sizes are %lu %% of those of\nthe titles%s. ",
         options_.runs, options_.percent,
-        options_.pause_ms == 0 ? "" : format(", pauses at most %lu ms", options_.pause_ms).c_str(),
-        kFloorKib / 1024, 100 * kFloorShare);
+        options_.pause_ms == 0 ? "" : format(", pauses at most %lu ms", options_.pause_ms).c_str());
+    text += "Memory is resident memory without pages of files and without what the program itself\n"
+            "keeps its books in; of a forked child, memory that it does not share. Live bytes are "
+            "those that the program uses of its live\nblocks. Memory, faults and mappings are "
+            "medians. System calls are counted by strace in a run of its own, from the program's\n"
+            "start to its end.\n\n";
+    text += format("For comparing, memory is at least %.0f MiB and %.0f %% of what the shape has "
+                   "live at a time. A geomean leaves out the shapes for\nwhich an allocator has no "
+                   "figures; a program that takes more than %lu MiB has none.\n",
+                   kFloorKib / 1024, 100 * kFloorShare, most_mib());
     text += summary() + above_the_bars() +
             "\n## Each shape\n\nMiB held at each moment (and over live bytes); page faults and CPU "
             "time until the last; the most mappings at any.\n";

@@ -19,7 +19,8 @@
 //   buffers=COUNT:SIZES:USED:N    the same by malloc, with the first bytes written
 //   grow=TO                       grows each block by realloc, one after the other
 //   side=COUNT:TO:BY              grows COUNT blocks by BY bytes at a time, in turn, until TO
-//   once=SIZES:COUNT              allocates and frees one block of each of COUNT sizes
+//   once=SIZES:COUNT              allocates and frees one block of each of COUNT sizes, spread over
+//                                 SIZES
 //   handoff=SIZES:BYTES:TIMES     all threads but one allocate BYTES, while that one frees what the
 //                                 others allocated the time before
 //   trim                          calls malloc_trim(0)

@@ -52,10 +52,10 @@ static uint64_t pick(struct lane *lane, const struct range *range, uint64_t nth)
     return size != 0 ? size : 1;
 }
 
-// The value of a logarithmic range at `done` of `all`.
+// What stands in a range at `done` of `all`.
 static uint64_t on_the_way(const struct range *range, uint64_t done, uint64_t all) {
     return range->kind == LOGARITHMIC ? (uint64_t)range->scale[done * RANGE_STEPS / all]
-                                      : range->low;
+                                      : range->low + (range->high - range->low) * done / all;
 }
 
 // Writes to each page of a part of a block, as a program does that uses all of it.
