@@ -613,6 +613,9 @@ TEST(Shapes, TheWorkersBooksAreNotHeld) {
 TEST(Shapes, AChildHoldsWhatItDoesNotShare) {
     EXPECT_GT(moment_of("fill=1K:32M,mark=end").held_kib, 32 << 10);
     EXPECT_LT(moment_of("fill=1K:32M,fork,mark=end").held_kib, 1 << 10);
+    EXPECT_EQ(live_kib("fill=1K:32M,fork,mark=end"), 0);
+    // The C library writes to blocks that it frees, and so copies their pages.
+    EXPECT_GT(moment_of("fill=1K:32M,fork,keep=2,mark=end").held_kib, 24 << 10);
     EXPECT_GT(moment_of("fill=1K:32M,fork,fill=1K:8M,mark=end").held_kib, 8 << 10);
     EXPECT_LT(moment_of("fill=1K:32M,fork,fill=1K:8M,mark=end").held_kib, 12 << 10);
 }
