@@ -3,9 +3,9 @@
 // A stack is {top, limit} over an array whose slot 0 holds NULL: pop loads *top, and "empty" is
 // that the loaded pointer is NULL; push compares top with limit. The static empty cache, whose
 // stacks are empty and full at once (top = limit = a slot holding NULL), stands in for a thread
-// that has none, so neither path asks whether there is one. Blocks are never read or written, but a
-// freed one is fetched into the processor's cache: it is the next that is handed out, and a store
-// to a line that is far away would hold up the stores behind it.
+// that has none, so neither path asks whether there is one. Blocks are never read or written here;
+// a freed one may be fetched into the processor's cache: it is the next that is handed out, and a
+// store to a line that is far away would hold up the stores behind it.
 //
 // Not thread-safe: a cache belongs to one thread. Nothing here calls anything else.
 #ifndef HAKMEM_BOXES_FAST_CACHE_FAST_CACHE_H
@@ -51,15 +51,18 @@ enum {
 
 enum fast_cache_width { FAST_CACHE_MIDDLE, FAST_CACHE_WIDE, FAST_CACHE_DEEP };
 
-// The top and behind it the limit of the stack at `place`: twice the bin, its index in words.
+// The top and behind it the limit of the stack at `place`, its index in words: size_class_place().
 HAK_INLINE void ***fast_cache_words(struct fast_bin *bins, size_t place) {
-    __asm__("" : "+r"(place)); // the sum is one instruction: not to be taken apart by the compiler
     return &bins->top + place;
 }
 
-// Moves the top by a slot, up or down, in one instruction.
-#define FAST_CACHE_STEP(insn, words) \
-    __asm__ volatile(insn " %1, %0" : "+m"(*(words)) : "i"(sizeof(void *)) : "cc", "memory")
+// Moves the top of the stack at `place` by a slot, up or down, in one instruction. Names the two
+// registers that the address is the sum of: the compiler would add them first, in one more.
+#define FAST_CACHE_STEP(insn, bins, place)                                          \
+    __asm__ volatile(insn " %0, (%1,%2,8)"                                          \
+                     :                                                              \
+                     : "i"(sizeof(void *)), "r"(&(bins)->top), "r"((size_t)(place)) \
+                     : "cc", "memory")
 
 // Pops a block; NULL if there is none.
 HAK_INLINE void *fast_cache_pop_at(struct fast_bin *bins, size_t place) {
@@ -67,33 +70,42 @@ HAK_INLINE void *fast_cache_pop_at(struct fast_bin *bins, size_t place) {
     void *block = *words[0];
     __asm__("" : "+a"(block)); // the register it is returned in: saves a move
     if (HAK_LIKELY(block != NULL)) {
-        FAST_CACHE_STEP("subq", &words[0]);
+        FAST_CACHE_STEP("subq", bins, place);
     }
     return block;
 }
 
-// Pushes a block; false if the stack is full.
-HAK_INLINE bool fast_cache_push_at(struct fast_bin *bins, size_t place, void *block) {
-    void ***words = fast_cache_words(bins, place);
-    void **top = words[0];
-    if (HAK_UNLIKELY(top == words[1])) {
-        return false;
-    }
+// Pushes a block in two steps: *top for the second; false if the stack is full, and nothing may
+// come in between.
+HAK_INLINE bool fast_cache_has_room_at(struct fast_bin *bins, size_t place, void ***top) {
+    __asm__ volatile("movq (%1,%2,8), %0" : "=r"(*top) : "r"(&bins->top), "r"(place) : "memory");
+    return HAK_LIKELY(*top != fast_cache_words(bins, place)[1]);
+}
+HAK_INLINE void fast_cache_push_at(struct fast_bin *bins, size_t place, void **top, void *block) {
     // In this order: a fork between the two leaves the child a stack without the block, and not one
     // with whatever the slot held before.
     top[1] = block;
-    FAST_CACHE_STEP("addq", &words[0]);
+    FAST_CACHE_STEP("addq", bins, place);
+}
+
+// Fetches a block that has been pushed into the processor's cache.
+HAK_INLINE void fast_cache_fetch(const void *block) {
     if (FAST_CACHE_PREFETCH != 0) {
         __builtin_prefetch(block);
     }
-    return true;
 }
 
 HAK_INLINE void *fast_cache_pop(struct fast_bin *bin) {
     return fast_cache_pop_at(bin, 0);
 }
+// False if the stack is full.
 HAK_INLINE bool fast_cache_push(struct fast_bin *bin, void *block) {
-    return fast_cache_push_at(bin, 0, block);
+    void **top;
+    if (HAK_UNLIKELY(!fast_cache_has_room_at(bin, 0, &top))) {
+        return false;
+    }
+    fast_cache_push_at(bin, 0, top, block);
+    return true;
 }
 
 // Lays narrow stacks of all bins out over slots[FAST_CACHE_SLOTS]; all empty. bottoms[b] is then

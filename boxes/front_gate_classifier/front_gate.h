@@ -1,8 +1,8 @@
 // front_gate_classifier, hit path: from a pointer to its bin. Two strategies behind one interface.
 //
-// pagemap (the default): the page map is one byte a slab at the start of the window: twice the bin
-// of a slab of tiny blocks, 0 for everything else. One cache line of it covers 4 MiB; the block
-// itself is not touched.
+// pagemap (the default): the page map is one byte a slab at the start of the window: the place of
+// the bin of a slab of tiny blocks, 0 for everything else. One cache line of it covers 4 MiB; the
+// block itself is not touched.
 //
 // header (HAKMEM_HEADER=1): the byte below a block, which is the last one of the block before it,
 // is 0xA0 | bin. It is written when a block leaves the pool and read when it is freed. It is only
@@ -18,44 +18,83 @@
 
 HAK_C_BEGIN
 
-// What the hit path of free needs to know of the window. No slabs (and no length): no pointer is
+// What the hit path of free needs to know of the window. No units (and no length): no pointer is
 // known, whatever the other fields are. A copy, which may be older than the heap: what it does not
-// know yet is the slow path's.
+// know yet is the slow path's. A unit is 16 bytes; counted are those whose part of the page map can
+// be read.
 struct front_gate {
-    size_t slabs;       // of the window, whose part of the page map can be read
-    const uint8_t *map; // the page map, at the window's base
 #if HAK_HEADER
+    size_t units;
+    const uint8_t *map; // the page map, at the window's base
     uintptr_t readable; // start of the part of the heap that can be read
     size_t length;      // its bytes
+#else
+    size_t checked;     // as `units` while freed blocks are looked at, else 0
+    const uint8_t *map; // the page map, at the window's base
+    const char *lowest; // no block lies below
+    size_t units;
 #endif
 };
 
-enum { FRONT_GATE_MAGIC = 0xA0 };
+enum {
+    FRONT_GATE_MAGIC = 0xA0,
+    FRONT_GATE_UNIT = 4,                                        // log2 of HAK_MIN_ALIGN
+    FRONT_GATE_SLAB_UNITS = ARENA_SLAB_SHIFT - FRONT_GATE_UNIT, // log2 of units in a slab
+};
+static_assert(1 << FRONT_GATE_UNIT == HAK_MIN_ALIGN, "a unit is what every block is aligned to");
 
-HAK_INLINE struct front_gate front_gate_of(const struct page_arena_window *window) {
-#if HAK_HEADER
+// `check`: freed blocks are looked at. With headers they always are: what is read is near by.
+HAK_INLINE struct front_gate front_gate_of(const struct page_arena_window *window, bool check) {
+    size_t units = page_arena_mapped() << FRONT_GATE_SLAB_UNITS;
+    const uint8_t *map = (const uint8_t *)window->base;
     size_t length;
     char *readable = page_arena_readable(&length);
-    return (struct front_gate){page_arena_mapped(), (const uint8_t *)window->base,
-                               (uintptr_t)readable, length};
+#if HAK_HEADER
+    (void)check;
+    return (struct front_gate){units, map, (uintptr_t)readable, length};
 #else
-    return (struct front_gate){page_arena_mapped(), (const uint8_t *)window->base};
+    return (struct front_gate){check ? units : 0, map, length != 0 ? readable : window->base,
+                               units};
 #endif
 }
 
-// Twice the bin of the tiny slab that ptr points into, by the map; 0 for anything else in the
-// window. False for a pointer out of the window.
+// Units from an aligned address to ptr; more than there are for a pointer below it, and for one
+// that is not aligned as blocks are: rotated, the bits below a unit come out on top.
+HAK_INLINE size_t front_gate_units(const void *from, const void *ptr) {
+    uintptr_t offset = (uintptr_t)ptr - (uintptr_t)from;
+    return offset >> FRONT_GATE_UNIT | offset << (64 - FRONT_GATE_UNIT);
+}
+HAK_INLINE size_t front_gate_unit(const struct front_gate *gate, const void *ptr) {
+    return front_gate_units(gate->map, ptr);
+}
+// True while freed blocks are looked at.
+HAK_INLINE bool front_gate_checks(const struct front_gate *gate) {
+#if HAK_HEADER
+    (void)gate;
+    return true;
+#else
+    return gate->checked != 0;
+#endif
+}
+
+HAK_INLINE unsigned front_gate_at(const struct front_gate *gate, size_t unit) {
+    return gate->map[unit >> FRONT_GATE_SLAB_UNITS];
+}
+
+// The place of the bin of the tiny slab that ptr points into, by the map; 0 for anything else in
+// the window. False for a pointer out of it, and for one that is not aligned as blocks are.
 HAK_INLINE bool front_gate_find_registered(const struct front_gate *gate, const void *ptr,
                                            unsigned *place) {
-    size_t slab = ((uintptr_t)ptr - (uintptr_t)gate->map) >> ARENA_SLAB_SHIFT;
-    if (HAK_UNLIKELY(slab >= gate->slabs)) {
+    size_t unit = front_gate_unit(gate, ptr);
+    if (HAK_UNLIKELY(unit >= gate->units)) {
         return false;
     }
-    *place = gate->map[slab];
+    *place = front_gate_at(gate, unit);
     return true;
 }
 
-// The same for every slab that there is, however new; 0 for a pointer out of the window.
+// The same for every slab that there is, however new, and every pointer into it; 0 for one out of
+// the window.
 HAK_INLINE unsigned front_gate_search(const struct page_arena_window *window, const void *ptr) {
     size_t slab = page_arena_slab_of(window, ptr);
     return page_arena_reaches(slab) ? ((const uint8_t *)window->base)[slab] : 0;
@@ -64,7 +103,8 @@ HAK_INLINE unsigned front_gate_search(const struct page_arena_window *window, co
 // As front_gate_find_registered(), by the flavour's strategy.
 HAK_INLINE bool front_gate_find(const struct front_gate *gate, const void *ptr, unsigned *place) {
 #if HAK_HEADER
-    if (HAK_UNLIKELY((uintptr_t)ptr - gate->readable >= gate->length)) {
+    if (HAK_UNLIKELY((uintptr_t)ptr - gate->readable >= gate->length ||
+                     (uintptr_t)ptr % HAK_MIN_ALIGN != 0)) {
         return false;
     }
     if (HAK_UNLIKELY((uintptr_t)ptr % HAK_PAGE == 0)) {
@@ -78,7 +118,7 @@ HAK_INLINE bool front_gate_find(const struct front_gate *gate, const void *ptr, 
 #endif
 }
 
-// Both with 0 for a pointer out of the window.
+// Both with 0 for a pointer out of the window, and for one that is not aligned as blocks are.
 HAK_INLINE unsigned front_gate_registry(const struct front_gate *gate, const void *ptr) {
     unsigned place;
     return front_gate_find_registered(gate, ptr, &place) ? place : 0;

@@ -45,7 +45,7 @@ class Blocks {
 void Lookup(benchmark::State &state) {
     const Blocks blocks(static_cast<size_t>(state.range(0)));
     const page_arena_window window = page_arena_get_window();
-    const front_gate gate = front_gate_of(&window);
+    const front_gate gate = front_gate_of(&window, true);
     size_t i = 0;
     for (auto _ : state) {
         benchmark::DoNotOptimize(front_gate_lookup(&gate, blocks.list[i]));
@@ -57,7 +57,7 @@ BENCHMARK(Lookup)->Arg(256)->Arg(8192)->Arg(100000)->Arg(1000000);
 void LookupForeign(benchmark::State &state) {
     const Blocks blocks(1);
     const page_arena_window window = page_arena_get_window();
-    const front_gate gate = front_gate_of(&window);
+    const front_gate gate = front_gate_of(&window, true);
     int on_stack = 0;
     const void *ptr = &on_stack;
     for (auto _ : state) {

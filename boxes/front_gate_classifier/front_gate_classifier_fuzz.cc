@@ -23,7 +23,7 @@ class Heap {
     Heap() {
         FUZZ_CHECK(page_arena_init());
         window_ = page_arena_get_window();
-        old_gate_ = front_gate_of(&window_);
+        old_gate_ = front_gate_of(&window_, true);
     }
     ~Heap() {
         while (!blocks_.empty()) {
@@ -113,12 +113,13 @@ class Heap {
         }
         bool tiny = what.kind == CLASSIFIED_TINY || what.kind == CLASSIFIED_TINY_FREE ||
                     what.kind == CLASSIFIED_TINY_INTERIOR;
-        front_gate gate = front_gate_of(&window_);
+        front_gate gate = front_gate_of(&window_, true);
         unsigned registered = front_gate_registry(&gate, p);
-        FUZZ_CHECK(registered == (tiny ? what.bin * 2 : 0));
+        bool aligned = at % HAK_MIN_ALIGN == 0; // as every block is
+        FUZZ_CHECK(registered == (tiny && aligned ? size_class_place(what.bin) : 0));
         for (const front_gate &each : {gate, old_gate_, front_gate{}}) {
             unsigned found = front_gate_lookup(&each, p);
-            FUZZ_CHECK(found % 2 == 0 && found / 2 < SIZE_CLASS_BINS);
+            FUZZ_CHECK(found % 2 == 0 && found < SIZE_CLASS_PLACES);
             if (!HAK_HEADER && each.map != nullptr) {
                 FUZZ_CHECK(found == registered);
             }
@@ -139,7 +140,7 @@ class Heap {
                 FUZZ_CHECK(what.usable == (start ? size_class_usable(block.bin) : 0));
             }
             if (start) {
-                FUZZ_CHECK(front_gate_lookup(&gate, p) == block.bin * 2);
+                FUZZ_CHECK(front_gate_lookup(&gate, p) == size_class_place(block.bin));
             }
         }
         FUZZ_CHECK(known || !live);

@@ -52,7 +52,7 @@ class FrontGateClassifier : public testing::Test {
         return block;
     }
     unsigned lookup(const void *ptr) {
-        front_gate gate = front_gate_of(&window); // what is readable may have grown
+        front_gate gate = front_gate_of(&window, true); // what is readable may have grown
         return front_gate_lookup(&gate, ptr);
     }
     size_t slab_of(const void *ptr) { return page_arena_slab_of(&window, ptr); }
@@ -72,11 +72,12 @@ TEST_F(FrontGateClassifier, TinyBlocksOfEveryBin) {
         EXPECT_EQ(live.bin, bin);
         EXPECT_EQ(live.slab, slab_of(block));
         EXPECT_EQ(live.usable, size_class_usable(bin));
-        EXPECT_EQ(lookup(block), bin * 2);
-        EXPECT_EQ(lookup(anchor), bin * 2);
+        EXPECT_EQ(lookup(block), size_class_place(bin));
+        EXPECT_EQ(lookup(anchor), size_class_place(bin));
         EXPECT_TRUE(front_gate_intact(bin, block));
 
         for (char *inside : {bytes + 1, bytes + 8, bytes + info.size - 1}) {
+            EXPECT_EQ(lookup(inside), 0u) << "not aligned as blocks are";
             classified interior = classify_ptr(inside);
             EXPECT_EQ(interior.kind, CLASSIFIED_TINY_INTERIOR);
             EXPECT_EQ(interior.usable, 0u);
@@ -93,7 +94,7 @@ TEST_F(FrontGateClassifier, TinyBlocksOfEveryBin) {
         EXPECT_EQ(free_block.usable, 0u);
         shared_pool_put(bin, &anchor, 1);
         EXPECT_EQ(classify_ptr(anchor).kind, CLASSIFIED_FREE_PAGES) << "its slab is gone";
-        front_gate gate = front_gate_of(&window);
+        front_gate gate = front_gate_of(&window, true);
         EXPECT_EQ(front_gate_registry(&gate, anchor), 0u);
     }
 }
@@ -179,7 +180,7 @@ TEST_F(FrontGateClassifier, AnyBitPatternGetsAnAnswer) {
     void *large = large_block_alloc(1 << 20, 1, LARGE_BLOCK_ANY);
     auto base = reinterpret_cast<uintptr_t>(window.base);
     size_t heap = page_arena_high() << ARENA_SLAB_SHIFT;
-    front_gate gate = front_gate_of(&window);
+    front_gate gate = front_gate_of(&window, true);
     size_t seen[CLASSIFIED_INTERNAL + 1] = {};
     for (int i = 0; i < 1000000; i++) {
         uint64_t bits = random() >> random() % 64;
@@ -210,11 +211,12 @@ TEST_F(FrontGateClassifier, AnyBitPatternGetsAnAnswer) {
         ASSERT_TRUE(!outside || what.kind == CLASSIFIED_FOREIGN) << std::hex << bits;
         unsigned found = front_gate_lookup(&gate, pointer(bits));
         ASSERT_EQ(found % 2, 0u);
-        ASSERT_LT(found / 2, unsigned{SIZE_CLASS_BINS});
+        ASSERT_LT(found, unsigned{SIZE_CLASS_PLACES});
         if (!HAK_HEADER) { // the byte below may look like a header
             bool in_tiny = what.kind == CLASSIFIED_TINY || what.kind == CLASSIFIED_TINY_FREE ||
                            what.kind == CLASSIFIED_TINY_INTERIOR;
-            ASSERT_EQ(found, in_tiny ? what.bin * 2 : 0u);
+            bool aligned = bits % HAK_MIN_ALIGN == 0; // as every block is
+            ASSERT_EQ(found, in_tiny && aligned ? size_class_place(what.bin) : 0u);
         }
     }
     for (classified_kind kind : {CLASSIFIED_FOREIGN, CLASSIFIED_TINY_FREE, CLASSIFIED_TINY_INTERIOR,

@@ -14,3 +14,12 @@ void *const *magazine_unload(struct magazine *magazine, unsigned *most) {
     magazine->count -= *most;
     return magazine->blocks + magazine->count;
 }
+
+bool magazine_holds(const struct magazine *magazine, const void *block) {
+    for (uint32_t i = 0; i < magazine->count; i++) {
+        if (magazine->blocks[i] == block) {
+            return true;
+        }
+    }
+    return false;
+}

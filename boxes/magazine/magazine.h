@@ -25,6 +25,9 @@ void magazine_load(struct magazine *magazine, unsigned count);
 // Takes the blocks loaded last out, at most *most of them; *most is then how many. Returns them in
 // the order in which they were loaded; they are there until the next load.
 void *const *magazine_unload(struct magazine *magazine, unsigned *most);
+
+// True if the block is in the magazine.
+bool magazine_holds(const struct magazine *magazine, const void *block);
 HAK_C_END
 
 #endif

@@ -48,4 +48,18 @@ TEST(Magazine, GivesTheLastLoadedFirstInTheOrderOfTheLoad) {
     EXPECT_EQ(most, 0u);
 }
 
+TEST(Magazine, HoldsWhatIsLoadedAndNothingElse) {
+    magazine m = {};
+    char memory[3] = {};
+    void *blocks[2] = {&memory[0], &memory[1]};
+    EXPECT_FALSE(magazine_holds(&m, &memory[0]));
+    ASSERT_EQ(load(&m, blocks, 2), 2u);
+    EXPECT_TRUE(magazine_holds(&m, &memory[0]));
+    EXPECT_TRUE(magazine_holds(&m, &memory[1]));
+    EXPECT_FALSE(magazine_holds(&m, &memory[2]));
+    unsigned most = 1;
+    magazine_unload(&m, &most);
+    EXPECT_FALSE(magazine_holds(&m, &memory[1]));
+}
+
 } // namespace

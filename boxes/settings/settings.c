@@ -29,6 +29,8 @@ const struct setting_row settings_table[SETTING_COUNT] = {
     [SETTING_SANDBOX]    = {"HAKMEM_SANDBOX", "0|1|2", 0, 2, 2,
                             "system calls after the start, 0: all, 1: mmap alone, 2: as seccomp filters "
                             "allow"},
+    [SETTING_CHECK_FREES] = {"HAKMEM_CHECK_FREES", "0|1|2", 0, 2, 1,
+                            "look for a small block freed twice at once, 0: never, 1: in small heaps, 2: always"},
 };
 
 int64_t settings_values[SETTING_COUNT] = {
@@ -41,6 +43,7 @@ int64_t settings_values[SETTING_COUNT] = {
     [SETTING_LIMIT] = 0,
     [SETTING_DEEPBIND] = 1,
     [SETTING_SANDBOX] = 2,
+    [SETTING_CHECK_FREES] = 1,
 };
 // clang-format on
 

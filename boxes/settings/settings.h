@@ -21,7 +21,8 @@ enum setting {
     SETTING_BACKGROUND, // a thread gives idle memory back
     SETTING_LIMIT,      // most memory to hold, bytes
     SETTING_DEEPBIND,   // libc's own malloc leads here for libraries that are opened
-    SETTING_SANDBOX,    // which system calls may be made after the start
+    SETTING_SANDBOX,
+    SETTING_CHECK_FREES, // when free looks at the block
     SETTING_COUNT,
 };
 

@@ -79,7 +79,7 @@ static bool has_free(atomic_bitmap_word *bits, unsigned bin) {
     return false;
 }
 
-// A slab's byte in the page map: twice its bin while it is in use.
+// A slab's byte in the page map: the place of its bin while it is in use.
 static _Atomic(uint8_t) *map_of(const struct page_arena_window *window, size_t slab) {
     return (_Atomic(uint8_t) *)window->base + slab;
 }
@@ -534,7 +534,7 @@ static HAK_NOINLINE unsigned format(size_t slab, bool zero, unsigned bin, void *
     atomic_store(&meta->active, 1);
     atomic_store(&meta->bin, (uint8_t)bin);
     atomic_store(&meta->kind, SLAB_TINY);
-    atomic_store(map_of(window, slab), (uint8_t)(bin * 2));
+    atomic_store(map_of(window, slab), (uint8_t)size_class_place(bin));
     char *start = page_arena_address(window, slab);
     bool left = false;
     for (unsigned w = 0; w * 64 < there; w++) {
@@ -951,7 +951,8 @@ HAK_INLINE size_t block_of(const struct page_arena_window *window, unsigned bin,
 HAK_INLINE void check_bin(const struct page_arena_window *window, size_t mapped, size_t slab,
                           unsigned bin, const void *ptr) {
     if (HAK_UNLIKELY((slab >= mapped && !page_arena_reaches(slab)) ||
-                     atomic_load_explicit(map_of(window, slab), memory_order_relaxed) != bin * 2)) {
+                     atomic_load_explicit(map_of(window, slab), memory_order_relaxed) !=
+                         size_class_place(bin))) {
         not_of_bin(window, slab, ptr);
     }
 }

@@ -82,7 +82,8 @@ class SharedPool : public testing::Test {
             slabs++;
             clean += static_cast<size_t>(__builtin_popcount(superslab_slab(&window, i)->clean));
             EXPECT_LT(free_blocks, size_class_bins[bin].blocks) << "an empty slab stays in use";
-            EXPECT_EQ(reinterpret_cast<uint8_t *>(window.base)[i], bin * 2) << "page map";
+            EXPECT_EQ(reinterpret_cast<uint8_t *>(window.base)[i], size_class_place(bin))
+                << "page map";
             if (free_blocks > 0) {
                 EXPECT_NE(superslab_at(&window, i)->listed[bin] >> i % ARENA_SUPERSLAB_SLABS & 1,
                           0u);

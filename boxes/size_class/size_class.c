@@ -55,6 +55,13 @@ unsigned size_class_aligned_bin(size_t size, size_t align) {
 void size_class_fill_table(uint8_t *table) {
     table[0] = 0;
     for (unsigned i = 1; i < SIZE_CLASS_TABLE; i++) {
-        table[i] = (uint8_t)(size_class_bin_of((size_t)i * SIZE_CLASS_STEP) * 2);
+        table[i] = (uint8_t)size_class_place(size_class_bin_of((size_t)i * SIZE_CLASS_STEP));
+    }
+}
+
+void size_class_fill_sizes(uint8_t *sizes) {
+    sizes[0] = 0;
+    for (unsigned size = 1; size < SIZE_CLASS_SIZES; size++) {
+        sizes[size] = (uint8_t)size_class_place(size_class_bin_of(size));
     }
 }

@@ -66,10 +66,31 @@ HAK_INLINE unsigned size_class_bin_of(size_t size) {
 #endif
 }
 
-// The table for the hit path: by (size + 15) / 16, twice the bin of a request, which is the place
-// of its stack; 0 ("no bin") for size 0. Each heap has its own beside its stacks.
-enum { SIZE_CLASS_TABLE = HAK_HEADER ? 1 : SIZE_CLASS_HIT_MAX / SIZE_CLASS_STEP + 1 };
+// Where free finds a bin's stack: its index in words among a heap's. That of a bin whose requests
+// may be hits is twice the bin. That of a larger one lies behind all stacks, where a heap has
+// closed ones (see thread_heap.h), so that each free of such a block takes the slow path.
+enum {
+    SIZE_CLASS_HIT_BINS = HAK_HEADER ? SIZE_CLASS_BINS : 29, // bins below that may be hits
+    SIZE_CLASS_CLOSED = SIZE_CLASS_BINS - SIZE_CLASS_HIT_BINS,
+    SIZE_CLASS_PLACES = 2 * (SIZE_CLASS_BINS + SIZE_CLASS_CLOSED),
+};
+HAK_INLINE unsigned size_class_place(unsigned bin) {
+    return 2 * (bin < SIZE_CLASS_HIT_BINS ? bin : bin + SIZE_CLASS_CLOSED);
+}
+HAK_INLINE unsigned size_class_bin_at(unsigned place) {
+    unsigned bin = place / 2;
+    return bin < SIZE_CLASS_HIT_BINS ? bin : bin - SIZE_CLASS_CLOSED;
+}
+
+// The tables for the hit path, each heap's own: where the stack of a request's bin is. One by
+// (size + 15) / 16, for malloc; and one by size, for sized delete, where an instruction less counts
+// for more than the lines of a longer table. Size 0 has place 0 ("no bin").
+enum {
+    SIZE_CLASS_TABLE = HAK_HEADER ? 1 : SIZE_CLASS_HIT_MAX / SIZE_CLASS_STEP + 1,
+    SIZE_CLASS_SIZES = HAK_HEADER ? 1 : SIZE_CLASS_HIT_MAX + 1,
+};
 void size_class_fill_table(uint8_t *table);
+void size_class_fill_sizes(uint8_t *sizes);
 
 // An entry of the table. size in 0..SIZE_CLASS_HIT_MAX.
 HAK_INLINE size_t size_class_hit_place(const uint8_t *table, size_t size) {
@@ -78,6 +99,14 @@ HAK_INLINE size_t size_class_hit_place(const uint8_t *table, size_t size) {
     return (size_t)size_class_bin_of(size) * 2;
 #else
     return table[(size + SIZE_CLASS_STEP - 1) / SIZE_CLASS_STEP];
+#endif
+}
+HAK_INLINE size_t size_class_sized_place(const uint8_t *sizes, size_t size) {
+#if HAK_HEADER
+    (void)sizes;
+    return (size_t)size_class_bin_of(size) * 2;
+#else
+    return sizes[size];
 #endif
 }
 

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 namespace {
 
 constexpr unsigned kBins = SIZE_CLASS_BINS;
@@ -28,6 +30,31 @@ TEST(SizeClass, HitPlaceIsTwiceTheBin) {
     }
     // 0 may find no bin; it must not find one that holds nothing.
     EXPECT_TRUE(size_class_hit_place(table, 0) == 0 || size_class_hit_place(table, 0) == 2);
+}
+
+TEST(SizeClass, SizedPlaceIsTheSame) {
+    uint8_t table[SIZE_CLASS_TABLE];
+    uint8_t sizes[SIZE_CLASS_SIZES];
+    size_class_fill_table(table);
+    size_class_fill_sizes(sizes);
+    for (size_t size = 0; size <= SIZE_CLASS_HIT_MAX; size++) {
+        ASSERT_EQ(size_class_sized_place(sizes, size), size_class_hit_place(table, size)) << size;
+    }
+}
+
+TEST(SizeClass, EveryBinHasAPlaceAndThoseWithoutHitsLieBehindTheStacks) {
+    std::set<unsigned> places;
+    for (unsigned bin = 0; bin < kBins; bin++) {
+        const unsigned place = size_class_place(bin);
+        EXPECT_TRUE(places.insert(place).second) << bin;
+        EXPECT_EQ(size_class_bin_at(place), bin);
+        EXPECT_EQ(place % 2, 0u);
+        EXPECT_LE(place, 255u) << "a byte of the page map";
+        EXPECT_LT(place, unsigned{SIZE_CLASS_PLACES});
+        const bool hits = bin <= size_class_bin_of(SIZE_CLASS_HIT_MAX);
+        EXPECT_EQ(place == 2 * bin, hits) << bin;
+        EXPECT_EQ(place >= 2 * kBins, !hits) << bin;
+    }
 }
 
 TEST(SizeClass, TableIsConsistent) {

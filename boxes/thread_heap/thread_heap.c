@@ -127,6 +127,7 @@ static void give_back(void *memory, size_t slabs, bool dirty) {
 static void start(struct thread_heap *heap, uint32_t id, bool zeroed) {
     fast_cache_init(heap->bins, heap->bottoms, heap->slots, zeroed);
     size_class_fill_table(heap->table);
+    size_class_fill_sizes(heap->sizes);
     heap->id = id;
     for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
         heap->hints[bin] = ARENA_NONE;
@@ -253,7 +254,7 @@ struct thread_heap *thread_heap_get(void) {
     }
     if (heap != NULL) {
         struct page_arena_window window = page_arena_get_window();
-        thread_heap_tls.gate = front_gate_of(&window);
+        thread_heap_tls.gate = front_gate_of(&window, false);
         thread_heap_tls.heap = heap;
         int saved = errno;
         register_exit(heap);
@@ -313,6 +314,16 @@ static void drop_deep(struct thread_heap *heap) {
         give_back(deep, DEEP_SLABS, true);
         thread_heap_leave(heap);
     }
+}
+
+bool thread_heap_caches(const struct thread_heap *heap, unsigned bin, const void *block) {
+    // From the top down: a block that is freed twice has often been freed a moment ago.
+    for (void **at = heap->bins[bin].top; at > heap->bottoms[bin]; at--) {
+        if (*at == block) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static void flush_bin(struct thread_heap *heap, unsigned bin) {

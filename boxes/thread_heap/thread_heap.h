@@ -24,8 +24,11 @@ struct thread_heap_counts {
 };
 
 struct thread_heap {
-    struct fast_bin bins[SIZE_CLASS_BINS]; // hit path; at the start, so that bin n is at word n * 2
-    uint8_t table[SIZE_CLASS_TABLE];       // hit path of malloc: from size to stack
+    struct fast_bin bins[SIZE_CLASS_BINS]; // hit path; at the start, as places are counted from it
+    struct fast_bin closed[SIZE_CLASS_CLOSED]; // never written, so empty and full: the places of
+                                               // bins without hits, see size_class_place()
+    uint8_t table[SIZE_CLASS_TABLE];           // hit path of malloc: from size to stack
+    uint8_t sizes[SIZE_CLASS_SIZES];           // hit path of sized delete: likewise
     // From here on: misses only.
     _Atomic(uint8_t) busy;           // its thread is between two steps that belong together
     uint8_t trim_bin;                // bin that the trim goes on with; 0: none is under way
@@ -45,6 +48,8 @@ struct thread_heap {
     void *slots[];                    // FAST_CACHE_SLOTS
 };
 
+static_assert(offsetof(struct thread_heap, table) == SIZE_CLASS_PLACES * sizeof(void *),
+              "every place is one of a stack, or closed");
 static_assert(sizeof(struct thread_heap) + FAST_CACHE_SLOTS * sizeof(void *) <= ARENA_SLAB,
               "a heap fits in a slab");
 
@@ -53,20 +58,24 @@ static_assert(sizeof(struct thread_heap) + FAST_CACHE_SLOTS * sizeof(void *) <= 
 // A call may come before the dynamic linker has relocated the library, from the IFUNC resolver of
 // another one. The variable's place is then read as the thread pointer itself, so that the fields
 // lie over glibc's thread control block, or as the right place, which is still all zero. So what is
-// looked at first, `sizes` and the gate's slabs and length, stands where that block has zeros in a
-// process of one thread: at 0x18 (its flags of threads), 0x20 (unused on x86-64) and 0x38 (unused).
+// looked at first, `sizes` and the gate's numbers of units and length, stands where that block has
+// zeros in a process of one thread: at 0x18 (its flags of threads), 0x20 (unused on x86-64) and
+// 0x38 (unused).
 struct thread_heap_link {
     alignas(HAK_CACHE_LINE) struct thread_heap *heap;
     // True while this thread acquires a heap: a fork from a signal handler must then adopt none.
     bool getting;
     struct thread_heap *operators; // see thread_heap_of_operators()
     size_t sizes; // requests below that may be a hit; 0: see above, and constant otherwise
-    struct front_gate gate; // a copy of the window's; no slabs until the thread's first miss
+    struct front_gate gate; // a copy of the window's; no units until the thread's first miss
 };
 static_assert(offsetof(struct thread_heap_link, sizes) == 0x18, "zero in a thread control block");
-static_assert(offsetof(struct thread_heap_link, gate.slabs) == 0x20, "likewise");
 #if HAK_HEADER
+static_assert(offsetof(struct thread_heap_link, gate.units) == 0x20, "likewise");
 static_assert(offsetof(struct thread_heap_link, gate.length) == 0x38, "likewise");
+#else
+static_assert(offsetof(struct thread_heap_link, gate.checked) == 0x20, "likewise");
+static_assert(offsetof(struct thread_heap_link, gate.units) == 0x38, "likewise");
 #endif
 static_assert(sizeof(struct thread_heap_link) == HAK_CACHE_LINE, "static TLS is scarce");
 extern __thread struct thread_heap_link thread_heap_tls __attribute__((tls_model("initial-exec")));
@@ -109,6 +118,9 @@ HAK_INLINE struct front_gate *thread_heap_gate(void) {
 // The current thread's own heap, made or adopted if it has none. NULL if the thread is past its
 // destructors, or if there is no memory for one.
 struct thread_heap *thread_heap_get(void);
+
+// True if the stack of a bin, of the current thread's heap, has the block. Looks at each slot.
+bool thread_heap_caches(const struct thread_heap *heap, unsigned bin, const void *block);
 
 // Moves every cached block of the current thread to the pool (checking each).
 void thread_heap_flush(void);

@@ -392,6 +392,7 @@ unsigned fast_cache_held(const fast_bin *, void **const *, unsigned) {
 }
 void shared_pool_put(unsigned, void *const *, unsigned) {}
 void size_class_fill_table(uint8_t *) {}
+void size_class_fill_sizes(uint8_t *) {}
 
 namespace {
 

@@ -75,6 +75,9 @@ TEST(ThreadHeap, BeforeTheFirstMissTheHeapIsEmptyAndFull) {
             EXPECT_EQ(fast_cache_pop(&bin), nullptr);
             EXPECT_FALSE(fast_cache_push(&bin, &bin));
         }
+        for (unsigned i = 0; i < SIZE_CLASS_CLOSED; i++) {
+            EXPECT_FALSE(fast_cache_push(&heap->closed[i], heap));
+        }
         // No pointer is known to it, so that every free is a miss, too.
         EXPECT_EQ(front_gate_lookup(thread_heap_gate(), heap), 0u);
         thread_heap_flush(); // nothing to flush
@@ -94,11 +97,33 @@ TEST(ThreadHeap, GetMakesOneAndKeepsIt) {
         size_t slab = page_arena_slab_of(&window, heap);
         EXPECT_EQ(page_arena_address(&window, slab), heap);
         EXPECT_EQ(superslab_slab(&window, slab)->kind, SLAB_HEAP);
-        EXPECT_EQ(thread_heap_gate()->slabs, page_arena_mapped());
-        EXPECT_GT(thread_heap_gate()->slabs, slab);
+        EXPECT_EQ(thread_heap_gate()->units, page_arena_mapped() << FRONT_GATE_SLAB_UNITS);
+        EXPECT_GT(thread_heap_gate()->units, slab << FRONT_GATE_SLAB_UNITS);
         for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
             EXPECT_EQ(fast_cache_pop(&heap->bins[bin]), nullptr);
         }
+        for (unsigned i = 0; i < SIZE_CLASS_CLOSED; i++) {
+            EXPECT_FALSE(fast_cache_push(&heap->closed[i], heap)) << "hit for a block without hits";
+        }
+    });
+}
+
+TEST(ThreadHeap, CachesWhatIsInTheStackAndNothingElse) {
+    in_thread([] {
+        thread_heap *heap = thread_heap_get();
+        ASSERT_NE(heap, nullptr);
+        int some[3];
+        EXPECT_FALSE(thread_heap_caches(heap, 5, &some[0]));
+        ASSERT_TRUE(fast_cache_push(&heap->bins[5], &some[0]));
+        ASSERT_TRUE(fast_cache_push(&heap->bins[5], &some[1]));
+        EXPECT_TRUE(thread_heap_caches(heap, 5, &some[0]));
+        EXPECT_TRUE(thread_heap_caches(heap, 5, &some[1]));
+        EXPECT_FALSE(thread_heap_caches(heap, 5, &some[2]));
+        EXPECT_FALSE(thread_heap_caches(heap, 6, &some[0]));
+        EXPECT_FALSE(thread_heap_caches(heap, 5, nullptr)) << "the NULL below the blocks is none";
+        EXPECT_EQ(fast_cache_pop(&heap->bins[5]), &some[1]);
+        EXPECT_FALSE(thread_heap_caches(heap, 5, &some[1])) << "what a slot held before";
+        EXPECT_EQ(fast_cache_pop(&heap->bins[5]), &some[0]);
     });
 }
 

@@ -1,34 +1,13 @@
 #include "boxes/tls_sll/tls_sll.h"
 
-#include "boxes/diagnostics/diagnostics.h"
-
 struct listed {
     struct listed *next;
-    uintptr_t key;
 };
-
-// Differs from list to list, and is no address of a block.
-static uintptr_t key_of(const struct tls_sll *list) {
-    return ~(uintptr_t)list;
-}
-
-static void check_not_listed(const struct tls_sll *list, const struct listed *block) {
-    // A user may have left the key there by chance: only the list knows.
-    for (const struct listed *at = list->head; at != NULL; at = at->next) {
-        if (at == block) {
-            diag_misuse(DIAG_CALL_FREE, block, "block freed twice");
-        }
-    }
-}
 
 void tls_sll_push(struct tls_sll *list, void *const *blocks, unsigned count) {
     for (unsigned i = count; i-- > 0;) {
         struct listed *block = blocks[i];
-        if (HAK_UNLIKELY(block->key == key_of(list))) {
-            check_not_listed(list, block);
-        }
         block->next = list->head;
-        block->key = key_of(list);
         list->head = block;
     }
     list->count += count;
@@ -39,9 +18,50 @@ unsigned tls_sll_pop(struct tls_sll *list, void **blocks, unsigned most) {
     while (got < most && list->head != NULL) {
         struct listed *block = list->head;
         list->head = block->next;
-        block->key = 0;
         blocks[got++] = block;
     }
     list->count -= got;
     return got;
+}
+
+// A set of hashes of addresses. True if that of `block` was in it.
+enum { SEEN_BITS = 512 };
+static bool add_seen(uint64_t *seen, const void *block) {
+    uint64_t hash = (uintptr_t)block * UINT64_C(0x9e3779b97f4a7c15) >> 55;
+    bool was = (seen[hash / 64] >> hash % 64 & 1) != 0;
+    seen[hash / 64] |= UINT64_C(1) << hash % 64;
+    return was;
+}
+
+void *tls_sll_find_twice(const struct tls_sll *list, void *const *blocks, unsigned count) {
+    uint64_t seen[SEEN_BITS / 64] = {0};
+    const struct listed *at = list->head;
+    for (uint32_t left = list->count; left > 0 && at != NULL; left--) {
+        add_seen(seen, at);
+        at = at->next;
+    }
+    for (unsigned i = 0; i < count; i++) {
+        if (!add_seen(seen, blocks[i])) {
+            continue;
+        }
+        bool twice = tls_sll_holds(list, blocks[i]);
+        for (unsigned j = 0; j < i; j++) {
+            twice = twice || blocks[j] == blocks[i];
+        }
+        if (twice) {
+            return blocks[i];
+        }
+    }
+    return NULL;
+}
+
+bool tls_sll_holds(const struct tls_sll *list, const void *block) {
+    const struct listed *at = list->head;
+    for (uint32_t left = list->count; left > 0 && at != NULL; left--) {
+        if (at == block) {
+            return true;
+        }
+        at = at->next;
+    }
+    return false;
 }

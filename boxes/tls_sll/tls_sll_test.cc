@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <string>
 #include <vector>
 
 namespace {
@@ -33,23 +34,48 @@ TEST(TlsSll, FirstOfABatchComesOutFirstAndTheLastBatchBeforeEarlierOnes) {
     EXPECT_EQ(list.count, 0u);
 }
 
-TEST(TlsSllDeathTest, BlockListedTwice) {
-    alignas(16) char memory[3][16] = {};
+TEST(TlsSll, HoldsWhatIsListedAndNothingElse) {
+    alignas(16) char memory[4][16] = {};
     void *blocks[3] = {memory[0], memory[1], memory[2]};
     tls_sll list = {};
+    EXPECT_FALSE(tls_sll_holds(&list, memory[0]));
     tls_sll_push(&list, blocks, 3);
-    EXPECT_DEATH(tls_sll_push(&list, &blocks[1], 1),
-                 "^hakmem: free\\(0x[0-9a-f]+\\): block freed twice");
+    for (void *block : blocks) {
+        EXPECT_TRUE(tls_sll_holds(&list, block));
+    }
+    EXPECT_FALSE(tls_sll_holds(&list, memory[3]));
+    EXPECT_FALSE(tls_sll_holds(&list, memory[1] + 1));
+    void *out[2];
+    ASSERT_EQ(tls_sll_pop(&list, out, 2), 2u);
+    EXPECT_FALSE(tls_sll_holds(&list, memory[1]));
+    EXPECT_TRUE(tls_sll_holds(&list, memory[2]));
 }
 
-TEST(TlsSll, AKeyLeftInABlockThatIsNotListedIsNoFault) {
-    alignas(16) char memory[2][16] = {};
+TEST(TlsSll, FindsWhatIsTwice) {
+    alignas(16) char memory[200][16] = {};
+    std::vector<void *> blocks;
+    for (auto &block : memory) {
+        blocks.push_back(block);
+    }
+    tls_sll list = {};
+    EXPECT_EQ(tls_sll_find_twice(&list, blocks.data(), 200), nullptr);
+    tls_sll_push(&list, blocks.data(), 100);
+    EXPECT_EQ(tls_sll_find_twice(&list, blocks.data() + 100, 100), nullptr);
+    EXPECT_EQ(tls_sll_find_twice(&list, blocks.data() + 99, 100), blocks[99]);
+    blocks[150] = blocks[120];
+    EXPECT_EQ(tls_sll_find_twice(&list, blocks.data() + 100, 100), blocks[120]);
+}
+
+TEST(TlsSll, LeavesAllButTheFirstWordAlone) {
+    alignas(16) char memory[2][16];
+    std::memset(memory, 0x5a, sizeof memory);
     void *blocks[2] = {memory[0], memory[1]};
     tls_sll list = {};
-    tls_sll_push(&list, &blocks[0], 1);
-    std::memcpy(memory[1], memory[0], 16);
-    tls_sll_push(&list, &blocks[1], 1);
-    EXPECT_EQ(list.count, 2u);
+    tls_sll_push(&list, blocks, 2);
+    ASSERT_EQ(tls_sll_pop(&list, blocks, 2), 2u);
+    const std::string kept(8, 0x5a);
+    EXPECT_EQ(std::string(memory[0] + 8, 8), kept);
+    EXPECT_EQ(std::string(memory[1] + 8, 8), kept);
 }
 
 } // namespace

@@ -1,13 +1,15 @@
 // The way of one allocation and one free, up to the first miss: what the C and the C++ front share.
 //
-// A size becomes the place of a stack through a table of the heap, a
-// pointer becomes one through the page map. Whatever is not a hit ends in one of the slow calls
-// below, as a tail call, so that the hit path saves no register.
+// A size becomes the place of a stack through a table of the heap, a pointer becomes one through
+// the page map. A block in a cache bears its heap's mark (free_mark.h): a block that is freed and
+// bears it already is the slow path's to look for. Whatever is not a hit ends in one of the slow
+// calls below, as a tail call, so that the hit path saves no register.
 #ifndef HAKMEM_FRONTS_LIBC_HIT_PATH_H
 #define HAKMEM_FRONTS_LIBC_HIT_PATH_H
 
 #include "boxes/base/base.h"
 #include "boxes/fast_cache/fast_cache.h"
+#include "boxes/free_mark/free_mark.h"
 #include "boxes/front_gate_classifier/front_gate.h"
 #include "boxes/thread_heap/thread_heap.h"
 
@@ -19,6 +21,10 @@ HAK_NOINLINE void *slow_alloc(size_t size);
 HAK_NOINLINE void *slow_aligned_alloc(size_t align, size_t size);
 // Everything but a hit; ptr may be NULL or garbage. Keeps errno.
 HAK_NOINLINE void slow_free(void *ptr);
+
+// Whether freed blocks are looked at depends on what the heap holds: each miss decides anew, and
+// this.
+void slow_look_anew(void);
 
 // Gives the pool what caches hold, which may be whole slabs, and the arena what short slabs do not
 // need: where there was no memory, one more try may find some.
@@ -32,31 +38,78 @@ HAK_INLINE void *hit_alloc_from(struct thread_heap *heap, size_t size) {
     if (HAK_UNLIKELY(size >= thread_heap_sizes())) {
         return NULL;
     }
-    return fast_cache_pop_at(heap->bins, size_class_hit_place(heap->table, size));
+    void *block = fast_cache_pop_at(heap->bins, size_class_hit_place(heap->table, size));
+    if (HAK_LIKELY(block != NULL)) {
+        free_mark_clear(block);
+    }
+    return block;
 }
 HAK_INLINE void *hit_alloc(size_t size) {
     return hit_alloc_from(thread_heap_current(), size);
 }
 
-// True if the block went into the heap's cache; otherwise slow_free() is next.
-HAK_INLINE bool hit_free_to(struct thread_heap *heap, void *ptr) {
-    unsigned place;
-    if (HAK_UNLIKELY(!front_gate_find(thread_heap_gate(), ptr, &place))) {
+// Puts a block into the stack at `place` of the heap. False if the stack is full, or the block
+// bears the heap's mark.
+HAK_INLINE bool hit_push(struct thread_heap *heap, size_t place, void *ptr) {
+    // In this order: a pointer for which there is never room may be none that can be read.
+    void **top;
+    if (HAK_UNLIKELY(!fast_cache_has_room_at(heap->bins, place, &top)) ||
+        HAK_UNLIKELY(free_mark_is_set(ptr, heap))) {
         return false;
     }
-    return fast_cache_push_at(heap->bins, place, ptr);
+    fast_cache_push_at(heap->bins, place, top, ptr);
+    free_mark_set(ptr, heap);
+    return true;
+}
+
+// The same for a block that is not looked at, as it would have to come from far away.
+HAK_INLINE bool hit_push_unseen(struct thread_heap *heap, size_t place, void *ptr) {
+    void **top;
+    if (HAK_UNLIKELY(!fast_cache_has_room_at(heap->bins, place, &top))) {
+        return false;
+    }
+    fast_cache_push_at(heap->bins, place, top, ptr);
+    fast_cache_fetch(ptr);
+    return true;
+}
+
+// True if the block went into the heap's cache; otherwise slow_free() is next.
+HAK_INLINE bool hit_free_to(struct thread_heap *heap, void *ptr) {
+    const struct front_gate *gate = thread_heap_gate();
+#if HAK_HEADER
+    unsigned place;
+    return HAK_LIKELY(front_gate_find(gate, ptr, &place)) && hit_push(heap, place, ptr);
+#else
+    size_t unit = front_gate_unit(gate, ptr);
+    if (HAK_LIKELY(unit < gate->checked)) {
+        return hit_push(heap, front_gate_at(gate, unit), ptr);
+    }
+    return unit < gate->units && hit_push_unseen(heap, front_gate_at(gate, unit), ptr);
+#endif
 }
 HAK_INLINE bool hit_free(void *ptr) {
     return hit_free_to(thread_heap_current(), ptr);
 }
 
 // As hit_free_to(), for a block of `size` bytes that came from hit_alloc_from() or slow_alloc():
-// its bin follows from the size, and a size that is wrong is found when the cache spills.
+// its bin follows from the size, and a size that is wrong is found when the cache spills. Of the
+// pointer only its alignment is asked, and whether the heap is there.
 HAK_INLINE bool hit_free_sized_to(struct thread_heap *heap, void *ptr, size_t size) {
-    if (HAK_UNLIKELY(size >= thread_heap_sizes() || ptr == NULL)) {
+    const struct front_gate *gate = thread_heap_gate();
+    if (HAK_UNLIKELY(size >= thread_heap_sizes())) {
         return false;
     }
-    return fast_cache_push_at(heap->bins, size_class_hit_place(heap->table, size), ptr);
+#if HAK_HEADER
+    return (uintptr_t)ptr - gate->readable < gate->length && (uintptr_t)ptr % HAK_MIN_ALIGN == 0 &&
+           hit_push(heap, size_class_sized_place(heap->sizes, size), ptr);
+#else
+    size_t unit = front_gate_units(gate->lowest, ptr);
+    if (HAK_LIKELY(unit < gate->checked)) {
+        return hit_push(heap, size_class_sized_place(heap->sizes, size), ptr);
+    }
+    return unit < gate->units &&
+           hit_push_unseen(heap, size_class_sized_place(heap->sizes, size), ptr);
+#endif
 }
 HAK_C_END
 

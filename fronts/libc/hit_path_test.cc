@@ -2,7 +2,8 @@
 // stepped through one call, instruction by instruction.
 //
 // Counted is what runs within the library, the `ret` included. The data cache lines are those that
-// memory operands name, the stack left out; the operands are read from objdump's disassembly. The
+// memory operands name, without the stack and without the block's own line, which its user has
+// touched or is about to; the operands are read from objdump's disassembly. The
 // same is done with a program that the library is linked into, which saves the line in which a
 // shared object finds its thread-local storage.
 //
@@ -195,6 +196,7 @@ void Follow(const std::string &library, const std::string &setting, const char *
     uint64_t to;
     ASSERT_TRUE(FindLibrary(pid, library, &from, &to)) << "not preloaded";
     bool done = false;
+    uint64_t argument = 0; // of a free the block
     // Each round: where the child stands, then one instruction. The second breakpoint ends it.
     for (int steps = 0; !done && steps < 100000; steps++) {
         user_regs_struct regs;
@@ -202,6 +204,7 @@ void Follow(const std::string &library, const std::string &setting, const char *
         if (regs.rip >= from && regs.rip < to && (!linked || code.count(regs.rip - from) != 0)) {
             auto found = code.find(regs.rip - from);
             ASSERT_NE(found, code.end()) << std::hex << regs.rip - from;
+            argument = path->instructions == 0 ? regs.rdi : argument;
             path->instructions++;
             uint64_t address = Operand(found->second, regs, from);
             bool on_stack = address >= regs.rsp - 4096 && address < regs.rsp + 65536;
@@ -216,7 +219,10 @@ void Follow(const std::string &library, const std::string &setting, const char *
         uint64_t word = static_cast<uint64_t>(ptrace(PTRACE_PEEKTEXT, pid, regs.rip, nullptr));
         ASSERT_EQ(errno, 0);
         done = (word & 0xff) == 0xcc;
-        if (!done) {
+        if (done) {
+            path->lines.erase(argument / 64);
+            path->lines.erase(regs.rax / 64); // of a malloc the block
+        } else {
             ASSERT_EQ(ptrace(PTRACE_SINGLESTEP, pid, nullptr, nullptr), 0);
             ASSERT_EQ(WaitForStop(pid), SIGTRAP);
         }
@@ -241,13 +247,13 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Bar{"malloc", 0, 0, 0}, Bar{"malloc", 1, 14, 5}, Bar{"malloc", 16, 14, 5},
                     Bar{"malloc", 64, 14, 5}, Bar{"malloc", 128, 14, 5}, Bar{"malloc", 256, 14, 5},
                     Bar{"malloc", 1024, 14, 5}, Bar{"malloc", 2000, 0, 0},
-                    Bar{"malloc", 32768, 0, 0}, Bar{"free", 1, 17, 5}, Bar{"free", 16, 17, 5},
-                    Bar{"free", 64, 17, 5}, Bar{"free", 128, 17, 5}, Bar{"free", 256, 17, 5},
-                    Bar{"free", 1024, 17, 5}, Bar{"free", 2000, 17, 5}, Bar{"free", 32768, 17, 5},
+                    Bar{"malloc", 32768, 0, 0}, Bar{"free", 1, 19, 5}, Bar{"free", 16, 19, 5},
+                    Bar{"free", 64, 19, 5}, Bar{"free", 128, 19, 5}, Bar{"free", 256, 19, 5},
+                    Bar{"free", 1024, 19, 5}, Bar{"free", 2000, 0, 0}, Bar{"free", 32768, 0, 0},
                     Bar{"calloc", 64, 0, 0}, Bar{"realloc", 64, 0, 0},
                     Bar{"aligned_alloc", 64, 0, 0}, Bar{"malloc_usable_size", 64, 0, 0},
-                    Bar{"operator_new", 64, 14, 5}, Bar{"operator_delete", 64, 17, 5},
-                    Bar{"operator_delete_sized", 64, 17, 5}),
+                    Bar{"operator_new", 64, 14, 5}, Bar{"operator_delete", 64, 19, 5},
+                    Bar{"operator_delete_sized", 64, 19, 5}),
     [](const testing::TestParamInfo<Bar> &param) {
         return std::string(param.param.call) + "_" + std::to_string(param.param.size);
     });
@@ -274,8 +280,8 @@ class LinkedHitPathTest : public testing::TestWithParam<Bar> {};
 
 INSTANTIATE_TEST_SUITE_P(Calls, LinkedHitPathTest,
                          testing::Values(Bar{"malloc", 16, 14, 4}, Bar{"malloc", 256, 14, 4},
-                                         Bar{"malloc", 1024, 14, 4}, Bar{"free", 16, 17, 4},
-                                         Bar{"free", 256, 17, 4}, Bar{"free", 1024, 17, 4}),
+                                         Bar{"malloc", 1024, 14, 4}, Bar{"free", 16, 19, 4},
+                                         Bar{"free", 256, 19, 4}, Bar{"free", 1024, 19, 4}),
                          [](const testing::TestParamInfo<Bar> &param) {
                              return std::string(param.param.call) + "_" +
                                     std::to_string(param.param.size);
@@ -303,7 +309,7 @@ INSTANTIATE_TEST_SUITE_P(
         return library + "_" + std::get<1>(param.param);
     });
 
-TEST_P(EveryStateTest, ChangesNothingOfAHit) {
+TEST_P(EveryStateTest, MakesNoHitLonger) {
     const std::string library = std::get<0>(GetParam());
     for (const char *call : {"malloc", "free"}) {
         Path fresh;
@@ -315,8 +321,11 @@ TEST_P(EveryStateTest, ChangesNothingOfAHit) {
         if (library == "libhakmem_c23_header.so") {
             // There a block at the start of a page takes another turn, of a few instructions more.
             EXPECT_LE(path.instructions, fresh.instructions + 8) << path.text;
-        } else {
+        } else if (std::string(call) == "malloc") {
             EXPECT_EQ(path.text, fresh.text);
+        } else { // a free in a large heap does not look at the block, and is as long
+            EXPECT_EQ(path.instructions, fresh.instructions) << path.text;
+            EXPECT_EQ(path.lines.size(), fresh.lines.size()) << path.text;
         }
     }
 }
@@ -342,6 +351,22 @@ TEST_P(EveryFrontTest, SettingsChangeNothingOfAHit) {
             ASSERT_NO_FATAL_FAILURE(Follow(kLibrary, setting, GetParam(), size, &path));
             EXPECT_EQ(path.text, preset.text) << setting << ", " << size << " B";
         }
+    }
+}
+
+// Freed blocks are looked at, or fetched.
+TEST(EveryLookTest, TakesAsManyInstructions) {
+    for (const char *call : {"free", "operator_delete", "operator_delete_sized"}) {
+        std::set<std::string> texts;
+        for (const char *setting : {"HAKMEM_CHECK_FREES=0", "HAKMEM_CHECK_FREES=2"}) {
+            Path path;
+            ASSERT_NO_FATAL_FAILURE(Follow(kLibrary, setting, call, 64, &path));
+            EXPECT_GT(path.instructions, 3);
+            EXPECT_LE(path.instructions, 19) << path.text;
+            EXPECT_LE(path.lines.size(), 5u) << path.text;
+            texts.insert(path.text);
+        }
+        EXPECT_EQ(texts.size(), 2u) << call << ": the setting does nothing";
     }
 }
 

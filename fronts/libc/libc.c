@@ -107,6 +107,11 @@ EXPORT void *calloc(size_t count, size_t size) {
 // The block's kind; does not return for a pointer that starts no live block.
 static struct classified classify_live(const char *call, const void *ptr) {
     struct classified what = classify_ptr(ptr);
+    const struct thread_heap *heap = thread_heap_current();
+    if (what.kind == CLASSIFIED_TINY && free_mark_is_set(ptr, heap) &&
+        tiny_front_is_free(heap, what.bin, ptr)) {
+        what = (struct classified){.kind = CLASSIFIED_TINY_FREE};
+    }
     if (HAK_UNLIKELY(what.usable == 0)) {
         diag_misuse(call, ptr, classified_fault(what.kind));
     }
@@ -164,13 +169,14 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
 
 // Tiny blocks that stay where they are or grow into another bin; all else is slow_resize()'s.
 static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
-    unsigned bin = front_gate_registry(thread_heap_gate(), ptr) / 2;
-    // A block that is free is found when it is freed again. A look at its bit would bring a line of
-    // the slab's bitmap into the processor's cache for each call.
+    unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
+    // A look at the block's bit would bring a line of the slab's bitmap into the processor's cache
+    // for each call: a block that is free bears a mark.
     size_t block;
     if (HAK_UNLIKELY(
             bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||
             !size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB, &block) ||
+            free_mark_is_set(ptr, thread_heap_current()) ||
             (HAK_DEBUG && shared_pool_is_free(bin, ptr)))) {
         return slow_resize(call, ptr, size);
     }
@@ -273,7 +279,9 @@ EXPORT size_t malloc_usable_size(void *ptr) {
 EXPORT int malloc_trim(size_t pad) {
     thread_heap_flush();
     thread_heap_flush_free();
-    return decay_all(pad) > 0;
+    bool given = decay_all(pad) > 0;
+    slow_look_anew();
+    return given;
 }
 
 // There are no fast bins: smblks and fsmblks are 0, which is what a program that has set M_MXFAST

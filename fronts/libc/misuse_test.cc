@@ -1,9 +1,11 @@
 // Misuse of the interface: each fault ends the program with abort() and exactly one line on stderr
 // that names the call, the pointer and the fault.
 //
-// What needs the pointer's kind only is caught by the call itself. What needs the block's bit
-// (freed twice, not the start of a block, wrong size) is caught when the thread's cache gives the
-// block back: when it is full, on malloc_trim(), at the thread's exit or at the program's.
+// What needs the pointer's kind only, its alignment, or the mark of a freed block is caught by the
+// call itself, and so is all that there is to say of blocks above SIZE_CLASS_HIT_MAX. What needs a
+// small block's bit (freed by another thread before, not the start of a block, wrong size) is
+// caught when the thread's cache gives the block back: when it is full, on malloc_trim(), at the
+// thread's exit or at the program's.
 #include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
@@ -81,6 +83,12 @@ void InThread(void (*fn)(void *), void *arg) {
     pthread_join(thread, nullptr);
 }
 
+// Frees by another thread bear another mark, and so do blocks that were written to: these are found
+// when the cache gives them back.
+void SpoilMark(void *p) {
+    memset(At(p, 8), 'x', 4);
+}
+
 // Empties the caches, and makes those of `size` wide: after this, blocks go into them.
 void UseCaches(size_t size) {
     malloc_trim(0);
@@ -127,20 +135,124 @@ class SmallDeathTest : public testing::TestWithParam<size_t> {
 INSTANTIATE_TEST_SUITE_P(Sizes, SmallDeathTest,
                          testing::Values(16, 48, 100, 128, 256, 1000, 1024, 3000, 12000));
 
-TEST_P(SmallDeathTest, DoubleFreeIsCaughtAtExit) {
+TEST_P(SmallDeathTest, DoubleFreeIsCaughtAtOnce) {
     EXPECT_MISUSE(
         {
             free(p_);
+            free(Hide(p_));
+            _exit(0);
+        },
+        "free", p_, kTwice);
+    EXPECT_MISUSE(
+        {
+            ::operator delete(p_);
+            ::operator delete(Hide(p_), size_);
+            _exit(0);
+        },
+        "free", p_, kTwice);
+    EXPECT_MISUSE(
+        {
+            ::operator delete(p_, size_);
+            free_sized(Hide(p_), size_);
+            _exit(0);
+        },
+        "free", p_, kTwice);
+}
+
+// Nobody gets the block twice, whatever comes between.
+TEST_P(SmallDeathTest, DoubleFreeIsCaughtAtOnceAfterOtherCalls) {
+    std::vector<void *> others(40);
+    for (void *&other : others) {
+        other = malloc(size_);
+    }
+    for (size_t between : {1, 2, 20, 40}) {
+        EXPECT_MISUSE(
+            {
+                free(p_);
+                for (size_t i = 0; i < between; i++) {
+                    free(others[i]);
+                }
+                free(Hide(p_));
+                _exit(0);
+            },
+            "free", p_, kTwice);
+    }
+    EXPECT_MISUSE(
+        {
+            free(p_);
+            void *other = malloc(size_ * 2 + 40);
+            free(malloc(size_ * 3 + 100));
+            free(Hide(p_));
+            free(other);
+            _exit(0);
+        },
+        "free", p_, kTwice);
+    // Handed out again, and freed by its new owner.
+    EXPECT_MISUSE(
+        {
+            free(p_);
+            void *same = malloc(size_);
+            if (same != p_) {
+                _exit(1);
+            }
+            memset(same, 1, size_);
+            free(same);
+            free(Hide(p_));
+            _exit(0);
+        },
+        "free", p_, kTwice);
+    // As calloc and realloc hand it out.
+    EXPECT_MISUSE(
+        {
+            free(p_);
+            free(calloc(1, size_));
+            free(Hide(p_));
+            _exit(0);
+        },
+        "free", p_, kTwice);
+    for (void *other : others) {
+        free(other);
+    }
+}
+
+TEST_P(SmallDeathTest, DoubleFreeOfABlockThatWasWrittenToIsCaughtAtExit) {
+    EXPECT_MISUSE(
+        {
+            free(p_);
+            SpoilMark(p_);
             free(Hide(p_));
             exit(0);
         },
         "free", p_, kTwice);
 }
 
+// The mark alone is no fault.
+TEST_P(SmallDeathTest, ABlockThatHoldsTheMarkByChanceIsFreed) {
+    void *other = malloc(size_);
+    char mark[16];
+    free(other);
+    memcpy(mark, Hide(other), sizeof mark); // as free() has left it
+    for (int i = 0; i < 3; i++) {
+        void *block = malloc(size_);
+        memcpy(At(block, 8), mark + 8, 8 - SIZE_CLASS_HEADER);
+        void *same = realloc(block, size_); // and may be asked for
+        EXPECT_EQ(same, block);
+        EXPECT_GE(malloc_usable_size(same), size_);
+        free(same);
+    }
+    memcpy(At(p_, 8), mark + 8, 8 - SIZE_CLASS_HEADER);
+    void *const was = p_;
+    free(p_);
+    p_ = malloc(size_);
+    EXPECT_EQ(p_, was) << "lost";
+    EXPECT_NE(memcmp(At(p_, 8), mark + 8, 8 - SIZE_CLASS_HEADER), 0) << "no mark is left in it";
+}
+
 TEST_P(SmallDeathTest, DoubleFreeIsCaughtByTrim) {
     EXPECT_MISUSE(
         {
             free(p_);
+            SpoilMark(p_);
             free(Hide(p_));
             malloc_trim(0);
             _exit(0);
@@ -156,6 +268,7 @@ TEST_P(SmallDeathTest, DoubleFreeIsCaughtWhenTheCacheSpills) {
     EXPECT_MISUSE(
         {
             free(p_);
+            SpoilMark(p_);
             free(Hide(p_));
             for (void *other : others) {
                 free(other);
@@ -209,11 +322,21 @@ TEST_P(SmallDeathTest, ReallocOfAFreedBlock) {
             _exit(0);
         },
         "realloc", p_, kFreed);
-    // While it is in the cache, the block looks like a live one; that it is freed for the second
-    // time is seen later.
+    for (size_t size : {size_t{50000}, size_, size_ + 1}) {
+        EXPECT_MISUSE(
+            {
+                free(p_);
+                free(realloc(Hide(p_), size));
+                _exit(0);
+            },
+            "realloc", p_, kFreed);
+    }
+    // Without its mark the block looks like a live one as long as it is in the cache; that it is
+    // freed for the second time is seen later.
     EXPECT_MISUSE(
         {
             free(p_);
+            SpoilMark(p_);
             free(realloc(Hide(p_), 50000));
             exit(0);
         },
@@ -221,6 +344,12 @@ TEST_P(SmallDeathTest, ReallocOfAFreedBlock) {
 }
 
 TEST_P(SmallDeathTest, UsableSizeOfAFreedBlock) {
+    EXPECT_MISUSE(
+        {
+            free(p_);
+            _exit(malloc_usable_size(Hide(p_)) > 0);
+        },
+        "malloc_usable_size", p_, kFreed);
     EXPECT_MISUSE(
         {
             free(p_);
@@ -236,7 +365,19 @@ TEST_P(SmallDeathTest, InteriorPointer) {
         EXPECT_MISUSE(
             {
                 free(inside);
-                exit(0);
+                _exit(0);
+            },
+            "free", inside, kInterior);
+        EXPECT_MISUSE(
+            {
+                ::operator delete(inside);
+                _exit(0);
+            },
+            "free", inside, kInterior);
+        EXPECT_MISUSE(
+            {
+                ::operator delete(inside, size_);
+                _exit(0);
             },
             "free", inside, kInterior);
         EXPECT_MISUSE(free(realloc(inside, 10)), "realloc", inside, kInterior);
@@ -249,6 +390,15 @@ TEST_P(SmallDeathTest, InteriorPointer) {
             {
                 free(inside);
                 malloc_trim(0);
+                _exit(0);
+            },
+            "free", inside, kInterior);
+    }
+    if (size_ > 1024) { // no hits, but for header blocks that have their header below
+        char *inside = At(p_, 512);
+        EXPECT_MISUSE(
+            {
+                free(inside);
                 _exit(0);
             },
             "free", inside, kInterior);
@@ -296,6 +446,7 @@ TEST(TinyDeathTest, DoubleFreeOfTheLastBlockOfASlab) {
     EXPECT_MISUSE(
         {
             free(p);
+            SpoilMark(p);
             free(Hide(p));
             malloc_trim(0);
             _exit(0);
@@ -456,12 +607,12 @@ TEST(ForeignDeathTest, BeforeTheFirstAllocationOfAThread) {
 }
 
 TEST(ForeignDeathTest, SizedDelete) {
-    // The bin follows from the size: the pointer is looked at when the cache spills.
+    // The bin follows from the size, but the pointer has to be one of the heap.
     void *p = a_page;
     EXPECT_MISUSE(
         {
             ::operator delete (p, size_t{64});
-            exit(0);
+            _exit(0);
         },
         "free", p, kForeign);
     EXPECT_MISUSE(
@@ -507,7 +658,7 @@ TEST(ForeignDeathTest, TheAllocatorsOwnData) {
         EXPECT_MISUSE(
             {
                 ::operator delete (p, size_t{64 - SIZE_CLASS_HEADER}); // blocks of 64 B
-                exit(0);
+                _exit(0);
             },
             "free", p, kForeign);
     }
@@ -543,6 +694,20 @@ void Overflow(size_t bytes) {
     free(Hide(pair.second));
 }
 
+// Frees a block twice, with `between` others of its size freed in between.
+void FreeTwice(size_t size, size_t between) {
+    std::vector<void *> others(between);
+    void *p = malloc(size);
+    for (void *&other : others) {
+        other = malloc(size);
+    }
+    free(p);
+    for (void *other : others) {
+        free(other);
+    }
+    free(Hide(p));
+}
+
 // "NULL" is what the row says then: no pointer and ENOMEM, and the block is as it was.
 void ExpectNull(void *p) {
     if (p != nullptr || errno != ENOMEM) {
@@ -560,19 +725,49 @@ const std::map<std::string, std::function<void()>> kPrograms = {
          free(p);
          free(Hide(p));
      }},
-    {"small block freed twice, with twenty others between",
+    {"small block freed twice, with another between", [] { FreeTwice(kTable, 1); }},
+    {"small block freed twice, with twenty others between", [] { FreeTwice(kTable, 20); }},
+    {"small block freed twice, with two thousand others between", [] { FreeTwice(kTable, 2000); }},
+    {"small block freed twice, handed out again in between",
      [] {
-         void *others[20];
          void *p = malloc(kTable);
-         for (void *&other : others) {
-             other = malloc(kTable);
-         }
          free(p);
-         for (void *other : others) {
-             free(other);
-         }
+         void *same = malloc(kTable);
+         memset(same, 1, kTable);
+         free(same);
          free(Hide(p));
      }},
+    {"small block freed twice, written to in between",
+     [] {
+         void *p = malloc(kTable);
+         free(p);
+         memset(Hide(p), 1, kTable);
+         free(Hide(p));
+     }},
+    {"small block freed twice, in a heap of more than 2 MiB",
+     [] {
+         std::vector<void *> heap(50000);
+         for (void *&block : heap) {
+             block = memset(malloc(kTable), 1, kTable);
+         }
+         free(heap[7]);
+         free(Hide(heap[7]));
+     }},
+    {"medium block freed twice", [] { FreeTwice(4096, 0); }},
+    {"medium block freed twice, with twenty others between", [] { FreeTwice(4096, 20); }},
+    {"medium block freed twice, by two threads",
+     [] {
+         void *keep[2] = {malloc(4096), malloc(4096)};
+         free(keep[1]);
+         InThread(free, Hide(keep[1]));
+     }},
+    {"free of a pointer into a medium block", [] { free(At(malloc(4096), 512)); }},
+    {"free of an unaligned pointer into a medium block", [] { free(At(malloc(4096), 1)); }},
+    {"`delete` of what `new[]` returned, with a cookie below",
+     [] { ::operator delete(At(::operator new[](kTable), 8)); }},
+    {"`delete[]` of what `new` returned, a cookie above",
+     [] { ::operator delete[](At(Neighbours().second, -8)); }},
+    {"realloc of an unaligned pointer", [] { free(realloc(At(malloc(kTable), 8), 1000)); }},
     {"small block freed twice, by two threads",
      [] {
          void *p = Neighbours().first;

@@ -9,6 +9,7 @@
 #include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/private_heap/private_heap.h"
+#include "boxes/settings/settings.h"
 #include "boxes/shared_pool/shared_pool.h"
 #include "fronts/tiny_front/tiny_front.h"
 
@@ -48,6 +49,39 @@ HAK_COLD void slow_make_room(void) {
     shared_pool_give_short();
 }
 
+// A look at a freed block costs little as long as the blocks lie in the processor's cache: while
+// those of the process are on no more pages than are likely to be there.
+static bool is_worth_a_look(void) {
+    enum { NEAR = 2 << 20 }; // bytes
+    int64_t setting = settings_get(SETTING_CHECK_FREES);
+    if (FREE_MARK == 0 || setting != 1 || HAK_DEBUG) {
+        return FREE_MARK != 0 && (setting != 0 || HAK_DEBUG);
+    }
+    struct shared_pool_totals totals = shared_pool_get_totals();
+    return totals.slabs <= NEAR + totals.clean;
+}
+
+// The window may have grown, and so may have what is in it.
+static HAK_NOINLINE void renew_gate(void) {
+    struct page_arena_window window = page_arena_get_window();
+    *thread_heap_gate() = front_gate_of(&window, is_worth_a_look());
+}
+
+void slow_look_anew(void) {
+    if (thread_heap_get() != NULL) {
+        renew_gate();
+    }
+}
+
+// A block from the heap's cache, or NULL.
+HAK_INLINE void *pop(struct thread_heap *heap, unsigned bin) {
+    void *block = fast_cache_pop(&heap->bins[bin]);
+    if (HAK_LIKELY(block != NULL)) {
+        free_mark_clear(block);
+    }
+    return block;
+}
+
 static HAK_NOINLINE void *miss(unsigned bin) {
     struct thread_heap *heap = thread_heap_get();
     void *block = NULL;
@@ -59,11 +93,14 @@ static HAK_NOINLINE void *miss(unsigned bin) {
         front_gate_mark(bin, &block, got);
         if (got == 0) {
             errno = ENOMEM;
+            return NULL;
         }
+        free_mark_clear(block);
         return block;
     }
+    renew_gate();
     // An adopted heap brings its cached blocks.
-    block = fast_cache_pop(&heap->bins[bin]);
+    block = pop(heap, bin);
     if (block != NULL) {
         return block;
     }
@@ -74,7 +111,7 @@ static HAK_NOINLINE void *miss(unsigned bin) {
             return NULL;
         }
     }
-    return fast_cache_pop(&heap->bins[bin]);
+    return pop(heap, bin);
 }
 
 static HAK_NOINLINE void *large(size_t size, size_t align, enum large_block_use use) {
@@ -98,7 +135,7 @@ void *slow_alloc(size_t size) {
         return large(size, 1, LARGE_BLOCK_ANY);
     }
     unsigned bin = size_class_bin_of(size);
-    void *block = fast_cache_pop(&thread_heap_current()->bins[bin]);
+    void *block = pop(thread_heap_current(), bin);
     return HAK_LIKELY(block != NULL) ? block : miss(bin);
 }
 
@@ -129,12 +166,13 @@ void *slow_aligned_alloc(size_t align, size_t size) {
     if (bin == 0) {
         return large(size == 0 ? 1 : size, align, LARGE_BLOCK_ANY);
     }
-    void *block = fast_cache_pop(&thread_heap_current()->bins[bin]);
+    void *block = pop(thread_heap_current(), bin);
     return HAK_LIKELY(block != NULL) ? block : miss(bin);
 }
 
-// The header strategy comes here with every pointer whose header is not what the hit path expects.
-static void check_header(unsigned bin, const void *ptr) {
+// A pointer into a slab of `bin`. The header strategy comes here with every one whose header is not
+// what the hit path expects.
+static void check_start(unsigned bin, const void *ptr) {
     if (HAK_UNLIKELY(shared_pool_block_start(bin, ptr) != ptr)) {
         diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(CLASSIFIED_TINY_INTERIOR));
     }
@@ -144,25 +182,72 @@ static void check_header(unsigned bin, const void *ptr) {
     }
 }
 
-static HAK_NOINLINE void renew_gate(void) {
-    struct page_arena_window window = page_arena_get_window();
-    *thread_heap_gate() = front_gate_of(&window); // it may have grown
+// The start of a block. A mark that is there by chance is no fault; where no block is looked at, a
+// medium one may be without its mark.
+static void check_twice(const struct thread_heap *heap, unsigned bin, const void *ptr) {
+    bool unmarked = bin >= SIZE_CLASS_HIT_BINS && !front_gate_checks(thread_heap_gate());
+    if (HAK_UNLIKELY(free_mark_is_set(ptr, heap)
+                         ? tiny_front_is_free(heap, bin, ptr)
+                         : unmarked && thread_heap_caches(heap, bin, ptr))) {
+        diag_misuse(DIAG_CALL_FREE, ptr, "block freed twice");
+    }
+}
+
+// Into the heap's cache; false if there is no room.
+HAK_INLINE bool push(struct thread_heap *heap, unsigned bin, void *ptr) {
+    if (HAK_UNLIKELY(!fast_cache_push(&heap->bins[bin], ptr))) {
+        return false;
+    }
+    free_mark_set(ptr, heap);
+    return true;
+}
+
+// True if a block is among the newest of its stack, whose slots are in a line or two.
+HAK_INLINE bool is_newest(const struct thread_heap *heap, unsigned bin, const void *ptr) {
+    enum { NEWEST = 8 };
+    void **at = heap->bins[bin].top;
+    for (unsigned i = 0; i < NEWEST && *at != NULL; i++) {
+        if (*at-- == ptr) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Blocks that are too large for a hit: here there is time to see that the pointer is the start of
+// one. False if anything is not as usual.
+HAK_INLINE bool free_medium(void *ptr) {
+    struct thread_heap *heap = thread_heap_current();
+    unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
+    size_t block;
+    if (bin < SIZE_CLASS_HIT_BINS ||
+        !size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB, &block)) {
+        return false;
+    }
+    if (HAK_LIKELY(front_gate_checks(thread_heap_gate()))) {
+        return !free_mark_is_set(ptr, heap) && push(heap, bin, ptr);
+    }
+    // The block may be far away.
+    if (is_newest(heap, bin, ptr) || !fast_cache_push(&heap->bins[bin], ptr)) {
+        return false;
+    }
+    fast_cache_fetch(ptr);
+    return true;
 }
 
 static HAK_NOINLINE void free_tiny(unsigned bin, void *ptr) {
     struct thread_heap *heap = thread_heap_get();
     tick(heap);
-    if (HAK_HEADER) {
-        check_header(bin, ptr);
-    }
+    check_start(bin, ptr);
     if (HAK_UNLIKELY(heap == NULL)) {
         shared_pool_put(bin, &ptr, 1);
         return;
     }
     renew_gate();
-    if (!fast_cache_push(&heap->bins[bin], ptr)) {
+    check_twice(heap, bin, ptr);
+    if (!push(heap, bin, ptr)) {
         tiny_front_of(bin)->spill(heap, bin);
-        fast_cache_push(&heap->bins[bin], ptr);
+        push(heap, bin, ptr);
     }
 }
 
@@ -175,6 +260,9 @@ static HAK_NOINLINE void free_large(void *ptr) {
 }
 
 void slow_free(void *ptr) {
+    if (SIZE_CLASS_CLOSED != 0 && HAK_LIKELY(free_medium(ptr))) {
+        return;
+    }
     if (ptr == NULL) {
         return;
     }
@@ -183,7 +271,7 @@ void slow_free(void *ptr) {
         return;
     }
     struct page_arena_window window = page_arena_get_window();
-    unsigned bin = front_gate_search(&window, ptr) / 2;
+    unsigned bin = size_class_bin_at(front_gate_search(&window, ptr));
     if (HAK_LIKELY(bin != 0)) {
         free_tiny(bin, ptr);
     } else {

@@ -43,6 +43,13 @@ void tiny_front_check(unsigned bin, void *const *blocks, unsigned count) {
     shared_pool_check(bin, blocks, count);
 }
 
+bool tiny_front_is_free(const struct thread_heap *heap, unsigned bin, const void *block) {
+    const struct tiny_front *front = tiny_front_of(bin);
+    return thread_heap_caches(heap, bin, block) ||
+           (front->holds != NULL && front->holds(heap, bin, block)) ||
+           shared_pool_is_free(bin, block);
+}
+
 unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsigned want) {
     tiny_front_begin(heap);
     tiny_front_widen(heap, bin);

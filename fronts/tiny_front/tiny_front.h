@@ -21,6 +21,8 @@ struct tiny_front {
     // Called when the heap's thread ends or its memory is wanted: what the front itself holds of
     // `bin` goes to the pool. NULL for a front that holds nothing.
     void (*flush)(struct thread_heap *heap, unsigned bin);
+    // True if the front itself holds this block of `bin`. NULL for a front that holds nothing.
+    bool (*holds)(const struct thread_heap *heap, unsigned bin, const void *block);
 };
 
 // By class, C0..C7. Written by tiny_front_start() only.
@@ -54,6 +56,10 @@ void tiny_front_give(struct thread_heap *heap, unsigned bin, void *const *blocks
 
 // Aborts with a line on stderr if one of the blocks does not start a block of `bin`, or is free.
 void tiny_front_check(unsigned bin, void *const *blocks, unsigned count);
+
+// True if a block of `bin` is free: in the heap's cache, in what its front holds, or in the pool.
+// Not if it is in another heap's cache. A search: for a block that bears the heap's mark.
+bool tiny_front_is_free(const struct thread_heap *heap, unsigned bin, const void *block);
 
 // Makes a much used stack as wide as its use asks for; false if it is. Between begin and end.
 bool tiny_front_widen(struct thread_heap *heap, unsigned bin);

@@ -1,5 +1,6 @@
 #include "fronts/tiny_front_classic/tiny_front_classic.h"
 
+#include "boxes/diagnostics/diagnostics.h"
 #include "boxes/magazine/magazine.h"
 #include "boxes/tls_sll/tls_sll.h"
 
@@ -112,8 +113,13 @@ static HAK_NOINLINE void list_oldest(struct thread_heap *heap, unsigned bin, str
     unsigned count = size_class_bins[bin].batch;
     void **blocks = tiny_front_detach(heap, bin, &count);
     if (blocks != NULL) {
-        // The list is threaded through the blocks: what is not the start of one must not get there.
+        // The list is threaded through the blocks: what is not the start of one must not get there,
+        // nor what is there already.
         tiny_front_check(bin, blocks, count);
+        void *twice = tls_sll_find_twice(list, blocks, count);
+        if (HAK_UNLIKELY(twice != NULL)) {
+            diag_misuse(DIAG_CALL_FREE, twice, "block freed twice");
+        }
         tls_sll_push(list, blocks, count);
         count_behind(heap, bin, (int)count);
         tiny_front_settle(heap, bin, blocks);
@@ -149,4 +155,10 @@ static void flush(struct thread_heap *heap, unsigned bin) {
     tiny_front_end(heap);
 }
 
-const struct tiny_front tiny_front_classic = {"classic", refill, spill, flush};
+static bool holds(const struct thread_heap *heap, unsigned bin, const void *block) {
+    const struct layers *layers = heap->front_state;
+    return layers != NULL && (tls_sll_holds(&layers->lists[bin], block) ||
+                              magazine_holds(&layers->magazines[bin], block));
+}
+
+const struct tiny_front tiny_front_classic = {"classic", refill, spill, flush, holds};

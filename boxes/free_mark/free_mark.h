@@ -1,0 +1,57 @@
+// free_mark: the mark that a freed block carries in its second word, by which a block freed twice
+// is noticed.
+//
+// The mark names the heap whose cache the block went to: its address, which is random from process
+// to process and which no program writes. A block that is freed with its heap's mark in it is
+// looked for, where free blocks of that heap are, and the program stops if it is there; a block
+// whose contents are the mark by chance is not there, and is freed as any other. malloc clears the
+// mark, so that a block which its user leaves as it came is not looked for.
+//
+// The word lies in the cache line that free and the next malloc of the block touch anyway. Not
+// thread-safe: who asks, sets or clears a mark owns the block.
+#ifndef HAKMEM_BOXES_FREE_MARK_FREE_MARK_H
+#define HAKMEM_BOXES_FREE_MARK_FREE_MARK_H
+
+#include "boxes/base/base.h"
+
+HAK_C_BEGIN
+
+// Build setting: 0 leaves freed blocks as they are, and finds a block freed twice when the cache
+// spills.
+#ifndef FREE_MARK
+#    define FREE_MARK 1
+#endif
+
+// With headers the last byte of the smallest block is the header of the block behind it.
+#if HAK_HEADER
+typedef uint32_t free_mark __attribute__((may_alias));
+#else
+typedef uint64_t free_mark __attribute__((may_alias));
+#endif
+
+// The place of the mark in a block of 16 bytes or more, aligned to 16.
+HAK_INLINE free_mark *free_mark_at(const void *block) {
+    return (free_mark *)((uintptr_t)block + sizeof(uint64_t));
+}
+
+// The mark of a heap, which is not 0. A heap starts a slab: the low bits say nothing.
+HAK_INLINE free_mark free_mark_of(const void *heap) {
+    return HAK_HEADER ? (free_mark)((uintptr_t)heap >> 15 | 1) : (free_mark)(uintptr_t)heap;
+}
+
+HAK_INLINE bool free_mark_is_set(const void *block, const void *heap) {
+    return FREE_MARK != 0 && *free_mark_at(block) == free_mark_of(heap);
+}
+HAK_INLINE void free_mark_set(void *block, const void *heap) {
+    if (FREE_MARK != 0) {
+        *free_mark_at(block) = free_mark_of(heap);
+    }
+}
+HAK_INLINE void free_mark_clear(void *block) {
+    if (FREE_MARK != 0) {
+        *free_mark_at(block) = 0;
+    }
+}
+HAK_C_END
+
+#endif

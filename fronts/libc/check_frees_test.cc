@@ -1,0 +1,132 @@
+// With HAKMEM_CHECK_FREES=0, as in a large heap: what is still stopped at once, and what waits for
+// the cache to spill.
+#include <malloc.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <new>
+#include <vector>
+
+#include "boxes/base/base.h"
+#include "fronts/libc/test_util.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+// Misuse is the point.
+#pragma GCC diagnostic ignored "-Wuse-after-free"
+#pragma GCC diagnostic ignored "-Wfree-nonheap-object"
+
+namespace {
+
+using test_util::MisuseLine;
+using testing::ExitedWithCode;
+using testing::KilledBySignal;
+using testing::StrEq;
+
+constexpr char kTwice[] = "block freed twice";
+constexpr char kInterior[] = "pointer into a block, not to its start";
+
+char *Hide(void *p) {
+    void *volatile v = p;
+    return static_cast<char *>(v);
+}
+
+void FreeTwice(void *p, const std::vector<void *> &between) {
+    free(p);
+    for (void *other : between) {
+        free(other);
+    }
+    free(Hide(p));
+}
+
+// The cache of `size` is wide, and the thread has seen the setting.
+void Warm(size_t size) {
+    std::vector<void *> blocks(300);
+    for (void *&block : blocks) {
+        block = malloc(size);
+    }
+    for (void *block : blocks) {
+        free(block);
+    }
+}
+
+TEST(WithoutLooksDeathTest, ASmallBlockFreedTwiceIsFoundWhenTheCacheGivesItBack) {
+    Warm(64);
+    void *keep = malloc(64);
+    void *p = malloc(64);
+    const bool looks = HAK_DEBUG || HAK_HEADER; // whatever the setting says
+    if (!looks) {
+        EXPECT_EXIT(
+            {
+                FreeTwice(p, {});
+                _exit(0);
+            },
+            ExitedWithCode(0), "");
+    }
+    EXPECT_EXIT(
+        {
+            FreeTwice(p, {});
+            exit(0);
+        },
+        KilledBySignal(SIGABRT), StrEq(MisuseLine("free", p, kTwice)));
+    free(p);
+    free(keep);
+}
+
+TEST(WithoutLooksDeathTest, AMediumBlockFreedTwiceIsAmongTheNewest) {
+    for (size_t size : {1500, 4096, 16000}) {
+        Warm(size);
+        void *p = malloc(size);
+        std::vector<void *> others(8);
+        for (void *&other : others) {
+            other = malloc(size);
+        }
+        for (int between : {0, 1, size > 8192 ? 2 : 7}) { // all of them fit in the cache
+            EXPECT_EXIT(
+                {
+                    FreeTwice(p, {others.begin(), others.begin() + between});
+                    _exit(0);
+                },
+                KilledBySignal(SIGABRT), StrEq(MisuseLine("free", p, kTwice)))
+                << size << ", " << between << " others between";
+        }
+        for (void *other : others) {
+            free(other);
+        }
+        free(p);
+    }
+}
+
+TEST(WithoutLooksDeathTest, PointersThatAreNoStartAreSeen) {
+    Warm(64);
+    char *small = Hide(malloc(64));
+    char *medium = Hide(malloc(4096));
+    EXPECT_EXIT(free(small + 8), KilledBySignal(SIGABRT),
+                StrEq(MisuseLine("free", small + 8, kInterior)));
+    EXPECT_EXIT(::operator delete (small + 1, size_t{63}), KilledBySignal(SIGABRT),
+                StrEq(MisuseLine("free", small + 1, kInterior)));
+    EXPECT_EXIT(free(medium + 1), KilledBySignal(SIGABRT),
+                StrEq(MisuseLine("free", medium + 1, kInterior)));
+    EXPECT_EXIT(free(medium + 512), KilledBySignal(SIGABRT),
+                StrEq(MisuseLine("free", medium + 512, kInterior)));
+    free(small);
+    free(medium);
+}
+
+TEST(WithoutLooks, WhatIsFreedOnceIsHandedOutAgain) {
+    for (size_t size : {16, 100, 1024, 1500, 4096, 32767}) {
+        for (int i = 0; i < 2000; i++) {
+            void *p = malloc(size);
+            void *q = malloc(size);
+            ASSERT_NE(p, q);
+            memset(p, i, size);
+            memset(q, i, size);
+            free(p);
+            free(q);
+        }
+    }
+}
+
+} // namespace
