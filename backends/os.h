@@ -47,8 +47,13 @@ void *os_map_early(size_t size);
 // that, and would be granted more than the machine has.
 enum os_result os_would_grant(size_t size);
 
-// Gives a reserved range read and write rights. Contents are zero if never written.
+// Gives a reserved range read and write rights. Contents are zero if never written. What has rights
+// already keeps its contents, so that several threads may call for the same range. OS_TAKEN: in a
+// sandbox that allows it for ranges which nobody uses only, by os_commit_alone().
 enum os_result os_commit(void *at, size_t size);
+
+// The same for a range that nobody else uses meanwhile. Contents are then undefined.
+enum os_result os_commit_alone(void *at, size_t size);
 
 // Takes the right to write and the commit charge away again. The contents are lost: the range reads
 // as zero. OS_NO_MEMORY: it is as it was; OS_LOST: it is not mapped any more.
@@ -109,10 +114,10 @@ size_t os_data_limit(void);
 // the kernel's default where it is not to be found.
 size_t os_most_mappings(void);
 
-// Says which pages of a committed range of up to 2^20 bytes hold something: pages[i] is 0 for a page
-// that was never touched, and reads as zero. False, and `pages` is undefined, where that cannot be
-// told: where the machine has swap, for a page in it looks the same, and in a sandbox. (A page that
-// userfaultfd is to fill when it is touched looks the same, too.)
+// Says which pages of a committed range of up to 2^20 bytes hold something: pages[i] is 0 for a
+// page that was never touched, and reads as zero. False, and `pages` is undefined, where that
+// cannot be told: where the machine has swap, for a page in it looks the same, and in a sandbox. (A
+// page that userfaultfd is to fill when it is touched looks the same, too.)
 bool os_touched(const void *at, size_t size, unsigned char *pages);
 
 // Physical memory of the machine in bytes.

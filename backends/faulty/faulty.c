@@ -14,6 +14,7 @@ UNDERNEATH(reserve);
 UNDERNEATH(map);
 UNDERNEATH(would_grant);
 UNDERNEATH(commit);
+UNDERNEATH(commit_alone);
 UNDERNEATH(decommit);
 UNDERNEATH(purge);
 UNDERNEATH(purge_ranges);
@@ -226,6 +227,10 @@ enum os_result os_would_grant(size_t size) {
 
 enum os_result os_commit(void *at, size_t size) {
     return fails(FAULTY_COMMIT, false) ? OS_NO_MEMORY : underneath_commit(at, size);
+}
+
+enum os_result os_commit_alone(void *at, size_t size) {
+    return fails(FAULTY_COMMIT, false) ? OS_NO_MEMORY : underneath_commit_alone(at, size);
 }
 
 // Every second failure of a kind loses the range.

@@ -271,18 +271,23 @@ enum os_result os_commit(void *at, size_t size) {
     if (sandbox_is_strict()) {
         return OS_NO_MEMORY;
     }
-    const int rights = PROT_READ | PROT_WRITE;
-    if (sandbox_now() < SANDBOX_OWN) {
-        long ret = sys3(SYS_mprotect, (long)at, (long)size, rights);
-        if (!is_error(ret)) {
-            count_committed(size);
-            return OS_OK;
-        }
-        if (!is_refused(ret)) {
-            return OS_NO_MEMORY;
-        }
+    if (sandbox_now() == SANDBOX_OWN) {
+        return OS_TAKEN;
     }
-    // Nothing is taken away by this: what is not committed is empty.
+    long ret = sys3(SYS_mprotect, (long)at, (long)size, PROT_READ | PROT_WRITE);
+    if (is_error(ret)) {
+        return is_refused(ret) ? OS_TAKEN : OS_NO_MEMORY;
+    }
+    count_committed(size);
+    return OS_OK;
+}
+
+enum os_result os_commit_alone(void *at, size_t size) {
+    enum os_result result = os_commit(at, size);
+    if (result != OS_TAKEN) {
+        return result;
+    }
+    const int rights = PROT_READ | PROT_WRITE;
     if (!is_error(sys6(SYS_mmap, (long)at, (long)size, rights, ANONYMOUS | MAP_FIXED, -1, 0))) {
         count_committed(size);
         return OS_OK;

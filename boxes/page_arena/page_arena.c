@@ -125,9 +125,19 @@ static size_t first_superslab(const struct page_arena_window *window) {
     return hak_round_up(control, ARENA_SUPERSLAB) / ARENA_SUPERSLAB;
 }
 
-// Reserves the regions of a window at `at`, which is thereby the arena's.
+// Reserves the regions of a window at `at`, which is thereby the arena's, and gives the first one
+// rights.
 static enum os_result take_place(uintptr_t at, size_t slabs) {
-    return os_reserve((char *)at + regions_offset(slabs), regions_size(slabs), NULL);
+    char *regions = (char *)at + regions_offset(slabs);
+    enum os_result result = os_reserve(regions, regions_size(slabs), NULL);
+    if (result == OS_OK) {
+        size_t first = hak_round_up(sizeof(struct page_arena_region), HAK_PAGE);
+        result = os_commit_alone(regions, first);
+        if (result != OS_OK) {
+            os_release(regions, regions_size(slabs));
+        }
+    }
+    return result;
 }
 
 static void leave_place(uintptr_t at, size_t slabs) {
@@ -233,7 +243,8 @@ static void lower(_Atomic size_t *at, size_t value) {
 // It is mapped as the heap grows, so that a small process has little of it: limits on address
 // space, data or locked memory count what is mapped, touched or not. A piece of the window is as
 // many slabs as have a page of the page map; their groups have a page too. Only the regions, of
-// which a window has few, are reserved from the start, and get rights in order.
+// which a window has few, are reserved from the start, and get rights in order: the first one
+// before the window is known.
 //
 // Who sets a piece's bit in `begun` maps it; others grow elsewhere meanwhile, so nobody waits. The
 // bit stays where something of others' is in the way, and in a child that is forked in between:
@@ -249,7 +260,8 @@ static_assert(ARENA_REGION_GROUPS % PIECE_GROUPS == 0, "a piece is in one region
 static struct {
     atomic_bitmap_word begun[PIECES_MOST / 64];
     atomic_bitmap_word open[PIECES_MOST / 64]; // mapped
-    _Atomic size_t regions;                    // regions with rights
+    _Atomic size_t more_regions;               // regions with rights after the first one
+    _Atomic bool adding;                       // a thread gives rights that others must not
     _Atomic size_t pieces;                     // all below are open; may be behind
 } control;
 
@@ -279,19 +291,38 @@ size_t page_arena_mapped(void) {
     return pieces * PIECE_SLABS;
 }
 
+// Gives the regions up to `region` rights, `call` says how, and perhaps a few behind, which share
+// their last page.
+static enum os_result add_regions(const struct page_arena_window *window, size_t region,
+                                  enum os_result (*call)(void *, size_t)) {
+    size_t have = 1 + atomic_load(&control.more_regions);
+    char *from = (char *)hak_round_up((uintptr_t)&window->regions[have], HAK_PAGE);
+    char *end = (char *)hak_round_up((uintptr_t)&window->regions[region + 1], HAK_PAGE);
+    enum os_result result = from < end ? call(from, (size_t)(end - from)) : OS_OK;
+    if (result == OS_OK) {
+        load_max(&control.more_regions, region);
+    }
+    return result;
+}
+
 static enum os_result open_regions(const struct page_arena_window *window, size_t region) {
-    size_t have = atomic_load(&control.regions);
-    if (region < have) {
+    if (region <= atomic_load(&control.more_regions)) {
         return OS_OK;
     }
-    // The first page may have rights already.
-    uintptr_t from = (uintptr_t)&window->regions[have] & ~(uintptr_t)(HAK_PAGE - 1);
-    uintptr_t end = hak_round_up((uintptr_t)&window->regions[region + 1], HAK_PAGE);
-    if (os_commit((void *)from, end - from) != OS_OK) {
+    enum os_result result = add_regions(window, region, os_commit);
+    if (result != OS_TAKEN) {
+        return result;
+    }
+    // One thread at a time; another one is refused, which does not wait.
+    if (atomic_exchange(&control.adding, true)) {
         return OS_NO_MEMORY;
     }
-    load_max(&control.regions, region + 1);
-    return OS_OK;
+    result = OS_OK;
+    if (region > atomic_load(&control.more_regions)) {
+        result = add_regions(window, region, os_commit_alone);
+    }
+    atomic_store(&control.adding, false);
+    return result;
 }
 
 static enum os_result map_piece(const struct page_arena_window *window, size_t piece) {
@@ -661,7 +692,14 @@ static bool commit(const struct page_arena_window *window, size_t from, size_t s
         size_t count = count_uncommitted(window, i, last - i + 1);
         char *at = page_arena_address(window, i * ARENA_SUPERSLAB_SLABS);
         size_t bytes = count * ARENA_SUPERSLAB;
-        if (os_commit(at, bytes) != OS_OK) {
+        enum os_result result = os_commit(at, bytes);
+        if (result == OS_TAKEN) {
+            // FIXME: two threads that claim slabs of one decommitted SuperSlab at the same time may
+            // both come here, and the second empties what the first has written. It takes a sandbox
+            // of the process's own under overcommit_memory 2.
+            result = os_commit_alone(at, bytes);
+        }
+        if (result != OS_OK) {
             return false;
         }
         if (huge || settings_get(SETTING_THP) == 1) {
@@ -732,7 +770,8 @@ static bool give_rights_back(void) {
 }
 
 static bool give_rights(void *at, size_t bytes) {
-    return os_commit(at, bytes) == OS_OK || (give_rights_back() && os_commit(at, bytes) == OS_OK);
+    return os_commit_alone(at, bytes) == OS_OK ||
+           (give_rights_back() && os_commit_alone(at, bytes) == OS_OK);
 }
 
 static HAK_NOINLINE bool make_ready(const struct page_arena_window *window, size_t from,

@@ -56,7 +56,7 @@ void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t valu
     }
     ignore(control.begun, sizeof control.begun, 1);
     ignore(control.open, sizeof control.open, 1);
-    ignore(&control.regions, sizeof control.regions, 1);
+    ignore(&control.more_regions, sizeof control.more_regions, 1);
     ignore(&control.pieces, sizeof control.pieces, 1);
     ignore(&state.step, sizeof state.step, STEP_MOST);
     for (size_t group = 0; group < MODEL_GROUPS; group++) { // no room to grow

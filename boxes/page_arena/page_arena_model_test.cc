@@ -620,6 +620,9 @@ os_result os_commit(void *at, size_t size) {
     Arena::current().change_rights(at, size, true);
     return OS_OK;
 }
+os_result os_commit_alone(void *at, size_t size) {
+    return os_commit(at, size);
+}
 os_result os_decommit(void *at, size_t size) {
     Arena::current().change_rights(at, size, false);
     return OS_OK;

@@ -432,7 +432,7 @@ TEST(PageArenaDeathTest, ASmallHeapMapsLittle) {
         size_t data = status_bytes("VmData:");
         bool zero;
         bool ok = page_arena_init();
-        EXPECT_LE(status_bytes("VmData:"), data) << "no memory for the place alone";
+        EXPECT_LE(status_bytes("VmData:"), data + HAK_PAGE) << "little for the place alone";
         size_t from = page_arena_claim(1, 1, &zero);
         ok = ok && from != ARENA_NONE;
         EXPECT_LE(status_bytes("VmData:") - data, size_t{320} << 10);
@@ -1629,6 +1629,28 @@ TEST(PageArenaDeathTest, WhereWritableMemoryIsChargedFreeSuperSlabsAreDecommitte
         EXPECT_TRUE(page_arena_claim_at(run, 2 * ARENA_SUPERSLAB_SLABS, &zero));
         EXPECT_TRUE(zero);
         at[0] = at[2 * ARENA_SUPERSLAB - 1] = 1;
+        _exit(testing::Test::HasFailure() ? 1 : 0);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
+// Rights can only be given there by a mapping that replaces what there was. The arena does not lose
+// what it knows of the first region as it adds others, which are beside it on a page.
+TEST(PageArenaDeathTest, InASandboxRegionsAreAdded) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        EXPECT_TRUE(page_arena_init());
+        bool zero;
+        size_t run = page_arena_claim(4, ARENA_SLAB, &zero);
+        page_arena_release(run + 1, 2, true);
+        os_start(OS_SANDBOXED);
+        size_t big[5];
+        for (size_t &other : big) {
+            other = page_arena_claim(ARENA_REGION_SLABS * 3 / 4, ARENA_SLAB, &zero);
+            EXPECT_NE(other, ARENA_NONE);
+        }
+        EXPECT_GE(big[4], 3 * ARENA_REGION_SLABS);
+        EXPECT_EQ(page_arena_claim(2, ARENA_SLAB, &zero), run + 1);
         _exit(testing::Test::HasFailure() ? 1 : 0);
     };
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
