@@ -277,8 +277,7 @@ EXPORT size_t malloc_usable_size(void *ptr) {
 }
 
 EXPORT int malloc_trim(size_t pad) {
-    thread_heap_flush();
-    thread_heap_flush_free();
+    slow_make_room();
     bool given = decay_all(pad) > 0;
     slow_look_anew();
     return given;

@@ -114,15 +114,21 @@ static HAK_NOINLINE void *miss(unsigned bin) {
     return pop(heap, bin);
 }
 
+// False for a block that is larger than any heap: no room that is made will do for it.
+static bool may_fit(size_t size, size_t align) {
+    size_t most = page_arena_get_window().slabs << ARENA_SLAB_SHIFT;
+    return size <= most && align <= most;
+}
+
 static HAK_NOINLINE void *large(size_t size, size_t align, enum large_block_use use) {
     tick_once();
     void *block = large_block_alloc(size, align, use);
-    if (HAK_UNLIKELY(block == NULL)) {
+    if (HAK_UNLIKELY(block == NULL) && may_fit(size, align)) {
         slow_make_room();
         block = large_block_alloc(size, align, use);
-        if (block == NULL) {
-            errno = ENOMEM;
-        }
+    }
+    if (HAK_UNLIKELY(block == NULL)) {
+        errno = ENOMEM;
     }
     return block;
 }
