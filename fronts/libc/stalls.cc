@@ -48,6 +48,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -230,6 +231,7 @@ struct Regime {
         huge_in; // one in so many blocks is of many MiB, or of a GiB and more if `far`; 0: none
     bool far;
     bool sweeps_halve;
+    bool filters;   // the program says that it gives itself filters
     bool in_turn;   // one size between two sweeps
     bool most_free; // all threads but the first few only free what is there
 };
@@ -274,11 +276,15 @@ struct {
     int (*malloc_trim)(size_t);
     int (*malloc_info)(int, FILE *);
     void (*malloc_stats)();
+    struct mallinfo2 (*mallinfo2)(void);
+    int (*prctl)(int, unsigned long, unsigned long, unsigned long, unsigned long);
+    long (*syscall)(long, ...);
     void (*stats)(struct hak_stats *);
     struct hak_heap *(*hak_heap_new)(void);
     void *(*hak_heap_alloc)(struct hak_heap *, size_t, size_t, bool);
     void (*hak_heap_delete)(struct hak_heap *);
     void (*hak_heap_destroy)(struct hak_heap *);
+    void (*hak_heap_reset)(struct hak_heap *);
     const char *(*hak_flavour)();
 } lib;
 
@@ -337,11 +343,15 @@ int OpenCode(struct dl_phdr_info *info, size_t, void *arg) {
         Find(at, "malloc_trim", &lib.malloc_trim);
         Find(at, "malloc_info", &lib.malloc_info);
         Find(at, "malloc_stats", &lib.malloc_stats);
+        Find(at, "mallinfo2", &lib.mallinfo2);
+        Find(at, "prctl", &lib.prctl);
+        Find(at, "syscall", &lib.syscall);
         Find(at, "hak_stats", &lib.stats);
         Find(at, "hak_heap_new", &lib.hak_heap_new);
         Find(at, "hak_heap_alloc", &lib.hak_heap_alloc);
         Find(at, "hak_heap_delete", &lib.hak_heap_delete);
         Find(at, "hak_heap_destroy", &lib.hak_heap_destroy);
+        Find(at, "hak_heap_reset", &lib.hak_heap_reset);
         Find(at, "hak_flavour", &lib.hak_flavour);
         code = reinterpret_cast<unsigned char *>(at);
         base = at;
@@ -813,11 +823,14 @@ void AskTooMuch(Random *random) {
 
 void Look(Random *random, FILE *sink) {
     struct hak_stats stats;
-    switch (random->Below(3)) {
+    switch (random->Below(4)) {
     case 0:
         lib.malloc_stats();
         break;
     case 1:
+        lib.mallinfo2();
+        break;
+    case 2:
         if (sink != nullptr) {
             lib.malloc_info(0, sink);
         }
@@ -828,6 +841,60 @@ void Look(Random *random, FILE *sink) {
 }
 
 void OneOperation(Random *random);
+
+// A private heap comes and goes with its blocks: small ones, of which some are free by then, and
+// large ones, at times more than the heap has room to note at first.
+void UsePrivateHeap(Random *random) {
+    struct hak_heap *heap = lib.hak_heap_new();
+    if (heap == nullptr) {
+        return;
+    }
+    constexpr size_t kLarge = 20000;
+    unsigned small = static_cast<unsigned>(random->Below(40));
+    unsigned large = static_cast<unsigned>(random->OneIn(20) ? 9000 : random->Below(3));
+    for (unsigned i = 0; i < small + large; i++) {
+        size_t size = i < small ? 1 + random->Below(8000) : kLarge;
+        void *p = lib.hak_heap_alloc(heap, size, 16, false);
+        if (i < small && random->OneIn(2)) {
+            lib.free(p);
+        } else if (p == nullptr) {
+            break;
+        }
+    }
+    if (large == 0 && random->OneIn(2)) {
+        small = 1 + static_cast<unsigned>(random->Below(8000));
+        lib.free(lib.hak_heap_alloc(heap, small, 16, false));
+        lib.hak_heap_reset(heap);
+    }
+    lib.hak_heap_destroy(heap);
+    // Chunks whose blocks are free already go when their heap is deleted.
+    heap = lib.hak_heap_new();
+    if (heap != nullptr) {
+        lib.free(lib.hak_heap_alloc(heap, 1 + random->Below(8000), 16, false));
+        lib.hak_heap_delete(heap);
+    }
+}
+
+// The program is about to give itself a filter, which then fails; the library takes it that it has.
+void PretendFilter(Random *random) {
+    if (!regime.filters) {
+        return;
+    }
+    constexpr uintptr_t kNoFilter = 8;
+    switch (random->Below(4)) {
+    case 0:
+        lib.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        break;
+    case 1:
+        lib.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, kNoFilter, 0, 0);
+        break;
+    case 2:
+        lib.syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+        break;
+    default:
+        lib.syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, kNoFilter);
+    }
+}
 
 void *OfChild(void *arg) {
     Random random(reinterpret_cast<uintptr_t>(arg));
@@ -891,6 +958,10 @@ void OneOperation(Random *random) {
         Batch(random);
     } else if (random->OneIn(1000)) {
         AskTooMuch(random);
+    } else if (random->OneIn(300)) {
+        UsePrivateHeap(random);
+    } else if (random->OneIn(100)) {
+        PretendFilter(random);
     } else {
         UseSlot(&slots[random->Below(regime.slots)], random);
     }
@@ -998,7 +1069,7 @@ void JoinEnded() {
 // --- One process
 
 struct Plan {
-    bool background, tides, moves, trims, huge, far, crowd, misuses, exits_busy;
+    bool background, tides, moves, trims, huge, far, crowd, misuses, exits_busy, filters;
     unsigned threads, rounds;
 };
 
@@ -1073,6 +1144,7 @@ void DrawRegime(Random *random, const Plan &plan) {
     if (plan.trims) {
         r.trim_in = static_cast<unsigned>(3 << random->Below(4));
     }
+    r.filters = plan.filters;
     if (plan.tides && random->OneIn(2)) {
         r.most_free = true;
         r.slots = 256;
@@ -1131,6 +1203,19 @@ void InterceptOpen() {
     Install(filter);
 }
 
+// Traps the question what the limit on data is.
+void InterceptLimits() {
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(SYS_prlimit64), 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args) + 8),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, RLIMIT_DATA, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    Install(filter);
+}
+
 // What the kernel is that trapped calls are made to.
 enum class Kernel {
     kOld,   // does not know MAP_FIXED_NOREPLACE, and takes the address for a hint
@@ -1180,13 +1265,23 @@ long OpenTrapped(const greg_t *registers) {
 void OnTrappedCall(int, siginfo_t *info, void *context) {
     int saved = errno;
     greg_t *registers = static_cast<ucontext_t *>(context)->uc_mcontext.gregs;
-    long result = info->si_syscall == SYS_openat ? OpenTrapped(registers) : MapTrapped(registers);
+    long result = 0;
+    switch (info->si_syscall) {
+    case SYS_openat:
+        result = OpenTrapped(registers);
+        break;
+    case SYS_prlimit64:
+        *reinterpret_cast<struct rlimit *>(registers[REG_R10]) = {12 * kMiB, RLIM_INFINITY};
+        break;
+    default:
+        result = MapTrapped(registers);
+    }
     registers[REG_RAX] = result == -1 ? -errno : result;
     errno = saved;
 }
 
 // Another kernel, or limits that this one does not have: for a half of the heap.
-enum Way { kPurges, kCommits, kMaps, kMoves, kOldMaps, kFars, kLosses, kCharges, kWays };
+enum Way { kPurges, kCommits, kMaps, kMoves, kOldMaps, kFars, kLosses, kCharges, kTight, kWays };
 
 void InterceptAs(Way way, Random *random, Plan *plan) {
     constexpr unsigned kSlab = 16, kSuperSlab = 21, kChunk = 26; // bits of an address
@@ -1236,6 +1331,14 @@ void InterceptAs(Way way, Random *random, Plan *plan) {
         Intercept(SYS_mmap, kSlab, SECCOMP_RET_TRAP);
         plan->moves = plan->trims = true;
         break;
+    case kTight:
+        InterceptLimits();
+        what = "RLIMIT_DATA is 12 MiB";
+        if (random->OneIn(2)) {
+            what = "RLIMIT_DATA is 12 MiB, and mprotect() fails";
+            Intercept(SYS_mprotect, kSuperSlab, kFails);
+        }
+        break;
     default:
         what = "overcommit_memory is 2";
         InterceptOpen();
@@ -1277,7 +1380,7 @@ Plan DrawPlan(Random *random, uint64_t seed) {
     Set("HAKMEM_TINY_FRONT_C23_SIMPLE", random->OneIn(3) ? "0" : "1");
     Set("HAKMEM_TINY_FRONT_C23_REFILL", random->OneIn(2) ? "0" : "1");
     // In turn, as each may be the only one that leads to some of the places.
-    constexpr uint64_t kTurns = 15;
+    constexpr uint64_t kTurns = 17;
     uint64_t turn = seed % kTurns;
     switch (turn) {
     case kWays: {
@@ -1293,12 +1396,18 @@ Plan DrawPlan(Random *random, uint64_t seed) {
     case kWays + 3:
         plan.huge = true;
         break;
+    case kWays + 4:
+        plan.filters = true;
+        break;
     default:
         if (turn < kWays) {
             InterceptAs(static_cast<Way>(turn), random, &plan);
             // These filters are no sandbox, but may be taken for one. In one blocks are not moved
             // but copied: of the far ones there is not so much memory.
-            Set("HAKMEM_SANDBOX", random->OneIn(4) && !plan.far ? "2" : "0");
+            // Where memory is charged, a SuperSlab of two threads is not given rights safely in the
+            // sandbox that allows mmap() alone (see page_arena.c).
+            static constexpr const char *kSandbox[] = {"0", "0", "0", "1", "2", "2"};
+            Set("HAKMEM_SANDBOX", plan.far || turn == kCharges ? "0" : random->Of(kSandbox));
         }
         break;
     }
@@ -1387,6 +1496,7 @@ void *Vanish(void *) {
 }
 
 void MakeCrowd() {
+    Arm(); // the first of them find the directory of heaps without room
     pthread_attr_t attr;
     pthread_attr_init(&attr);
     pthread_attr_setstacksize(&attr, 64 * kKiB);
@@ -1408,6 +1518,7 @@ void MakeCrowd() {
         heaps = stats.heaps;
     } while (true);
     pthread_attr_destroy(&attr);
+    Disarm();
     shared->crowds++;
 }
 
@@ -1514,6 +1625,7 @@ void CheckEmpty() {
         RunUntil(plan, &random, [] { return holder == 0; });
         Disarm(); // what the last thread that was held has armed again
         if (round == 0 && plan.crowd) {
+            DrawPlaces(&of_places, only_new);
             MakeCrowd();
             plan.threads = 24; // more than have a heap
         } else if (holds == 0 && only_new && round > 0) {
@@ -1677,6 +1789,9 @@ struct Exception {
 constexpr Exception kExceptions[] = {
     {"os_", "the backend counts a system call, and some are made on old kernels only"},
     {"map:", "likewise"},
+    {"cancel:", "likewise"},
+    {"clock_by_call:", "the same of a call that kernels make without one"},
+    {"read_clock", "likewise"},
 };
 
 const Exception *ExceptionOf(const Place &place) {
