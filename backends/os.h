@@ -55,6 +55,9 @@ enum os_result os_commit(void *at, size_t size);
 // The same for a range that nobody else uses meanwhile. Contents are then undefined.
 enum os_result os_commit_alone(void *at, size_t size);
 
+// False if os_commit would say OS_TAKEN, as far as is known by now.
+bool os_commits(void);
+
 // Takes the right to write and the commit charge away again. The contents are lost: the range reads
 // as zero. OS_NO_MEMORY: it is as it was; OS_LOST: it is not mapped any more.
 enum os_result os_decommit(void *at, size_t size);

@@ -267,6 +267,13 @@ enum os_result os_would_grant(size_t size) {
     return OS_OK;
 }
 
+static _Atomic(bool) mprotect_refused;
+
+bool os_commits(void) {
+    return sandbox_now() < SANDBOX_OWN &&
+           !atomic_load_explicit(&mprotect_refused, memory_order_relaxed);
+}
+
 enum os_result os_commit(void *at, size_t size) {
     if (sandbox_is_strict()) {
         return OS_NO_MEMORY;
@@ -275,8 +282,12 @@ enum os_result os_commit(void *at, size_t size) {
         return OS_TAKEN;
     }
     long ret = sys3(SYS_mprotect, (long)at, (long)size, PROT_READ | PROT_WRITE);
+    if (is_refused(ret)) {
+        atomic_store_explicit(&mprotect_refused, true, memory_order_relaxed);
+        return OS_TAKEN;
+    }
     if (is_error(ret)) {
-        return is_refused(ret) ? OS_TAKEN : OS_NO_MEMORY;
+        return OS_NO_MEMORY;
     }
     count_committed(size);
     return OS_OK;

@@ -261,7 +261,7 @@ static struct {
     atomic_bitmap_word begun[PIECES_MOST / 64];
     atomic_bitmap_word open[PIECES_MOST / 64]; // mapped
     _Atomic size_t more_regions;               // regions with rights after the first one
-    _Atomic bool adding;                       // a thread gives rights that others must not
+    _Atomic bool adding;                       // see add_alone()
     _Atomic size_t pieces;                     // all below are open; may be behind
 } control;
 
@@ -305,24 +305,30 @@ static enum os_result add_regions(const struct page_arena_window *window, size_t
     return result;
 }
 
+// Gives rights to what has none yet where that empties what has some. So it is for one thread at a
+// time, which looks whether another has done it; who comes meanwhile is refused and does not wait.
+static enum os_result add_alone(const struct page_arena_window *window, size_t what,
+                                enum os_result (*add)(const struct page_arena_window *, size_t)) {
+    if (atomic_exchange(&control.adding, true)) {
+        return OS_NO_MEMORY;
+    }
+    enum os_result result = add(window, what);
+    atomic_store(&control.adding, false);
+    return result;
+}
+
+static enum os_result add_regions_alone(const struct page_arena_window *window, size_t region) {
+    return region <= atomic_load(&control.more_regions)
+               ? OS_OK
+               : add_regions(window, region, os_commit_alone);
+}
+
 static enum os_result open_regions(const struct page_arena_window *window, size_t region) {
     if (region <= atomic_load(&control.more_regions)) {
         return OS_OK;
     }
     enum os_result result = add_regions(window, region, os_commit);
-    if (result != OS_TAKEN) {
-        return result;
-    }
-    // One thread at a time; another one is refused, which does not wait.
-    if (atomic_exchange(&control.adding, true)) {
-        return OS_NO_MEMORY;
-    }
-    result = OS_OK;
-    if (region > atomic_load(&control.more_regions)) {
-        result = add_regions(window, region, os_commit_alone);
-    }
-    atomic_store(&control.adding, false);
-    return result;
+    return result == OS_TAKEN ? add_alone(window, region, add_regions_alone) : result;
 }
 
 static enum os_result map_piece(const struct page_arena_window *window, size_t piece) {
@@ -675,6 +681,21 @@ static void mark_committed(const struct page_arena_window *window, size_t index,
     }
 }
 
+// A SuperSlab that was decommitted gets its rights back.
+static enum os_result commit_alone(const struct page_arena_window *window, size_t superslab) {
+    size_t index = superslab / ARENA_GROUP_SUPERSLABS;
+    uint64_t bit = UINT64_C(1) << superslab % ARENA_GROUP_SUPERSLABS;
+    if ((atomic_load(&window->groups[index].committed) & bit) != 0) {
+        return OS_OK;
+    }
+    enum os_result result = os_commit_alone(
+        page_arena_address(window, superslab * ARENA_SUPERSLAB_SLABS), ARENA_SUPERSLAB);
+    if (result == OS_OK) {
+        mark_committed(window, index, bit);
+    }
+    return result;
+}
+
 // Gives SuperSlabs of held slabs that were decommitted their rights back. A SuperSlab is only ever
 // decommitted by someone who holds all of it, so the bits of these cannot be cleared meanwhile.
 static bool commit(const struct page_arena_window *window, size_t from, size_t slabs, bool huge) {
@@ -693,11 +714,12 @@ static bool commit(const struct page_arena_window *window, size_t from, size_t s
         char *at = page_arena_address(window, i * ARENA_SUPERSLAB_SLABS);
         size_t bytes = count * ARENA_SUPERSLAB;
         enum os_result result = os_commit(at, bytes);
-        if (result == OS_TAKEN) {
-            // FIXME: two threads that claim slabs of one decommitted SuperSlab at the same time may
-            // both come here, and the second empties what the first has written. It takes a sandbox
-            // of the process's own under overcommit_memory 2.
-            result = os_commit_alone(at, bytes);
+        if (result == OS_TAKEN) { // one after the other
+            if (add_alone(window, i, commit_alone) != OS_OK) {
+                return false;
+            }
+            i++;
+            continue;
         }
         if (result != OS_OK) {
             return false;
@@ -1895,7 +1917,8 @@ static bool purge_superslab(const struct page_arena_window *window, size_t first
         !find_lost(window, first, ARENA_SUPERSLAB_SLABS)) {
         return false;
     }
-    if (is_charged() &&
+    // Rights that are taken away are to be had again, by several threads at a time.
+    if (is_charged() && os_commits() &&
         (atomic_load_explicit(&group->committed, memory_order_relaxed) & bit) != 0) {
         enum os_result result = os_decommit(page_arena_address(window, first), ARENA_SUPERSLAB);
         if (result == OS_NO_MEMORY) {

@@ -620,6 +620,9 @@ os_result os_commit(void *at, size_t size) {
     Arena::current().change_rights(at, size, true);
     return OS_OK;
 }
+bool os_commits() {
+    return true;
+}
 os_result os_commit_alone(void *at, size_t size) {
     return os_commit(at, size);
 }

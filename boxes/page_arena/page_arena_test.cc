@@ -29,11 +29,12 @@ static bool refuse_commit, refuse_reserve, refuse_map, refuse_purge, refuse_move
 static size_t map_most = SIZE_MAX; // larger mappings are refused
 static std::atomic<size_t> map_calls;
 static std::atomic<size_t> purge_calls, refreshes, decommits;
-static bool lose_refresh, lose_decommit, refuse_decommit;
+static bool lose_refresh, lose_decommit, refuse_decommit, late_commit;
 static char overcommit = '0';
 
 extern "C" {
 enum os_result __real_os_commit(void *at, size_t size);
+enum os_result __real_os_commit_alone(void *at, size_t size);
 enum os_result __real_os_reserve(void *at, size_t size, void **got);
 void __real_os_huge_pages(void *at, size_t size, bool on);
 enum os_result __real_os_map(void *at, size_t size, void **got);
@@ -50,6 +51,13 @@ uint64_t __wrap_os_now_ms(void) {
 }
 enum os_result __wrap_os_commit(void *at, size_t size) {
     return refuse_commit ? OS_NO_MEMORY : __real_os_commit(at, size);
+}
+// Any time may go by before the call is made.
+enum os_result __wrap_os_commit_alone(void *at, size_t size) {
+    if (late_commit) {
+        usleep(500);
+    }
+    return __real_os_commit_alone(at, size);
 }
 void __wrap_os_huge_pages(void *at, size_t size, bool on) {
     advised += on ? size : 0;
@@ -1634,8 +1642,69 @@ TEST(PageArenaDeathTest, WhereWritableMemoryIsChargedFreeSuperSlabsAreDecommitte
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 
-// Rights can only be given there by a mapping that replaces what there was. The arena does not lose
-// what it knows of the first region as it adds others, which are beside it on a page.
+// Rights can only be given there by a mapping that replaces what there was: threads that claim
+// slabs of one SuperSlab do not lose what they have written, nor are SuperSlabs decommitted any
+// more.
+TEST(PageArenaDeathTest, InASandboxDecommittedSuperSlabsAreCommittedOnce) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        overcommit = '2';
+        EXPECT_TRUE(page_arena_init());
+        page_arena_window window = page_arena_get_window();
+        auto purge_all = [] {
+            size_t cursor = 0;
+            do {
+                page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX);
+            } while (cursor != 0);
+        };
+        constexpr size_t kSlabs = 100 * ARENA_SUPERSLAB_SLABS;
+        bool zero;
+        size_t run = page_arena_claim(kSlabs, ARENA_SUPERSLAB, &zero);
+        memset(page_arena_address(&window, run), 1, kSlabs * ARENA_SLAB);
+        page_arena_release(run, kSlabs, true);
+        purge_all();
+        EXPECT_GE(decommits, 100u);
+        os_start(OS_SANDBOXED);
+        late_commit = true;
+        std::atomic<int> faults{0};
+        std::atomic<size_t> claimed{0};
+        std::vector<std::thread> threads;
+        for (int t = 1; t <= 4; t++) {
+            threads.emplace_back([&, t] {
+                std::vector<size_t> mine;
+                while (claimed < kSlabs / 2) {
+                    bool is_zero;
+                    size_t slab = page_arena_claim(1, ARENA_SLAB, &is_zero);
+                    if (slab == ARENA_NONE) { // another thread is at it
+                        continue;
+                    }
+                    auto *at = static_cast<char *>(page_arena_address(&window, slab));
+                    faults += is_zero && at[0] + at[ARENA_SLAB - 1] != 0;
+                    at[0] = at[ARENA_SLAB - 1] = static_cast<char>(t);
+                    mine.push_back(slab);
+                    claimed++;
+                }
+                for (size_t slab : mine) {
+                    auto *at = static_cast<char *>(page_arena_address(&window, slab));
+                    faults += at[0] != t || at[ARENA_SLAB - 1] != t;
+                    page_arena_release(slab, 1, true);
+                }
+            });
+        }
+        for (std::thread &thread : threads) {
+            thread.join();
+        }
+        EXPECT_EQ(faults, 0);
+        size_t before = decommits;
+        purge_all();
+        EXPECT_EQ(decommits, before);
+        _exit(testing::Test::HasFailure() ? 1 : 0);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
+// Nor does the arena lose what it knows of the first region as it adds others, which are beside it
+// on a page.
 TEST(PageArenaDeathTest, InASandboxRegionsAreAdded) {
     testing::FLAGS_gtest_death_test_style = "threadsafe";
     auto check = [] {

@@ -1404,10 +1404,8 @@ Plan DrawPlan(Random *random, uint64_t seed) {
             InterceptAs(static_cast<Way>(turn), random, &plan);
             // These filters are no sandbox, but may be taken for one. In one blocks are not moved
             // but copied: of the far ones there is not so much memory.
-            // Where memory is charged, a SuperSlab of two threads is not given rights safely in the
-            // sandbox that allows mmap() alone (see page_arena.c).
             static constexpr const char *kSandbox[] = {"0", "0", "0", "1", "2", "2"};
-            Set("HAKMEM_SANDBOX", plan.far || turn == kCharges ? "0" : random->Of(kSandbox));
+            Set("HAKMEM_SANDBOX", plan.far ? "0" : random->Of(kSandbox));
         }
         break;
     }
