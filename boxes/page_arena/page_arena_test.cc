@@ -1087,6 +1087,9 @@ size_t mappings() {
 }
 
 TEST_F(PageArena, MovedRunsMergeWhenTheyAreFree) {
+#ifdef __SANITIZE_THREAD__
+    GTEST_SKIP() << "the sanitizer has mappings of its own beside these";
+#endif
     // Longer than what one step of a purge takes, and across its words.
     constexpr size_t kSlabs = 150;
     constexpr size_t kRuns = 10;
@@ -1127,6 +1130,9 @@ TEST_F(PageArena, MovedRunsMergeWhenTheyAreFree) {
 }
 
 TEST_F(PageArena, NoMoreRunsAreMovedThanMayBe) {
+#ifdef __SANITIZE_THREAD__
+    GTEST_SKIP() << "the sanitizer has mappings of its own beside these";
+#endif
     constexpr size_t kMost = 1000; // more than that
     size_t from = claim(2);
     size_t first = claim(3 * kMost);
