@@ -563,9 +563,7 @@ int main(int argc, char **argv) {
     Flags flags("compare", "Runs programs on allocators, interleaved, and prints ratios.");
     flags.text("programs", "LIST", &programs,
                "of those that --list names, workloads, real (default all)");
-    flags.text("allocators", "LIST", &names,
-               "of system, a flavour, rivals, mimalloc ..., /path/lib.so; +NAME=VALUE after one "
-               "sets a variable");
+    flags.allocators(&names);
     flags.number("runs", 1, 10000, &runs, "rounds");
     flags.text("baseline", "NAME", &baseline, "allocator that is 1 (default system, or the last)");
     flags.text("statistic", "min|median", &statistic_name, "what runs are summed up by");

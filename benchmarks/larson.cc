@@ -34,9 +34,7 @@ int main(int argc, char **argv) {
     flags.number("seed", 0, UINT64_MAX, &seed, "of the random choices");
     flags.number("runs", 1, 10000, &runs, "rounds; each starts a process for every allocator");
     flags.toggle("json", &json, "print JSON, with the figure of every run");
-    flags.text("allocators", "LIST", &list,
-               "of system, a flavour, rivals, mimalloc ..., /path/lib.so; +NAME=VALUE after one "
-               "sets a variable");
+    flags.allocators(&list);
     flags.parse(argc, argv);
     if (min_size > max_size) {
         flags.fail("--min-size is above --max-size");

@@ -419,9 +419,7 @@ int main(int argc, char **argv) {
     Flags flags("memory", "Measures what allocators hold, and for how long.");
     flags.toggle("quick", &quick, "smaller and shorter, for a first look");
     flags.text("scenarios", "LIST", &scenarios, "which");
-    flags.text("allocators", "LIST", &names,
-               "of system, a flavour, rivals, mimalloc ..., /path/lib.so; +NAME=VALUE after one "
-               "sets a variable");
+    flags.allocators(&names);
     flags.number("runs", 1, 1000, &runs, "rounds of each scenario; medians, of latencies minima");
     flags.text("out", "DIR", &out, "where memory.json, memory.md and the charts go");
     flags.parse(argc, argv);

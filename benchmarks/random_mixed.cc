@@ -35,9 +35,7 @@ int main(int argc, char **argv) {
     flags.number("warmup", 0, UINT64_MAX, &warmup, "iterations before the clock starts");
     flags.toggle("json", &json, "print JSON, with the figure of every run");
     flags.number("runs", 1, 10000, &runs, "rounds; each starts a process for every allocator");
-    flags.text("allocators", "LIST", &list,
-               "of system, a flavour, rivals, mimalloc ..., /path/lib.so; +NAME=VALUE after one "
-               "sets a variable");
+    flags.allocators(&list);
     const std::vector<std::string> numbers = flags.parse(argc, argv);
     uint64_t iterations = 0;
     uint64_t size = 0;

@@ -308,9 +308,7 @@ int main(int argc, char **argv) {
                 "threads, 1 to 64,\nbeside that of a floor that misses the cache as often.");
     flags.toggle("quick", &quick, "no more than 10^6 live blocks, fewer operations and rounds");
     flags.text("scenarios", "LIST", &scenarios, "which");
-    flags.text("allocators", "LIST", &names,
-               "of system, a flavour, rivals, mimalloc ..., /path/lib.so; +NAME=VALUE after one "
-               "sets a variable");
+    flags.allocators(&names);
     flags.number("runs", 1, 1000, &runs, "rounds; medians (default 5; --quick: 3)");
     flags.number("percent", 1, 1000, &percent, "of all operations (default 100; --quick: 20)");
     flags.number("most-blocks", kFewestBlocks, UINT64_MAX, &most_blocks,

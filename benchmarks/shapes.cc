@@ -613,19 +613,14 @@ int main(int argc, char **argv) {
     bool list = false;
     bool no_syscalls = false;
     std::string names = "hakmem_c23,system,rivals";
-    std::string chosen_names;
-    for (const Shape &shape : kShapes) {
-        chosen_names += (chosen_names.empty() ? "" : ",") + std::string(shape.name);
-    }
+    std::string chosen_names = names_of(kShapes);
     std::string out = "shapes-results";
     Flags flags("shapes", "What allocators hold as sizes change, as programs sleep, and for "
                           "threads; and what that costs.");
     flags.toggle("quick", &quick, "a twentieth of the sizes and short pauses, for a first look");
     flags.toggle("list", &list, "print the shapes and end");
     flags.text("shapes", "LIST", &chosen_names, "which");
-    flags.text("allocators", "LIST", &names,
-               "of system, a flavour, rivals, mimalloc ..., /path/lib.so; +NAME=VALUE after one "
-               "sets a variable");
+    flags.allocators(&names);
     flags.number("runs", 1, 1000, &options.runs, "rounds (default 3; --quick: 1)");
     flags.number("percent", 1, 100, &options.percent, "of the sizes (default 100; --quick: 5)");
     flags.number("pause-ms", 1, 1000000, &options.pause_ms,

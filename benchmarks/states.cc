@@ -535,19 +535,14 @@ int main(int argc, char **argv) {
     bool list = false;
     bool untimed = false;
     std::string names = "hakmem_c23,system,rivals";
-    std::string chosen_names;
-    for (const State &state : kStates) {
-        chosen_names += (chosen_names.empty() ? "" : ",") + std::string(state.name);
-    }
+    std::string chosen_names = names_of(kStates);
     std::string out = "states-results";
     Flags flags("states", "What malloc and free cost in each state that a heap can be in, and how "
                           "long the longest call takes.");
     flags.toggle("quick", &quick, "small states and short loops, for a first look");
     flags.toggle("list", &list, "print the states and end");
     flags.text("states", "LIST", &chosen_names, "which");
-    flags.text("allocators", "LIST", &names,
-               "of system, a flavour, rivals, mimalloc ..., /path/lib.so; +NAME=VALUE after one "
-               "sets a variable");
+    flags.allocators(&names);
     flags.number("runs", 1, 1000, &options.runs, "rounds; medians (default 3; --quick: 1)");
     flags.toggle("untimed", &untimed, "no rounds in which each call is timed");
     flags.number("timed-runs", 1, 1000, &options.timed_runs,

@@ -57,6 +57,12 @@ void Flags::toggle(const char *name, bool *value, const char *what) {
     flags_.push_back({name, "", what, 0, 0, nullptr, nullptr, value});
 }
 
+void Flags::allocators(std::string *value) {
+    text("allocators", "LIST", value,
+         "of system, a flavour, rivals, mimalloc ..., /path/lib.so; +NAME=VALUE after one sets a "
+         "variable");
+}
+
 std::string Flags::usage() const {
     std::string line = "usage: " + program_;
     for (const std::string &name : positional_) {

@@ -16,6 +16,15 @@ bool parse_number(const std::string &text, uint64_t least, uint64_t most, uint64
 // The parts of a comma-separated list; none of an empty text.
 std::vector<std::string> split_list(const std::string &text);
 
+// The names of scenarios, whose members have a `name`, as a comma-separated list.
+template <class Scenario> std::string names_of(const std::vector<Scenario> &known) {
+    std::string names;
+    for (const Scenario &scenario : known) {
+        names += (names.empty() ? "" : ",") + std::string(scenario.name);
+    }
+    return names;
+}
+
 class Flags {
   public:
     // `positional` names what stands after the flags, as "ITERATIONS SIZE SEED".
@@ -25,6 +34,8 @@ class Flags {
     void number(const char *name, uint64_t least, uint64_t most, uint64_t *value, const char *what);
     void text(const char *name, const char *placeholder, std::string *value, const char *what);
     void toggle(const char *name, bool *value, const char *what);
+    // --allocators LIST, for find_allocators().
+    void allocators(std::string *value);
 
     // Returns the positional arguments: as many as were named.
     std::vector<std::string> parse(int argc, char **argv);
