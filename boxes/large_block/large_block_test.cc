@@ -1,6 +1,7 @@
 #include "boxes/large_block/large_block.h"
 
 #include "backends/os.h"
+#include "boxes/large_block/large_block_fixture.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/settings/settings.h"
 
@@ -30,37 +31,8 @@ extern "C" enum os_result __wrap_os_would_grant(size_t size) {
 
 namespace {
 
-constexpr size_t kSlab = ARENA_SLAB;
-
-class LargeBlock : public testing::Test {
+class LargeBlock : public LargeBlockFixture {
   protected:
-    void SetUp() override {
-        ASSERT_TRUE(page_arena_init());
-        window = page_arena_get_window();
-    }
-    void TearDown() override {
-        EXPECT_EQ(stats().held_slabs, 0u);
-        size_t cursor = 0;
-        do {
-            page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX);
-        } while (cursor != 0);
-    }
-
-    static page_arena_stats stats() {
-        page_arena_stats s;
-        page_arena_get_stats(&s);
-        return s;
-    }
-    size_t slab_of(const void *ptr) { return page_arena_slab_of(&window, ptr); }
-    static char *alloc(size_t size, size_t align = kSlab, large_block_use use = LARGE_BLOCK_ANY) {
-        return static_cast<char *>(large_block_alloc(size, align, use));
-    }
-    bool release(void *ptr) { return large_block_free(&window, ptr, slab_of(ptr)); }
-    char *resize(void *ptr, size_t size) {
-        return static_cast<char *>(large_block_resize(&window, ptr, slab_of(ptr), size));
-    }
-    size_t usable(const void *ptr) { return large_block_usable(&window, ptr, slab_of(ptr)); }
-
     // A pattern that tells every page of every block apart.
     static void fill(char *ptr, size_t size, unsigned seed) {
         for (size_t at = 0; at < size; at += 512) {
@@ -80,8 +52,6 @@ class LargeBlock : public testing::Test {
     static bool is_zero(const char *ptr, size_t size) {
         return ptr[0] == 0 && memcmp(ptr, ptr + 1, size - 1) == 0;
     }
-
-    page_arena_window window;
 };
 
 // Calls fn in a thread with another mark than `mark`; few threads have the same one.
