@@ -2045,15 +2045,14 @@ static HAK_NOINLINE void lower_top(const struct page_arena_window *window, size_
 struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget,
                                           size_t looks) {
     enum { GROUP_WORDS = ARENA_GROUP_SLABS / 64, REGION_WORDS = ARENA_REGION_SLABS / 64 };
-    struct page_arena_window window = page_arena_get_window();
+    struct page_arena_window window;
     struct page_arena_purged done = {0};
-    size_t words = page_arena_top() / 64;
     uint32_t now = now_ms();
     size_t word = *cursor;
     if (word == 0) {
         release_aside(true);
-        words = page_arena_top() / 64;
     }
+    size_t words = page_arena_walk(&window) / 64;
     while (word < words && done.slabs < budget && done.looks < looks && !done.failed) {
         done.looks++;
         if (word % REGION_WORDS == 0 && !region_has_idle(&window, word / GROUP_WORDS, &done)) {
@@ -2075,7 +2074,7 @@ struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_
     }
     if (word >= words) {
         word = 0;
-        if (moved_runs_count() > 0 && !done.failed) {
+        if (window.base != NULL && moved_runs_count() > 0 && !done.failed) {
             settle(&window, SIZE_MAX, false);
         }
         if (words > 0) {
@@ -2097,9 +2096,9 @@ static HAK_NOINLINE void lower_region(const struct page_arena_window *window, si
 
 size_t page_arena_purge_highest(size_t most) {
     enum { LOOKS = 4096, GROUP_WORDS = ARENA_GROUP_SLABS / 64 };
-    struct page_arena_window window = page_arena_get_window();
+    struct page_arena_window window;
     struct page_arena_purged done = {0};
-    size_t group = page_arena_top() / ARENA_GROUP_SLABS;
+    size_t group = page_arena_walk(&window) / ARENA_GROUP_SLABS;
     while (group > 0 && done.slabs < most && done.looks < most + LOOKS && !done.failed) {
         done.looks++;
         if (group % ARENA_REGION_GROUPS == 0 && region_longest(&window, group - 1, true) == 0) {
@@ -2147,11 +2146,16 @@ size_t page_arena_top(void) {
     return atomic_load_explicit(&state.top, memory_order_acquire);
 }
 
+size_t page_arena_walk(struct page_arena_window *window) {
+    size_t top = page_arena_top();
+    *window = page_arena_get_window();
+    return top;
+}
+
 char *page_arena_readable(size_t *length) {
     struct page_arena_window window = page_arena_get_window();
-    uintptr_t word = atomic_load_explicit(&config, memory_order_relaxed);
     *length = 0;
-    if (word == 0 || page_arena_is_tight()) {
+    if (window.base == NULL || page_arena_is_tight()) {
         return NULL;
     }
     size_t first = first_superslab(&window) * ARENA_SUPERSLAB_SLABS;
@@ -2171,6 +2175,7 @@ char *page_arena_readable(size_t *length) {
 }
 
 void page_arena_get_stats(struct page_arena_stats *stats) {
+    size_t high = page_arena_high(); // before the window, as in page_arena_walk()
     struct page_arena_window window = page_arena_get_window();
     *stats = (struct page_arena_stats){
         .reserved_bytes = atomic_load(&state.reserved),
@@ -2181,7 +2186,7 @@ void page_arena_get_stats(struct page_arena_stats *stats) {
         .moved_slabs = atomic_load(&state.moved_slabs),
         .moved_runs = moved_runs_count(),
     };
-    size_t groups = (page_arena_high() + ARENA_GROUP_SLABS - 1) / ARENA_GROUP_SLABS;
+    size_t groups = (high + ARENA_GROUP_SLABS - 1) / ARENA_GROUP_SLABS;
     for (size_t g = 0; g < groups; g++) {
         if (is_group_open(g)) {
             for (size_t i = 0; i < ARENA_GROUP_SUPERSLABS; i++) {

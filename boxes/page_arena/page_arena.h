@@ -145,9 +145,9 @@ void page_arena_set_aside(size_t from, size_t slabs);
 size_t page_arena_reuse(size_t slabs);
 
 // Moves the pages of `slabs` held slabs to others, held too, without copying; the source is clean
-// afterwards. False, and nothing happened, where the kernel cannot, and where as many runs have been
-// moved as may be (see moved_runs.h): each is a mapping of its own until it is free as a whole, and
-// its pages are given back.
+// afterwards. False, and nothing happened, where the kernel cannot, and where as many runs have
+// been moved as may be (see moved_runs.h): each is a mapping of its own until it is free as a
+// whole, and its pages are given back.
 bool page_arena_move(size_t from, size_t to, size_t slabs);
 
 // True if addresses cost the process nothing: none of HAKMEM_LIMIT, a limit on address space or
@@ -206,6 +206,10 @@ size_t page_arena_mapped(void);
 // held, or dirty. Falls again after a purge. A walk that comes by while a slab is claimed there may
 // miss it, as if it had been earlier; the next one does not.
 size_t page_arena_top(void);
+
+// The same, with the window that goes with it: a window that was asked for before may be that of a
+// time when there was none yet.
+size_t page_arena_walk(struct page_arena_window *window);
 
 // The start and the length in bytes of the part of the heap that can be read anywhere: from its
 // first slab up to the first one that was not mapped. It only ever grows: what is

@@ -18,6 +18,7 @@
 #include <sys/resource.h>
 #include <thread>
 #include <unistd.h>
+#include <utility>
 #include <vector>
 
 // The test's link puts these between the arena and the backend: a clock that the test moves, and
@@ -261,6 +262,26 @@ class PageArena : public testing::Test {
 // More slabs than were ever mapped: a claim of so many needs the kernel.
 size_t more_than(size_t bytes) {
     return (bytes >> ARENA_SLAB_SHIFT) + 1;
+}
+
+// A purge that begins before there is a window, and goes on when another thread has made one.
+TEST(PageArenaDeathTest, InitMayComeInTheMiddleOfAPurge) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        on_clock = [] {
+            static bool came;
+            bool zero;
+            if (!std::exchange(came, true)) {
+                EXPECT_TRUE(page_arena_init());
+                page_arena_release(page_arena_claim(1, 1, &zero), 1, true);
+            }
+        };
+        size_t cursor = 0;
+        page_arena_purged done = page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX);
+        EXPECT_EQ(done.slabs, 1u);
+        _exit(testing::Test::HasFailure() ? 1 : 0);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 
 TEST(PageArenaDeathTest, BeforeInitThereIsNothing) {

@@ -818,8 +818,8 @@ static bool is_quiet(struct slab *meta, bool all) {
 }
 
 void shared_pool_purge(struct shared_pool_walk *walk, size_t look, size_t budget) {
-    struct page_arena_window window = page_arena_get_window();
-    size_t high = page_arena_top();
+    struct page_arena_window window;
+    size_t high = page_arena_walk(&window);
     size_t slab = walk->cursor;
     size_t most = budget < SIZE_MAX - walk->pages ? walk->pages + budget : SIZE_MAX;
     walk->refused = false;
@@ -870,8 +870,8 @@ void shared_pool_give_short(void) {
     if (HAK_LIKELY(!page_arena_is_tight())) {
         return;
     }
-    struct page_arena_window window = page_arena_get_window();
-    size_t high = page_arena_top();
+    struct page_arena_window window;
+    size_t high = page_arena_walk(&window);
     for (size_t slab = 0; slab < high;) {
         size_t next = skip_unknown(&window, slab);
         if (next == slab) {

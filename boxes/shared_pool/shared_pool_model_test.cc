@@ -495,6 +495,10 @@ bool page_arena_give_rights(size_t, unsigned, unsigned) {
 size_t page_arena_top() {
     return Pool::current().high();
 }
+size_t page_arena_walk(page_arena_window *window) {
+    *window = page_arena_get_window();
+    return page_arena_top();
+}
 size_t page_arena_sparse() {
     return 0;
 }

@@ -17,8 +17,8 @@ static void count_large(struct superslab_stats *stats, size_t run, size_t size) 
 
 void superslab_get_stats(struct superslab_stats *stats) {
     *stats = (struct superslab_stats){0};
-    struct page_arena_window window = page_arena_get_window();
-    size_t top = page_arena_top();
+    struct page_arena_window window;
+    size_t top = page_arena_walk(&window);
     size_t large_end = 0; // of the run seen last
     for (size_t first = 0; first < top; first += ARENA_SUPERSLAB_SLABS) {
         if (!superslab_known(&window, first)) {
