@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // os: everything the allocator asks of the kernel, as one seam. backends/linux makes the calls;
 // another backend may be linked in its place (one that fails on a script, for tests).
 //

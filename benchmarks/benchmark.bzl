@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Macros: a worker, which does a workload on whatever malloc it has, and a driver, which runs workers."""
 
 load("@rules_cc//cc:defs.bzl", "cc_binary")

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // compare: any set of programs on any set of allocators, interleaved; time, CPU, peak RSS, page
 // faults and system calls as ratios to one of them.
 #include "benchmarks/harness/allocators.h"

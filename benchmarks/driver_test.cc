@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the drivers print and refuse. Never how fast anything was.
 #include "benchmarks/harness/process.h"
 

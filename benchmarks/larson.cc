@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // larson: the classic server workload (workers/larson.c), on each allocator in turn.
 #include "benchmarks/harness/allocators.h"
 #include "benchmarks/harness/flags.h"

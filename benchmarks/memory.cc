@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // memory: what each allocator holds and for how long, one after the other in the same run: after a
 // peak, between producer and consumer, for many threads; the longest malloc and free; system calls
 // and page faults of a small process; SuperSlabs; forks; limits.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // phase_b: Phase B's question, asked again. For C2 (128 B) and C3 (256 B): is FastCache <->
 // SharedPool in one step better than the traditional layers, with which refill, and is a header
 // byte better than the page map?

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // random_mixed ITERATIONS SIZE SEED: random mallocs and frees, on each allocator in turn.
 //
 // The loop is workers/random_mixed.c; this starts it, an allocator after the other, for several

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // scaling: how the cost of one operation grows with the number of live blocks and of threads, on
 // each allocator in turn, beside a floor that misses the cache as often.
 //

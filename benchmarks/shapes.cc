@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // shapes: what each allocator holds for programs whose sizes change, that sleep, that share memory
 // out over threads; how many page faults, system calls and mappings that takes, and how much time.
 //

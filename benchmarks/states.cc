@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // states: what malloc and free cost in each state that a heap can be in, on each allocator in turn,
 // and how long the longest call takes.
 //

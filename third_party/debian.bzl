@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Abseil as Debian's libabsl-dev has it, under upstream's target names."""
 
 _HEADERS = "/usr/include/absl"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // faulty: the Linux backend, with calls that fail on a script. For tests.
 //
 // Each call of backends/os.h that can fail is a kind. Calls of the kinds that the script names are

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The Linux kernel behind os.h. Calls that take nothing away are system calls as such: they are to
 // work while the dynamic linker has not bound libc's functions yet. The others are libc's.
 #include "backends/os.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "backends/linux/sandbox.h"
 
 #include <dlfcn.h>

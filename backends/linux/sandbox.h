@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // sandbox: which system calls a seccomp filter may stand against, and how the backend gets to know.
 //
 // A filter that kills cannot be asked, and a call that tells whether there is one may be forbidden

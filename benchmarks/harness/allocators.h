@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // allocators: what can be preloaded, by name, and the files of this build.
 #ifndef HAKMEM_BENCHMARKS_HARNESS_ALLOCATORS_H
 #define HAKMEM_BENCHMARKS_HARNESS_ALLOCATORS_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // chart: SVG charts, drawn by gnuplot (Debian package gnuplot-nox). PATH.gp, which holds the
 // figures too, is written in any case, for who wants to change a chart or has no gnuplot here.
 #ifndef HAKMEM_BENCHMARKS_HARNESS_CHART_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // flags: the command line of a driver, over getopt_long. Anything wrong ends the process with one
 // line that says why, a usage line, and status 2; --help prints every flag and ends it with 0.
 #ifndef HAKMEM_BENCHMARKS_HARNESS_FLAGS_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // launch FD [-a BYTES] [-m MIB] [-r MIB] PROGRAM ARG...: runs PROGRAM and writes what it used, with
 // all its children, to FD: "WALL_NS USER_US SYS_US PEAK_RSS_KIB FAULTS STATUS\n", STATUS as of
 // waitpid.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // process: runs one program to its end and measures it.
 #ifndef HAKMEM_BENCHMARKS_HARNESS_PROCESS_H
 #define HAKMEM_BENCHMARKS_HARNESS_PROCESS_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // report: tables, JSON and what machine it was.
 #ifndef HAKMEM_BENCHMARKS_HARNESS_REPORT_H
 #define HAKMEM_BENCHMARKS_HARNESS_REPORT_H

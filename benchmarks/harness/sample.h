@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // sample: what to make of the figures of several runs.
 #ifndef HAKMEM_BENCHMARKS_HARNESS_SAMPLE_H
 #define HAKMEM_BENCHMARKS_HARNESS_SAMPLE_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // alloc_test: blocks with long-tailed sizes and lifetimes that are really used, after the idea of
 // node.cpp's alloc-test.
 //

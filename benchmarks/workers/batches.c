@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // batches: many blocks at once and many frees at once, in the manner of MicroQuill's sh6bench and
 // sh8bench.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // cache_sharing: does the allocator put blocks of two threads into one cache line? After
 // cache-thrash and cache-scratch of Berger et al., "Hoard" (ASPLOS 2000).
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // containers: what C++ programs do to a malloc: trees, hash tables, strings, lists, deques, vectors
 // of vectors and shared pointers, built up, searched, changed and taken down.
 #include "benchmarks/workers/worker.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // growth: heaps that grow and shrink, large blocks among small ones, and blocks handed over between
 // threads, in the manner of mimalloc's stress test.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Times in a histogram of 64 buckets for each doubling: a quantile is known to 1.6 %.
 #ifndef HAKMEM_BENCHMARKS_WORKERS_HISTOGRAM_H
 #define HAKMEM_BENCHMARKS_WORKERS_HISTOGRAM_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // larson: the server workload of Larson and Krishnan, "Memory Allocation for Long-Running Server
 // Applications" (ISMM 1998).
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // memcached_load MEMCACHED [--operations N]: starts that server on a socket of its own, sets and
 // gets values of 16 to 1040 bytes through two connections, and stops it.
 //

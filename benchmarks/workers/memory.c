@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // memory SCENARIO: what an allocator holds, and for how long. Prints "KEY VALUE" lines, and lines
 // "rss SECONDS KIB" where a scenario is watched over time.
 //

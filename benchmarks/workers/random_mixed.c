@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The loop of random_mixed, on whatever malloc the process has. Plain C and few system calls, so
 // that what is measured is the allocator: the driver (random_mixed.cc) starts it once an allocator.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // realloc_vector: vectors that grow by realloc, from nothing to many mebibytes.
 //
 // First a crowd of vectors that grow in turn, so that none has room behind it; then one after the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // simple: a tight loop over one size at a time, in the manner of glibc's malloc-simple benchmark.
 //
 // For each of some sizes and counts: `count` mallocs, then the frees, half of them in the order of

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // states STEPS: the cost of malloc and free in one state of the heap. STEPS is a comma-separated
 // list that makes the state and says where it is measured:
 //

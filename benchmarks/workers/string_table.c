@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // string_table: a table of strings is built, grown and taken down, as a compiler, an indexer or a
 // shell does it: strdup of each new word, a node a word, a table that doubles by calloc, and lists
 // of places that grow by realloc.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What every worker shares. A worker is a program that does one workload with whatever malloc it
 // has, and prints what it found as lines "KEY VALUE"; a driver starts it once an allocator.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // xmalloc: producers allocate, consumers free, after the malloc test of Lever and Boreham,
 // "malloc() Performance in a Multithreaded Linux Environment" (USENIX 2000).
 //

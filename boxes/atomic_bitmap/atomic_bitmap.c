@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
 
 // The part of a run that lies in one word.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // atomic_bitmap: sets of small numbers as bits of 64-bit words, claimed and returned without locks.
 //
 // A set bit means "free": whoever clears it owns what it stands for, and gives it back by setting

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Any sequence of operations on a bitmap gives what the same ones on a std::bitset give.
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
 #include "tools/build/fuzz.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // base: single steps on words that threads share, which need not be atomic while the process has
 // one thread. Each is one instruction also then, so that a signal handler comes before it or behind
 // it. Where there are threads they are sequentially consistent.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // base: C11 atomics under the same names in C and in C++ (whose own <stdatomic.h> is C++23), so
 // that a test or the C++ front can include a box's header. In headers the type is spelled
 // _Atomic(T).

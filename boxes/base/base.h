@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // base: the few words every box shares. Constants of the platform, branch hints, rounding.
 //
 // All sizes are in bytes unless a name says otherwise. Nothing here keeps state.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // decay: gives memory that has been idle for HAKMEM_DECAY_MS back to the kernel, in small steps.
 //
 // Two kinds of memory: free slabs that still have pages (page_arena), and pages without a live

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // diagnostics: the one place that prints and aborts.
 //
 // Works at any time, with any amount of the heap broken: formats into a buffer on the stack, writes

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "boxes/dirty_ceiling/dirty_ceiling.h"
 
 #include <stdatomic.h>

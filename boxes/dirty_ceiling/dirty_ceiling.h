@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dirty_ceiling: how much free memory that still has pages ("dirty") frees may leave behind them.
 //
 // Time alone is no bound: a process that frees all it has and goes to sleep makes no call in which

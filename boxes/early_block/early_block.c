@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "boxes/early_block/early_block.h"
 
 #include "backends/os.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // early_block: blocks for calls that come before the library can run.
 //
 // The dynamic linker relocates a program's libraries one after the other, and calls the IFUNC

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // far_block: blocks so large that they are better off outside of the arena's window, or that it has
 // no room for, each a mapping of its own.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tools/model_checker/atomics.h"
 
 #include "boxes/far_block/far_block.c"

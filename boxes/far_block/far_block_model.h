@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The box's own source, compiled for the model checker. See far_block_model_test.cc.
 #ifndef HAKMEM_BOXES_FAR_BLOCK_FAR_BLOCK_MODEL_H
 #define HAKMEM_BOXES_FAR_BLOCK_FAR_BLOCK_MODEL_H

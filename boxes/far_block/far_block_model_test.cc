@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Model checking of far blocks: every interleaving of threads that allocate, free, resize and look
 // up blocks in a table of few entries, and every fork in between. The kernel is part of the model:
 // it gives an address away again as soon as nothing is mapped there.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // fast_cache: a thread's stacks of ready blocks, one a bin. This is the hit path.
 //
 // A stack is {top, limit} over an array whose slot 0 holds NULL: pop loads *top, and "empty" is

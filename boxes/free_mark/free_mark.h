@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // free_mark: the mark that a freed block carries in its second word, by which a block freed twice
 // is noticed.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "boxes/free_mark/free_mark.h"
 
 #include <gtest/gtest.h>

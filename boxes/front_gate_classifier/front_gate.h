@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // front_gate_classifier, hit path: from a pointer to its bin. Two strategies behind one interface.
 //
 // pagemap (the default): the page map is one byte a slab at the start of the window: the place of

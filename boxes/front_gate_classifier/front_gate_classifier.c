@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
 
 #include "boxes/early_block/early_block.h"

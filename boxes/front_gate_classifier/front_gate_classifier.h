@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // front_gate_classifier: what kind of block is a pointer?
 //
 // Any bit pattern gets an answer; memory that is not the allocator's own metadata is never read.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Compiled once a strategy: what free() has to know of a pointer, by the page map and by the
 // header.
 #include "boxes/front_gate_classifier/front_gate_classifier.h"

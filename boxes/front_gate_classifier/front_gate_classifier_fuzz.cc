@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Any bit pattern as a pointer gets an answer and no fault, on a heap of tiny and large blocks that
 // the input makes and frees. What is known of the pointer has to be in the answer.
 #include "boxes/front_gate_classifier/front_gate_classifier.h"

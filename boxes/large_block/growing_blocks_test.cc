@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Large blocks that grow: how many mappings they leave, what is copied, and how much memory that
 // takes.
 #include "boxes/large_block/large_block.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // large_block: blocks above 32 KiB, and blocks aligned to more than 32 KiB, as runs of slabs.
 //
 // The runs of freed blocks are set aside for their thread if they are short, or stay in the page

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "boxes/large_block/large_block.h"
 
 #include "boxes/page_arena/page_arena.h"

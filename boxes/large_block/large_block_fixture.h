@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What tests of large blocks have in common: calls by address, and a heap that is empty in the end.
 #ifndef HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_FIXTURE_H
 #define HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_FIXTURE_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // magazine: a bounded stack of free blocks of one bin, moved in batches.
 //
 // The traditional layer between a thread's lists and the pool: what the pool hands out and takes

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "boxes/moved_runs/moved_runs.h"
 
 #include "backends/os.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // moved_runs: the runs of slabs whose pages were moved by the page table.
 //
 // The kernel keeps such a run as a mapping of its own, up to two more than the process had: it

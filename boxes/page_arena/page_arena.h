@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // page_arena: where SuperSlabs and large blocks get their pages.
 //
 // One window of addresses, cut into slabs of 64 KiB and SuperSlabs of 2 MiB, is used from the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "boxes/page_arena/page_arena.h"
 
 #include <vector>

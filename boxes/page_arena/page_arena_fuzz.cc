@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Any sequence of claims, releases, moves and purges gives what the plainest model of the arena
 // gives: which run is claimed, whether it is zero, what is in it, and the statistics.
 #include "boxes/page_arena/page_arena.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The arena's own source, compiled for the model checker. See page_arena_model_test.cc.
 #ifndef HAKMEM_BOXES_PAGE_ARENA_PAGE_ARENA_MODEL_H
 #define HAKMEM_BOXES_PAGE_ARENA_PAGE_ARENA_MODEL_H

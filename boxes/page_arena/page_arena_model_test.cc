@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Model checking of the page arena: every interleaving of threads that claim, release, set aside
 // and purge runs of a few slabs, and every fork in between.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "boxes/private_heap/private_heap.h"
 
 #include "boxes/atomic_bitmap/atomic_bitmap.h"

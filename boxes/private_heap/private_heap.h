@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // private_heap: heaps whose blocks can all be freed at once: what mimalloc calls a heap and
 // jemalloc an arena of the program's own.
 //

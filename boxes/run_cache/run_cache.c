@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "boxes/run_cache/run_cache.h"
 
 #include "boxes/base/alone.h"

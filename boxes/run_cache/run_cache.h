@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // run_cache: runs of slabs that were given back a moment ago and are likely to be asked for again.
 //
 // A run is a number of adjacent slabs. The cache is 8 lines of 8 places. A thread puts runs into

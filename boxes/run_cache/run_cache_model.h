@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The cache's own source, compiled for the model checker. See run_cache_model_test.cc.
 #ifndef HAKMEM_BOXES_RUN_CACHE_RUN_CACHE_MODEL_H
 #define HAKMEM_BOXES_RUN_CACHE_RUN_CACHE_MODEL_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Model checking of the run cache: every interleaving of threads that share a line, and every fork
 // in between. Whatever they do, a run is in one pair of hands or in one place.
 #include "boxes/run_cache/run_cache.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // settings: the HAKMEM_* environment variables, read once.
 //
 // Each setting is one row of the table in settings.c with its name, unit, range, default and what

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Any environment: each setting gets the value that a second, slower reading of the rules gives,
 // and each bad value and each name without a setting one line of warning.
 #include "boxes/settings/settings.h"

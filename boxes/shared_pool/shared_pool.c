@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "boxes/shared_pool/shared_pool.h"
 
 #include "backends/os.h"

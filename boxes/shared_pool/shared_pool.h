@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // shared_pool: process-wide owner of the slabs that hold tiny blocks; hands out batches of free
 // blocks and takes them back.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "boxes/shared_pool/shared_pool.h"
 
 #include "boxes/page_arena/page_arena.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The pool's own source, compiled for the model checker, over a table of bins of its own. See
 // shared_pool_model_test.cc.
 #ifndef HAKMEM_BOXES_SHARED_POOL_SHARED_POOL_MODEL_H

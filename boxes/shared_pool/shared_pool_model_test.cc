@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Model checking of the pool's lock-free core: every interleaving of two or three threads that
 // take, put and purge blocks of one or two slabs, and every fork in between.
 //

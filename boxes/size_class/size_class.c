@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "boxes/size_class/size_class.h"
 
 // A cache holds up to 384 blocks and about 64 KiB of a bin, but never fewer than 4 blocks: room for

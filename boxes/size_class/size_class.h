@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // size_class: request size <-> bin <-> class.
 //
 // A bin holds blocks of one size: 16 B apart up to 128 B, 32 B up to 512 B, 64 B up to 1024 B, and

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // statistics: what the allocator holds and has done, as one C struct, as glibc's mallinfo has it,
 // and as text.
 //

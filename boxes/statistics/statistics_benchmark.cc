@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // In C a struct and a function may share a name, as stat and stat() do; -Wshadow minds it in C++.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wshadow"

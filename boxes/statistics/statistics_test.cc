@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The struct and the function have one name, which C has no trouble with.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wshadow"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // superslab: 2 MiB of 32 slabs of 64 KiB, and the metadata of each slab, kept out of line.
 //
 // Any mix of bins shares a SuperSlab; a slab's bin is chosen when it is put to use. A slab's free

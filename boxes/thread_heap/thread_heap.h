@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // thread_heap: a thread's state. Birth, exit, adoption by a later thread, fork.
 //
 // The current thread's heap is found through one initial-exec TLS pointer. It points at a static

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "boxes/thread_heap/thread_heap.h"
 
 #include "boxes/fast_cache/fast_cache.h"

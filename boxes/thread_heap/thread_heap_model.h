@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The thread heaps' own source, compiled for the model checker. See thread_heap_model_test.cc.
 #ifndef HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_MODEL_H
 #define HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_MODEL_H

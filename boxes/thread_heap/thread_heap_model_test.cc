@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Model checking of the thread heaps' directory: every interleaving of threads that start, end, and
 // flush the heaps of none, and every fork in between, with its handler.
 //

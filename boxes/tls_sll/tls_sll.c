@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "boxes/tls_sll/tls_sll.h"
 
 struct listed {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // tls_sll: a thread's singly linked list of free blocks of one bin, linked through the blocks.
 //
 // The traditional layer behind FastCache. The first 8 bytes of a listed block hold the next one. A

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // compat: what the fronts of other allocators' interfaces share.
 //
 // Everything is called through the dynamic linker, by the names that programs use: whichever malloc

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A malloc that is not hakmem's, to be preloaded: blocks with their size in front, one after the
 // other, and none is used again.
 #include <errno.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A program that is linked to the three libraries at once, to be run with others preloaded. Says
 // who serves it, and ends with the number of the first thing that is not as it should be.
 #include <dlfcn.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Several libraries of hakmem in one process, and beside another malloc: whoever serves malloc
 // serves all.
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A program that links lib*.a, and has exceptions of its own: the two share what the compiler makes
 // for them.
 #include <gtest/gtest.h>

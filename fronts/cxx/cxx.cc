@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The C++ front: every replaceable operator new and delete.
 //
 // The one translation unit of the allocator that is C++: a nothrow operator new has to catch what a

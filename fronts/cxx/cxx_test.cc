@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every replaceable form of operator new and delete, on whatever flavour the test is linked to.
 #include <errno.h>
 #include <malloc.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the operators new and delete of cxx.cc stand on: what the process has of them from somebody
 // else, and the C++ library, which a plug-in may bring long after this library was bound.
 #ifndef HAKMEM_FRONTS_CXX_OPERATORS_H

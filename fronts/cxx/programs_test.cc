@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Programs as users build them: each way to link a program with the allocator, and programs that
 // bring operators, a malloc or a C++ library of their own.
 //

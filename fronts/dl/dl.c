@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "fronts/dl/dl.h"
 
 #include "backends/os.h"

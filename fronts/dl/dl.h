@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dl: libraries that a program opens find this malloc wherever they look for it.
 //
 // A library opened with RTLD_DEEPBIND binds its malloc and free to those of libc.so.6, which is in

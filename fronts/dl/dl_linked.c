@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // For a program that has the allocator linked into it.
 #include "fronts/dl/dl.h"
 

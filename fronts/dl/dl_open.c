@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dlopen() and dlmopen(), of the shared object only.
 //
 // Both go on to the next ones by a jump: the dynamic linker finds by the return address who calls,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Any sequence of calls of the interface keeps what the interface promises: no two live blocks
 // overlap, contents survive, alignment and usable size hold, calloc() is zero, what cannot be is
 // refused with the right errno. (Threads are heap_model_test's part.)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A program with KIB KiB of thread-local data: says how many threads it has, after its own has
 // ended, and whether idle memory goes back while it does nothing.
 #include <malloc.h>

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # usage: big_tls_test.sh LIBRARY PROGRAM...
 # HAKMEM_BACKGROUND=1 starts its thread however much thread-local data a program has.
 set -u

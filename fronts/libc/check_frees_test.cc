@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // With HAKMEM_CHECK_FREES=0, as in a large heap: what is still stopped at once, and what waits for
 // the cache to spill.
 #include <malloc.h>

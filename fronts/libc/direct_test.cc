@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The allocator beside the program's own malloc, from many threads: what one thread allocates
 // others write to, resize and free, while threads start and end, caches are flushed, memory goes
 // back to the kernel and the statistics are read. Under --config=tsan, ThreadSanitizer sees every

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // extension: what other allocators' interfaces offer beyond malloc's, for fronts/compat.
 //
 // Every flavour exports these, and fronts/compat calls them through the dynamic linker, as it does

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A program that uses all of the allocator while the kernel refuses what the script of
 // HAK_FAULTY says, and holds the allocator to what is promised then: a call that fails says NULL
 // and ENOMEM, and fails only if the kernel refused it something in that very call; a call that does

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every call to the kernel may fail: faults_program is run once for each call that it makes, with
 // that call failing (a complete sweep of single failures), with all calls failing from some call
 // on, with addresses taken by someone else, and with calls failing at random. Each run checks

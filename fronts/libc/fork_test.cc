@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // fork() of programs with busy threads: the child can allocate and free at once, finds its blocks
 // as they were, and hangs nowhere.
 #include <errno.h>

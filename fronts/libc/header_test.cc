@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The promises of the header strategy, in the flavour that has it: a header byte that an overflow
 // has changed is reported as heap corruption and never misrouted in silence, and no pointer,
 // whatever it is, makes free() touch memory that cannot be read.

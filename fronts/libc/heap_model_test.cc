@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The heap against a model: random operations, and after each the heap must be as the model says.
 // No two live blocks overlap, contents survive, alignment and usable size hold, calloc() is zero,
 // the statistics add up, and in the end everything is given back.

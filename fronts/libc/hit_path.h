@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The way of one allocation and one free, up to the first miss: what the C and the C++ front share.
 //
 // A size becomes the place of a stack through a table of the heap, a pointer becomes one through

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One call of the allocator between two breakpoints, for hit_path_test to step through. Built
 // without an allocator: it is preloaded.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The length of the hit path, counted in the library that ships: a child that has it preloaded is
 // stepped through one call, instruction by instruction.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Memory hooks of others: libc's functions that take pages away, replaced by a program's own, as
 // libraries for RDMA do. They are told of every page that goes, and may use the heap.
 #include <gtest/gtest.h>

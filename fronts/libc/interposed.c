@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "fronts/libc/interposed.h"
 
 #include <dlfcn.h>

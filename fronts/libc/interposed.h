@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which basic functions the process has from somebody else: from a program, or from a library in
 // front of this one, that brings a malloc or operators of its own. Whatever is derived from a basic
 // function (reallocarray from realloc, operator new[] from operator new) has to reach the one that

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // kill_and_fork FLAVOUR forks|signals TIMES SEED: run by tools/kill_and_fork with a flavour
 // preloaded.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The C allocation interface: malloc, free and kin, as ISO C, POSIX and glibc describe them.
 #include "fronts/libc/libc.h"
 #include "fronts/libc/hit_path.h"

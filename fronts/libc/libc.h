@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the C front adds to the system's own headers.
 #ifndef HAKMEM_FRONTS_LIBC_LIBC_H
 #define HAKMEM_FRONTS_LIBC_LIBC_H

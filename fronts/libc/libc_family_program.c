@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // glibc's second set of names for its allocator: a block that one name gave is taken by each other.
 // Says how many of the ways failed, and exits with 1 if any did. Preloaded, or with a flavour in
 // it; without one it says the same of libc's own.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // glibc's second set of names, __libc_malloc and kin, in each way to have a flavour: preloaded, as
 // an archive in a dynamic, a static and a static PIE program; and what libc's own malloc says.
 #include <string>

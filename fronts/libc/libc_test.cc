@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The C interface as ISO C, POSIX and glibc describe it, on whatever flavour the test is linked to.
 #include <errno.h>
 #include <limits.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A small C program under limits on data or locked memory. limits_program_test.cc sets the limits
 // that have to be there from the start, and says what each mode is for.
 #include <errno.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A small C program lives under a limit on data or locked memory as it does on the system's malloc.
 //
 // The program is linked with the flavour, and without the C++ library: what it maps is its own, the

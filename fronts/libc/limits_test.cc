@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What happens when the kernel refuses memory: NULL and ENOMEM everywhere, nothing lost, and the
 // heap goes on when memory is freed.
 //

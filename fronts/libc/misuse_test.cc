@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Misuse of the interface: each fault ends the program with abort() and exactly one line on stderr
 // that names the call, the pointer and the fault.
 //

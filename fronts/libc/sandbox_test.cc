@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Programs in seccomp filters: the system calls that an allocator makes or might make forbidden, by
 // the program itself or before it started, with an errno or fatally.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What is in the shared object that ships, and what is not.
 #include <dlfcn.h>
 #include <elf.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A command line of the shell, for tests that look at what a program says and how it ends.
 #ifndef HAKMEM_FRONTS_LIBC_SHELL_H
 #define HAKMEM_FRONTS_LIBC_SHELL_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Misses, large blocks, and pointers that are not what they should be.
 #include "fronts/libc/hit_path.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How much stack each entry point takes, and whether that fits on small stacks. Preloaded; without
 // a flavour it says what libc's own malloc takes.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stack: no entry point takes more than 1 KiB more of it than libc's own does, whatever state the
 // heap is in, and all work on the smallest stacks there are.
 #include <map>

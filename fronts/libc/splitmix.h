@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Random numbers for the tests of the heap, the same on every machine: 64 bits each, which
 // test_random.h's are not.
 #ifndef HAKMEM_FRONTS_LIBC_SPLITMIX_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A thread is held where it is about to give a slab back that was all free a moment ago, as a
 // preemption can hold it. Others take the slab's blocks, give the slab back themselves, and put it
 // to use for blocks of another size, of which as many are free as the slab had before: its bitmap

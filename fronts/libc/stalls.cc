@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // stalls: run by tools/stalls with a flavour's shared library and a list of the atomic instructions
 // in it. Holds a thread at each of them, while other threads run random operations.
 //

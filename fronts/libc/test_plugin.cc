@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A library for dlopen(): allocates in its constructor, in functions, and has thread-local data
 // that the dynamic loader allocates when it is first used.
 #include <stdlib.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Random numbers for tests, from a seed; they allocate nothing.
 #ifndef HAKMEM_FRONTS_LIBC_TEST_RANDOM_H
 #define HAKMEM_FRONTS_LIBC_TEST_RANDOM_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What several tests of the fronts need: a child process with its stderr caught, and numbers from
 // /proc.
 #ifndef HAKMEM_FRONTS_LIBC_TEST_UTIL_H

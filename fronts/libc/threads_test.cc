@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Threads: hand-over of blocks, birth and death, destructors, code that runs before main(), and
 // libraries that come and go.
 #include <dlfcn.h>

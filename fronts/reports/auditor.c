@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An auditor (LD_AUDIT): it lives in a namespace of its own, with a libc and a malloc of its own,
 // and is called while the dynamic linker is at work.
 #include <link.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // pthread_cancel() at each of the allocator's calls: none is a cancellation point, and a thread
 // that is cancelled elsewhere leaves the heap as it was.
 #include "fronts/reports/ways.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How the programs of this folder check: the first thing that is not as it should be ends
 // the program with its line.
 #ifndef HAKMEM_FRONTS_REPORTS_CHECK_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Children of every kind: of vfork(), of clone() with the parent's memory or without, with the
 // parent's thread pointer or a copy of it, of posix_spawn(), of fork() in a thread and in a child.
 #include "fronts/reports/ways.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A library in front that makes up times, as libfaketime does, and allocates for that. malloc must
 // not come here, or it would call itself.
 #include <stdlib.h>

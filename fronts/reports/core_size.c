@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The core file of a small process is small. The process dies; gdb's gcore or the kernel may not be
 // there to write a core, so what would be in it is counted: the pages of private mappings that hold
 // something, as /proc/self/smaps has them, and the mappings.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The table of statistics at the end of a program that has closed its descriptors, or has others
 // under their numbers: it is written to stderr as it was at the start, or not at all, and never
 // into a file of the program's.

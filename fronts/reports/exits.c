@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What runs while a process or a thread ends may allocate and free: functions of atexit(),
 // destructors of libraries and of thread-specific data, at exit(), at the end of main(), at
 // quick_exit() and while other threads go on.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a program does with the pages of its own blocks: advice about forks and core files, access
 // rights, locks, faults that it handles itself; and what it leaves undone when it frees them.
 #include "fronts/reports/ways.h"

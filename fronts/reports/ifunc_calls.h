@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What an IFUNC resolver does with the allocator, and what the program does later with the blocks.
 // Included by a library, which the dynamic linker relocates before a preloaded allocator, and by a
 // program, which it relocates after it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A library whose IFUNC resolver allocates, by C's calls and by C++'s operators.
 #include <new>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A program whose IFUNC resolver allocates, with a library whose resolver does. Exits with 0 if all
 // blocks were as they should be.
 #include "fronts/reports/ifunc_calls.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // IFUNC resolvers that allocate: the dynamic linker calls them while it relocates, and with
 // LD_BIND_NOW before a preloaded allocator is relocated itself.
 #include <stdlib.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A library whose constructor, which comes before that of a preloaded one, opens another one with
 // RTLD_DEEPBIND. $LOADING_PLUGIN is its path.
 #include <dlfcn.h>

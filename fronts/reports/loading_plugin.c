@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A library that is opened with RTLD_DEEPBIND: frees what libc allocates, lets libc resize what it
 // has allocated, and defines a function that the program has, too.
 #include "fronts/reports/check.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A library in C++ that is opened with RTLD_DEEPBIND by a program in C.
 #include <dlfcn.h>
 

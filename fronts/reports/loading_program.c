@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Loads libraries in one of the ways of `ways`, and checks that their malloc and libc's are one.
 //
 // loading_program WAY PLUGIN CXX_PLUGIN

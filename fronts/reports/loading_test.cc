@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Libraries that a program opens: with RTLD_DEEPBIND (PHP's extensions, ldb's modules, Samba,
 // sssd), in other namespaces, by the handle of libc itself (ctypes and its like), before the
 // allocator's constructor has run, with a tracer in front.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A tracer that stands in front: each call goes on to the next malloc.
 #include <dlfcn.h>
 #include <stdatomic.h>

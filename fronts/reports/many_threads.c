@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Ten thousand threads at once, and as many one after the other, each with blocks of its own and of
 // another thread.
 #include "fronts/reports/ways.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the tests of others' reports share: programs of this folder, run with the flavour preloaded
 // or by themselves.
 #ifndef HAKMEM_FRONTS_REPORTS_REPORTS_H

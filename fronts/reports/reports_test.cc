@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What others' users have reported of their allocators, each kind a program of this folder that
 // shows several ways of it. Each is fine on glibc's malloc, and is to be on this one: preloaded,
 // and behind a tracer.

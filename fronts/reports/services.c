@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Services of libc and of the dynamic linker that allocate for themselves and for the program, some
 // of them in libraries that they load: blocks from before the allocator was there, from ld.so and
 // from libc are freed and resized where they should be.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Code that does not run on its thread's own stack: coroutines that move between threads, contexts
 // of makecontext(), handlers on an alternative stack, jumps out of both.
 #include "fronts/reports/ways.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A library with thread-local data.
 #include <stdlib.h>
 #include <string.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Something for the tools to watch: threads that allocate. With an argument, a write behind the end
 // of a block, too.
 #include "fronts/reports/check.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Programs under tools that watch malloc or take its place, with this library preloaded: the
 // program says what it says without, and the tool finds what it finds without.
 #include <stdlib.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A program of this folder that shows several things: its first argument says which.
 #ifndef HAKMEM_FRONTS_REPORTS_WAYS_H
 #define HAKMEM_FRONTS_REPORTS_WAYS_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "fronts/tiny_front/tiny_front.h"
 
 #include "boxes/front_gate_classifier/front_gate.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // tiny_front: what a front plug-in is, and which front serves which class in this flavour.
 //
 // A front owns the miss (refill) and the overflow (spill) of the classes it serves, never the hit:

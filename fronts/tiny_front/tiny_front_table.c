@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Compiled once a flavour: the build passes its name, and one macro a class with the name of the
 // class's front.
 #include "fronts/tiny_front/tiny_front.h"

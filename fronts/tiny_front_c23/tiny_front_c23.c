@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "fronts/tiny_front_c23/tiny_front_c23.h"
 
 #include "boxes/settings/settings.h"

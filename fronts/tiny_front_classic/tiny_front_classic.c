@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "fronts/tiny_front_classic/tiny_front_classic.h"
 
 #include "boxes/diagnostics/diagnostics.h"

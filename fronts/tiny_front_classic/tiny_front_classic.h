@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // tiny_front_classic: the traditional path. FastCache -> SLL -> Magazine -> SharedPool.
 //
 // A miss takes blocks from the thread's linked list; an empty list is filled from the magazine, an

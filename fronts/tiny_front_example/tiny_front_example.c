@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "fronts/tiny_front_example/tiny_front_example.h"
 
 // Blocks of `bin` in a page; one if a page does not hold any, and never more than half of what the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // tiny_front_example: how little a front is. It always asks the pool for one page's worth of
 // blocks, and gives as many back. Linked by a flavour of the tests only; see fronts/README.md.
 #ifndef HAKMEM_FRONTS_TINY_FRONT_EXAMPLE_TINY_FRONT_EXAMPLE_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The example front at work in the flavour that links it: every batch is a page's worth. That it
 // serves programs as well as any other front is what the flavour's share of the suite shows.
 #include "fronts/libc/test_util.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "fronts/tiny_front_pool/tiny_front_pool.h"
 
 static unsigned refill(struct thread_heap *heap, unsigned bin) {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // tiny_front_pool: the front of the classes that have no front of their own. As C23, with the
 // refill always by demand.
 #ifndef HAKMEM_FRONTS_TINY_FRONT_POOL_TINY_FRONT_POOL_H

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One self-contained static archive of a flavour."""
 
 def _static_libraries(deps):

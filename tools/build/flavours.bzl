@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The flavours of the allocator, as data. A new one is one entry here: it gets its library, its
 shared object and its share of the tests from hak_flavours() in hakmem.bzl."""
 

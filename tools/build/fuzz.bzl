@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Macro: a fuzz target, built twice from one source."""
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_test")

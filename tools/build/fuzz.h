@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What fuzz targets share: the input, read as a stream of numbers, and a check.
 #ifndef HAKMEM_TOOLS_BUILD_FUZZ_H
 #define HAKMEM_TOOLS_BUILD_FUZZ_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // main() of a fuzz target in an ordinary test: the inputs kept in the tree, then random ones.
 //
 //   NAME_fuzz_test CORPUS RUNS    FUZZ_SEED=n uses another seed

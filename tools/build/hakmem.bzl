@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Macros: a box, its test and its benchmark, a flavour and its tests."""
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")

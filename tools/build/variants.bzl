@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Build settings of the boxes, as data: each box is compiled once a variant that someone needs."""
 
 # Suffix of the targets -> what is different about them.

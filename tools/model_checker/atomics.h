@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // model_checker: C11 atomics whose every operation is a step of the model. A source that is to be
 // checked is included, as text, behind this header; the headers that it includes must come behind
 // it as well, as their inline functions are part of what is checked.

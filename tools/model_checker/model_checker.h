@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // model_checker: tries every interleaving of a few threads that run lock-free code, each of its
 // atomic operations being one step.
 //

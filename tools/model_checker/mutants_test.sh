@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Each mutant that tools/model --mutate tries still fits its source, and what does not fit is seen.
 set -euo pipefail
 cd tools/model_checker

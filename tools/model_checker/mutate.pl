@@ -1,4 +1,5 @@
 #!/usr/bin/env perl
+# SPDX-License-Identifier: Apache-2.0
 # mutate.pl MUTANTS SOURCE            checks that each mutant in the file MUTANTS fits SOURCE, and prints their names
 # mutate.pl MUTANTS SOURCE N          prints SOURCE as mutant number N (1 and up) has it
 # mutate.pl MUTANTS SOURCE N --why    prints why mutant N goes unnoticed; nothing if the model should find it

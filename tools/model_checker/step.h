@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // model_checker: what a source under the model checker calls in place of its atomic operations.
 #ifndef HAKMEM_TOOLS_MODEL_CHECKER_STEP_H
 #define HAKMEM_TOOLS_MODEL_CHECKER_STEP_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Sources for the model checker's own test: right ones, and ones with a fault that only some
 // interleavings show.
 #ifndef HAKMEM_TOOLS_MODEL_CHECKER_TOY_H

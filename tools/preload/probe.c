@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Preloaded behind an allocator: each process appends a line to $PRELOAD_PROBE when it exits, and
 // some when it starts threads, that say whose heap its memory came from:
 //

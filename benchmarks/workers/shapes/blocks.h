@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // blocks: what the shapes worker keeps its books in, beside the allocator that is measured: sets of
 // live blocks, and the stacks of its threads.
 //

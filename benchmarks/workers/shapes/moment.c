@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "benchmarks/workers/shapes/moment.h"
 
 #include "benchmarks/workers/shapes/blocks.h"

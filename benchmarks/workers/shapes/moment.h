@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // moment: what the process holds and has used at one moment of a shape.
 #ifndef HAKMEM_BENCHMARKS_WORKERS_SHAPES_MOMENT_H
 #define HAKMEM_BENCHMARKS_WORKERS_SHAPES_MOMENT_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // shapes STEPS: makes a heap of one shape and prints what is held at named moments. STEPS is a
 // comma-separated list:
 //

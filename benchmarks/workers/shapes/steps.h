@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // steps: what a thread can do with its heap. Each step is deterministic: the same lane, arguments
 // and seed give the same calls in the same order.
 #ifndef HAKMEM_BENCHMARKS_WORKERS_SHAPES_STEPS_H

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // arenas: jemalloc's arena numbers. 0 is the heap that malloc uses; the others are private heaps,
 // made by mallctl("arenas.create") and gone by mallctl("arena.<i>.destroy"), after which the number
 // is used again. Thread-safe, lock-free.

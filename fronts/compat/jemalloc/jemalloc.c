@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The interface of jemalloc 5.3 beyond malloc's, as its manual page describes it: mallocx() and
 // kin. mallctl() is in mallctl.c.
 #include "boxes/base/base.h"

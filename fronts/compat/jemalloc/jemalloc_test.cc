@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // jemalloc's interface as a program sees it that is linked to libjemalloc.so.2. The expected errors
 // are those of jemalloc 5.3.0.
 #include "fronts/libc/test_util.h"

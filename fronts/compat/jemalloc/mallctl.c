@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // mallctl() and kin, and malloc_stats_print(): names of what can be asked and done, as in jemalloc
 // 5.3. A name stands in the table if hakmem has what it asks for; for every other name the answer
 // is ENOENT, as from a jemalloc that was built without it. What is counted per call

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "fronts/compat/mimalloc/heaps.h"
 
 #include "boxes/base/atomic.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // heaps: mimalloc's first-class heaps. The backing heap of every thread is malloc's; the others are
 // private heaps of the thread that makes them. What a thread has not deleted when it ends is
 // deleted then: its blocks stay.

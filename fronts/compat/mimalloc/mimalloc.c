@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The mi_ names of mimalloc 2.0 for malloc and kin. A call of a heap takes the heap that its block
 // is to be of; the same without "heap_" uses the thread's default.
 #include "boxes/base/base.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // mimalloc's interface as a program sees it that is linked to libmimalloc.so.2.
 #include "fronts/libc/test_util.h"
 

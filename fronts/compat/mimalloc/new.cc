@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // mi_new() and kin: as the operators, with the new-handler and bad_alloc when there is no memory.
 #include "fronts/compat/mimalloc/heaps.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // mimalloc's options, statistics and calls about the process.
 #include "boxes/base/atomic.h"
 #include "boxes/base/base.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The C interface of gperftools' MallocExtension, nallocx(), and what there is of MallocHook.
 #include "fronts/libc/extension.h"
 #include "boxes/base/base.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The tc_ names of gperftools' tcmalloc 2.10: malloc and kin, and the operators of C++, by other
 // names.
 #include "fronts/compat/compat.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // tcmalloc's interface as a program sees it that is linked to libtcmalloc_minimal.so.4.
 #include "fronts/libc/test_util.h"
 

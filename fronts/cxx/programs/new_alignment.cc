@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Alignments that are no power of two, 0 among them: no block, no call of the new-handler, the
 // exception of each form.
 #include "check.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Replaces the array and the aligned operators, and leaves the basic ones: who is derived from
 // whom, step by step.
 #include "check.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A program with a malloc of its own, which it exports, and (OPERATORS) with the two basic
 // operators, as Firefox's processes are. What it leaves out has to reach what it has.
 #include "check.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Replaces the two basic operators only, with blocks that begin 16 bytes into malloc's.
 // [new.delete]: the default forms that are plain call them, the aligned ones do not.
 #include "check.h"

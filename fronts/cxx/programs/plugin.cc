@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A C++ plug-in, which runs out of memory in each form of operator new. See plugin_host.c.
 #include <cstddef>
 #include <new>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A C program that opens C++ plug-ins: plugin_host PLUGIN... No C++ library is there when it
 // starts.
 #include "check.h"

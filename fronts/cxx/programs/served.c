@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Prints whose malloc serves it: a program that calls malloc, or (STRDUP) only a function of libc
 // that does, or (in C++) operator new and what the C++ library allocates.
 #include "check.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The public header, in C++ as a user writes it.
 #include "boxes/statistics/statistics.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Runs behind tracer.c, which has to see every block.
 #include "check.h"
 

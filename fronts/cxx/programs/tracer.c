@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A library in front of the allocator that counts its calls, as heap tracers do, and says at the
 // end whether they match.
 #include <dlfcn.h>

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The names that upstream's @rules_cc//cc:defs.bzl exports, bound to the rules built into Bazel 4.
 
 Debian's bazel-rules-cc 0.0.4 does not load in its Bazel 4.2.3; newer Bazels have no built-in cc rules.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a test includes at its end: main(), around the test's do_test() and the macros it set.
 #include "shim.h"
 

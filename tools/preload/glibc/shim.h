@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What glibc's malloc tests call of their own support library, written anew after its interface.
 // tools/suites puts this header behind every name that the tests include.
 #ifndef HAKMEM_TOOLS_PRELOAD_GLIBC_SHIM_H
