@@ -26,8 +26,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-void free_sized(void *ptr, size_t size);
-
 #define KIB ((size_t)1 << 10)
 #define MIB ((size_t)1 << 20)
 

@@ -140,8 +140,6 @@ struct Order {
     size_t number = 0;
 };
 
-extern "C" void free_sized(void *ptr, size_t size);
-
 void Carry(Order *order) {
     switch (order->kind) {
     case Order::kMalloc:

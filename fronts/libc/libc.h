@@ -3,15 +3,13 @@
 #ifndef HAKMEM_FRONTS_LIBC_LIBC_H
 #define HAKMEM_FRONTS_LIBC_LIBC_H
 
+#include "include/hakmem/hakmem.h"
+
 #include <stddef.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-// C23; not in every libc's headers. As free(); the size is not needed.
-void free_sized(void *ptr, size_t size);
-void free_aligned_sized(void *ptr, size_t align, size_t size);
 
 // As slow_alloc(): a block that is all zero, and one above SIZE_CLASS_TINY_MAX for what has
 // outgrown another. NULL and ENOMEM if there is no memory.

@@ -16,8 +16,6 @@
 #include "gtest/gtest.h"
 
 extern "C" {
-void free_sized(void *ptr, size_t size);
-void free_aligned_sized(void *ptr, size_t align, size_t size);
 void cfree(void *ptr);
 }
 

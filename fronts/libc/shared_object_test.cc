@@ -126,7 +126,7 @@ TEST_P(SharedObjectTest, ExportsTheInterfaceAndNothingElse) {
         // What a program filters itself by
         "prctl", "syscall",
         // Our own
-        "hak_flavour", "hak_stats",
+        "hak_flavour", "hak_stats", "hak_version",
         // For fronts/compat
         "hak_aligned_zalloc", "hak_decay", "hak_decay_ms", "hak_exact_sizes", "hak_flush_thread",
         "hak_good_size", "hak_heap_alloc", "hak_heap_alloc_at", "hak_heap_delete",
@@ -134,7 +134,8 @@ TEST_P(SharedObjectTest, ExportsTheInterfaceAndNothingElse) {
         "hak_heap_stats", "hak_heap_visit", "hak_in_heap", "hak_purge", "hak_resize_here",
         "hak_set_decay_ms", "hak_thread_cached", "hak_usable"};
     // Marks that some linkers put into every shared object.
-    const std::set<std::string> linkers = {"__bss_start", "_edata", "_end", "_fini", "_init"};
+    const std::set<std::string> linkers = {"HAKMEM_1", "HAKMEM_PRIVATE", "__bss_start", "_edata",
+                                           "_end",     "_fini",          "_init"};
     std::set<std::string> exported;
     for (const Elf64_Sym &symbol : elf_.DynamicSymbols()) {
         std::string name = elf_.DynamicString(symbol.st_name);
@@ -144,6 +145,44 @@ TEST_P(SharedObjectTest, ExportsTheInterfaceAndNothingElse) {
         }
     }
     EXPECT_EQ(exported, interface);
+}
+
+// A program that is linked with the library asks for what it was linked with; whoever looks a
+// function up by its name alone finds it, whatever its version.
+TEST_P(SharedObjectTest, VersionsWhatThePublicHeaderDeclares) {
+    std::ifstream in("include/hakmem/hakmem.h");
+    const std::string header{std::istreambuf_iterator<char>(in), {}};
+    ASSERT_NE(header, "");
+    void *library = dlopen((std::string("./") + GetParam()).c_str(), RTLD_NOW | RTLD_LOCAL);
+    ASSERT_NE(library, nullptr) << dlerror();
+    size_t of_header = 0;
+    for (const Elf64_Sym &symbol : elf_.DynamicSymbols()) {
+        const std::string name = elf_.DynamicString(symbol.st_name);
+        if (ELF64_ST_TYPE(symbol.st_info) != STT_FUNC || symbol.st_shndx == SHN_UNDEF) {
+            continue;
+        }
+        void *const function = dlsym(library, name.c_str());
+        const bool own = name.rfind("hak_", 0) == 0;
+        const bool declared = own && (header.find(" " + name + "(") != std::string::npos ||
+                                      header.find("*" + name + "(") != std::string::npos);
+        of_header += declared;
+        EXPECT_EQ(dlvsym(library, name.c_str(), "HAKMEM_1"), declared ? function : nullptr) << name;
+        EXPECT_EQ(dlvsym(library, name.c_str(), "HAKMEM_PRIVATE"),
+                  own && !declared ? function : nullptr)
+            << name;
+        EXPECT_NE(function, nullptr) << name;
+    }
+    EXPECT_GE(of_header, 3u);
+}
+
+TEST_P(SharedObjectTest, IsNamedForItsInterface) {
+    for (const Elf64_Dyn &entry : elf_.Dynamic()) {
+        if (entry.d_tag == DT_SONAME) {
+            EXPECT_EQ(elf_.DynamicString(entry.d_un.d_val), GetParam() + std::string(".1"));
+            return;
+        }
+    }
+    FAIL() << "no DT_SONAME";
 }
 
 TEST_P(SharedObjectTest, NeedsLibcOnly) {

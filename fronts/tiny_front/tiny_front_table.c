@@ -3,7 +3,7 @@
 // class's front.
 #include "fronts/tiny_front/tiny_front.h"
 
-#include "boxes/statistics/statistics.h"
+#include "include/hakmem/hakmem.h"
 
 #define DECLARE(front) extern const struct tiny_front front;
 DECLARE(HAK_FRONT_C0)
@@ -29,4 +29,8 @@ const struct tiny_front *const tiny_front_alternative = NULL;
 
 __attribute__((visibility("default"))) const char *hak_flavour(void) {
     return HAK_FLAVOUR;
+}
+
+__attribute__((visibility("default"))) const char *hak_version(void) {
+    return HAKMEM_VERSION;
 }

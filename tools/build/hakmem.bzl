@@ -4,6 +4,7 @@
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 load("//tools/build:archive.bzl", "hak_archive")
 load("//tools/build:flavours.bzl", "COMPAT", "FAULTY_FLAVOURS", "FLAVOURS", "TEST_FLAVOURS")
+load("//tools/build:link.bzl", "hak_link")
 load("//tools/build:variants.bzl", "COPTS", "NO_SANITIZER", "VARIANTS", "WARNINGS")
 
 def variant_label(label, variant):
@@ -85,7 +86,12 @@ def hak_benchmark(name, srcs, deps, variants = [""], tags = [], **kwargs):
             **kwargs
         )
 
+# Counts the incompatible changes of the interface that hakmem.h declares: the number behind the names of shared
+# objects, which is also that of the symbols' version in exports.map.
+ABI = "1"
+
 _SHARED_LINKOPTS = [
+    "-Wl,--version-script=$(location //tools/build:exports.map)",
     "-Wl,-z,nodelete",
     "-Wl,-z,now",
     "-Wl,-z,relro",
@@ -119,8 +125,8 @@ def _flavour(flavour, testonly = False):
         alwayslink = True,
         visibility = ["//fronts/libc:__pkg__"],
         deps = [variant_label(dep, variant) for dep in fronts + [
-            "//boxes/statistics:api",
             "//fronts/tiny_front",
+            "//include",
         ]],
     )
 
@@ -141,9 +147,18 @@ def _flavour(flavour, testonly = False):
     cc_binary(
         name = "lib" + name + ".so",
         testonly = testonly,
+        additional_linker_inputs = ["//tools/build:exports.map"],
         linkshared = True,
-        linkopts = _SHARED_LINKOPTS + ["-Wl,-soname,lib" + name + ".so"],
+        linkopts = _SHARED_LINKOPTS + ["-Wl,-soname,lib%s.so.%s" % (name, ABI)],
         deps = shared,
+        visibility = ["//visibility:public"],
+    )
+
+    # By this name the dynamic linker looks for it, in a program that is linked with the one above.
+    hak_link(
+        name = "lib%s.so.%s" % (name, ABI),
+        testonly = testonly,
+        actual = ":lib" + name + ".so",
         visibility = ["//visibility:public"],
     )
 
@@ -151,6 +166,7 @@ def _flavour(flavour, testonly = False):
         cc_binary(
             name = _compat(flavour) + library,
             testonly = testonly,
+            additional_linker_inputs = ["//tools/build:exports.map"],
             linkshared = True,
             linkopts = _SHARED_LINKOPTS + ["-Wl,-soname," + library],
             deps = shared + [variant_label(front, variant)],
@@ -182,7 +198,11 @@ def _flavour(flavour, testonly = False):
     cc_library(
         name = name,
         testonly = testonly,
-        data = [":" + name + "_archive", ":lib" + name + ".so"],
+        data = [
+            ":" + name + "_archive",
+            ":lib" + name + ".so",
+            ":lib%s.so.%s" % (name, ABI),
+        ],
         deps = linked,
         linkstatic = True,
         alwayslink = True,

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// hakmem.h: what hakmem adds to the C library's own headers. C99 or newer, C++11 or newer.
+//
+// The functions are those of the hakmem library that serves malloc() in the process: linked,
+// preloaded, or in the program's own archive. A program that also has to run on another allocator
+// looks them up with dlsym(RTLD_DEFAULT, "hak_version") and so on; they are exported by these
+// names.
+//
+// Each function here may be called by any thread at any time, and never fails unless its comment
+// says so. None allocates memory from the heap.
+#ifndef HAKMEM_HAKMEM_H
+#define HAKMEM_HAKMEM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// The version of this header. Programs compiled with an older 1.x header run on a newer 1.x
+// library.
+#define HAKMEM_VERSION_MAJOR 1
+#define HAKMEM_VERSION_MINOR 0
+#define HAKMEM_VERSION_PATCH 0
+#define HAKMEM_VERSION       "1.0.0"
+
+#if defined(__cplusplus)
+#    define HAKMEM_NOEXCEPT noexcept
+extern "C" {
+#else
+#    define HAKMEM_NOEXCEPT
+#endif
+
+// The version of the library that serves the process, "MAJOR.MINOR.PATCH". A static string.
+const char *hak_version(void) HAKMEM_NOEXCEPT;
+
+// The flavour of the library that serves the process, such as "hakmem_c23". A static string.
+const char *hak_flavour(void) HAKMEM_NOEXCEPT;
+
+// C23's frees, which not every C library declares yet. `ptr` is NULL or a block of malloc(),
+// calloc() or realloc() (free_sized), or of aligned_alloc() (free_aligned_sized); the other
+// arguments are those of the call that returned it. The wrong ones are not detected: the block is
+// freed all the same.
+void free_sized(void *ptr, size_t size) HAKMEM_NOEXCEPT;
+void free_aligned_sized(void *ptr, size_t align, size_t size) HAKMEM_NOEXCEPT;
+
+enum { HAK_STATS_BINS = 49 }; // entries of hak_stats.bins
+
+// What the allocator holds and has done. Sizes are in bytes, unless marked (count) or (ns).
+//
+// "tiny" blocks are those of up to 32 KiB, "large" ones are all others. A slab is 64 KiB, a
+// SuperSlab 2 MiB of 32 slabs. A bin holds the blocks of one size.
+struct hak_stats {
+    size_t superslabs;  // SuperSlabs in use (count)
+    size_t reserved;    // address range of the heap
+    size_t committed;   // of `reserved`: readable and writable
+    size_t tiny_live;   // tiny blocks in use by the program, rounded up to their bins
+    size_t tiny_cached; // free tiny blocks in caches of threads
+    size_t tiny_free;   // free tiny blocks in slabs in use
+    size_t large_live; // large blocks, as requested; those of 16 GiB and more are not in `reserved`
+    size_t large_blocks; // large blocks (count)
+    size_t far;          // large blocks with a mapping of their own, outside of `reserved`
+    size_t private_live; // blocks of private heaps, rounded up
+    size_t dirty;        // free slabs whose pages are still held
+    size_t clean;        // pages of slabs in use for tiny blocks that hold no memory
+    size_t metadata;     // descriptions of SuperSlabs in use, and heaps of threads
+    size_t tiny_slabs, large_slabs, private_slabs, heap_slabs; // slabs by use (count)
+    uint64_t returned;         // returned to the kernel, since the start
+    uint64_t purges;           // steps that return memory, since the start (count)
+    uint64_t purge_ns;         // time spent in these steps (ns)
+    uint64_t purge_longest_ns; // the longest of these steps (ns)
+    uint64_t moved;            // moved by mremap() instead of by copying, since the start
+    uint64_t os_calls;         // system calls made for memory, since the start (count)
+    // Transfers from the pool to a thread's cache and back, and blocks in them (counts).
+    uint64_t refills, refilled_blocks, spills, spilled_blocks;
+    size_t heaps, free_heaps; // heaps of threads; those of them without a thread (count)
+    struct {
+        size_t size;                // of a block
+        size_t slabs;               // (count)
+        size_t live, cached, free_; // blocks (count)
+    } bins[HAK_STATS_BINS];         // bins[0] is unused, as are those whose size is 0
+    size_t large_pages;             // large blocks, in whole pages
+    size_t mapped;                  // of `large_pages`: blocks of 128 KiB and more
+    size_t mapped_blocks;           // blocks of 128 KiB and more (count)
+    size_t large_slack;             // ends of slabs in use for large blocks, past the last page
+    size_t unused[32];              // 0; for fields of later versions, which keep this size
+};
+
+// Fills *stats by a walk over the heap's metadata; hits count nothing. The numbers are exact if no
+// other thread allocates or frees meanwhile. Takes less than 1 KiB of stack (4 KiB if the kernel
+// refuses memory while another thread is in here).
+#if defined(__cplusplus)
+// In C++ a function hides the type of its name. These macros keep both: hak_stats(&s) fills s,
+// `hak_stats s;` defines it, and hak_stats() is one that is all zero.
+void hak_stats_fill(struct hak_stats *stats) HAKMEM_NOEXCEPT __asm__("hak_stats");
+extern "C++" {
+inline struct hak_stats hak_stats_fill() noexcept {
+    return {};
+}
+}
+#    define hak_stats(...) hak_stats_fill(__VA_ARGS__)
+#else
+void hak_stats(struct hak_stats *stats);
+#endif
+
+#if defined(__cplusplus)
+}
+#endif
+
+#endif
