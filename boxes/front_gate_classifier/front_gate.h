@@ -95,10 +95,11 @@ HAK_INLINE bool front_gate_find_registered(const struct front_gate *gate, const 
 }
 
 // The same for every slab that there is, however new, and every pointer into it; 0 for one out of
-// the window.
+// the window. The window may be of a time when there was none: it has no slabs.
 HAK_INLINE unsigned front_gate_search(const struct page_arena_window *window, const void *ptr) {
     size_t slab = page_arena_slab_of(window, ptr);
-    return page_arena_reaches(slab) ? ((const uint8_t *)window->base)[slab] : 0;
+    return slab < window->slabs && page_arena_reaches(slab) ? ((const uint8_t *)window->base)[slab]
+                                                            : 0;
 }
 
 // As front_gate_find_registered(), by the flavour's strategy.

@@ -38,6 +38,20 @@ TEST(FrontGateClassifierDeathTest, BeforeInitEverythingIsForeign) {
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 
+// A thread that frees a wrong pointer before the first allocation, and goes on when another one has
+// made the heap.
+TEST(FrontGateClassifierDeathTest, AWindowOfBeforeInitHasNoSlabs) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        page_arena_window before = page_arena_get_window();
+        bool zero;
+        bool ok = page_arena_init() && page_arena_claim(1, 1, &zero) != ARENA_NONE &&
+                  page_arena_reaches(0);
+        exit(ok && front_gate_search(&before, pointer(0x400000)) == 0 ? 0 : 1);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
 class FrontGateClassifier : public testing::Test {
   protected:
     void SetUp() override {
