@@ -1300,6 +1300,21 @@ static HAK_NOINLINE size_t claim_in_only_group(const struct search *search, size
     return from;
 }
 
+// The same of a region. By its groups: the bound of the region says nothing of where its run lies,
+// and those at its end may not be mapped.
+static size_t carry_over_region(const struct page_arena_window *window, size_t region_end,
+                                bool dirty, size_t carry) {
+    size_t at_end = 0;
+    for (size_t i = 1; i <= ARENA_REGION_GROUPS; i++) {
+        struct runs runs = group_runs(window, region_end - i, dirty);
+        at_end += runs.last;
+        if (runs.first != ARENA_GROUP_SLABS) {
+            return at_end;
+        }
+    }
+    return carry + at_end;
+}
+
 // Passes regions and groups by that have no run of that length.
 static HAK_NOINLINE size_t claim_in_groups(const struct search *search, size_t least,
                                            size_t groups) {
@@ -1311,7 +1326,7 @@ static HAK_NOINLINE size_t claim_in_groups(const struct search *search, size_t l
         size_t next = (group / ARENA_REGION_GROUPS + 1) * ARENA_REGION_GROUPS;
         size_t longest = region_longest(window, group, dirty);
         if (carry + longest < slabs) {
-            carry = longest == ARENA_REGION_SLABS ? carry + longest : longest;
+            carry = carry_over_region(window, next, dirty, carry);
             group = next;
             continue;
         }

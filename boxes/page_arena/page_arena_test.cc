@@ -682,6 +682,42 @@ TEST(PageArenaDeathTest, WhatOthersHaveMappedInTheControlAreaIsSkipped) {
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 
+// The last groups of a region are not mapped, as something of others' is in the way, or as another
+// thread is about to map them; those behind are. A search for a run that might go on from region to
+// region does not look there.
+TEST(PageArenaDeathTest, ARegionWhoseEndIsNotMappedIsPassedBy) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        constexpr size_t kShort = 100;
+        constexpr size_t kLong = 150;
+        bool zero;
+        EXPECT_TRUE(page_arena_init());
+        page_arena_window window = page_arena_get_window();
+        char *groups = reinterpret_cast<char *>(window.groups + ARENA_REGION_GROUPS - 2);
+        EXPECT_EQ(mprotect(map_page_of_another(groups), HAK_PAGE, PROT_NONE), 0);
+        // All there is before that is held, but for a run that is too short.
+        size_t first = page_arena_claim(1, ARENA_SLAB, &zero);
+        while (page_arena_claim(ARENA_GROUP_SLABS / 2, ARENA_SLAB, &zero) < ARENA_REGION_SLABS) {
+        }
+        while (page_arena_claim(1, ARENA_SLAB, &zero) < ARENA_REGION_SLABS) {
+        }
+        EXPECT_FALSE(page_arena_reaches(ARENA_REGION_SLABS - 1));
+        for (bool dirty : {false, true}) {
+            page_arena_release(first, kShort, dirty);
+            // Twice: the first search leaves a bound of the region that is too short.
+            for (int i = 0; i < 2; i++) {
+                size_t from = page_arena_claim(kLong, ARENA_SLAB, &zero);
+                EXPECT_NE(from, ARENA_NONE);
+                EXPECT_GE(from, size_t{ARENA_REGION_SLABS});
+                page_arena_release(from, kLong, dirty);
+            }
+            EXPECT_EQ(page_arena_claim(kShort, ARENA_SLAB, &zero), first);
+        }
+        _exit(testing::Test::HasFailure() ? 1 : 0);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
 TEST_F(PageArena, ALargeRunIsRefusedAndASmallOneIsNot) {
     size_t more = std::max(more_than(stats().reserved_bytes), size_t{100});
     map_most = 16 * ARENA_SLAB;
