@@ -103,7 +103,7 @@ struct Way {
     const char *source; // in kPrograms
 };
 
-// What README says has to work whatever the compiler and the linker.
+// What docs/use.md says has to work whatever the compiler and the linker.
 const Way kWays[] = {
     {"archive", "$C -O2 $S $A -o $O", "served.c"},
     {"archive_strdup", "$C -O2 -DSTRDUP $S -Wl,-u,malloc $A -o $O", "served.c"},

@@ -666,7 +666,7 @@ TEST(ForeignDeathTest, TheAllocatorsOwnData) {
     free(ours);
 }
 
-// --- README.md's table
+// --- The table of docs/misuse.md
 
 // Two zeroed blocks of usable size kTable, the one right behind the other and not at the start of a
 // page.
@@ -915,13 +915,13 @@ std::vector<std::string> Cells(const std::string &line) {
     return cells;
 }
 
-TEST(MisuseTable, ReadmeSaysWhatTheProgramsGet) {
-    std::ifstream readme("README.md");
+TEST(MisuseTable, SaysWhatTheProgramsGet) {
+    std::ifstream document("docs/misuse.md");
     std::string line;
-    while (std::getline(readme, line) && line != "## What misuse gets") {
+    while (std::getline(document, line) && line != "## What misuse gets") {
     }
     std::vector<std::vector<std::string>> table;
-    while (std::getline(readme, line) && line.compare(0, 3, "## ") != 0) {
+    while (std::getline(document, line) && line.compare(0, 3, "## ") != 0) {
         if (std::vector<std::string> cells = Cells(line); !cells.empty()) {
             table.push_back(cells);
         }

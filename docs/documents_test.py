@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What the documents say of the tree is so: each relative link leads to a file (and to a heading, if it names one),
+prose has at most 100 columns, and README's chart is the one that benchmarks/overview.py makes of the results."""
+import os
+import re
+import subprocess
+import sys
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+COLUMNS = 100
+
+# The test runs among links to the files of the workspace.
+root = os.path.dirname(os.path.realpath("README.md"))
+faults = []
+
+
+def documents():
+    """README and its kin, and all of docs/."""
+    names = [name for name in os.listdir(root) if name.endswith(".md")]
+    names += ["docs/" + name for name in os.listdir(root + "/docs") if name.endswith(".md")]
+    return sorted(names + ["boxes/README.md", "fronts/README.md", "benchmarks/README.md"])
+
+
+def prose_of(path):
+    """The lines of a document without its blocks of code, which are indented or fenced."""
+    fenced = False
+    with open(path, encoding="utf-8") as document:
+        for line in document.read().split("\n"):
+            if line.startswith("```"):
+                fenced = not fenced
+            elif not fenced and not line.startswith("    "):
+                yield line
+
+
+def anchors_of(path):
+    """The anchors that a browser of the repository gives the headings."""
+    for line in prose_of(path):
+        if line.startswith("#"):
+            title = line.lstrip("#").strip().lower()
+            yield re.sub(r"[^\w\- ]", "", title).replace(" ", "-")
+
+
+def check_link(name, link):
+    if re.match(r"[a-z]+:", link):
+        return
+    target, _, anchor = link.partition("#")
+    path = os.path.normpath(os.path.join(root, os.path.dirname(name), target)) if target else f"{root}/{name}"
+    if not os.path.exists(path):
+        faults.append(f"{name}: no file {link}")
+    elif anchor and anchor not in anchors_of(path):
+        faults.append(f"{name}: no heading {link}")
+
+
+links = 0
+for name in documents():
+    own = name == "README.md" or name.startswith("docs/") or "/" not in name
+    for number, line in enumerate(prose_of(f"{root}/{name}"), 1):
+        for link in LINK.findall(line):
+            check_link(name, link)
+            links += 1
+        if own and len(line) > COLUMNS and not line.startswith("|"):
+            faults.append(f"{name}: more than {COLUMNS} columns: {line}")
+if links < 100:
+    faults.append(f"only {links} links")
+
+chart = subprocess.run(
+    [sys.executable, f"{root}/benchmarks/overview.py", f"{root}/benchmarks/results/compare.md"],
+    check=True,
+    capture_output=True,
+    text=True,
+).stdout
+with open(f"{root}/docs/compare.svg", encoding="utf-8") as kept:
+    if kept.read() != chart:
+        faults.append("docs/compare.svg: benchmarks/overview.py benchmarks/results/compare.md says otherwise")
+
+print("\n".join(faults) or f"{links} links lead somewhere")
+sys.exit(len(faults) != 0)
