@@ -268,3 +268,9 @@ void decay_get_stats(struct decay_stats *stats) {
         .pages = atomic_load(&state.pages),
     };
 }
+
+HAK_LAYOUT(decay_layout,
+           HAK_ROWS(HAK_VARIABLE("decay.steps", state.steps), HAK_VARIABLE("decay.ns", state.ns),
+                    HAK_VARIABLE("decay.longest", state.longest),
+                    HAK_VARIABLE("decay.pages", state.pages)),
+           HAK_ROWS());

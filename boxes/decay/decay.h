@@ -16,6 +16,7 @@
 #define HAKMEM_BOXES_DECAY_DECAY_H
 
 #include "boxes/base/base.h"
+#include "boxes/base/layout.h"
 
 HAK_C_BEGIN
 
@@ -52,6 +53,9 @@ struct decay_stats {
     uint64_t pages;   // given back in slabs in use
 };
 void decay_get_stats(struct decay_stats *stats);
+
+// For readers outside of the process, see layout.h.
+extern const struct hak_layout decay_layout;
 HAK_C_END
 
 #endif

@@ -137,3 +137,11 @@ bool early_block_owns(const void *ptr) {
     }
     return false;
 }
+
+HAK_LAYOUT(early_block_layout, HAK_ROWS(HAK_VARIABLE("early.chunks", chunks)),
+           HAK_ROWS(HAK_FIELD("early_chunk.next", struct chunk, next),
+                    HAK_FIELD("early_chunk.from", struct chunk, from),
+                    HAK_FIELD("early_chunk.used", struct chunk, used),
+                    HAK_NUMBER("early_header", sizeof(struct header)),
+                    HAK_FIELD("early_header.size", struct header, size),
+                    HAK_FIELD("early_header.live", struct header, live)));

@@ -13,6 +13,7 @@
 #define HAKMEM_BOXES_EARLY_BLOCK_EARLY_BLOCK_H
 
 #include "boxes/base/base.h"
+#include "boxes/base/layout.h"
 
 HAK_C_BEGIN
 
@@ -35,6 +36,9 @@ bool early_block_free(void *ptr);
 
 // Whether `ptr` lies in memory that blocks of this box were cut from. Thread-safe.
 bool early_block_owns(const void *ptr);
+
+// For readers outside of the process, see layout.h.
+extern const struct hak_layout early_block_layout;
 HAK_C_END
 
 #endif

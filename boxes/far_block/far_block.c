@@ -142,3 +142,9 @@ void *far_block_resize(void *ptr, size_t size) {
     os_release(ptr, was);
     return put(i, to, size);
 }
+
+HAK_LAYOUT(far_block_layout,
+           HAK_ROWS(HAK_VARIABLE("far.table", table), HAK_VARIABLE("far.used", used)),
+           HAK_ROWS(HAK_NUMBER("far", sizeof table[0]),
+                    HAK_FIELD("far.start", __typeof__(table[0]), start),
+                    HAK_FIELD("far.size", __typeof__(table[0]), size)));

@@ -11,6 +11,7 @@
 #define HAKMEM_BOXES_FAR_BLOCK_FAR_BLOCK_H
 
 #include "boxes/base/base.h"
+#include "boxes/base/layout.h"
 
 HAK_C_BEGIN
 
@@ -39,6 +40,9 @@ struct far_block_stats far_block_get_stats(void);
 // Resizes the block that starts at `ptr` to `size` bytes, at its place or by moving its pages,
 // which keeps no alignment. NULL, and the block is as it was, if neither can be done.
 void *far_block_resize(void *ptr, size_t size);
+
+// For readers outside of the process, see layout.h.
+extern const struct hak_layout far_block_layout;
 HAK_C_END
 
 #endif

@@ -2213,3 +2213,24 @@ void page_arena_get_stats(struct page_arena_stats *stats) {
         }
     }
 }
+
+HAK_LAYOUT(page_arena_layout,
+           HAK_ROWS(HAK_VARIABLE("window.base", known.window.base),
+                    HAK_VARIABLE("window.slabs", known.window.slabs),
+                    HAK_VARIABLE("window.groups", known.window.groups),
+                    HAK_VARIABLE("window.meta", known.window.meta),
+                    HAK_VARIABLE("arena.open", control.open), HAK_VARIABLE("arena.top", state.top),
+                    HAK_VARIABLE("arena.reserved", state.reserved),
+                    HAK_VARIABLE("arena.counts", state.counts),
+                    HAK_VARIABLE("arena.purged_slabs", state.purged_slabs),
+                    HAK_VARIABLE("arena.moved_slabs", state.moved_slabs)),
+           HAK_ROWS(HAK_NUMBER("arena.piece_slabs", PIECE_SLABS), HAK_NUMBER("page", HAK_PAGE),
+                    HAK_NUMBER("slab_bytes", ARENA_SLAB),
+                    HAK_NUMBER("superslab_slabs", ARENA_SUPERSLAB_SLABS),
+                    HAK_NUMBER("superslab_meta", ARENA_SUPERSLAB_META),
+                    HAK_NUMBER("group_slabs", ARENA_GROUP_SLABS),
+                    HAK_NUMBER("group", sizeof(struct page_arena_group)),
+                    HAK_FIELD("group.avail", struct page_arena_group, avail),
+                    HAK_FIELD("group.dirty", struct page_arena_group, dirty),
+                    HAK_FIELD("group.committed", struct page_arena_group, committed),
+                    HAK_FIELD("group.mapped", struct page_arena_group, mapped)));

@@ -29,6 +29,7 @@
 
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
 #include "boxes/base/base.h"
+#include "boxes/base/layout.h"
 
 HAK_C_BEGIN
 
@@ -240,6 +241,9 @@ HAK_INLINE void *page_arena_address(const struct page_arena_window *window, size
 HAK_INLINE size_t page_arena_slab_of(const struct page_arena_window *window, const void *ptr) {
     return ((uintptr_t)ptr - (uintptr_t)window->base) >> ARENA_SLAB_SHIFT;
 }
+
+// For readers outside of the process, see layout.h.
+extern const struct hak_layout page_arena_layout;
 HAK_C_END
 
 #endif

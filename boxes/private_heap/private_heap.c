@@ -486,3 +486,12 @@ struct private_heap_stats private_heap_get_stats(struct private_heap *heap) {
         atomic_load_explicit(&heap->slabs, memory_order_relaxed) << ARENA_SLAB_SHIFT,
     };
 }
+
+HAK_LAYOUT(private_heap_layout, HAK_ROWS(HAK_VARIABLE("private.live", all_live)),
+           HAK_ROWS(HAK_FIELD("chunk.self", struct chunk, self),
+                    HAK_FIELD("chunk.heap", struct chunk, heap),
+                    HAK_FIELD("chunk.offset", struct chunk, offset),
+                    HAK_FIELD("chunk.usable", struct chunk, usable),
+                    HAK_FIELD("chunk.bin", struct chunk, bin),
+                    HAK_FIELD("chunk.first", struct chunk, first),
+                    HAK_FIELD("chunk.free", struct chunk, free)));

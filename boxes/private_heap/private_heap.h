@@ -16,6 +16,7 @@
 #define HAKMEM_BOXES_PRIVATE_HEAP_PRIVATE_HEAP_H
 
 #include "boxes/base/base.h"
+#include "boxes/base/layout.h"
 #include "boxes/page_arena/page_arena.h"
 
 HAK_C_BEGIN
@@ -76,6 +77,9 @@ struct private_heap_stats private_heap_get_stats(struct private_heap *heap);
 
 // Usable bytes of live blocks of all private heaps.
 size_t private_heap_live(void);
+
+// For readers outside of the process, see layout.h.
+extern const struct hak_layout private_heap_layout;
 HAK_C_END
 
 #endif

@@ -107,3 +107,6 @@ size_t run_cache_slabs(void) {
     }
     return sum;
 }
+
+HAK_LAYOUT(run_cache_layout, HAK_ROWS(HAK_VARIABLE("aside.words", lines)),
+           HAK_ROWS(HAK_NUMBER("aside.length_bits", LENGTH_BITS)));

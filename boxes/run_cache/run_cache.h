@@ -12,6 +12,7 @@
 #define HAKMEM_BOXES_RUN_CACHE_RUN_CACHE_H
 
 #include "boxes/base/base.h"
+#include "boxes/base/layout.h"
 
 HAK_C_BEGIN
 
@@ -46,6 +47,9 @@ struct run_cache_run run_cache_take_any(unsigned *cursor);
 
 // Slabs in the cache; exact when no other thread uses it.
 size_t run_cache_slabs(void);
+
+// For readers outside of the process, see layout.h.
+extern const struct hak_layout run_cache_layout;
 HAK_C_END
 
 #endif

@@ -205,3 +205,10 @@ bool settings_set(enum setting setting, int64_t value) {
     HAK_POKE(&settings_values[setting], value);
     return true;
 }
+
+HAK_LAYOUT(settings_layout,
+           HAK_ROWS(HAK_VARIABLE("settings.table", settings_table),
+                    HAK_VARIABLE("settings.values", settings_values)),
+           HAK_ROWS(HAK_NUMBER("setting", sizeof settings_table[0]),
+                    HAK_FIELD("setting.name", struct setting_row, name),
+                    HAK_FIELD("setting.preset", struct setting_row, preset)));

@@ -10,6 +10,7 @@
 
 #include "boxes/base/atomic.h"
 #include "boxes/base/base.h"
+#include "boxes/base/layout.h"
 
 HAK_C_BEGIN
 
@@ -61,6 +62,9 @@ HAK_INLINE int64_t settings_get(enum setting setting) {
     extern int64_t settings_values[SETTING_COUNT];
     return HAK_PEEK(&settings_values[setting]);
 }
+
+// For readers outside of the process, see layout.h.
+extern const struct hak_layout settings_layout;
 HAK_C_END
 
 #endif

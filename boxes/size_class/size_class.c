@@ -66,3 +66,10 @@ void size_class_fill_sizes(uint8_t *sizes) {
         sizes[size] = (uint8_t)size_class_place(size_class_bin_of(size));
     }
 }
+
+HAK_LAYOUT(size_class_layout, HAK_ROWS(HAK_VARIABLE("bins", size_class_bins)),
+           HAK_ROWS(HAK_NUMBER("bin", sizeof(struct size_class_bin)),
+                    HAK_FIELD("bin.size", struct size_class_bin, size),
+                    HAK_FIELD("bin.blocks", struct size_class_bin, blocks),
+                    HAK_FIELD("bin.words", struct size_class_bin, words),
+                    HAK_NUMBER("block_header", SIZE_CLASS_HEADER)));

@@ -15,6 +15,7 @@
 #define HAKMEM_BOXES_SIZE_CLASS_SIZE_CLASS_H
 
 #include "boxes/base/base.h"
+#include "boxes/base/layout.h"
 
 HAK_C_BEGIN
 
@@ -145,6 +146,9 @@ HAK_INLINE bool size_class_is_start(const struct size_class_bin *bin, uint32_t o
     // left behind the last block starts where one more would: if there is such a rest, e is not 0.
     return (uint32_t)product <= (bin->blocks - 1u) * (bin->reciprocal * bin->size);
 }
+
+// For readers outside of the process, see layout.h.
+extern const struct hak_layout size_class_layout;
 HAK_C_END
 
 #endif

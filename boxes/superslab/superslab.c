@@ -60,3 +60,18 @@ void superslab_get_stats(struct superslab_stats *stats) {
         stats->superslabs += used;
     }
 }
+
+HAK_LAYOUT(
+    superslab_layout, HAK_ROWS(HAK_VARIABLE("superslab_exact", superslab_exact)),
+    HAK_ROWS(HAK_FIELD("superslab.slabs", struct superslab, slabs),
+             HAK_FIELD("superslab.bits", struct superslab, bits),
+             HAK_NUMBER("superslab.bits_each", sizeof((struct superslab *)0)->bits[0]),
+             HAK_NUMBER("slab", sizeof(struct slab)), HAK_FIELD("slab.kind", struct slab, kind),
+             HAK_FIELD("slab.bin", struct slab, bin), HAK_FIELD("slab.clean", struct slab, clean),
+             HAK_FIELD("slab.colour", struct slab, colour), HAK_FIELD("slab.run", struct slab, run),
+             HAK_FIELD("slab.size", struct slab, size), HAK_FIELD("slab.pages", struct slab, pages),
+             HAK_FIELD("slab.room", struct slab, room), HAK_FIELD("slab.bits", struct slab, bits),
+             HAK_NUMBER("slab.inline_words", SLAB_INLINE_WORDS),
+             HAK_NUMBER("slab.pages_held", SUPERSLAB_PAGES_HELD),
+             HAK_NUMBER("kind.tiny", SLAB_TINY), HAK_NUMBER("kind.large", SLAB_LARGE),
+             HAK_NUMBER("kind.heap", SLAB_HEAP), HAK_NUMBER("kind.private", SLAB_PRIVATE)));

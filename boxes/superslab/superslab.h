@@ -8,6 +8,7 @@
 #define HAKMEM_BOXES_SUPERSLAB_SUPERSLAB_H
 
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
+#include "boxes/base/layout.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/size_class/size_class.h"
 
@@ -152,6 +153,9 @@ struct superslab_stats {
 
 // A walk over all metadata; exact when no other thread uses the heap.
 void superslab_get_stats(struct superslab_stats *stats);
+
+// For readers outside of the process, see layout.h.
+extern const struct hak_layout superslab_layout;
 HAK_C_END
 
 #endif

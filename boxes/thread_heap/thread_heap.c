@@ -485,3 +485,26 @@ void thread_heap_get_stats(struct thread_heap_stats *stats) {
         }
     }
 }
+
+HAK_LAYOUT(thread_heap_layout,
+           HAK_ROWS(HAK_VARIABLE("heaps.made", directory.made),
+                    HAK_VARIABLE("heaps.first", directory.first),
+                    HAK_VARIABLE("heaps.slabs", directory.slabs),
+                    HAK_VARIABLE("heaps.free", directory.free),
+                    HAK_VARIABLE("heaps.cold", directory.cold),
+                    HAK_VARIABLE("retired.refills", retired.refills),
+                    HAK_VARIABLE("retired.refilled", retired.refilled),
+                    HAK_VARIABLE("retired.spills", retired.spills),
+                    HAK_VARIABLE("retired.spilled", retired.spilled)),
+           HAK_ROWS(HAK_NUMBER("heaps.in_slab", HEAPS_SLAB),
+                    HAK_NUMBER("heap", sizeof(struct thread_heap)),
+                    HAK_FIELD("heap.bins", struct thread_heap, bins),
+                    HAK_NUMBER("stack", sizeof(struct fast_bin)),
+                    HAK_FIELD("stack.top", struct fast_bin, top),
+                    HAK_FIELD("heap.bottoms", struct thread_heap, bottoms),
+                    HAK_FIELD("heap.behind", struct thread_heap, behind),
+                    HAK_FIELD("heap.front_state", struct thread_heap, front_state),
+                    HAK_FIELD("heap.refills", struct thread_heap, counts.refills),
+                    HAK_FIELD("heap.refilled", struct thread_heap, counts.refilled),
+                    HAK_FIELD("heap.spills", struct thread_heap, counts.spills),
+                    HAK_FIELD("heap.spilled", struct thread_heap, counts.spilled)));

@@ -10,6 +10,7 @@
 #define HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_H
 
 #include "boxes/base/base.h"
+#include "boxes/base/layout.h"
 #include "boxes/fast_cache/fast_cache.h"
 #include "boxes/front_gate_classifier/front_gate.h"
 #include "boxes/page_arena/page_arena.h"
@@ -173,6 +174,9 @@ struct thread_heap_stats {
 
 // Sums over all heaps; exact when no other thread uses the allocator.
 void thread_heap_get_stats(struct thread_heap_stats *stats);
+
+// For readers outside of the process, see layout.h.
+extern const struct hak_layout thread_heap_layout;
 HAK_C_END
 
 #endif

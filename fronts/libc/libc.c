@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The C allocation interface: malloc, free and kin, as ISO C, POSIX and glibc describe them.
 #include "fronts/libc/libc.h"
+#include "fronts/descriptor/descriptor.h"
 #include "fronts/libc/hit_path.h"
 #include "fronts/libc/interposed.h"
 
@@ -391,6 +392,7 @@ static __attribute__((constructor(101))) void start(void) {
     tiny_front_start();
     pthread_atfork(NULL, NULL, after_fork);
     if (is_first()) {
+        descriptor_serves();
         decay_start();
     }
 }

@@ -123,3 +123,8 @@ unsigned tiny_front_spill_batch(const struct thread_heap *heap, unsigned bin) {
     unsigned quarter = fast_cache_held(heap->bins, heap->bottoms, bin) / 4;
     return (unsigned)hak_max(size_class_bins[bin].batch, quarter);
 }
+
+HAK_LAYOUT(tiny_front_layout,
+           HAK_ROWS(HAK_VARIABLE("fronts", tiny_fronts),
+                    HAK_VARIABLE("fronts.alternative", tiny_front_alternative)),
+           HAK_ROWS(HAK_FIELD("front.layout", struct tiny_front, layout)));

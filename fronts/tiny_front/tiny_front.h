@@ -7,6 +7,7 @@
 #ifndef HAKMEM_FRONTS_TINY_FRONT_TINY_FRONT_H
 #define HAKMEM_FRONTS_TINY_FRONT_TINY_FRONT_H
 
+#include "boxes/base/layout.h"
 #include "boxes/size_class/size_class.h"
 #include "boxes/thread_heap/thread_heap.h"
 
@@ -24,6 +25,8 @@ struct tiny_front {
     void (*flush)(struct thread_heap *heap, unsigned bin);
     // True if the front itself holds this block of `bin`. NULL for a front that holds nothing.
     bool (*holds)(const struct thread_heap *heap, unsigned bin, const void *block);
+    // What heap->front_state is, for readers outside of the process. NULL for a front without one.
+    const struct hak_layout *layout;
 };
 
 // By class, C0..C7. Written by tiny_front_start() only.
@@ -31,6 +34,12 @@ extern const struct tiny_front *tiny_fronts[SIZE_CLASS_CLASSES];
 
 // What the flavour links for C2 and C3 when HAKMEM_TINY_FRONT_C23_SIMPLE is 0; NULL: no choice.
 extern const struct tiny_front *const tiny_front_alternative;
+
+// The flavour's name.
+extern const char tiny_front_flavour[];
+
+// For readers outside of the process, see layout.h.
+extern const struct hak_layout tiny_front_layout;
 
 // Applies the settings. Called once, from the library's constructor; another library's may have
 // started threads before.

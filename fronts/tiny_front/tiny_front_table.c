@@ -27,8 +27,10 @@ const struct tiny_front *const tiny_front_alternative = &HAK_FRONT_ALTERNATIVE;
 const struct tiny_front *const tiny_front_alternative = NULL;
 #endif
 
+const char tiny_front_flavour[] = HAK_FLAVOUR;
+
 __attribute__((visibility("default"))) const char *hak_flavour(void) {
-    return HAK_FLAVOUR;
+    return tiny_front_flavour;
 }
 
 __attribute__((visibility("default"))) const char *hak_version(void) {

@@ -14,4 +14,4 @@ static void spill(struct thread_heap *heap, unsigned bin) {
     tiny_front_spill_direct(heap, bin, tiny_front_spill_batch(heap, bin));
 }
 
-const struct tiny_front tiny_front_c23 = {"c23", refill, spill, NULL, NULL};
+const struct tiny_front tiny_front_c23 = {"c23", refill, spill, NULL, NULL, NULL};

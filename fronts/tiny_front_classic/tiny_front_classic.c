@@ -162,4 +162,16 @@ static bool holds(const struct thread_heap *heap, unsigned bin, const void *bloc
                               magazine_holds(&layers->magazines[bin], block));
 }
 
-const struct tiny_front tiny_front_classic = {"classic", refill, spill, flush, holds};
+HAK_LAYOUT(tiny_front_classic_layout, HAK_ROWS(),
+           HAK_ROWS(HAK_FIELD("layers.lists", struct layers, lists),
+                    HAK_FIELD("layers.magazines", struct layers, magazines),
+                    HAK_NUMBER("list", sizeof(struct tls_sll)),
+                    HAK_FIELD("list.head", struct tls_sll, head),
+                    HAK_FIELD("list.count", struct tls_sll, count),
+                    HAK_NUMBER("magazine", sizeof(struct magazine)),
+                    HAK_FIELD("magazine.count", struct magazine, count),
+                    HAK_FIELD("magazine.blocks", struct magazine, blocks)));
+
+const struct tiny_front tiny_front_classic = {
+    "classic", refill, spill, flush, holds, &tiny_front_classic_layout,
+};

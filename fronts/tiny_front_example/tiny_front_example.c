@@ -16,4 +16,4 @@ static void spill(struct thread_heap *heap, unsigned bin) {
     tiny_front_spill_direct(heap, bin, page_of(bin));
 }
 
-const struct tiny_front tiny_front_example = {"example", refill, spill, NULL, NULL};
+const struct tiny_front tiny_front_example = {"example", refill, spill, NULL, NULL, NULL};

@@ -9,4 +9,4 @@ static void spill(struct thread_heap *heap, unsigned bin) {
     tiny_front_spill_direct(heap, bin, tiny_front_spill_batch(heap, bin));
 }
 
-const struct tiny_front tiny_front_pool = {"pool", refill, spill, NULL, NULL};
+const struct tiny_front tiny_front_pool = {"pool", refill, spill, NULL, NULL, NULL};
