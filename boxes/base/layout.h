@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // base: what a box says of its own data, for readers outside of the process.
 //
 // A debugger, or the tool `hakmem`, reads the allocator's state from another process or a core

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "fronts/descriptor/descriptor.h"
 
 #include "boxes/decay/decay.h"
@@ -11,6 +12,7 @@
 #include "boxes/superslab/superslab.h"
 #include "boxes/thread_heap/thread_heap.h"
 #include "fronts/tiny_front/tiny_front.h"
+#include "hakmem/hakmem.h"
 
 #include <time.h>
 
@@ -19,6 +21,8 @@ static struct {
     int64_t started; // seconds since 1970, UTC
 } process;
 
+static const char version[] = HAKMEM_VERSION;
+
 void descriptor_serves(void) {
     HAK_POKE(&process.serves, true);
     HAK_POKE(&process.started, time(NULL));
@@ -26,7 +30,8 @@ void descriptor_serves(void) {
 
 HAK_LAYOUT(descriptor_layout,
            HAK_ROWS(HAK_VARIABLE("process.serves", process.serves),
-                    HAK_VARIABLE("process.started", process.started)),
+                    HAK_VARIABLE("process.started", process.started),
+                    HAK_VARIABLE("version", version)),
            HAK_ROWS());
 
 extern const struct hakmem_descriptor hak_descriptor_own;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // descriptor: where the allocator's state is, for readers outside of the process.
 //
 // tools/hakmem and debuggers read a live process or a core file, with no help from it. They find

@@ -1,0 +1,423 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs programs on each flavour and holds what `hakmem` says of them to what they say of themselves.
+
+hakmem_test.py FOLDER: the runfiles' root; named there are the libraries and the programs."""
+
+import base64
+import contextlib
+import functools
+import io
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import unittest
+import xml.etree.ElementTree
+import zlib
+
+ROOT = os.getcwd()
+TOOL = os.path.join(ROOT, "tools/hakmem/hakmem")
+PRELOADED = os.path.join(ROOT, "tools/hakmem/heap_program")
+# A program that hakmem is linked into, statically and without symbols.
+STATIC = os.path.join(ROOT, "tools/hakmem/heap_program_static")
+FLAVOURS = ("hakmem_c23", "hakmem_c23_header", "hakmem_classic", "hakmem_c23_debug")
+
+sys.path.insert(0, os.path.join(ROOT, "tools/hakmem"))
+from hakmemlib import layout, main, memory, picture  # noqa: E402
+
+
+def library(flavour):
+    return os.path.join(ROOT, f"lib{flavour}.so")
+
+
+def hakmem(*arguments, **more):
+    """(exit status, stdout, stderr)"""
+    done = subprocess.run([sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True, timeout=120, **more)
+    return done.returncode, done.stdout, done.stderr
+
+
+class Program:
+    """heap_program, waiting, and what it has said."""
+
+    def __init__(self, flavour=None, **settings):
+        env = dict(os.environ, HAKMEM_DECAY_MS="-1", **settings)
+        if flavour:
+            env["LD_PRELOAD"] = library(flavour)
+        path = PRELOADED if flavour else STATIC
+        self.process = subprocess.Popen([path], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.pid = self.process.pid
+        self.blocks, self.stats, self.bins = [], {}, {}
+        for line in self.process.stdout:
+            kind, *words = line.split()
+            if kind == "ready":
+                return
+            if kind == "block":
+                self.blocks.append((int(words[0], 16), int(words[1]), words[2]))
+            elif kind == "stat":
+                self.stats[words[0]] = int(words[1])
+            elif kind == "bin":
+                size, slabs, live, cached, free = map(int, words)
+                self.bins[size] = {"size": size, "slabs": slabs, "live": live, "cached": cached, "free": free}
+        raise AssertionError("the program has ended")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(60)
+
+
+def each_kind(test):
+    """A test of (program, flavour), for each flavour and for a program that has one linked in."""
+
+    @functools.wraps(test)
+    def run(self):
+        for flavour in FLAVOURS + (None,):
+            with self.subTest(flavour or "linked"), Program(flavour) as program:
+                test(self, program, flavour or "hakmem_c23")
+
+    return run
+
+
+class Case(unittest.TestCase):
+    def succeeds(self, *arguments, **more):
+        status, out, err = hakmem(*arguments, **more)
+        self.assertEqual((status, err), (0, ""))
+        return out
+
+    def fails(self, status, pattern, *arguments, **more):
+        got, out, err = hakmem(*arguments, **more)
+        self.assertRegex(err, pattern)
+        self.assertEqual(got, status, err)
+
+
+class Live(Case):
+    @each_kind
+    def test_statistics_are_those_of_the_program(self, program, flavour):
+        found = json.loads(self.succeeds("stat", program.pid, "--json"))
+        self.assertEqual(found["flavour"], flavour)
+        self.assertEqual(found["pid"], program.pid)
+        self.assertEqual(found["settings"], {"HAKMEM_DECAY_MS": -1})
+        self.assertEqual({name: found[name] for name in program.stats}, program.stats)
+        self.assertEqual({b["size"]: b for b in found["bins"]}, program.bins)
+        self.assertGreater(sum(b["cached"] for b in program.bins.values()), 100)
+        self.assertGreater(program.stats["heaps"], 128)
+
+    @each_kind
+    def test_where_knows_each_block(self, program, flavour):
+        addresses = [f"{block:#x}" for block, _, _ in program.blocks]
+        answers = [json.loads(line) for line in self.succeeds("where", program.pid, "--json", *addresses).splitlines()]
+        self.assertEqual(len(answers), len(program.blocks))
+        states = set()
+        for (block, asked, how), answer in zip(program.blocks, answers):
+            found = answer["block"]
+            if how == "freed" and (found is None or found["start"] != block):
+                continue  # its slab has gone back, and may have been put to another use
+            self.assertFalse(how == "freed" and found["size"] > 32768, hex(block))
+            self.assertEqual((found["start"], answer["offset"]), (block, 0))
+            self.assertGreaterEqual(found["size"], asked)
+            self.assertIn(found["state"], ("live",) if how == "live" else ("cached", "free"), (hex(block), asked))
+            states.add(found["state"])
+            if asked > 32768:
+                self.assertEqual(found["asked"], asked)
+        self.assertEqual(states, {"live", "cached", "free"})
+
+    @each_kind
+    def test_where_knows_the_inside_of_blocks_and_neighbours(self, program, flavour):
+        pairs = [(block, asked) for block, asked, how in program.blocks if how == "live" and asked > 20]
+        addresses = [f"{block + asked // 2:#x}" for block, asked in pairs]
+        for (block, asked), line in zip(pairs, self.succeeds("where", program.pid, "--json", *addresses).splitlines()):
+            answer = json.loads(line)
+            self.assertEqual((answer["block"]["start"], answer["offset"]), (block, asked // 2))
+            for side in ("before", "behind"):
+                beside = answer.get(side)
+                if beside and beside["kind"] == "small" == answer["block"]["kind"]:
+                    self.assertEqual(beside["start"] < block, side == "before")
+                    again = json.loads(self.succeeds("where", program.pid, "--json", f"{beside['start']:#x}")) if block == pairs[0][0] else None
+                    if again:
+                        self.assertEqual({k: again["block"][k] for k in ("start", "size", "state")}, {k: beside[k] for k in ("start", "size", "state")})
+
+    def test_where_knows_what_is_no_block(self):
+        with Program("hakmem_c23") as program:
+            stack = next(m for m in memory.Process(program.pid).mappings() if m.path == "[stack]")
+            self.assertIn("[stack]", self.succeeds("where", program.pid, f"{stack.end - 64:#x}"))
+            self.assertIn("not mapped", self.succeeds("where", program.pid, "0x10"))
+            self.fails(2, "not an address", "where", program.pid, "here")
+
+    def test_prometheus(self):
+        with Program("hakmem_c23") as program:
+            lines = self.succeeds("stat", program.pid, "--prometheus").splitlines()
+            values = {}
+            for line in lines:
+                if not line.startswith("#"):
+                    name, labels, value = re.fullmatch(r'(\w+)\{((?:\w+="[^"]*",?)+)\} (\d+)', line).groups()
+                    values[name, re.search('size="(.*?)"', labels).group(1) if "size=" in labels else ""] = int(value)
+                    self.assertIn(f'pid="{program.pid}"', labels)
+            self.assertEqual(values["hakmem_live_small_bytes", ""], program.stats["tiny_live"])
+            for size, row in program.bins.items():
+                if row["slabs"]:
+                    self.assertEqual(values["hakmem_bin_live_blocks", str(size)], row["live"])
+            names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+            self.assertEqual(len(names), len(set(names)))
+
+    def test_top_has_it(self):
+        with Program("hakmem_classic") as program, subprocess.Popen(["sleep", "60"]) as other:
+            out = self.succeeds("top", "-n", 1, "-p", program.pid, "-p", other.pid)
+            other.kill()
+            rows = [line.split() for line in out.splitlines()]
+            self.assertEqual([row[:3] for row in rows[1:]], [[str(program.pid), "heap_program", "classic"]])
+
+    def test_process_is_not_stopped_and_not_changed(self):
+        with Program("hakmem_c23") as program:
+            before = json.loads(self.succeeds("stat", program.pid, "--json"))
+            self.succeeds("where", program.pid, f"{program.blocks[0][0]:#x}")
+            after = json.loads(self.succeeds("stat", program.pid, "--json"))
+            for name in ("refills", "spills", "committed", "tiny_live"):
+                self.assertEqual(before[name], after[name])
+            self.assertEqual(memory.Process(program.pid).status()["TracerPid"], "0")
+
+
+class Maps(Case):
+    def _sums(self, frame):
+        sums = {}
+        for row in frame["rows"]:
+            for code, size, live, cached, free in row["s"]:
+                if code >= picture.BIN:
+                    got = sums.setdefault(size, [0, 0, 0, 0])
+                    for i, n in enumerate((1, live, cached, free)):
+                        got[i] += n
+        return sums
+
+    @each_kind
+    def test_html_says_what_the_program_says(self, program, flavour):
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "map.html")
+            self.succeeds("map", program.pid, "-o", path)
+            with open(path) as file:
+                text = file.read()
+        self.assertNotIn("http", text)  # nothing from anywhere
+        data = json.loads(zlib.decompress(base64.b64decode(re.search(r'atob\("(.*?)"\)', text).group(1))))
+        (frame,) = data["frames"]
+        expected = {size: [b["slabs"], b["live"], b["cached"], b["free"]] for size, b in program.bins.items() if b["slabs"]}
+        self.assertEqual(self._sums(frame), expected)
+        for row in frame["rows"]:
+            self.assertEqual(len(base64.b64decode(row["p"])), 3 * 512)
+
+    def test_png_and_svg(self):
+        with Program("hakmem_c23") as program, tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "map")
+            self.succeeds("map", program.pid, "-o", path + ".png")
+            self.succeeds("map", program.pid, "-o", path + ".svg")
+            with open(path + ".png", "rb") as file:
+                raw = file.read()
+            width, height = struct.unpack(">II", raw[16:24])
+            at = raw.index(b"IDAT")
+            (size,) = struct.unpack(">I", raw[at - 4 : at])
+            self.assertEqual(len(zlib.decompress(raw[at + 4 : at + 4 + size])), height * (width + 1))
+            rects = xml.etree.ElementTree.parse(path + ".svg").getroot().findall("{http://www.w3.org/2000/svg}rect")
+            self.assertGreater(len(rects), 100)
+            self.fails(2, "must end in", "map", program.pid, "-o", path + ".gif")
+            self.fails(1, "No such file", "map", program.pid, "-o", folder + "/none/map.png")
+
+    def test_record_has_frames(self):
+        with Program("hakmem_c23") as program, tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "map.html")
+            self.succeeds("map", program.pid, "-o", path, "--record", "0.3", "--every", "0.1")
+            with open(path) as file:
+                text = file.read()
+            data = json.loads(zlib.decompress(base64.b64decode(re.search(r'atob\("(.*?)"\)', text).group(1))))
+            self.assertEqual(len(data["frames"]), 4)
+            self.assertIn('type="range"', text)
+
+
+def write_core(pid, path, without_files):
+    """A core file as the kernel writes it: what is private and written, and the first pages of files."""
+    process = memory.Process(pid)
+    mappings = [m for m in process.mappings() if "r" in m.rights and not m.path.startswith("[v")]
+    written = set()  # starts of mappings that the process has written to
+    with open(f"/proc/{pid}/smaps") as file:
+        for line in file:
+            if re.match("[0-9a-f]+-", line):
+                start = int(line.split("-")[0], 16)
+            elif line.startswith("Anonymous:") and int(line.split()[1]) > 0:
+                written.add(start)
+    notes = bytearray()
+
+    def note(kind, content):
+        notes.extend(struct.pack("<III", 5, len(content), kind) + b"CORE\0\0\0\0" + content + bytes(-len(content) % 4))
+
+    info = bytearray(136)
+    struct.pack_into("<i", info, 24, pid)
+    info[40 : 40 + len(process.name)] = process.name.encode()
+    note(3, bytes(info))
+    files = [m for m in mappings if m.inode]
+    table = struct.pack("<QQ", len(files), 1) + b"".join(struct.pack("<QQQ", m.start, m.end, m.offset) for m in files)
+    note(0x46494C45, table + b"".join(m.path.encode() + b"\0" for m in files))
+    head = 64 + 56 * (len(mappings) + 1)
+    at = head + len(notes)
+    segments = [struct.pack("<IIQQQQQQ", 4, 0, head, 0, 0, len(notes), 0, 4)]
+    with open(path, "wb") as core:
+        for m in mappings:
+            size = m.end - m.start
+            # What is in a file and cannot be written is not kept, but for the first page.
+            kept = size if not m.inode or m.start in written or not without_files else 4096 if m.offset == 0 else 0
+            held = process.resident(m.start, min(size // 4096, 1 << 16)) if not m.inode else None
+            core.seek(at)
+            for page in range(0, kept, 4096):
+                if held is not None and (page // 4096 >= len(held) or not held[page // 4096]):
+                    continue
+                raw = process.read_many([(m.start + page, 4096)])[0]
+                if raw and any(raw):
+                    core.seek(at + page)
+                    core.write(raw)
+            segments.append(struct.pack("<IIQQQQQQ", 1, 6, at, m.start, 0, kept, size, 4096))
+            at += kept
+        core.truncate(at)
+        core.seek(0)
+        ident = b"\x7fELF\2\1\1" + bytes(9)
+        core.write(struct.pack("<16sHHIQQQIHHHHHH", ident, 4, 62, 1, 0, 64, 0, 0, 64, 56, len(segments), 0, 0, 0))
+        core.write(b"".join(segments) + notes)
+
+
+class Cores(Case):
+    def test_core_says_what_the_process_said(self):
+        for flavour, without_files in (("hakmem_c23", False), ("hakmem_classic", True), (None, True)):
+            with self.subTest(flavour), tempfile.TemporaryDirectory() as folder, Program(flavour) as program:
+                core = os.path.join(folder, "core")
+                write_core(program.pid, core, without_files)
+                found = json.loads(self.succeeds("stat", core, "--json"))
+                self.assertEqual((found["pid"], found["program"]), (program.pid, "heap_program" if flavour else "heap_program_st"))
+                self.assertEqual({name: found[name] for name in program.stats}, program.stats)
+                self.assertEqual({b["size"]: b for b in found["bins"]}, program.bins)
+                block, asked, _ = next(b for b in program.blocks if b[2] == "live")
+                answer = json.loads(self.succeeds("where", core, "--json", f"{block:#x}"))
+                self.assertEqual(answer["block"]["start"], block)
+                self.succeeds("map", core, "-o", os.path.join(folder, "map.png"))
+
+
+class Errors(Case):
+    def test_targets_that_are_none(self):
+        self.fails(5, "no process 4194303", "stat", 4194303)
+        self.fails(5, "no such file", "stat", "/nowhere/core")
+        self.fails(5, "not an ELF file", "stat", os.path.join(ROOT, "tools/hakmem/hakmem"))
+        self.fails(5, "not a core file", "stat", PRELOADED)
+        self.fails(2, "usage", "stat")
+        self.fails(2, "usage", "nothing")
+
+    def test_process_that_is_not_served(self):
+        with subprocess.Popen(["sleep", "60"]) as other:
+            self.fails(3, rf"process {other.pid} \(sleep\) is not served by hakmem", "stat", other.pid)
+            other.kill()
+
+    def test_descriptor_of_another_version_is_refused(self):
+        with Program("hakmem_c23") as program:
+            process = memory.Process(program.pid)
+            (where,) = (where for where, path in layout.descriptors(process) if "hakmem" in path)
+            with open(f"/proc/{program.pid}/mem", "r+b", buffering=0) as file:
+                file.seek(where + 8)
+                file.write(struct.pack("<I", layout.VERSION + 1))
+            self.fails(1, f"of version {layout.VERSION + 1}, and this tool knows {layout.VERSION}", "stat", program.pid)
+
+    def test_process_that_may_not_be_read(self):
+        with Program("hakmem_c23") as program:
+            # By another user, in a child that has loaded everything before.
+            with contextlib.redirect_stdout(io.StringIO()):
+                main.main(["stat", str(program.pid)])
+            reader, writer = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.dup2(writer, 2)
+                try:
+                    os.setgroups([])
+                    os.setgid(65534)
+                    os.setuid(65534)
+                except OSError:  # a sandbox that knows one user only
+                    os._exit(99)
+                os._exit(main.main(["stat", str(program.pid)]))
+            os.close(writer)
+            with open(reader) as file:
+                text = file.read()
+            status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            if status == 99:
+                self.skipTest("no other user here")
+            self.assertEqual(status, 4)
+            self.assertRegex(text, "may not read process .*; run this as root")
+
+
+class Run(Case):
+    LIBRARY = ("--library", library("hakmem_c23"))
+
+    def test_program_is_served_with_the_settings(self):
+        out = self.succeeds("run", *self.LIBRARY, "--set", "DECAY_MS=7", "--", sys.executable, "-c", "import os; print(os.environ['HAKMEM_DECAY_MS'], os.environ['LD_PRELOAD'], open('/proc/self/maps').read())")
+        self.assertTrue(out.startswith(f"7 {os.path.realpath(self.LIBRARY[1])}"), out)
+        self.assertIn("libhakmem_c23.so", out.split(None, 2)[2])
+
+    def test_it_is_the_program(self):
+        status, out, err = hakmem("run", *self.LIBRARY, "sh", "-c", "echo $PPID; exit 17")
+        self.assertEqual((status, out.strip(), err), (17, str(os.getpid()), ""))
+        self.assertEqual(hakmem("run", *self.LIBRARY, "sh", "-c", "kill -9 $$")[0], -signal.SIGKILL)
+
+    def test_stats_option_takes_no_word(self):
+        status, out, err = hakmem("run", *self.LIBRARY, "--stats", "true")
+        self.assertEqual((status, out), (0, ""))
+        self.assertIn("hakmem statistics", err)
+
+    def test_what_cannot_be_served(self):
+        with tempfile.TemporaryDirectory() as folder:
+            own = os.path.join(folder, "own")
+            source = os.path.join(folder, "own.c")
+            with open(source, "w") as file:
+                file.write("int main(void) { return 0; }")
+            static = os.path.join(folder, "static")
+            subprocess.run(["gcc", "-static", "-o", static, source], check=True)
+            self.fails(125, "statically linked", "run", *self.LIBRARY, static)
+            with open(source, "w") as file:
+                file.write("#include <stddef.h>\nvoid *malloc(size_t n) { (void)n; return 0; } void free(void *p) { (void)p; }\n")
+                file.write("void *calloc(size_t n, size_t m) { (void)n, (void)m; return 0; } void *realloc(void *p, size_t n) { (void)n; return p; }\n")
+                file.write("int main(void) { return 0; }")
+            subprocess.run(["gcc", "-fno-builtin", "-rdynamic", "-o", own, source], check=True)
+            self.fails(125, "malloc of its own", "run", *self.LIBRARY, own)
+            script = os.path.join(folder, "script")
+            with open(script, "w") as file:
+                file.write(f"#!{static}\n")
+            os.chmod(script, 0o755)
+            self.fails(125, "statically linked", "run", *self.LIBRARY, script)
+            plain = os.path.join(folder, "plain")
+            with open(plain, "w"):
+                pass
+            self.fails(126, "not a program that can be executed", "run", *self.LIBRARY, plain)
+        self.fails(127, "no such program", "run", *self.LIBRARY, "/nowhere/program")
+        self.fails(125, "no such library", "run", "--library", "/nowhere.so", "true")
+        self.fails(125, "no program given", "run")
+
+    def test_program_with_hakmem_in_it(self):
+        status, out, err = hakmem("run", *self.LIBRARY, "--check", STATIC)
+        self.assertEqual(status, 0, err)
+        self.assertIn("has hakmem linked in", err)
+
+
+class Files(Case):
+    def test_each_command_has_its_help_and_its_part_of_the_manual(self):
+        with open(os.path.join(ROOT, "tools/hakmem/hakmem.1")) as file:
+            manual = file.read().replace("\\-", "-")
+        for command in main.COMMANDS:
+            with self.subTest(command):
+                out = self.succeeds(command, "--help")
+                for option in set(re.findall(r"--[a-z]+", out)) - {"--help"}:
+                    self.assertIn(option, manual)
+                self.assertIn(f"hakmem {command}", manual)
+
+    def test_the_manual_is_well_formed(self):
+        done = subprocess.run(["sh", "-c", "command -v man >/dev/null && man --warnings -E UTF-8 -l -Tutf8 -Z tools/hakmem/hakmem.1 >/dev/null"], capture_output=True, text=True, cwd=ROOT)
+        self.assertEqual(done.stderr, "")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)

@@ -1,0 +1,410 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A heap as its own books have it: slabs, blocks, what is live, cached and free.
+
+A snapshot of a process that runs: its parts are of different moments, some milliseconds apart. Numbers that do not fit
+together because of that are cut to what is possible."""
+
+import struct
+
+from . import layout as layouts
+from .memory import Unreadable
+
+# How a block is.
+LIVE, CACHED, FREE, ABSENT = "live", "cached", "free", "without pages"
+
+
+class Bin:
+    __slots__ = ("number", "size", "blocks", "words")
+
+    def __init__(self, number, size, blocks, words):
+        self.number, self.size, self.blocks, self.words = number, size, blocks, words
+
+
+class Slab:
+    """The first slab of something. kind: tiny, large, heap or private."""
+
+    __slots__ = ("index", "kind", "bin", "clean", "colour", "run", "size", "pages", "room", "free", "cached")
+
+    def __init__(self, index, kind):
+        self.index, self.kind = index, kind
+        self.free = self.cached = 0  # bits: blocks that are free in the pool, and in threads' caches
+
+
+class Thread:
+    """A thread's heap."""
+
+    __slots__ = ("number", "address", "has_thread", "cached", "refills", "refilled", "spills", "spilled")
+
+
+class Heap:
+    def __init__(self, memory):
+        self.memory = memory
+        self.layout = lay = layouts.find(memory)
+        self.flavour = lay.flavour
+        self.version = lay.bytes_of("version").rstrip(b"\0").decode()
+        self.page = lay.number("page")
+        self.slab_bytes = lay.number("slab_bytes")
+        self.superslab_slabs = lay.number("superslab_slabs")
+        self.header = lay.number("block_header")
+        self._read_bins()
+        self._read_fronts()
+        self.base = lay.variable("window.base")
+        self.window_slabs = lay.variable("window.slabs") if self.base else 0
+        self.slabs = {}  # by index, first slabs only
+        self.superslabs = []  # indexes of those that are committed
+        self.avail, self.dirty = {}, {}  # by group: bits
+        self.committed = 0  # slabs that can be written
+        self.threads = []
+        self._where_cached = {}  # address of a block -> the number of the thread's heap
+        self._read_arena()
+        self._read_aside()
+        self._read_threads()
+        self._read_far()
+
+    # --- Reading
+
+    def _read_bins(self):
+        lay = self.layout
+        raw, each = lay.bytes_of("bins"), lay.number("bin")
+        self.bins = []
+        for i in range(len(raw) // each):
+            size, blocks, words = (lay.field(raw, "bin." + f, i * each) for f in ("size", "blocks", "words"))
+            self.bins.append(Bin(i, size, blocks, words))
+
+    def _read_fronts(self):
+        """Rows that fronts have of their own."""
+        lay = self.layout
+        fronts = struct.unpack(f"<{lay.size('fronts') // 8}Q", lay.bytes_of("fronts"))
+        for front in set(fronts) | {lay.variable("fronts.alternative")}:
+            if front:
+                rows = self.memory.number(front + lay.offset("front.layout"))
+                if rows:
+                    lay.add(lay.rows_of(rows))
+
+    def _read_arena(self):
+        if not self.base:
+            return
+        lay, memory = self.layout, self.memory
+        groups_at, meta_at = lay.variable("window.groups"), lay.variable("window.meta")
+        group_bytes, group_slabs = lay.number("group"), lay.number("group_slabs")
+        piece_slabs, meta_bytes = lay.number("arena.piece_slabs"), lay.number("superslab_meta")
+        opened = int.from_bytes(lay.bytes_of("arena.open"), "little")
+        groups = []
+        for piece in range(min(opened.bit_length(), self.window_slabs // piece_slabs)):
+            if opened >> piece & 1:
+                per = piece_slabs // group_slabs
+                groups += range(piece * per, (piece + 1) * per)
+        raws = memory.read_many([(groups_at + g * group_bytes, group_bytes) for g in groups])
+        per_group = group_slabs // self.superslab_slabs
+        for group, raw in zip(groups, raws):
+            if raw is None:
+                continue
+            self.avail[group] = lay.field(raw, "group.avail")
+            self.dirty[group] = lay.field(raw, "group.dirty")
+            committed = lay.field(raw, "group.committed")
+            mapped = lay.field(raw, "group.mapped")
+            for i in range(per_group):
+                if committed >> i & 1:
+                    self.committed += bin(mapped >> i * self.superslab_slabs & (1 << self.superslab_slabs) - 1).count("1")
+            self.superslabs += [group * per_group + i for i in range(per_group) if committed >> i & 1]
+        self.group_slabs = group_slabs
+        offset = lay.offset("superslab.slabs")
+        size = lay.number("slab") * self.superslab_slabs
+        raws = memory.read_many([(meta_at + s * meta_bytes + offset, size) for s in self.superslabs])
+        self._kinds = {lay.number("kind." + kind): kind for kind in ("tiny", "large", "heap", "private")}
+        wanted = []
+        for superslab, raw in zip(self.superslabs, raws):
+            if raw is not None:
+                self._read_superslab(superslab, raw, meta_at + superslab * meta_bytes, wanted)
+        for (slab, _, _), raw in zip(wanted, memory.read_many([(at, size) for _, at, size in wanted])):
+            if raw is not None:
+                slab.free = int.from_bytes(raw, "little")
+
+    def _read_superslab(self, superslab, raw, at, wanted):
+        lay = self.layout
+        each, inline_words = lay.number("slab"), lay.number("slab.inline_words")
+        for i in range(self.superslab_slabs):
+            base = i * each
+            kind = self._kinds.get(lay.field(raw, "slab.kind", base))
+            if kind is None:
+                continue
+            slab = Slab(superslab * self.superslab_slabs + i, kind)
+            if kind == "tiny":
+                number = lay.field(raw, "slab.bin", base)
+                if not 0 < number < len(self.bins):
+                    continue
+                slab.bin = self.bins[number]
+                slab.clean = lay.field(raw, "slab.clean", base)
+                slab.pages = lay.field(raw, "slab.pages", base)
+                if slab.bin.words <= inline_words:
+                    start = base + lay.offset("slab.bits")
+                    slab.free = int.from_bytes(raw[start : start + slab.bin.words * 8], "little")
+                else:
+                    bits = at + lay.offset("superslab.bits") + i * lay.number("superslab.bits_each")
+                    wanted.append((slab, bits, slab.bin.words * 8))
+            elif kind in ("large", "private"):
+                slab.run = max(1, lay.field(raw, "slab.run", base))
+                slab.size = lay.field(raw, "slab.size", base)
+                slab.colour = lay.field(raw, "slab.colour", base)
+                slab.room = min(lay.field(raw, "slab.room", base), slab.run - 1)
+            self.slabs[slab.index] = slab
+
+    def _read_aside(self):
+        """Runs of slabs that are set aside for the threads that freed them."""
+        bits = self.layout.number("aside.length_bits")
+        raw = self.layout.bytes_of("aside.words")
+        self.aside = {}
+        for word in struct.unpack(f"<{len(raw) // 8}Q", raw):
+            if word:
+                self.aside[word >> bits] = word & ((1 << bits) - 1)
+
+    def _read_threads(self):
+        lay, memory = self.layout, self.memory
+        made = lay.variable("heaps.made")
+        first = lay.size("heaps.first") // 8
+        places = list(struct.unpack(f"<{min(made, first)}Q", lay.bytes_of("heaps.first", min(made, first) * 8)))
+        in_slab = lay.number("heaps.in_slab")
+        if made > first:
+            count = (made - 1) // in_slab + 1
+            tables = struct.unpack(f"<{count}Q", lay.bytes_of("heaps.slabs", count * 8))
+            for number in range(first, made):
+                table = tables[number // in_slab]
+                places.append(memory.number(table + number % in_slab * 8) if table else 0)
+        words = (made + 63) // 64 * 8
+        free = int.from_bytes(lay.bytes_of("heaps.free", words), "little")
+        cold = int.from_bytes(lay.bytes_of("heaps.cold", words), "little")
+        self.made_heaps = sum(1 for place in places if place)
+        raws = memory.read_many([(place, lay.number("heap")) if place else (0, 0) for place in places])
+        for number, (place, raw) in enumerate(zip(places, raws)):
+            if place and raw:
+                self._read_thread(number, place, raw, bool(free >> number & 1), bool(cold >> number & 1))
+
+    def _read_thread(self, number, place, raw, is_free, is_cold):
+        lay = self.layout
+        thread = Thread()
+        thread.number, thread.address, thread.has_thread = number, place, not is_free
+        thread.cached = [0] * len(self.bins)
+        for name in ("refills", "refilled", "spills", "spilled"):
+            setattr(thread, name, 0 if is_cold else lay.field(raw, "heap." + name))
+        self.threads.append(thread)
+        if is_cold:
+            return
+        stacks, bottoms, behind = lay.offset("heap.bins"), lay.offset("heap.bottoms"), lay.offset("heap.behind")
+        top_at, each = lay.offset("stack.top"), lay.number("stack")
+        ranges = []
+        for b in range(1, len(self.bins)):
+            (top,) = struct.unpack_from("<Q", raw, stacks + b * each + top_at)
+            (bottom,) = struct.unpack_from("<Q", raw, bottoms + b * 8)
+            held = (top - bottom) // 8
+            ranges.append((bottom + 8, held * 8) if 0 < held <= 4096 else (0, 0))
+        for b, slots in enumerate(self.memory.read_many(ranges), 1):
+            for block in struct.unpack(f"<{len(slots) // 8}Q", slots) if slots else ():
+                self._mark_cached(thread, b, block)
+        state = lay.field(raw, "heap.front_state")
+        if state and "layers.lists" in lay:
+            for b in range(1, len(self.bins)):
+                if struct.unpack_from("<H", raw, behind + b * 2)[0]:
+                    for block in self._behind(state, b):
+                        self._mark_cached(thread, b, block)
+
+    def _behind(self, state, b):
+        """The blocks of a bin that the classic front holds behind the cache."""
+        lay, memory = self.layout, self.memory
+        try:
+            at = state + lay.offset("layers.magazines") + b * lay.number("magazine")
+            count = memory.number(at + lay.offset("magazine.count"), 4)
+            most = lay.size("magazine.blocks") // 8
+            raw = memory.read(at + lay.offset("magazine.blocks"), min(count, most) * 8)
+            yield from struct.unpack(f"<{len(raw) // 8}Q", raw)
+            at = state + lay.offset("layers.lists") + b * lay.number("list")
+            block = memory.number(at + lay.offset("list.head"))
+            for _ in range(min(memory.number(at + lay.offset("list.count"), 4), 4096)):
+                if not block:
+                    break
+                yield block
+                block = memory.number(block)
+        except Unreadable:
+            return
+
+    def _mark_cached(self, thread, b, block):
+        index = (block - self.base) // self.slab_bytes
+        slab = self.slabs.get(index)
+        if slab is None or slab.kind != "tiny" or slab.bin.number != b:
+            return
+        number, rest = divmod((block - self.base) % self.slab_bytes, slab.bin.size)
+        if rest == 0 and number < slab.bin.blocks and not slab.free >> number & 1 and not slab.cached >> number & 1:
+            slab.cached |= 1 << number
+            thread.cached[b] += 1
+            self._where_cached[block] = thread.number
+
+    def _read_far(self):
+        lay = self.layout
+        self.far = []  # (address, bytes)
+        used, each = lay.variable("far.used"), lay.number("far")
+        raw = lay.bytes_of("far.table", used * each) if used else b""
+        for i in range(len(raw) // each):
+            start = lay.field(raw, "far.start", i * each)
+            if start > 1:
+                self.far.append((start, lay.field(raw, "far.size", i * each)))
+
+    # --- Blocks
+
+    def address(self, index):
+        return self.base + index * self.slab_bytes
+
+    def absent_from(self, slab):
+        """The number of the first block of a slab that lies on pages which it does not have yet."""
+        if slab.pages in (0, self.layout.number("slab.pages_held")):
+            return slab.bin.blocks
+        return min(slab.bin.blocks, slab.pages * self.page // slab.bin.size)
+
+    def free_bits(self, slab):
+        return slab.free & ((1 << slab.bin.blocks) - 1)
+
+    def live_bits(self, slab):
+        return ((1 << self.absent_from(slab)) - 1) & ~slab.free & ~slab.cached
+
+    def state_of(self, slab, number):
+        if slab.free >> number & 1:
+            return FREE
+        if slab.cached >> number & 1:
+            return CACHED
+        return LIVE if number < self.absent_from(slab) else ABSENT
+
+    def cached_by(self, block):
+        return self._where_cached.get(block)
+
+    def is_avail(self, index):
+        return bool(self.avail.get(index // self.group_slabs, 0) >> index % self.group_slabs & 1)
+
+    def is_dirty(self, index):
+        return bool(self.dirty.get(index // self.group_slabs, 0) >> index % self.group_slabs & 1)
+
+    def large_start(self, slab):
+        return self.address(slab.index) + slab.colour
+
+    def large_usable(self, slab):
+        if self.layout.variable("superslab_exact"):
+            return (slab.size + self.page - 1) & -self.page
+        return (slab.run - slab.room) * self.slab_bytes - slab.colour
+
+    def head_of(self, index):
+        """The first slab of the run that slab `index` is in; None if it is in none."""
+        head = index
+        while head >= 0 and index - head < 1 << 22:
+            slab = self.slabs.get(head)
+            if slab is not None:
+                return slab if slab.kind in ("large", "private") and index - head < slab.run or head == index else None
+            if self.is_avail(head):
+                return None
+            head -= 1
+        return None
+
+    def chunk(self, slab):
+        """The description at the start of a private heap's run: (bin, first, offset, usable, free bits)."""
+        lay = self.layout
+        start = self.address(slab.index)
+        try:
+            size = max(lay.offset("chunk." + f) + lay.size("chunk." + f) for f in ("bin", "first", "offset", "usable", "self", "free"))
+            raw = self.memory.read(start, size)
+        except Unreadable:
+            return None
+        number = lay.field(raw, "chunk.bin")
+        if lay.field(raw, "chunk.self") != start or number >= len(self.bins):
+            return None
+        free = lay.offset("chunk.free")
+        bits = int.from_bytes(raw[free : free + self.bins[number].words * 8], "little")
+        return self.bins[number], lay.field(raw, "chunk.first"), lay.field(raw, "chunk.offset"), lay.field(raw, "chunk.usable"), bits
+
+    def early_blocks(self):
+        """(address, bytes, live) of the blocks that are older than the library's start."""
+        lay, memory = self.layout, self.memory
+        each = lay.number("early_header")
+        chunk = lay.variable("early.chunks")
+        while chunk:
+            at = memory.number(chunk + lay.offset("early_chunk.from"))
+            used = memory.number(chunk + lay.offset("early_chunk.used"))
+            raw = memory.read(at, used - at) if 0 < used - at <= 1 << 30 else b""
+            offset = 0
+            while offset + each <= len(raw):
+                size = lay.field(raw, "early_header.size", offset)
+                if size:
+                    yield at + offset + each, size, bool(lay.field(raw, "early_header.live", offset))
+                offset += each + size
+            chunk = memory.number(chunk + lay.offset("early_chunk.next"))
+
+    # --- Settings
+
+    def settings(self):
+        """(name, value, preset) of each."""
+        lay, memory = self.layout, self.memory
+        each = lay.number("setting")
+        table = lay.bytes_of("settings.table")
+        values = lay.bytes_of("settings.values")
+        for i in range(len(table) // each):
+            name = memory.string(lay.field(table, "setting.name", i * each))
+            preset = lay.field(table, "setting.preset", i * each)
+            signed = struct.unpack_from("<q", values, i * 8)[0]
+            yield name, signed, preset - (1 << 64) if preset >> 63 else preset
+
+    # --- Sums
+
+    def stats(self):
+        """What hak_stats() says, by the same names; bytes unless statistics.h says otherwise."""
+        lay = self.layout
+        s = dict.fromkeys(
+            "superslabs reserved committed tiny_live tiny_cached tiny_free large_live large_blocks far private_live dirty"
+            " clean metadata tiny_slabs large_slabs private_slabs heap_slabs large_pages mapped mapped_blocks"
+            " large_slack".split(),
+            0,
+        )
+        bins = [dict(size=b.size, slabs=0, live=0, cached=0, free=0) for b in self.bins]
+        used = set()
+        for slab in self.slabs.values():
+            used.add(slab.index // self.superslab_slabs)
+            if slab.kind == "tiny":
+                s["tiny_slabs"] += 1
+                row = bins[slab.bin.number]
+                row["slabs"] += 1
+                row["live"] += bin(self.live_bits(slab)).count("1")
+                row["cached"] += bin(slab.cached).count("1")
+                row["free"] += bin(self.free_bits(slab)).count("1")
+                s["clean"] += bin(slab.clean).count("1") * self.page
+            elif slab.kind == "heap":
+                s["heap_slabs"] += 1
+            else:
+                used.update(range(slab.index // self.superslab_slabs, (slab.index + slab.run - 1) // self.superslab_slabs + 1))
+                s[slab.kind + "_slabs"] += slab.run
+                if slab.kind == "large":
+                    pages = min((slab.size + self.page - 1) & -self.page, slab.run * self.slab_bytes)
+                    s["large_live"] += slab.size
+                    s["large_blocks"] += 1
+                    s["large_pages"] += pages
+                    if slab.size >= 128 << 10:
+                        s["mapped"] += pages
+                        s["mapped_blocks"] += 1
+        s["large_slack"] = s["large_slabs"] * self.slab_bytes - s["large_pages"]
+        for address, size in self.far:
+            for name in ("far", "large_live", "large_pages", "mapped"):
+                s[name] += size
+            s["large_blocks"] += 1
+            s["mapped_blocks"] += 1
+        for row in bins:
+            for state in ("live", "cached", "free"):
+                s["tiny_" + state] += row[state] * row["size"]
+        s["superslabs"] = len(used)
+        s["committed"] = self.committed * self.slab_bytes
+        s["reserved"] = lay.variable("arena.reserved")
+        s["private_live"] = lay.variable("private.live")
+        free_dirty = sum(bin(self.avail[g] & self.dirty[g]).count("1") for g in self.avail)
+        s["dirty"] = (free_dirty + sum(self.aside.values())) * self.slab_bytes
+        s["metadata"] = s["superslabs"] * lay.number("superslab_meta") + s["heap_slabs"] * self.slab_bytes
+        s["returned"] = lay.variable("arena.purged_slabs") * self.slab_bytes + lay.variable("decay.pages") * self.page
+        s["purges"], s["purge_ns"] = lay.variable("decay.steps"), lay.variable("decay.ns")
+        s["purge_longest_ns"] = lay.variable("decay.longest")
+        s["moved"] = lay.variable("arena.moved_slabs") * self.slab_bytes
+        for name, plural in (("refills", "refills"), ("refilled", "refilled_blocks"), ("spills", "spills"), ("spilled", "spilled_blocks")):
+            s[plural] = lay.variable("retired." + name) + sum(getattr(t, name) for t in self.threads)
+        s["heaps"], s["free_heaps"] = self.made_heaps, sum(not t.has_thread for t in self.threads)
+        s["bins"] = bins[1:]
+        return s
