@@ -214,6 +214,7 @@ def hak_flavours():
     native.alias(
         name = "compat",
         actual = ":" + FLAVOURS[0].name + "_compat",
+        visibility = ["//visibility:public"],
     )
     for flavour in FLAVOURS:
         _flavour(flavour)
