@@ -182,6 +182,8 @@ void settings_load(char *const *environment) {
             if (!is_repeated(environment, entry)) {
                 diag_warn_setting(*entry, text, "no such setting");
             }
+        } else if (*text == '\0') {
+            HAK_POKE(&settings_values[i], settings_table[i].preset);
         } else if (settings_parse(&settings_table[i], text, &value)) {
             HAK_POKE(&settings_values[i], value);
         } else {

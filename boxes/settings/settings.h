@@ -2,8 +2,9 @@
 // settings: the HAKMEM_* environment variables, read once.
 //
 // Each setting is one row of the table in settings.c with its name, unit, range, default and what
-// it does. Before settings_load() every setting has its default. A value that is not a number of
-// the range gets one warning line on stderr and the default, a HAKMEM_ name without a row a warning
+// it does. Before settings_load() every setting has its default. An empty value, which is how a
+// script clears a variable, stands for the default too. Any other value that is not a number of the
+// range gets one warning line on stderr and the default, a HAKMEM_ name without a row a warning
 // line. Set-user-ID programs ignore them all.
 #ifndef HAKMEM_BOXES_SETTINGS_SETTINGS_H
 #define HAKMEM_BOXES_SETTINGS_SETTINGS_H

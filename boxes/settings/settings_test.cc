@@ -157,7 +157,7 @@ TEST_F(Settings, LoadsItsNamesAndIgnoresOthers) {
 TEST_F(Settings, BadValueGetsOneWarningAndTheDefault) {
     for (int i = 0; i < SETTING_COUNT; i++) {
         const setting_row &row = settings_table[i];
-        std::vector<std::string> bad = {std::to_string(row.least - 1), "yes", ""};
+        std::vector<std::string> bad = {std::to_string(row.least - 1), "yes", " "};
         if (row.most < INT64_MAX) {
             bad.push_back(std::to_string(row.most + 1));
         }
@@ -170,6 +170,16 @@ TEST_F(Settings, BadValueGetsOneWarningAndTheDefault) {
         EXPECT_EQ(load({std::string(row.name) + "=" + std::to_string(row.most)}), "");
         EXPECT_EQ(settings_get(static_cast<setting>(i)), row.most) << row.name;
         settings_values[i] = row.preset;
+    }
+}
+
+TEST_F(Settings, EmptyValueIsTheDefault) {
+    for (int i = 0; i < SETTING_COUNT; i++) {
+        const setting_row &row = settings_table[i];
+        const std::string name = row.name;
+        int64_t other = row.most == row.preset ? row.least : row.most;
+        EXPECT_EQ(load({name + "=" + std::to_string(other), name + "="}), "");
+        EXPECT_EQ(settings_get(static_cast<setting>(i)), row.preset) << name;
     }
 }
 
