@@ -31,12 +31,18 @@ enum operators_state operators_state(void) {
 // Weak: a static program is to get no dynamic loader from here.
 extern __typeof(dladdr1) dladdr1 __attribute__((weak));
 extern __typeof(dlclose) dlclose __attribute__((weak));
-extern __typeof(dlopen) dlopen __attribute__((weak));
 extern __typeof(dlsym) dlsym __attribute__((weak));
+
+// By its name: where a static program has dlopen, linkers warn of each reference to it.
+static void *open_object(const char *object) {
+    __typeof(dlopen) *open;
+    *(void **)&open = dlsym(RTLD_DEFAULT, "dlopen");
+    return open != NULL ? open(object, RTLD_LAZY | RTLD_NOLOAD) : NULL;
+}
 
 // dlsym() in a loaded object and in what it depends on; "": in what all of the process can see.
 static void *find_from(const char *object, const char *name) {
-    void *handle = dlopen(object[0] == '\0' ? NULL : object, RTLD_LAZY | RTLD_NOLOAD);
+    void *handle = open_object(object[0] == '\0' ? NULL : object);
     if (handle == NULL) {
         return NULL;
     }
@@ -67,7 +73,7 @@ static void *find_operator(const char *object, const char *name) {
 }
 
 void *operators_of_runtime(const char *name, const void *caller) {
-    if (dladdr1 == NULL || dlclose == NULL || dlopen == NULL || dlsym == NULL) {
+    if (dladdr1 == NULL || dlclose == NULL || dlsym == NULL) {
         return NULL;
     }
     void *found = find_operator("", name);
