@@ -148,6 +148,27 @@ void os_keep_stderr(void);
 // numbers.
 void os_write_stderr(const char *text, size_t size);
 
+// A file to write: created, or emptied where it exists. Returns its descriptor, which a program that
+// is executed does not get; -1 on any failure. os_write_file() is false if not all could be written.
+int os_create_file(const char *path);
+bool os_write_file(int file, const void *bytes, size_t size);
+void os_close_file(int file);
+
+// Renames a file, over another one if there is one of that name; false on any failure.
+bool os_rename_file(const char *from, const char *to);
+
+// Maps a whole file for reading; *size are its bytes. NULL on any failure, and for an empty one. To
+// be given back by os_release(), its size rounded up to the page.
+const void *os_map_file(const char *path, size_t *size);
+
+// True if the page can be read, as far as that can be told by a system call that has no effect and
+// no signal: not in a sandbox.
+bool os_can_read(const void *page);
+
+// The number of the process, 0 where a sandbox forbids to ask; and nanoseconds since 1970.
+int os_process(void);
+uint64_t os_wall_ns(void);
+
 // System calls made through this seam so far.
 uint64_t os_calls(void);
 

@@ -615,6 +615,70 @@ size_t os_read_file(const char *path, char *buf, size_t size) {
     return got;
 }
 
+int os_create_file(const char *path) {
+    long fd = sys6(SYS_openat, AT_FDCWD, (long)path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666,
+                   0, 0);
+    return is_error(fd) ? -1 : (int)fd;
+}
+
+bool os_write_file(int file, const void *bytes, size_t size) {
+    const char *at = bytes;
+    while (size > 0) {
+        long ret = sys3(SYS_write, file, (long)at, (long)size);
+        if (ret == -EINTR) {
+            continue;
+        }
+        if (ret <= 0) {
+            return false;
+        }
+        at += ret;
+        size -= (size_t)ret;
+    }
+    return true;
+}
+
+void os_close_file(int file) {
+    sys3(SYS_close, file, 0, 0);
+}
+
+bool os_rename_file(const char *from, const char *to) {
+    return !is_error(sys3(SYS_rename, (long)from, (long)to, 0));
+}
+
+const void *os_map_file(const char *path, size_t *size) {
+    long fd = sys6(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
+    if (is_error(fd)) {
+        return NULL;
+    }
+    struct stat file;
+    long at = -EINVAL;
+    if (!is_error(sys3(SYS_fstat, fd, (long)&file, 0)) && S_ISREG(file.st_mode) &&
+        file.st_size > 0) {
+        at = sys6(SYS_mmap, 0, file.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        *size = (size_t)file.st_size;
+    }
+    sys3(SYS_close, fd, 0, 0);
+    return is_error(at) ? NULL : (const void *)at;
+}
+
+// The kernel reads the set of signals before it finds out that there is no such way to change them.
+bool os_can_read(const void *page) {
+    enum { NO_SUCH_WAY = ~0, SET_BYTES = 8 };
+    return sandbox_now() == SANDBOX_NONE && !sandbox_is_strict() &&
+           sys6(SYS_rt_sigprocmask, NO_SUCH_WAY, (long)page, 0, SET_BYTES, 0, 0) == -EINVAL;
+}
+
+int os_process(void) {
+    bool allowed = sandbox_now() == SANDBOX_NONE && !sandbox_is_strict();
+    return allowed ? (int)sys3(SYS_getpid, 0, 0, 0) : 0;
+}
+
+uint64_t os_wall_ns(void) {
+    struct timespec t = {0, 0};
+    read_clock(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 static _Atomic(long) kept_stderr = -1;
 
 // Which file that is; set before kept_stderr. What a program has opened under that number meanwhile
