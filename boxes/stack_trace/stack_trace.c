@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "boxes/stack_trace/stack_trace.h"
+
+#include "backends/os.h"
+#include "boxes/base/atomic.h"
+#include "boxes/stack_trace/frame_info.h"
+
+#include <string.h>
+
+// The pages of the stack that are known to be readable, [low, high), and where the trace began if
+// that was on the caller's own stack; 0: elsewhere.
+struct pages {
+    uintptr_t low, high, start;
+};
+
+// glibc's: where the main thread's stack starts.
+extern void *__libc_stack_end __attribute__((weak));
+
+static uintptr_t page_of(uintptr_t at) {
+    return at & ~(uintptr_t)(HAK_PAGE - 1);
+}
+
+// What a thread has of its stack can be read from there up to the stack's start. Nothing else lies
+// within 64 MiB below the main thread's: the kernel keeps 128 free for it.
+static bool is_main_stack(const struct pages *pages, uintptr_t at) {
+    enum { NEAR = 64 << 20 };
+    return pages->start != 0 && &__libc_stack_end != NULL &&
+           (uintptr_t)__libc_stack_end - pages->start < NEAR && at >= pages->start &&
+           at < (uintptr_t)__libc_stack_end;
+}
+
+static bool can_read_page(struct pages *pages, uintptr_t page) {
+    if (page >= pages->low && page < pages->high) {
+        return true;
+    }
+    if (!is_main_stack(pages, page) && !os_can_read((const void *)page)) {
+        return false;
+    }
+    if (page == pages->high) {
+        pages->high += HAK_PAGE;
+    } else {
+        pages->low = page;
+        pages->high = page + HAK_PAGE;
+    }
+    return true;
+}
+
+// Sanitizers would take this for a fault of the program's.
+__attribute__((no_sanitize("address", "thread"))) static bool peek(void *context, uintptr_t at,
+                                                                   uint64_t *value) {
+    struct pages *pages = context;
+    if (at % sizeof *value != 0 || !can_read_page(pages, page_of(at))) {
+        return false;
+    }
+    *value = *(const uint64_t *)at;
+    return true;
+}
+
+// Code without a table: where it keeps a frame pointer, the caller's frame is found by it.
+static bool step_by_frame_pointer(struct frame *frame, struct pages *pages) {
+    enum { LONGEST = 1 << 20 };
+    struct frame caller = {.sp = frame->fp + 16};
+    if (frame->fp - frame->sp >= LONGEST || !peek(pages, frame->fp, &caller.fp) ||
+        !peek(pages, frame->fp + 8, &caller.pc)) {
+        return false;
+    }
+    *frame = caller;
+    return true;
+}
+
+static bool step(struct frame *frame, struct pages *pages) {
+    switch (frame_info_step(frame, peek, pages)) {
+    case FRAME_CALLER:
+        return frame->pc != 0;
+    case FRAME_UNKNOWN:
+        return step_by_frame_pointer(frame, pages) && frame->pc != 0;
+    default:
+        return false;
+    }
+}
+
+// The shared library that this code is in; empty if it is part of the program.
+static struct frame_object own_object(uintptr_t pc) {
+    struct frame_object object;
+    if (!frame_object_of(pc, &object) || object.program) {
+        object = (struct frame_object){0, 0, NULL, true};
+    }
+    return object;
+}
+
+HAK_NOINLINE unsigned stack_trace(uintptr_t *pcs, unsigned most) {
+    struct frame frame = {.exact = true};
+    __asm__ volatile("leaq 0(%%rip), %0\n\tmovq %%rsp, %1\n\tmovq %%rbp, %2"
+                     : "=&r"(frame.pc), "=&r"(frame.sp), "=&r"(frame.fp));
+    uintptr_t page = page_of(frame.sp);
+    struct pages pages = {page, page + HAK_PAGE, page};
+    struct frame_object own = own_object(frame.pc);
+    unsigned count = 0;
+    while (count < most && step(&frame, &pages)) {
+        if (count != 0 || frame.pc - own.start >= own.end - own.start) {
+            pcs[count++] = frame.pc;
+        }
+    }
+    return count;
+}
+
+unsigned stack_trace_from(uintptr_t pc, uintptr_t sp, uintptr_t fp, uintptr_t *pcs, unsigned most) {
+    struct frame frame = {.pc = pc, .sp = sp, .fp = fp, .exact = true};
+    struct pages pages = {0, 0, 0};
+    unsigned count = 0;
+    do {
+        pcs[count++] = frame.pc;
+    } while (count < most && step(&frame, &pages));
+    return count;
+}
