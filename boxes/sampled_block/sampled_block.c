@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "boxes/sampled_block/sampled_block.h"
+
+#include "backends/os.h"
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
+#include "boxes/size_class/size_class.h"
+
+enum { CHUNK = SIZE_CLASS_SLAB };
+
+struct chunk {
+    atomic_bitmap_word bits[SIZE_CLASS_MAX_BLOCKS / 64]; // free blocks
+    _Atomic(uint32_t) next;                              // in the stack of its bin, index + 1
+    _Atomic(uint8_t) bin;                                // 0: not in use yet
+    // It is in the stack of its bin, or a thread has it. Of a chunk that is not no block is free.
+    _Atomic(uint8_t) listed;
+};
+
+// The range. Written once, the size last.
+uintptr_t sampled_block_base;
+size_t sampled_block_bytes;
+
+enum place_state { PLACE_NONE, PLACE_BEING_MADE, PLACE_MADE, PLACE_REFUSED };
+static _Atomic(int) place;
+static struct chunk *chunks;
+static _Atomic(uint32_t) chunks_used;
+// Of each bin, the chunks that may have free blocks: the topmost's index + 1, and in the high half
+// a number that counts the changes.
+static _Atomic(uint64_t) stacks[SIZE_CLASS_BINS];
+static _Atomic(size_t) live_bytes;
+
+static bool make_place(size_t bytes) {
+    void *range;
+    void *beside;
+    if (os_reserve(NULL, bytes + CHUNK, &range) != OS_OK) {
+        return false;
+    }
+    size_t size = hak_round_up(bytes / CHUNK * sizeof(struct chunk), HAK_PAGE);
+    if (os_map(NULL, size, &beside) != OS_OK) {
+        os_release(range, bytes + CHUNK);
+        return false;
+    }
+    chunks = beside;
+    HAK_POKE(&sampled_block_base, hak_round_up((uintptr_t)range, CHUNK));
+    __atomic_store_n(&sampled_block_bytes, bytes, __ATOMIC_RELEASE);
+    return true;
+}
+
+// True if there is a range. While one thread makes it, others go without.
+static bool has_place(void) {
+    static const size_t most = (size_t)16 << 30, least = (size_t)4 << 20;
+    int seen = atomic_load_explicit(&place, memory_order_acquire);
+    if (HAK_LIKELY(seen != PLACE_NONE)) {
+        return seen == PLACE_MADE;
+    }
+    if (!atomic_compare_exchange_strong(&place, &seen, PLACE_BEING_MADE)) {
+        return false;
+    }
+    bool made = false;
+    for (size_t bytes = most; bytes >= least && !made; bytes /= 8) {
+        made = make_place(bytes);
+    }
+    atomic_store(&place, made ? PLACE_MADE : PLACE_REFUSED);
+    return made;
+}
+
+static void push(unsigned bin, uint32_t index) {
+    uint64_t top = atomic_load(&stacks[bin]);
+    do {
+        atomic_store(&chunks[index].next, (uint32_t)top);
+    } while (
+        !atomic_compare_exchange_weak(&stacks[bin], &top, ((top >> 32) + 1) << 32 | (index + 1)));
+}
+
+static struct chunk *pop(unsigned bin) {
+    uint64_t top = atomic_load(&stacks[bin]);
+    uint64_t rest;
+    do {
+        if ((uint32_t)top == 0) {
+            return NULL;
+        }
+        uint32_t next = atomic_load(&chunks[(uint32_t)top - 1].next);
+        rest = ((top >> 32) + 1) << 32 | next;
+    } while (!atomic_compare_exchange_weak(&stacks[bin], &top, rest));
+    return &chunks[(uint32_t)top - 1];
+}
+
+static char *memory_of(const struct chunk *chunk) {
+    return (char *)sampled_block_base + (size_t)(chunk - chunks) * CHUNK;
+}
+
+// A chunk that nobody has used, with all its blocks free; the calling thread has it.
+static struct chunk *fresh(unsigned bin) {
+    uint32_t most = (uint32_t)(sampled_block_bytes / CHUNK);
+    uint32_t index = atomic_load(&chunks_used);
+    do {
+        if (index == most) {
+            return NULL;
+        }
+    } while (!atomic_compare_exchange_weak(&chunks_used, &index, index + 1));
+    struct chunk *chunk = &chunks[index];
+    if (os_commit(memory_of(chunk), CHUNK) != OS_OK) {
+        return NULL; // Its addresses are lost.
+    }
+    const struct size_class_bin *info = &size_class_bins[bin];
+    for (unsigned word = 0; word < info->words; word++) {
+        unsigned left = info->blocks - word * 64;
+        atomic_store(&chunk->bits[word], left >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << left) - 1);
+    }
+    atomic_store(&chunk->listed, 1);
+    atomic_store(&chunk->bin, (uint8_t)bin);
+    return chunk;
+}
+
+static bool has_free(struct chunk *chunk, unsigned words) {
+    for (unsigned word = 0; word < words; word++) {
+        if (atomic_load(&chunk->bits[word]) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Lists a chunk again that the calling thread has, if it may have free blocks.
+static void give_back(struct chunk *chunk, unsigned bin) {
+    unsigned words = size_class_bins[bin].words;
+    if (!has_free(chunk, words)) {
+        atomic_store(&chunk->listed, 0);
+        // A block that was freed before that was not listed.
+        if (!has_free(chunk, words) || atomic_exchange(&chunk->listed, 1) != 0) {
+            return;
+        }
+    }
+    push(bin, (uint32_t)(chunk - chunks));
+}
+
+// A free block of a chunk that the calling thread has; NULL if there is none.
+static void *take(struct chunk *chunk, unsigned bin) {
+    for (unsigned word = 0; word < size_class_bins[bin].words; word++) {
+        uint64_t got = atomic_bitmap_take(&chunk->bits[word], 1);
+        if (got != 0) {
+            size_t block = word * 64 + (unsigned)__builtin_ctzll(got);
+            return memory_of(chunk) + block * size_class_bins[bin].size;
+        }
+    }
+    return NULL;
+}
+
+void *sampled_block_alloc(size_t size, size_t align) {
+    unsigned bin = 0;
+    if (size <= SIZE_CLASS_TINY_MAX) {
+        bin =
+            align <= HAK_MIN_ALIGN ? size_class_bin_of(size) : size_class_aligned_bin(size, align);
+    }
+    if (bin == 0 || !has_place()) {
+        return NULL;
+    }
+    struct chunk *chunk = pop(bin);
+    void *block = chunk == NULL ? NULL : take(chunk, bin);
+    if (block == NULL) {
+        if (chunk != NULL) {
+            give_back(chunk, bin);
+        }
+        chunk = fresh(bin);
+        block = chunk == NULL ? NULL : take(chunk, bin);
+    }
+    if (block != NULL) {
+        atomic_fetch_add_explicit(&live_bytes, size_class_bins[bin].size, memory_order_relaxed);
+        give_back(chunk, bin);
+    }
+    return block;
+}
+
+// The block that a pointer is into; NULL if there is none.
+static struct chunk *find(const void *ptr, size_t *block, bool *is_start) {
+    if (!sampled_block_owns(ptr)) {
+        return NULL;
+    }
+    uintptr_t offset = (uintptr_t)ptr - sampled_block_base;
+    struct chunk *chunk = &chunks[offset / CHUNK];
+    unsigned bin = atomic_load(&chunk->bin);
+    if (bin == 0) {
+        return NULL;
+    }
+    *block = size_class_block_at(bin, (uint32_t)(offset % CHUNK));
+    *is_start = *block * size_class_bins[bin].size == offset % CHUNK;
+    return *block < size_class_bins[bin].blocks ? chunk : NULL;
+}
+
+enum sampled_block_look sampled_block_look(const void *ptr, size_t *usable, void **start) {
+    size_t block;
+    bool is_start;
+    if (!sampled_block_owns(ptr)) {
+        return SAMPLED_BLOCK_NONE;
+    }
+    struct chunk *chunk = find(ptr, &block, &is_start);
+    if (chunk == NULL) {
+        return SAMPLED_BLOCK_FREE;
+    }
+    unsigned bin = atomic_load(&chunk->bin);
+    *start = memory_of(chunk) + block * size_class_bins[bin].size;
+    if (!is_start) {
+        return SAMPLED_BLOCK_INTERIOR;
+    }
+    if (atomic_bitmap_test(chunk->bits, block)) {
+        return SAMPLED_BLOCK_FREE;
+    }
+    *usable = size_class_usable(bin);
+    return SAMPLED_BLOCK_LIVE;
+}
+
+bool sampled_block_free(void *ptr) {
+    size_t block;
+    bool is_start;
+    struct chunk *chunk = find(ptr, &block, &is_start);
+    if (chunk == NULL || !is_start) {
+        return false;
+    }
+    unsigned bin = atomic_load(&chunk->bin);
+    uint64_t bit = UINT64_C(1) << block % 64;
+    if ((atomic_bitmap_put(&chunk->bits[block / 64], bit) & bit) != 0) {
+        return false;
+    }
+    atomic_fetch_sub_explicit(&live_bytes, size_class_bins[bin].size, memory_order_relaxed);
+    if (atomic_exchange(&chunk->listed, 1) == 0) {
+        push(bin, (uint32_t)(chunk - chunks));
+    }
+    return true;
+}
+
+void sampled_block_count(size_t *live, size_t *held) {
+    *live = atomic_load(&live_bytes);
+    *held = (size_t)atomic_load(&chunks_used) * CHUNK;
+}
