@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// heap_profile: what sampled allocations add up to, by the calls that made them.
+//
+// Each call stack that a sample was seen with is kept for good, with sums of the weights
+// (sampler.h) of what it has allocated and of what of that was freed: what lives is the difference.
+// Each live sample is kept in a table by its address.
+//
+// Thread-safe, lock-free and async-signal-safe: a child that is forked anywhere goes on with a
+// profile that is whole. Allocates nothing: its memory are mappings. Where one is refused, or the
+// stack of calls cannot be taken, samples are added up without their stack, so that sums stay true.
+// Nothing here touches errno.
+#ifndef HAKMEM_BOXES_HEAP_PROFILE_HEAP_PROFILE_H
+#define HAKMEM_BOXES_HEAP_PROFILE_HEAP_PROFILE_H
+
+#include "boxes/base/atomic.h"
+#include "boxes/base/base.h"
+
+HAK_C_BEGIN
+
+// Sums of weights. Objects have SAMPLER_FRACTION bits behind the point; bytes are as asked for.
+struct heap_profile_sum {
+    _Atomic(uint64_t) objects, bytes;
+};
+
+struct heap_profile_stack {
+    struct heap_profile_stack *next; // of the same hash
+    uint64_t hash;
+    struct heap_profile_sum allocated, freed;
+    unsigned depth;
+    uintptr_t pcs[]; // return addresses, innermost first; none: not known
+};
+
+// Notes the allocation of `size` bytes at `ptr` by the calls that led to here. NULL: a block that
+// counts as allocated and as freed.
+void heap_profile_note(const void *ptr, size_t size);
+
+// A sample that lives.
+struct heap_profile_sample {
+    const void *ptr;
+    size_t size;
+    struct heap_profile_stack *stack;
+};
+
+// True if any sample was ever noted: heap_profile_take() has something to find.
+HAK_INLINE bool heap_profile_started(void) {
+    extern bool heap_profile_any;
+    return HAK_UNLIKELY(HAK_PEEK(&heap_profile_any));
+}
+
+// Takes the sample of a block out of the table, before the block is freed or moved; false if it is
+// none. The sample is then to be dropped, as freed, or put back.
+bool heap_profile_take(const void *ptr, struct heap_profile_sample *sample);
+void heap_profile_drop(const struct heap_profile_sample *sample);
+void heap_profile_put_back(const struct heap_profile_sample *sample);
+
+// Bytes that samples so far stand for.
+uint64_t heap_profile_allocated(void);
+
+// Calls `visit` for each stack, and for each live sample; those that come and go meanwhile are seen
+// or not.
+typedef void heap_profile_stack_visitor(void *to, struct heap_profile_stack *stack);
+void heap_profile_each_stack(heap_profile_stack_visitor *visit, void *to);
+typedef void heap_profile_sample_visitor(void *to, const struct heap_profile_sample *sample);
+void heap_profile_each_live(heap_profile_sample_visitor *visit, void *to);
+
+// What could not be kept, and what is.
+struct heap_profile_stats {
+    uint64_t samples;   // noted so far
+    uint64_t stackless; // of them, without a stack
+    uint64_t untracked; // of them, counted as freed at once, as the table was full
+    uint64_t stacks;    // kept
+    size_t bytes;       // mapped for all that
+};
+void heap_profile_get_stats(struct heap_profile_stats *stats);
+HAK_C_END
+
+#endif
