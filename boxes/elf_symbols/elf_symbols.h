@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// elf_symbols: what code of the process is at an address: file, build id, function.
+//
+// Mappings come from /proc/self/maps, build ids from the mapped headers, names from the files'
+// symbol tables (.symtab, that of a separate debug file, or .dynsym), and for code that a
+// just-in-time compiler has made from /tmp/perf-PID.map, where it writes one. Async-signal-safe:
+// takes no lock of the dynamic linker's, and has its memory from mappings that are given back. One
+// thread at a time for each struct; nothing here touches errno.
+#ifndef HAKMEM_BOXES_ELF_SYMBOLS_ELF_SYMBOLS_H
+#define HAKMEM_BOXES_ELF_SYMBOLS_ELF_SYMBOLS_H
+
+#include "boxes/base/base.h"
+
+HAK_C_BEGIN
+
+enum { ELF_BUILD_ID_MOST = 32 };
+
+// A mapping with code in it. In the order of addresses.
+struct elf_mapping {
+    uintptr_t start, end;
+    uint64_t offset;  // in the file
+    const char *path; // "" if there is none
+    uint8_t build_id[ELF_BUILD_ID_MOST];
+    unsigned build_id_size; // 0: none found
+};
+
+// A piece of memory of the struct's, or a file.
+struct elf_piece {
+    void *at;
+    size_t size;
+};
+
+struct elf_symbols {
+    struct elf_mapping *mappings;
+    size_t mapping_count;
+    struct elf_piece *pieces;
+    size_t piece_count;
+};
+
+// Reads the process's mappings. False, and there is nothing to be closed, if that cannot be done.
+bool elf_symbols_open(struct elf_symbols *symbols);
+void elf_symbols_close(struct elf_symbols *symbols);
+
+// The mapping that an address is in, as index + 1; 0: none.
+size_t elf_symbols_mapping_of(const struct elf_symbols *symbols, uintptr_t pc);
+
+struct elf_name {
+    uintptr_t pc;
+    uintptr_t start;  // of the function
+    const char *name; // as in the symbol table, not terminated; lives until elf_symbols_close()
+    unsigned length;  // 0: not found
+};
+
+// Fills in the names of `count` addresses, which are sorted.
+void elf_symbols_name(struct elf_symbols *symbols, struct elf_name *names, size_t count);
+HAK_C_END
+
+#endif
