@@ -32,6 +32,20 @@ const struct setting_row settings_table[SETTING_COUNT] = {
                             "allow"},
     [SETTING_CHECK_FREES] = {"HAKMEM_CHECK_FREES", "0|1|2", 0, 2, 1,
                             "look for a small block freed twice at once, 0: never, 1: in small heaps, 2: always"},
+    [SETTING_PROFILE_RATE] = {"HAKMEM_PROFILE_RATE", "bytes", 1, INT64_C(1) << 40, 512 << 10,
+                              "mean distance of samples (K, M, G); 1: every allocation"},
+    [SETTING_PROFILE_SIGNAL] = {"HAKMEM_PROFILE_SIGNAL", "signal", 0, 64, 0,
+                                "write the profile when this signal comes; 0: none"},
+    [SETTING_PROFILE_EVERY] = {"HAKMEM_PROFILE_EVERY", "bytes", 0, INT64_MAX, 0,
+                               "write the profile each time so much was allocated (K, M, G, T); "
+                               "0: no"},
+    [SETTING_PROFILE_SECONDS] = {"HAKMEM_PROFILE_SECONDS", "s", 0, 1000000, 0,
+                                 "write the profile each time so many seconds have passed; 0: no"},
+};
+
+const struct setting_text_row settings_text_table[SETTING_TEXTS] = {
+    [SETTING_TEXT_PROFILE] = {"HAKMEM_PROFILE",
+                              "sample allocations, and write a heap profile to this file"},
 };
 
 int64_t settings_values[SETTING_COUNT] = {
@@ -45,8 +59,19 @@ int64_t settings_values[SETTING_COUNT] = {
     [SETTING_DEEPBIND] = 1,
     [SETTING_SANDBOX] = 2,
     [SETTING_CHECK_FREES] = 1,
+    [SETTING_PROFILE_RATE] = 512 << 10,
+    [SETTING_PROFILE_SIGNAL] = 0,
+    [SETTING_PROFILE_EVERY] = 0,
+    [SETTING_PROFILE_SECONDS] = 0,
 };
 // clang-format on
+
+enum { TEXT_MOST = 1024 };
+static char texts[SETTING_TEXTS][TEXT_MOST];
+
+const char *settings_text(enum setting_text text) {
+    return texts[text];
+}
 
 // The number at the start of a small file, SIZE_MAX if there is none ("max", or no such file).
 static size_t number_in_file(const char *path) {
@@ -93,9 +118,9 @@ size_t settings_memory(void) {
 }
 
 // What may follow the digits of a number of bytes; false if `suffix` is something else.
-static bool scale(const char *suffix, int64_t *value) {
+static bool scale(const char *suffix, bool percent, int64_t *value) {
     static const char units[] = "KMGT";
-    if (strcmp(suffix, "%") == 0) {
+    if (percent && strcmp(suffix, "%") == 0) {
         if (*value > 100) {
             return false;
         }
@@ -129,8 +154,9 @@ bool settings_parse(const struct setting_row *row, const char *text, int64_t *ou
             return false;
         }
     }
-    bool bytes = strchr(row->unit, '%') != NULL;
-    if (*text != '\0' && !(bytes && scale(text, &value))) {
+    bool bytes = strncmp(row->unit, "bytes", strlen("bytes")) == 0;
+    bool percent = strchr(row->unit, '%') != NULL;
+    if (*text != '\0' && !(bytes && scale(text, percent, &value))) {
         return false;
     }
     value = negative ? -value : value;
@@ -157,6 +183,25 @@ static int find_row(const char *entry) {
     return i;
 }
 
+// True if an entry of the environment has the name of a setting that is a text, which is then set.
+static bool load_text(const char *entry, const char *text) {
+    int i = 0;
+    while (i < SETTING_TEXTS &&
+           (strlen(settings_text_table[i].name) != name_length(entry) ||
+            memcmp(settings_text_table[i].name, entry, name_length(entry)) != 0)) {
+        i++;
+    }
+    if (i == SETTING_TEXTS) {
+        return false;
+    }
+    if (strlen(text) < TEXT_MOST) {
+        strcpy(texts[i], text);
+    } else {
+        diag_warn_setting(entry, text, "too long, ignored");
+    }
+    return true;
+}
+
 // True if an entry before this one has the same name: one line a name.
 static bool is_repeated(char *const *environment, char *const *entry) {
     size_t length = name_length(*entry) + 1;
@@ -176,6 +221,9 @@ void settings_load(char *const *environment) {
             continue;
         }
         text++;
+        if (load_text(*entry, text)) {
+            continue;
+        }
         int i = find_row(*entry);
         int64_t value;
         if (i == SETTING_COUNT) {

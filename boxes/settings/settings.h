@@ -25,8 +25,18 @@ enum setting {
     SETTING_LIMIT,      // most memory to hold, bytes
     SETTING_DEEPBIND,   // libc's own malloc leads here for libraries that are opened
     SETTING_SANDBOX,
-    SETTING_CHECK_FREES, // when free looks at the block
+    SETTING_CHECK_FREES,     // when free looks at the block
+    SETTING_PROFILE_RATE,    // bytes from sample to sample, on average
+    SETTING_PROFILE_SIGNAL,  // number of a signal that has a profile written, 0: none
+    SETTING_PROFILE_EVERY,   // bytes allocated from profile to profile, 0: none
+    SETTING_PROFILE_SECONDS, // seconds from profile to profile, 0: none
     SETTING_COUNT,
+};
+
+// Settings that are texts.
+enum setting_text {
+    SETTING_TEXT_PROFILE, // file that profiles are written to
+    SETTING_TEXTS,
 };
 
 struct setting_row {
@@ -37,6 +47,13 @@ struct setting_row {
 };
 
 extern const struct setting_row settings_table[SETTING_COUNT];
+
+struct setting_text_row {
+    const char *name;
+    const char *what;
+};
+
+extern const struct setting_text_row settings_text_table[SETTING_TEXTS];
 
 // Reads the environment (NULL-terminated, as environ). Called once, from the library's constructor;
 // another library's may have started threads before, which see the one value or the other.
@@ -57,6 +74,10 @@ size_t settings_memory(void);
 // Changes the value of a setting that is asked for each time it matters: SETTING_DECAY_MS. False,
 // and nothing changed, if the value is out of the row's range. Thread-safe.
 bool settings_set(enum setting setting, int64_t value);
+
+// The text in force, "" if none is set. Thread-safe; what the program does to its environment later
+// changes nothing.
+const char *settings_text(enum setting_text text);
 
 // The value in force. Thread-safe.
 HAK_INLINE int64_t settings_get(enum setting setting) {

@@ -40,8 +40,8 @@ bool Expected(const setting_row &row, std::string text, int64_t *out) {
     Wide value = number.empty() ? 0 : static_cast<Wide>(std::stoull(number));
     if (!suffix.empty()) {
         size_t unit = std::string("KMGT%").find(suffix);
-        if (strstr(row.unit, "%") == nullptr || suffix.size() != 1 || unit == std::string::npos ||
-            (suffix == "%" && value > 100)) {
+        if (strncmp(row.unit, "bytes", 5) != 0 || suffix.size() != 1 || unit == std::string::npos ||
+            (suffix == "%" && (strstr(row.unit, "%") == nullptr || value > 100))) {
             return false;
         }
         value *= suffix == "%" ? Wide{settings_memory() / 100} : Wide{1} << (10 * (unit + 1));
@@ -88,6 +88,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         environment.push_back(entry.data());
         size_t end = entry.find('=');
         bool ours = entry.rfind("HAKMEM_", 0) == 0 && end != std::string::npos;
+        for (const setting_text_row &row : settings_text_table) {
+            ours = ours && entry.substr(0, end) != row.name;
+        }
         for (int i = 0; i < SETTING_COUNT; i++) {
             const setting_row &row = settings_table[i];
             size_t equals = entry.find('=');
