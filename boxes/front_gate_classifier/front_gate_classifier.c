@@ -5,6 +5,7 @@
 #include "boxes/far_block/far_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/private_heap/private_heap.h"
+#include "boxes/sampled_block/sampled_block.h"
 #include "boxes/shared_pool/shared_pool.h"
 #include "boxes/superslab/superslab.h"
 
@@ -48,9 +49,28 @@ static struct classified classify_rest(const struct page_arena_window *window, c
     return (struct classified){.kind = CLASSIFIED_FREE_PAGES, .slab = slab};
 }
 
+static struct classified classify_sampled(const void *ptr, size_t slab) {
+    struct classified answer = {.kind = CLASSIFIED_SAMPLED_FREE, .slab = slab};
+    void *start;
+    switch (sampled_block_look(ptr, &answer.usable, &start)) {
+    case SAMPLED_BLOCK_LIVE:
+        answer.kind = CLASSIFIED_SAMPLED;
+        break;
+    case SAMPLED_BLOCK_INTERIOR:
+        answer.kind = CLASSIFIED_SAMPLED_INTERIOR;
+        break;
+    default:
+        break;
+    }
+    return answer;
+}
+
 // Pointers out of the heap's window.
 static struct classified classify_outside(const void *ptr, size_t slab) {
     struct classified answer = {.kind = CLASSIFIED_FOREIGN, .slab = slab};
+    if (sampled_block_owns(ptr)) {
+        return classify_sampled(ptr, slab);
+    }
     answer.usable = far_block_usable(ptr);
     if (answer.usable != 0) {
         answer.kind = CLASSIFIED_LARGE;
@@ -109,10 +129,12 @@ const char *classified_fault(enum classified_kind kind) {
         return "not a pointer of this heap";
     case CLASSIFIED_TINY_FREE:
     case CLASSIFIED_PRIVATE_FREE:
+    case CLASSIFIED_SAMPLED_FREE:
         return "block was freed";
     case CLASSIFIED_TINY_INTERIOR:
     case CLASSIFIED_LARGE_INTERIOR:
     case CLASSIFIED_PRIVATE_INTERIOR:
+    case CLASSIFIED_SAMPLED_INTERIOR:
         return "pointer into a block, not to its start";
     case CLASSIFIED_FREE_PAGES:
         return "no block there (freed twice, or never allocated)";

@@ -21,6 +21,9 @@ enum classified_kind {
     CLASSIFIED_PRIVATE,      // start of a live block of a private heap
     CLASSIFIED_PRIVATE_FREE, // start of a free one
     CLASSIFIED_PRIVATE_INTERIOR,
+    CLASSIFIED_SAMPLED,      // start of a live small block that is sampled
+    CLASSIFIED_SAMPLED_FREE, // start of a free one
+    CLASSIFIED_SAMPLED_INTERIOR,
     CLASSIFIED_FREE_PAGES, // in the heap, and no block is there (any more)
     CLASSIFIED_INTERNAL,   // the allocator's own
 };
@@ -29,7 +32,7 @@ struct classified {
     enum classified_kind kind;
     unsigned bin;  // of a tiny block
     size_t slab;   // slab index, for all but FOREIGN; beyond the window for a block far from it
-    size_t usable; // bytes of the block for TINY, LARGE, PRIVATE and EARLY, else 0
+    size_t usable; // bytes of the block for TINY, LARGE, PRIVATE, SAMPLED and EARLY, else 0
 };
 
 struct classified classify_ptr(const void *ptr);

@@ -124,10 +124,14 @@ static void give_back(void *memory, size_t slabs, bool dirty) {
     page_arena_release(slab, slabs, dirty);
 }
 
+static _Atomic(bool) sizes_closed;
+
 // A heap whose first part is zero, and whose slots are if `zeroed`.
 static void start(struct thread_heap *heap, uint32_t id, bool zeroed) {
     fast_cache_init(heap->bins, heap->bottoms, heap->slots, zeroed);
-    size_class_fill_table(heap->table);
+    if (!atomic_load_explicit(&sizes_closed, memory_order_relaxed)) {
+        size_class_fill_table(heap->table);
+    }
     size_class_fill_sizes(heap->sizes);
     heap->id = id;
     for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
@@ -165,6 +169,30 @@ static uint32_t take_place(void) {
         }
     } while (!atomic_compare_exchange_weak(&directory.made, &id, id + 1));
     return id;
+}
+
+// The place 0, whose stack is always empty, for every size; with headers there is no table, and no
+// size but 0 may be a hit.
+static void close_sizes_here(struct thread_heap *heap) {
+    if (HAK_HEADER) {
+        thread_heap_tls.sizes = 1;
+    } else if (is_own(heap)) {
+        memset(heap->table, 0, sizeof heap->table);
+    }
+}
+
+void thread_heap_close_sizes(void) {
+    atomic_store(&sizes_closed, true);
+    uint32_t made = heaps_made();
+    for (uint32_t id = 0; !HAK_HEADER && id < made; id++) {
+        struct thread_heap *heap = atomic_load(place_of(id));
+        if (heap != NULL && !atomic_bitmap_test(directory.cold, id)) {
+            for (size_t i = 0; i < sizeof heap->table; i++) {
+                HAK_POKE(&heap->table[i], 0);
+            }
+        }
+    }
+    close_sizes_here(thread_heap_tls.heap);
 }
 
 static struct thread_heap *make(void) {
@@ -257,6 +285,9 @@ struct thread_heap *thread_heap_get(void) {
         struct page_arena_window window = page_arena_get_window();
         thread_heap_tls.gate = front_gate_of(&window, false);
         thread_heap_tls.heap = heap;
+        if (HAK_UNLIKELY(atomic_load_explicit(&sizes_closed, memory_order_relaxed))) {
+            close_sizes_here(heap); // One that was made before may be adopted.
+        }
         int saved = errno;
         register_exit(heap);
         errno = saved;

@@ -152,6 +152,11 @@ bool thread_heap_deepen(struct thread_heap *heap, unsigned bin);
 void thread_heap_set_aside(void);
 void thread_heap_take_back(void);
 
+// From now on no request is a hit, in any heap: malloc takes the slow way, where allocations are
+// counted for the sampler. Frees hit as before. Other threads' heaps follow at once, and with
+// headers, where the size alone says which stack it is, at their thread's next heap.
+void thread_heap_close_sizes(void);
+
 // For pthread_atfork, in the child.
 void thread_heap_after_fork(void);
 

@@ -23,6 +23,9 @@ HAK_NOINLINE void *slow_aligned_alloc(size_t align, size_t size);
 // Everything but a hit; ptr may be NULL or garbage. Keeps errno.
 HAK_NOINLINE void slow_free(void *ptr);
 
+// For a large block that realloc() has resized, which counts as a new one.
+void slow_sample_moved(void *block, size_t size);
+
 // Whether freed blocks are looked at depends on what the heap holds: each miss decides anew, and
 // this.
 void slow_look_anew(void);

@@ -4,12 +4,14 @@
 #include "fronts/descriptor/descriptor.h"
 #include "fronts/libc/hit_path.h"
 #include "fronts/libc/interposed.h"
+#include "fronts/libc/profile.h"
 
 #include "backends/os.h"
 #include "boxes/decay/decay.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/early_block/early_block.h"
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
+#include "boxes/heap_profile/heap_profile.h"
 #include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/settings/settings.h"
@@ -150,6 +152,9 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
         put(ptr);
         return NULL;
     }
+    if (old.kind == CLASSIFIED_SAMPLED) {
+        return move(ptr, size, old.usable); // Its sample ends, and the new block may be one.
+    }
     if (old.kind != CLASSIFIED_LARGE) {
         // Shrinking stays in place as long as at least half of the block remains in use.
         if (size <= old.usable && (size > old.usable / 2 || (old.kind == CLASSIFIED_TINY &&
@@ -158,8 +163,14 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
         }
     } else if (size > SIZE_CLASS_TINY_MAX) {
         const struct page_arena_window window = page_arena_get_window();
+        struct heap_profile_sample sample;
+        bool sampled = heap_profile_started() && heap_profile_take(ptr, &sample);
         void *same = large_block_resize(&window, ptr, old.slab, size);
+        if (HAK_UNLIKELY(sampled)) {
+            same != NULL ? heap_profile_drop(&sample) : heap_profile_put_back(&sample);
+        }
         if (same != NULL) {
+            slow_sample_moved(same, size);
             if (same != ptr && old.usable < LARGE_BLOCK_MOVE) { // copied
                 slow_tick();
             }
@@ -373,6 +384,7 @@ static void after_fork(void) {
     os_forked();
     thread_heap_after_fork();
     decay_after_fork();
+    profile_after_fork();
 }
 
 // False in a library of hakmem behind another one, whose malloc and hak_stats() come first.
@@ -394,10 +406,14 @@ static __attribute__((constructor(101))) void start(void) {
     if (is_first()) {
         descriptor_serves();
         decay_start();
+        profile_start();
     }
 }
 
 static __attribute__((destructor(101))) void finish(void) {
+    if (is_first()) {
+        profile_finish();
+    }
     // Blocks still cached are checked as they go back: the last chance to report one freed twice.
     thread_heap_flush();
     if (settings_get(SETTING_STATS) != 0 && is_first()) {

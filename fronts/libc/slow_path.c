@@ -7,11 +7,15 @@
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/early_block/early_block.h"
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
+#include "boxes/heap_profile/heap_profile.h"
 #include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/private_heap/private_heap.h"
+#include "boxes/sampled_block/sampled_block.h"
+#include "boxes/sampler/sampler.h"
 #include "boxes/settings/settings.h"
 #include "boxes/shared_pool/shared_pool.h"
+#include "fronts/libc/profile.h"
 #include "fronts/tiny_front/tiny_front.h"
 
 #include <errno.h>
@@ -121,6 +125,24 @@ static bool may_fit(size_t size, size_t align) {
     return size <= most && align <= most;
 }
 
+// A small block that the sampler has counted last, if it is one to be sampled; else NULL.
+static HAK_NOINLINE void *sampled(size_t size, size_t align) {
+    if (HAK_LIKELY(!sampler_decides(size))) {
+        return NULL;
+    }
+    void *block = sampled_block_alloc(size, align);
+    heap_profile_note(block, size);
+    profile_tick();
+    return block;
+}
+
+static HAK_COLD void sample_large(void *block, size_t size) {
+    if (sampler_decides(size)) {
+        heap_profile_note(block, size);
+        profile_tick();
+    }
+}
+
 static HAK_NOINLINE void *large(size_t size, size_t align, enum large_block_use use) {
     tick_once();
     void *block = large_block_alloc(size, align, use);
@@ -130,20 +152,60 @@ static HAK_NOINLINE void *large(size_t size, size_t align, enum large_block_use 
     }
     if (HAK_UNLIKELY(block == NULL)) {
         errno = ENOMEM;
+    } else if (sampler_counts(size)) {
+        sample_large(block, size);
     }
     return block;
 }
 
+// A block of a bin; `size` and `align` are what was asked for.
+HAK_INLINE void *small(unsigned bin, size_t size, size_t align) {
+    if (sampler_counts(size)) {
+        void *block = sampled(size, align);
+        if (block != NULL) {
+            return block;
+        }
+    }
+    void *block = pop(thread_heap_current(), bin);
+    return HAK_LIKELY(block != NULL) ? block : miss(bin);
+}
+
+static HAK_NOINLINE void *alloc_unhit(size_t size) {
+    return size > SIZE_CLASS_TINY_MAX ? large(size, 1, LARGE_BLOCK_ANY)
+                                      : small(size_class_bin_of(size), size, 1);
+}
+
+static HAK_NOINLINE void *miss_of(size_t size) {
+    return miss(size_class_bin_of(size));
+}
+
+// A block of a size that may be a hit, from the thread's stack or a miss.
+HAK_INLINE void *take_counted(size_t size) {
+    struct thread_heap *heap = thread_heap_current();
+    void *block = fast_cache_pop_at(heap->bins, size_class_sized_place(heap->sizes, size));
+    if (HAK_LIKELY(block != NULL)) {
+        free_mark_clear(block);
+        return block;
+    }
+    return miss_of(size);
+}
+
+static HAK_NOINLINE void *alloc_due(size_t size) {
+    void *block = sampled(size, 1);
+    return block != NULL ? block : take_counted(size);
+}
+
+// While allocations are sampled every malloc comes here. Those that would be hits otherwise are
+// served in a few instructions, with a table's word for where their stack is, and all else is a
+// tail call: no register is saved.
 void *slow_alloc(size_t size) {
     if (HAK_UNLIKELY(!thread_heap_ready())) {
         return early_block_alloc(size, 1);
     }
-    if (HAK_UNLIKELY(size > SIZE_CLASS_TINY_MAX)) {
-        return large(size, 1, LARGE_BLOCK_ANY);
+    if (HAK_UNLIKELY(size - 1 >= SIZE_CLASS_HIT_MAX)) { // 0, too: it has no place in the table
+        return alloc_unhit(size);
     }
-    unsigned bin = size_class_bin_of(size);
-    void *block = pop(thread_heap_current(), bin);
-    return HAK_LIKELY(block != NULL) ? block : miss(bin);
+    return sampler_counts(size) ? alloc_due(size) : take_counted(size);
 }
 
 void *slow_zero_alloc(size_t size) {
@@ -173,8 +235,13 @@ void *slow_aligned_alloc(size_t align, size_t size) {
     if (bin == 0) {
         return large(size == 0 ? 1 : size, align, LARGE_BLOCK_ANY);
     }
-    void *block = pop(thread_heap_current(), bin);
-    return HAK_LIKELY(block != NULL) ? block : miss(bin);
+    return small(bin, size, align);
+}
+
+void slow_sample_moved(void *block, size_t size) {
+    if (sampler_counts(size)) {
+        sample_large(block, size);
+    }
 }
 
 // A pointer into a slab of `bin`. The header strategy comes here with every one whose header is not
@@ -258,7 +325,25 @@ static HAK_NOINLINE void free_tiny(unsigned bin, void *ptr) {
     }
 }
 
+// The block is freed while its sample is in nobody's table: it may be another's the next moment.
+static HAK_COLD bool free_sampled(void *ptr) {
+    struct heap_profile_sample sample;
+    if (heap_profile_take(ptr, &sample)) {
+        heap_profile_drop(&sample);
+    }
+    if (!sampled_block_owns(ptr)) {
+        return false;
+    }
+    if (!sampled_block_free(ptr)) {
+        diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(classify_ptr(ptr).kind));
+    }
+    return true;
+}
+
 static HAK_NOINLINE void free_large(void *ptr) {
+    if (heap_profile_started() && free_sampled(ptr)) {
+        return;
+    }
     struct page_arena_window window = page_arena_get_window();
     if (HAK_UNLIKELY(!large_block_free(&window, ptr, page_arena_slab_of(&window, ptr)) &&
                      !private_heap_free(&window, ptr) && !early_block_free(ptr))) {

@@ -11,6 +11,7 @@
 #ifndef HAKMEM_HAKMEM_H
 #define HAKMEM_HAKMEM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -40,6 +41,11 @@ const char *hak_flavour(void) HAKMEM_NOEXCEPT;
 // freed all the same.
 void free_sized(void *ptr, size_t size) HAKMEM_NOEXCEPT;
 void free_aligned_sized(void *ptr, size_t align, size_t size) HAKMEM_NOEXCEPT;
+
+// Writes the heap profile of now, in pprof's format, to the file `path`; NULL: to the one that
+// HAKMEM_PROFILE names. False if nothing is sampled (see HAKMEM_PROFILE), the file cannot be
+// written, or another thread is writing one. Async-signal-safe.
+bool hak_profile_dump(const char *path) HAKMEM_NOEXCEPT;
 
 enum { HAK_STATS_BINS = 49 }; // entries of hak_stats.bins
 
