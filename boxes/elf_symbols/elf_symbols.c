@@ -46,20 +46,27 @@ void elf_symbols_close(struct elf_symbols *symbols) {
 
 // --- Mappings
 
-// The whole of /proc/self/maps, NUL-terminated; NULL if it cannot be had.
-static char *read_maps(struct elf_symbols *symbols, size_t *length) {
+bool elf_maps_read(struct elf_maps *maps) {
     for (size_t size = MAPS_FIRST; size <= MAPS_MOST; size *= 4) {
-        char *text = take(symbols, size);
-        if (text == NULL) {
-            return NULL;
+        void *at;
+        if (os_map(NULL, size, &at) != OS_OK) {
+            return false;
         }
-        *length = os_read_file("/proc/self/maps", text, size - 1);
-        if (*length < size - 1) {
-            text[*length] = '\0';
-            return *length == 0 ? NULL : text;
+        *maps = (struct elf_maps){.text = at, .mapped = size};
+        maps->length = os_read_file("/proc/self/maps", maps->text, size - 1);
+        if (maps->length > 0 && maps->length < size - 1) {
+            for (size_t i = 0; i < maps->length; i++) {
+                maps->text[i] = maps->text[i] == '\n' ? '\0' : maps->text[i];
+            }
+            return true;
         }
+        elf_maps_release(maps);
     }
-    return NULL;
+    return false;
+}
+
+void elf_maps_release(struct elf_maps *maps) {
+    os_release(maps->text, maps->mapped);
 }
 
 static uint64_t read_hex(char **at) {
@@ -144,62 +151,72 @@ struct image {
     const char *path;
 };
 
-static void parse(struct elf_symbols *symbols, char *text) {
-    struct image image = {NULL, 0, ""};
-    while (*text != '\0') {
-        struct elf_mapping mapping = {.start = read_hex(&text)};
-        text += *text == '-';
-        mapping.end = read_hex(&text);
-        skip_past(&text, ' ');
-        bool readable = text[0] == 'r';
-        bool executable = readable && text[1] != '\0' && text[2] == 'x';
-        skip_past(&text, ' ');
-        mapping.offset = read_hex(&text);
-        skip_past(&text, ' '); // device
-        skip_past(&text, ' '); // inode
-        while (*text != '\0' && *text != ' ' && *text != '\n') {
-            text++;
+struct parse {
+    struct elf_symbols *symbols;
+    struct image image;
+};
+
+static void add_mapping(void *to, const struct elf_map_line *line) {
+    struct parse *parse = to;
+    struct elf_symbols *symbols = parse->symbols;
+    bool named = line->path[0] == '/' || strcmp(line->path, "[vdso]") == 0;
+    if (line->offset == 0 && line->readable && named) {
+        parse->image =
+            (struct image){(const char *)line->start, line->end - line->start, line->path};
+    }
+    if (!line->executable || !line->readable || strcmp(line->path, "[vsyscall]") == 0) {
+        return;
+    }
+    struct elf_mapping *mapping = &symbols->mappings[symbols->mapping_count++];
+    *mapping = (struct elf_mapping){
+        .start = line->start, .end = line->end, .offset = line->offset, .path = line->path};
+    if (parse->image.at != NULL && strcmp(parse->image.path, line->path) == 0) {
+        read_build_id(parse->image.at, parse->image.size, mapping);
+    }
+}
+
+void elf_maps_each(const struct elf_maps *maps, elf_map_visitor *visit, void *to) {
+    char *end = maps->text + maps->length;
+    for (char *at = maps->text; at < end; at += strlen(at) + 1) {
+        struct elf_map_line line = {.start = read_hex(&at)};
+        at += *at == '-';
+        line.end = read_hex(&at);
+        skip_past(&at, ' ');
+        if (strlen(at) < 5) {
+            continue;
         }
-        while (*text == ' ') {
-            text++;
-        }
-        mapping.path = text;
-        while (*text != '\0' && *text != '\n') {
-            text++;
-        }
-        if (*text == '\n') {
-            *text++ = '\0';
-        }
-        if (mapping.offset == 0 && readable &&
-            (mapping.path[0] == '/' || strcmp(mapping.path, "[vdso]") == 0)) {
-            image = (struct image){(const char *)mapping.start, mapping.end - mapping.start,
-                                   mapping.path};
-        }
-        if (executable && strcmp(mapping.path, "[vsyscall]") != 0) {
-            if (image.at != NULL && strcmp(image.path, mapping.path) == 0) {
-                read_build_id(image.at, image.size, &mapping);
-            }
-            symbols->mappings[symbols->mapping_count++] = mapping;
-        }
+        line.readable = at[0] == 'r';
+        line.writable = at[1] == 'w';
+        line.executable = at[2] == 'x';
+        line.shared = at[3] == 's';
+        skip_past(&at, ' ');
+        line.offset = read_hex(&at);
+        skip_past(&at, ' '); // device
+        skip_past(&at, ' '); // inode
+        skip_past(&at, ' ');
+        line.path = at;
+        visit(to, &line);
     }
 }
 
 bool elf_symbols_open(struct elf_symbols *symbols) {
     void *pieces;
+    struct elf_maps maps;
     if (os_map(NULL, PIECES * sizeof *symbols->pieces, &pieces) != OS_OK) {
         return false;
     }
     *symbols = (struct elf_symbols){.pieces = pieces};
-    size_t length;
-    char *text = read_maps(symbols, &length);
-    if (text != NULL) {
-        symbols->mappings = take(symbols, (length / SHORTEST_LINE + 1) * sizeof *symbols->mappings);
+    if (elf_maps_read(&maps)) {
+        keep(symbols, maps.text, maps.mapped);
+        symbols->mappings =
+            take(symbols, (maps.length / SHORTEST_LINE + 1) * sizeof *symbols->mappings);
     }
     if (symbols->mappings == NULL) {
         elf_symbols_close(symbols);
         return false;
     }
-    parse(symbols, text);
+    struct parse parse = {symbols, {NULL, 0, ""}};
+    elf_maps_each(&maps, add_mapping, &parse);
     return true;
 }
 
@@ -329,15 +346,16 @@ static bool same_build(const char *image, size_t size, const struct elf_mapping 
 }
 
 // The addresses are all in the mapping.
-static void name_in_mapping(struct elf_symbols *symbols, const struct elf_mapping *mapping,
+static void name_in_mapping(struct elf_symbols *symbols, struct elf_mapping *mapping,
                             struct elf_name *names, size_t count) {
-    size_t size;
-    bool own = strcmp(mapping->path, "[vdso]") == 0;
-    const char *image =
-        own ? (const char *)mapping->start : map_file(symbols, mapping->path, &size);
-    if (own) {
-        size = mapping->end - mapping->start;
+    if (mapping->image == NULL) {
+        mapping->image_size = mapping->end - mapping->start;
+        mapping->image = strcmp(mapping->path, "[vdso]") == 0
+                             ? (const char *)mapping->start
+                             : map_file(symbols, mapping->path, &mapping->image_size);
     }
+    const char *image = mapping->image;
+    size_t size = mapping->image_size;
     // Another file may have taken its place since.
     if (image == NULL || !is_elf(image, size) || !same_build(image, size, mapping)) {
         return;
@@ -402,7 +420,7 @@ void elf_symbols_name(struct elf_symbols *symbols, struct elf_name *names, size_
         size_t found = elf_symbols_mapping_of(symbols, names[i].pc);
         size_t end = i + 1;
         if (found != 0) {
-            const struct elf_mapping *mapping = &symbols->mappings[found - 1];
+            struct elf_mapping *mapping = &symbols->mappings[found - 1];
             end = i + first_from(names + i, count - i, mapping->end);
             if (mapping->path[0] == '/' || strcmp(mapping->path, "[vdso]") == 0) {
                 name_in_mapping(symbols, mapping, names + i, end - i);

@@ -15,6 +15,25 @@ HAK_C_BEGIN
 
 enum { ELF_BUILD_ID_MOST = 32 };
 
+// A line of /proc/self/maps.
+struct elf_map_line {
+    uintptr_t start, end;
+    uint64_t offset;
+    bool readable, writable, executable, shared;
+    const char *path; // "" if there is none
+};
+
+// The whole of it, as it was when it was read. False, and there is nothing to be released, if that
+// cannot be done.
+struct elf_maps {
+    char *text;
+    size_t length, mapped;
+};
+bool elf_maps_read(struct elf_maps *maps);
+void elf_maps_release(struct elf_maps *maps);
+typedef void elf_map_visitor(void *to, const struct elf_map_line *line);
+void elf_maps_each(const struct elf_maps *maps, elf_map_visitor *visit, void *to);
+
 // A mapping with code in it. In the order of addresses.
 struct elf_mapping {
     uintptr_t start, end;
@@ -22,6 +41,8 @@ struct elf_mapping {
     const char *path; // "" if there is none
     uint8_t build_id[ELF_BUILD_ID_MOST];
     unsigned build_id_size; // 0: none found
+    const char *image;      // the file, once names were looked up in it; NULL before
+    size_t image_size;
 };
 
 // A piece of memory of the struct's, or a file.

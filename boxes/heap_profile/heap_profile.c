@@ -285,7 +285,23 @@ void heap_profile_note(const void *ptr, size_t size) {
     }
 }
 
+void heap_profile_weigh(const struct heap_profile_sample *sample, uint64_t *objects,
+                        uint64_t *bytes) {
+    *objects = sampler_weight(sample->size, sampler_rate());
+    *bytes = bytes_of(sample->size, *objects);
+}
+
 // --- Looking
+
+bool heap_profile_owns(const void *at) {
+    for (unsigned level = atomic_load(&level_count); level-- > 0;) {
+        uintptr_t start = (uintptr_t)atomic_load(&levels[level].places);
+        if ((uintptr_t)at - start < level_places(level) * sizeof(struct place)) {
+            return true;
+        }
+    }
+    return false;
+}
 
 uint64_t heap_profile_allocated(void) {
     return atomic_load_explicit(&allocated, memory_order_relaxed);

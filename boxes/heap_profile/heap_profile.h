@@ -63,6 +63,13 @@ void heap_profile_each_stack(heap_profile_stack_visitor *visit, void *to);
 typedef void heap_profile_sample_visitor(void *to, const struct heap_profile_sample *sample);
 void heap_profile_each_live(heap_profile_sample_visitor *visit, void *to);
 
+// True if an address is in the table of live samples.
+bool heap_profile_owns(const void *at);
+
+// The weight of a sample, and the bytes that it stands for.
+void heap_profile_weigh(const struct heap_profile_sample *sample, uint64_t *objects,
+                        uint64_t *bytes);
+
 // What could not be kept, and what is.
 struct heap_profile_stats {
     uint64_t samples;   // noted so far

@@ -196,9 +196,9 @@ static void put_head(struct writer *w) {
         [S_INUSE_OBJECTS] = "inuse_objects",
         [S_INUSE_SPACE] = "inuse_space",
         [S_SPACE] = "space",
-        // The allocator's own calls, where it is part of the program.
+        // What stands between the program and the allocator.
         [S_DROP] = "(malloc|calloc|realloc|reallocarray|memalign|aligned_alloc|posix_memalign|"
-                   "valloc|pvalloc|operator new.*|_Zn[wa].*|slow_.*|own_malloc|own_realloc)",
+                   "valloc|pvalloc|operator new.*|_Zn[wa].*)",
         [S_COMMENT] = "hakmem heap profile: bytes as asked for",
     };
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
@@ -277,12 +277,58 @@ static void put_locations(struct writer *w) {
     put_location(w, w->count + 1, 0, put_function(w, unknown, sizeof unknown - 1));
 }
 
+// The allocator's own calls at the start of a stack, in a program that the library is linked into:
+// those of a shared object were not taken.
+static unsigned own_calls(const struct writer *w, const struct heap_profile_stack *stack) {
+    static const char *const own[] = {
+        "heap_profile_note",
+        "sampled",
+        "sample_large",
+        "alloc_due",
+        "alloc_unhit",
+        "large",
+        "slow_alloc",
+        "slow_zero_alloc",
+        "slow_aligned_alloc",
+        "slow_grown_alloc",
+        "slow_zero_aligned_alloc",
+        "slow_sample_moved",
+        "slow_resize",
+        "resize",
+        "move",
+        "malloc",
+        "calloc",
+        "realloc",
+        "get_aligned",
+        "get_rounded",
+        "memalign",
+        "aligned_alloc",
+        "posix_memalign",
+    };
+    unsigned count = 0;
+    while (count + 1 < stack->depth) {
+        size_t place = place_of(w, call_at(stack->pcs[count]));
+        const struct elf_name *name = place < w->count ? &w->names[place] : NULL;
+        size_t i = 0;
+        while (name != NULL && i < sizeof own / sizeof *own &&
+               (strlen(own[i]) != name->length || memcmp(own[i], name->name, name->length) != 0)) {
+            i++;
+        }
+        // Any of these names may be the program's own, but for the innermost.
+        if (name == NULL || i == sizeof own / sizeof *own || (count == 0 && i != 0)) {
+            break;
+        }
+        count++;
+    }
+    return count;
+}
+
 static void put_sample(void *to, struct heap_profile_stack *stack) {
     struct writer *w = to;
     struct values values = values_of(stack);
     struct message *m = fresh(&w->message);
     struct message *list = fresh(&w->list);
-    for (unsigned i = 0; i < stack->depth; i++) {
+    for (unsigned i = own_calls(w, stack); i < stack->depth; i++) {
         message_packed(list, place_of(w, call_at(stack->pcs[i])) + 1);
     }
     if (stack->depth == 0) {
@@ -348,9 +394,10 @@ static void put_folded(struct writer *w, struct heap_profile_stack *stack, uint6
     if (bytes == 0) {
         return;
     }
-    for (unsigned i = stack->depth; i-- > 0;) {
+    unsigned own = own_calls(w, stack);
+    for (unsigned i = stack->depth; i-- > own;) {
         put_frame(w, call_at(stack->pcs[i]));
-        put_text(w, i == 0 ? "" : ";");
+        put_text(w, i == own ? "" : ";");
     }
     put_text(w, stack->depth == 0 ? "[unknown] " : " ");
     put_number(w, bytes, 10);

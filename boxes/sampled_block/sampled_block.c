@@ -227,6 +227,10 @@ bool sampled_block_free(void *ptr) {
     return true;
 }
 
+uintptr_t sampled_block_range(void) {
+    return HAK_PEEK(&sampled_block_base);
+}
+
 void sampled_block_count(size_t *live, size_t *held) {
     *live = atomic_load(&live_bytes);
     *held = (size_t)atomic_load(&chunks_used) * CHUNK;

@@ -38,6 +38,9 @@ bool sampled_block_free(void *ptr);
 // Bytes of live blocks, and bytes that chunks take.
 void sampled_block_count(size_t *live, size_t *held);
 
+// Where the range starts; chunks are in use from there on.
+uintptr_t sampled_block_range(void);
+
 // True if a pointer is into this box's range.
 HAK_INLINE bool sampled_block_owns(const void *ptr) {
     extern uintptr_t sampled_block_base;

@@ -398,7 +398,7 @@ static __attribute__((constructor(101))) void start(void) {
     os_start((enum os_calls_allowed)settings_get(SETTING_SANDBOX));
     static const struct os_around around = {thread_heap_set_aside, thread_heap_take_back};
     os_around_calls(&around);
-    if (settings_get(SETTING_STATS) != 0) {
+    if (settings_get(SETTING_STATS) != 0 || settings_get(SETTING_LEAKS) != 0) {
         os_keep_stderr();
     }
     tiny_front_start();
@@ -411,11 +411,11 @@ static __attribute__((constructor(101))) void start(void) {
 }
 
 static __attribute__((destructor(101))) void finish(void) {
+    // Blocks still cached are checked as they go back: the last chance to report one freed twice.
+    thread_heap_flush();
     if (is_first()) {
         profile_finish();
     }
-    // Blocks still cached are checked as they go back: the last chance to report one freed twice.
-    thread_heap_flush();
     if (settings_get(SETTING_STATS) != 0 && is_first()) {
         statistics_table(&(struct statistics_sink){write_to_stderr, NULL});
     }

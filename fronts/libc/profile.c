@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fronts/libc/profile.h"
 
+#include "fronts/libc/leaks.h"
+
 #include "backends/os.h"
 #include "boxes/base/atomic.h"
 #include "boxes/diagnostics/diagnostics.h"
@@ -21,8 +23,12 @@ static _Atomic(uint64_t) written; // profiles so far
 static _Atomic(uint64_t) next_at; // bytes allocated when the next one is due; 0: never
 static _Atomic(uint64_t) next_ms; // clock at which the next one is due; 0: never
 
-static bool is_on(void) {
+static bool has_file(void) {
     return settings_text(SETTING_TEXT_PROFILE)[0] != '\0';
+}
+
+static bool is_on(void) {
+    return has_file() || settings_get(SETTING_LEAKS) != 0;
 }
 
 static bool write_named(void) {
@@ -33,7 +39,7 @@ static bool write_named(void) {
 }
 
 EXPORT bool hak_profile_dump(const char *path) {
-    if (!is_on()) {
+    if (!is_on() || (path == NULL && !has_file())) {
         return false;
     }
     return path == NULL ? write_named() : profile_file_write(path);
@@ -67,6 +73,9 @@ void profile_start(void) {
     }
     sampler_start((uint64_t)settings_get(SETTING_PROFILE_RATE));
     thread_heap_close_sizes();
+    if (!has_file()) {
+        return;
+    }
     atomic_store(&next_at, (uint64_t)settings_get(SETTING_PROFILE_EVERY));
     int64_t seconds = settings_get(SETTING_PROFILE_SECONDS);
     if (seconds != 0) {
@@ -88,8 +97,11 @@ void profile_after_fork(void) {
 }
 
 void profile_finish(void) {
-    if (is_on() && !write_named()) {
+    if (has_file() && !write_named()) {
         diag_warn_setting("HAKMEM_PROFILE", settings_text(SETTING_TEXT_PROFILE),
                           "the profile could not be written");
+    }
+    if (settings_get(SETTING_LEAKS) != 0) {
+        leaks_report();
     }
 }
