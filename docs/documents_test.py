@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """What the documents say of the tree is so: each relative link leads to a file (and to a heading, if it names one),
-prose has at most 100 columns, and README's chart is the one that benchmarks/overview.py makes of the results."""
+prose has at most 100 columns, the version is one, and README's chart is the one that benchmarks/overview.py makes of the results."""
 import os
 import re
 import subprocess
@@ -63,6 +63,18 @@ for name in documents():
             faults.append(f"{name}: more than {COLUMNS} columns: {line}")
 if links < 100:
     faults.append(f"only {links} links")
+
+
+def said(path, pattern):
+    with open(f"{root}/{path}", encoding="utf-8") as file:
+        return re.search(pattern, file.read(), re.M)[1]
+
+
+# One version, in three files that cannot ask each other.
+version = said("include/hakmem/hakmem.h", r'#define HAKMEM_VERSION +"(.*)"')
+for path, pattern in (("MODULE.bazel", r'^    version = "(.*)"'), ("CHANGELOG.md", r"^## (\S+)")):
+    if said(path, pattern) != version:
+        faults.append(f"{path}: {said(path, pattern)}, but hakmem.h says {version}")
 
 chart = subprocess.run(
     [sys.executable, f"{root}/benchmarks/overview.py", f"{root}/benchmarks/results/compare.md"],

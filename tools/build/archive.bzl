@@ -7,22 +7,23 @@ def _static_libraries(deps):
         for linker_input in dep[CcInfo].linking_context.linker_inputs.to_list():
             for library in linker_input.libraries:
                 archive = library.pic_static_library or library.static_library
-                if archive and archive not in libraries: # several deps may bring it
+                if archive and archive not in libraries:  # several deps may bring it
                     libraries.append(archive)
     return libraries
 
 def _hak_archive_impl(ctx):
     libraries = _static_libraries(ctx.attr.deps)
 
-    # The first of what a box brings is the box itself, before what it depends on.
-    operators = _static_libraries([ctx.attr.operators])[0]
+    # The first of what a library brings is the library itself, before what it depends on.
+    operators = [_static_libraries([library])[0] for library in ctx.attr.operators]
     out = ctx.actions.declare_file(ctx.attr.out)
     ctx.actions.run_shell(
         inputs = libraries,
         outputs = [out],
         command = """
 set -e
-out="$1"; operators="$2"; shift 2
+out="$1"; count="$2"; shift 2
+operators=("${@:1:count}"); shift "$count"
 name=${out##*/lib}; name=${name%.a}
 parts=$out.parts; rm -rf "$parts"; mkdir "$parts"
 base=$parts/$name.o; cxx=$parts/${name}_cxx.o
@@ -31,14 +32,14 @@ base=$parts/$name.o; cxx=$parts/${name}_cxx.o
 # groups: a program's copy of one would replace ours, and what is local there be gone.
 libraries=()
 for library; do
-    [[ $library = "$operators" ]] || libraries+=("$library")
+    [[ " ${operators[*]} " == *" $library "* ]] || libraries+=("$library")
 done
 ld -r --force-group-allocation -o "$base" --whole-archive "${libraries[@]}"
 
 # The second throws bad_alloc, if there is a C++ library: it refers to that weakly. A static C++ library has the function
 # that throws in a member that these two names bring in, one in GNU's and one in LLVM's. Where there is no C++ library
 # they stay undefined, and nobody minds, as no code refers to them.
-ld -r --force-group-allocation -u _ZSt16__throw_bad_castv -u _ZSt7nothrow -o "$cxx" --whole-archive "$operators"
+ld -r --force-group-allocation -u _ZSt16__throw_bad_castv -u _ZSt7nothrow -o "$cxx" --whole-archive "${operators[@]}"
 
 # Everything but the exported interface is made local, so that what links the archive sees malloc() and its kin, and no
 # name of a box can clash with a program's. What one object needs of the other stays, with a name that nobody else has.
@@ -53,7 +54,7 @@ rm -f "$out"
 ar rcsD "$out" "$base" "$cxx"
 rm -r "$parts"
 """,
-        arguments = [out.path, operators.path] + [library.path for library in libraries],
+        arguments = [out.path, str(len(operators))] + [library.path for library in operators + libraries],
         mnemonic = "HakArchive",
         use_default_shell_env = True,
     )
@@ -63,8 +64,8 @@ hak_archive = rule(
     implementation = _hak_archive_impl,
     attrs = {
         "deps": attr.label_list(providers = [CcInfo]),
-        # The box of C++'s operators, which is among what `deps` bring.
-        "operators": attr.label(providers = [CcInfo]),
+        # The libraries of C++'s operators, which are among what `deps` bring.
+        "operators": attr.label_list(providers = [CcInfo]),
         "out": attr.string(mandatory = True),
     },
 )

@@ -25,7 +25,6 @@ def hak_fuzz(name, deps, variants = [""], flavours = False, runs = 20000, linkop
     """
     corpus = name[:-len("_fuzz")] + "_corpus"
     if flavours:
-
         # Without the shared object that comes with //:NAME, which libFuzzer's callbacks keep from linking.
         builds = [
             (

@@ -5,7 +5,7 @@ load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 load("//tools/build:archive.bzl", "hak_archive")
 load("//tools/build:flavours.bzl", "COMPAT", "FAULTY_FLAVOURS", "FLAVOURS", "TEST_FLAVOURS")
 load("//tools/build:link.bzl", "hak_link")
-load("//tools/build:variants.bzl", "COPTS", "NO_SANITIZER", "VARIANTS", "WARNINGS")
+load("//tools/build:variants.bzl", "COPTS", "NO_SANITIZER", "STANDARD_C", "STANDARD_CXX", "VARIANTS", "WARNINGS")
 
 def variant_label(label, variant):
     """The label of the same box, compiled as `variant` (a suffix)."""
@@ -16,23 +16,40 @@ def variant_label(label, variant):
 def hak_box(name, srcs = [], hdrs = [], deps = [], visibility = None, **kwargs):
     """A box: one cc_library a variant. `deps` are other boxes.
 
+    Sources of both languages make two libraries, as each has options of its own: NAME_c has those in C.
+
     Args:
       name: the box's name, which is its folder's.
-      srcs: C sources.
+      srcs: sources in C, or in C++ for what C cannot express.
       hdrs: its contract.
       deps: other boxes, by their plain labels.
       visibility: who may call it.
       **kwargs: as of cc_library.
     """
+    cxx = [src for src in srcs if src.endswith(".cc")]
+    c = [src for src in srcs if not src.endswith(".cc")]
+    both = [src for src in c if src.endswith(".c")] != [] and cxx != []
     for variant, copts in VARIANTS.items():
+        boxes = [variant_label(dep, variant) for dep in deps]
+        if both:
+            cc_library(
+                name = name + "_c" + variant,
+                srcs = c,
+                hdrs = hdrs,
+                copts = COPTS + STANDARD_C + copts,
+                linkstatic = True,
+                visibility = visibility,
+                deps = boxes,
+                **kwargs
+            )
         cc_library(
             name = name + variant,
-            srcs = srcs,
+            srcs = cxx + [src for src in c if src.endswith(".h")] if both else srcs,
             hdrs = hdrs,
-            copts = COPTS + copts,
+            copts = COPTS + (STANDARD_CXX if cxx else STANDARD_C) + copts,
             linkstatic = True,
             visibility = visibility,
-            deps = [variant_label(dep, variant) for dep in deps],
+            deps = boxes + ([":" + name + "_c" + variant] if both else []),
             **kwargs
         )
 
@@ -108,7 +125,7 @@ def _flavour(flavour, testonly = False):
     variant = flavour.variant
     alternative = [flavour.alternative] if flavour.alternative else []
     fronts = {front: True for front in flavour.fronts + alternative}.keys()
-    copts = COPTS + VARIANTS[variant] + ["-DHAK_FLAVOUR='\"%s\"'" % name]
+    copts = COPTS + STANDARD_C + VARIANTS[variant] + ["-DHAK_FLAVOUR='\"%s\"'" % name]
 
     cc_library(
         name = name + "_table",
@@ -188,7 +205,10 @@ def _flavour(flavour, testonly = False):
         name = name + "_archive",
         testonly = testonly,
         out = "lib" + name + ".a",
-        operators = variant_label("//fronts/cxx", variant),
+        operators = [
+            variant_label("//fronts/cxx", variant),
+            variant_label("//fronts/cxx:cxx_c", variant),
+        ],
         deps = linked,
         visibility = ["//visibility:public"],
     )

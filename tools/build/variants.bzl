@@ -24,6 +24,10 @@ WARNINGS = [
     "-Werror",
 ]
 
+# A workspace that takes a flavour from here may have other standards, or Bazel's, which is C++11.
+STANDARD_C = ["-std=gnu17"]
+STANDARD_CXX = ["-std=c++17"]
+
 COPTS = WARNINGS + [
     "-D_GNU_SOURCE",
     "-O2",
