@@ -9,7 +9,8 @@
 // How a thread is held: a trap instruction (int3) is written over the first byte of the
 // instruction. The handler of the first thread that comes by puts the byte back, so that others
 // pass, and stays until these have done some hundreds of operations. To stop behind the instruction
-// the thread runs it alone, under the processor's trap flag.
+// the thread runs it alone, under the processor's trap flag. A thread that is not to be held there
+// runs it so too, and then the trap is set again.
 //
 // The library is opened with dlopen(), from a copy that has traps in it already: so its constructor
 // can be held too, while threads from before use it, as those of another preloaded library may.
@@ -25,7 +26,10 @@
 // another bin by then and go back, a summary that two threads write, a purge that meets a claim),
 // and those for more threads than can have a heap. Others are for kernels and limits that this
 // machine does not have: the process makes system calls end as they would there (seccomp), so that
-// memory is refused, is charged for, or gets lost. A long run lists what it has not held.
+// memory is refused, is charged for, or gets lost. For a lost race up to three threads are held at
+// other steps meanwhile, which lead to the step that is wanted: those of the same function, and
+// those of functions that it calls, as long as it is on the thread's stack. A long run lists what
+// it has not held.
 //
 // The steps that leave out the atomic prefix, which a process of one thread takes, are not held:
 // nobody is there who could come in between.
@@ -58,8 +62,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bitset>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "fronts/libc/block_content.h"
@@ -97,13 +103,16 @@ double Now() {
 
 struct Place {
     uintptr_t at;     // address within the library
-    std::string name; // function+offset: instruction
+    std::string name; // function: instruction
+    int function;     // a number in `functions`
 };
 
 // Never destroyed: a process may exit while its threads go on.
 std::vector<Place> &places = *new std::vector<Place>;                            // by address
 std::map<std::string, uintptr_t> &calls = *new std::map<std::string, uintptr_t>; // exported
-std::vector<unsigned char> &image = *new std::vector<unsigned char>;             // the file
+std::vector<std::pair<uintptr_t, std::string>> &functions =
+    *new std::vector<std::pair<uintptr_t, std::string>>;             // by address
+std::vector<unsigned char> &image = *new std::vector<unsigned char>; // the file
 size_t plain_steps; // atomic for one thread only: not held
 
 int FindPlace(uintptr_t at) {
@@ -112,7 +121,20 @@ int FindPlace(uintptr_t at) {
     return found == places.end() || found->at != at ? -1 : static_cast<int>(found - places.begin());
 }
 
-// Lines of tools/stalls: "call ADDRESS NAME", "step ADDRESS NAME", "plain ADDRESS NAME".
+constexpr int kMostFunctions = 2048;
+using Functions = std::bitset<kMostFunctions>;
+
+// The function that the code at an address of the library belongs to; -1 if there is none.
+int FindFunction(uintptr_t at) {
+    auto next = std::upper_bound(
+        functions.begin(), functions.end(), at,
+        [](uintptr_t x, const std::pair<uintptr_t, std::string> &f) { return x < f.first; });
+    bool inside = next != functions.begin() && next != functions.end();
+    return inside ? static_cast<int>(next - functions.begin()) - 1 : -1;
+}
+
+// Lines of tools/stalls, by address: "call ADDRESS NAME" of what is exported, "func ADDRESS NAME",
+// "step ADDRESS NAME", "plain ADDRESS NAME". The last function is the end of the others.
 bool ReadList(const char *path) {
     FILE *in = fopen(path, "r");
     if (in == nullptr) {
@@ -130,7 +152,9 @@ bool ReadList(const char *path) {
         if (strcmp(kind, "call") == 0) {
             calls[line + name] = at;
         } else if (strcmp(kind, "step") == 0) {
-            places.push_back({at, line + name});
+            places.push_back({at, line + name, static_cast<int>(functions.size()) - 1});
+        } else if (strcmp(kind, "func") == 0) {
+            functions.push_back({at, line + name});
         } else {
             plain_steps++;
         }
@@ -174,20 +198,24 @@ size_t FileOffset(uintptr_t at) {
 
 enum Mode { kBefore, kBehind, kModes };
 constexpr size_t kMostPlaces = 2000;
-constexpr unsigned kTold = 6;      // stalls that a fault's report names
-constexpr unsigned kMostHolds = 5; // until others are armed
+constexpr unsigned kTold = 6;          // stalls that a fault's report names
+constexpr unsigned kMostHolds = 5;     // until others are armed
+constexpr unsigned kMostPartners = 3;  // threads that are held at a time so that others lose races
+constexpr unsigned kPartnerHolds = 20; // of them, until others are armed
+constexpr unsigned kMostPasses = 300;  // of a trap by threads that are not held there; then it goes
+constexpr uint64_t kTurns = 18;        // kinds of processes
 
 struct Shared {
     std::atomic<uint32_t> held[kMostPlaces][kModes];         // times
     std::atomic<uint32_t> held_at_fork[kMostPlaces][kModes]; // by a child within fork()
     std::atomic<uint64_t> operations, stalls, forks, threads, processes;
+    // The functions that were on the stack of a thread which came to a place, words of a bit each.
+    std::atomic<uint64_t> callers[kMostPlaces][kMostFunctions / 64];
     // Of the process that runs now.
     std::atomic<uint32_t> told;        // its stalls so far
     std::atomic<uint32_t> last[kTold]; // the place and mode of the last ones
-    std::atomic<bool> stalled;         // a thread is held
     std::atomic<bool> to_abort;        // it misuses the heap, and is to end by that
     std::atomic<bool> wants_crowd;     // a stall needs more threads than can have a heap
-    std::atomic<uint32_t> crowds;      // processes that have had so many
     char fault[300];                   // what is wrong
     char settings[300];                // its environment
 };
@@ -211,14 +239,38 @@ bool WasHeld(int place, int mode) {
     _exit(kFault);
 }
 
+// What a long run need not hold, by the start of its name, and why.
+struct Exception {
+    const char *start;
+    const char *why;
+};
+constexpr Exception kExceptions[] = {
+    {"os_", "the backend counts a system call, and some are made on old kernels only"},
+    {"map:", "likewise"},
+    {"cancel:", "likewise"},
+    {"clock_by_call:", "the same of a call that kernels make without one"},
+    {"read_clock", "likewise"},
+    {"is_kept_file:", "likewise"},
+    {"limit_of:", "likewise"},
+    {"go_outside:", "likewise"},
+};
+
+const Exception *ExceptionOf(const Place &place) {
+    for (const Exception &exception : kExceptions) {
+        if (place.name.compare(0, strlen(exception.start), exception.start) == 0) {
+            return &exception;
+        }
+    }
+    return nullptr;
+}
+
 // --- The process under test
 
 struct Options {
     const char *flavour = nullptr;
     double minutes = 0; // 0: until most places have been held
     uint64_t seed = 0;
-    int place = -1; // the only one
-    int mode = -1;  // the only one
+    std::vector<std::pair<int, int>> only; // places and modes (-1: any), and no others
 };
 Options options;
 
@@ -232,6 +284,7 @@ struct Regime {
         huge_in; // one in so many blocks is of many MiB, or of a GiB and more if `far`; 0: none
     bool far;
     bool sweeps_halve;
+    bool keeps;     // what is live: the heap is to grow, and sweeps only give back
     bool filters;   // the program says that it gives itself filters
     bool in_turn;   // one size between two sweeps
     bool most_free; // all threads but the first few only free what is there
@@ -263,7 +316,8 @@ bool trims_exactly = true;       // everything can be given back
 pid_t process;
 
 thread_local bool in_fork;
-thread_local int stepping = -1; // the place whose instruction runs under the trap flag
+thread_local int stepping = -1;    // the place whose instruction runs under the trap flag
+thread_local bool passing = false; // the thread is not to be held there
 
 // The library's calls.
 struct {
@@ -300,12 +354,22 @@ template <typename Fn> void Find(uintptr_t start, const char *name, Fn *fn) {
 // --- Traps
 
 enum { kNotArmed = kModes };
-std::atomic<int> armed[kMostPlaces]; // a Mode, or kNotArmed
-std::atomic<unsigned char *> code;   // the library's first address
-std::atomic<int> holder;             // 1: a thread is held, or is about to be
-std::atomic<unsigned> holds;         // since the places were armed
-std::atomic<int> again;              // a place to be armed again and again; -1: none
-uint64_t stall_seed;                 // for how long
+// A place is armed because it is to be held; because the function of such a place calls what it is
+// in, or is what it is in: then threads are held there that are in this function; or because what
+// others do meanwhile may make the race.
+enum Role { kWanted, kLeads, kMeets };
+std::atomic<int> armed[kMostPlaces];       // a Mode, or kNotArmed
+std::atomic<int> role[kMostPlaces];        // a Role
+std::atomic<unsigned> passes[kMostPlaces]; // of threads that were not held, since it was armed
+std::atomic<int> goal;                     // the place that partners are to lead to; -1: none
+std::atomic<unsigned> partners_most;       // threads held at partners at a time
+std::atomic<bool> arming;                  // places that were held may be armed again
+std::atomic<unsigned char *> code;         // the library's first address
+std::atomic<unsigned> holding;             // threads that are held, or are about to be
+std::atomic<unsigned> holders[2];          // of them, at a place that is wanted, and at partners
+std::atomic<unsigned> holds;               // since the places were armed, at those wanted
+std::atomic<unsigned> partner_holds;       // likewise, at partners
+uint64_t stall_seed;                       // for how long
 
 unsigned char Original(int place) {
     return image[FileOffset(places[static_cast<size_t>(place)].at)];
@@ -373,6 +437,33 @@ void Tell(int place, int mode) {
     shared->last[n % kTold] = static_cast<uint32_t>(place * kModes + mode);
 }
 
+// Arms a place anew that a thread has just been held at, or has passed.
+void ArmAgain(int place, int mode) {
+    if (arming) {
+        armed[place] = mode;
+        WriteCode(place, 0xCC);
+    }
+}
+
+// What a thread has that is about to be held: one of few.
+bool BeginHold(int place) {
+    bool as_partner = role[place] != kWanted;
+    unsigned most = as_partner ? partners_most.load() : 1;
+    unsigned seen = holders[as_partner];
+    while (seen < most) {
+        if (holders[as_partner].compare_exchange_weak(seen, seen + 1)) {
+            holding++;
+            return true;
+        }
+    }
+    return false;
+}
+
+void EndHold(int place) {
+    holders[role[place] != kWanted]--;
+    holding--;
+}
+
 // Where a held thread stays: until the others have done some operations, and now and then have
 // emptied the heap and given back all there is. Not for a time: under load they need longer.
 void Hold(int place, int mode) {
@@ -384,8 +475,7 @@ void Hold(int place, int mode) {
         return;
     }
     Tell(place, mode);
-    shared->stalled = true;
-    Random random(stall_seed);
+    Random random(stall_seed + holds + partner_holds * 16);
     uint64_t phases = random.Below(4);
     for (uint64_t i = 0; i <= phases; i++) {
         uint64_t until = *progress + 1 + random.Below(uint64_t{1} << random.Below(9));
@@ -396,27 +486,74 @@ void Hold(int place, int mode) {
             sweeps++;
         }
     }
-    shared->stalled = false;
     shared->held[place][mode]++;
     shared->stalls++;
-    holds++;
-    if (place == again && holds < kMostHolds) {
-        armed[place] = mode;
-        WriteCode(place, 0xCC);
+    if (role[place] != kWanted) {
+        if (++partner_holds < kPartnerHolds) {
+            ArmAgain(place, options.only.empty() ? 1 - mode : mode);
+        }
+    } else {
+        holds++;
+        if (options.only.empty() && !WasHeld(place, 1 - mode)) {
+            ArmAgain(place, 1 - mode);
+        }
     }
-    holder = 0;
+    EndHold(place);
+}
+
+// The functions whose return addresses are on top of the stack, perhaps old ones.
+Functions Callers(const greg_t *registers) {
+    constexpr int kLooks = 64;
+    const uintptr_t *stack = reinterpret_cast<const uintptr_t *>(registers[REG_RSP]);
+    Functions callers;
+    for (int i = 0; i < kLooks; i++) {
+        int function = FindFunction(stack[i] - base);
+        if (function >= 0) {
+            callers.set(static_cast<size_t>(function));
+        }
+    }
+    return callers;
+}
+
+// Whether a thread that has come to an armed place is to be held there.
+bool IsToHold(int place, const greg_t *registers) {
+    Functions callers = Callers(registers);
+    for (size_t f = 0; f < functions.size(); f++) {
+        if (callers[f]) {
+            std::atomic<uint64_t> &word = shared->callers[place][f / 64];
+            uint64_t bit = uint64_t{1} << f % 64;
+            if ((word & bit) == 0) {
+                word |= bit;
+            }
+        }
+    }
+    if (role[place] != kLeads) {
+        return true;
+    }
+    int wanted = places[static_cast<size_t>(goal.load())].function;
+    return places[static_cast<size_t>(place)].function == wanted ||
+           callers[static_cast<size_t>(wanted)];
 }
 
 constexpr greg_t kTrapFlag = 0x100;
 
-void OnTrap(int, siginfo_t *, void *context) {
+// The thread has run an instruction alone.
+void OnStep(greg_t *registers) {
+    int place = stepping;
+    stepping = -1;
+    registers[REG_EFL] &= ~kTrapFlag;
+    if (!passing) {
+        Hold(place, kBehind);
+    } else if (armed[place] != kNotArmed) {
+        WriteCode(place, 0xCC);
+    }
+}
+
+void OnTrap(int, siginfo_t *info, void *context) {
     int saved = errno;
     greg_t *registers = static_cast<ucontext_t *>(context)->uc_mcontext.gregs;
-    if (stepping >= 0) {
-        int place = stepping;
-        stepping = -1;
-        registers[REG_EFL] &= ~kTrapFlag;
-        Hold(place, kBehind);
+    if (stepping >= 0 && info->si_code == TRAP_TRACE) {
+        OnStep(registers);
         errno = saved;
         return;
     }
@@ -428,86 +565,91 @@ void OnTrap(int, siginfo_t *, void *context) {
     }
     WriteCode(place, Original(place));
     registers[REG_RIP] = static_cast<greg_t>(at);
-    int mode = armed[place].exchange(kNotArmed);
-    int none = 0;
-    bool child = getpid() != process;
-    if (mode == kNotArmed || (!child && !holder.compare_exchange_strong(none, 1))) {
+    if (stepping >= 0) { // another thread has set the trap again before the instruction was run
         errno = saved;
-        return; // another thread is held
+        return;
     }
-    if (mode == kBehind) {
-        stepping = place;
-        registers[REG_EFL] |= kTrapFlag;
-    } else {
-        Hold(place, kBefore);
+    bool child = getpid() != process;
+    bool is_armed = armed[place] != kNotArmed;
+    if (is_armed && !child && !(IsToHold(place, registers) && BeginHold(place))) {
+        // The trap stays, unless all threads come by here all the time.
+        passing = ++passes[place] < kMostPasses;
+        if (passing) {
+            stepping = place;
+            registers[REG_EFL] |= kTrapFlag;
+        }
+    } else if (is_armed) {
+        passing = false;
+        switch (armed[place].exchange(kNotArmed)) {
+        case kBefore:
+            Hold(place, kBefore);
+            break;
+        case kBehind:
+            stepping = place;
+            registers[REG_EFL] |= kTrapFlag;
+            break;
+        default: // another thread was faster
+            if (!child) {
+                EndHold(place);
+            }
+        }
     }
     errno = saved;
 }
 
-bool OfOneFunction(const Place &a, const Place &b) {
-    size_t length = a.name.find(':');
-    return a.name.compare(0, length, b.name, 0, b.name.find(':')) == 0;
-}
-
 // For a stall that only a race leads to, one that another thread wins while this one is held
-// somewhere else: mostly in the same function, or where bits are claimed and put back. Holds
-// threads there again and again.
-void DrawPartner(Random *random) {
-    std::vector<int> wanted;
-    for (size_t i = 0; i < places.size(); i++) {
-        if (armed[i] != kNotArmed) {
-            wanted.push_back(static_cast<int>(i));
-        }
-    }
-    int goal = wanted[random->Below(wanted.size())];
-    int partner = static_cast<int>(random->Below(places.size()));
-    if (random->OneIn(2)) { // the step whose result says that the race is lost stands near, mostly
-        int near = goal - 3 + static_cast<int>(random->Below(7));
-        partner = std::max(0, std::min(near, static_cast<int>(places.size()) - 1));
-    }
-    bool of_bits = random->OneIn(3);
-    for (int tries = 300; tries > 0; tries--) {
-        const Place &it = places[static_cast<size_t>(partner)];
-        if (partner != goal && (of_bits ? it.name.compare(0, 14, "atomic_bitmap_") == 0
-                                        : OfOneFunction(it, places[static_cast<size_t>(goal)]))) {
-            break;
-        }
-        partner = static_cast<int>(random->Below(places.size()));
-    }
-    if (armed[partner] == kNotArmed) {
-        armed[partner] = static_cast<int>(random->Below(kModes));
-        again = partner;
-    }
-}
-
-// Arms all the places of functions in which some are armed.
-void ArmNeighbours(Random *random) {
+// somewhere else: mostly in the same function, or in one that it calls. Holds threads there again
+// and again, up to `most` at a time.
+void DrawPartners(Random *random, unsigned most) {
     int count = static_cast<int>(places.size());
-    std::vector<bool> was(places.size());
+    std::vector<int> wanted;
     for (int i = 0; i < count; i++) {
-        was[static_cast<size_t>(i)] = armed[i] != kNotArmed;
-    }
-    for (int i = 0; i < count; i++) {
-        for (int j = 0; j < count && armed[i] == kNotArmed; j++) {
-            if (was[static_cast<size_t>(j)] &&
-                OfOneFunction(places[static_cast<size_t>(i)], places[static_cast<size_t>(j)])) {
-                armed[i] = static_cast<int>(random->Below(kModes));
-            }
+        if (armed[i] != kNotArmed && ExceptionOf(places[static_cast<size_t>(i)]) == nullptr) {
+            wanted.push_back(i);
         }
     }
+    if (wanted.empty()) {
+        return;
+    }
+    goal = wanted[random->Below(wanted.size())];
+    size_t function = static_cast<size_t>(places[static_cast<size_t>(goal.load())].function);
+    auto arm = [=](int place, Role as) {
+        if (armed[place] == kNotArmed) {
+            armed[place] = static_cast<int>(random->Below(kModes));
+            role[place] = as;
+        }
+    };
+    uint64_t in = 1 + random->Below(3); // one in so many of those that are called
+    for (int i = 0; i < count; i++) {
+        bool own = places[static_cast<size_t>(i)].function == static_cast<int>(function);
+        bool called = (shared->callers[i][function / 64] >> function % 64 & 1) != 0;
+        if (own ? !random->OneIn(3) : called && random->OneIn(in)) {
+            arm(i, kLeads);
+        }
+    }
+    if (random->OneIn(2)) {
+        for (uint64_t n = 1 + random->Below(3); n > 0; n--) {
+            arm(static_cast<int>(random->Below(places.size())), kMeets);
+        }
+    }
+    partners_most = 1 + static_cast<unsigned>(random->Below(most));
 }
 
 // Draws what is to be armed: all that was never held, or else a few of which not to have held many
-// is likelier.
-void DrawPlaces(Random *random, bool only_new) {
+// is likelier. `threads` are there to be held.
+void DrawPlaces(Random *random, bool only_new, unsigned threads) {
     int count = static_cast<int>(places.size());
-    again = -1;
     for (int i = 0; i < count; i++) {
         armed[i] = kNotArmed;
+        role[i] = kWanted;
     }
-    if (options.place >= 0) {
-        armed[options.place] =
-            options.mode >= 0 ? options.mode : static_cast<int>(random->Below(kModes));
+    unsigned most = std::min(kMostPartners, threads - 2); // one at least goes on
+    partners_most = most;
+    if (!options.only.empty()) {
+        for (auto [place, mode] : options.only) {
+            armed[place] = mode >= 0 ? mode : static_cast<int>(random->Below(kModes));
+            role[place] = kMeets;
+        }
         return;
     }
     bool any = false;
@@ -521,11 +663,8 @@ void DrawPlaces(Random *random, bool only_new) {
         }
     }
     if (any && (only_new || random->OneIn(8))) {
-        uint64_t way = random->Below(4);
-        if (way == 0) {
-            ArmNeighbours(random);
-        } else if (way < 3) {
-            DrawPartner(random);
+        if (!random->OneIn(4)) {
+            DrawPartners(random, most);
         }
         return;
     }
@@ -548,7 +687,10 @@ void DrawPlaces(Random *random, bool only_new) {
 
 void Arm() {
     holds = 0;
+    partner_holds = 0;
+    arming = true;
     for (size_t i = 0; i < places.size(); i++) {
+        passes[i] = 0;
         if (armed[i] != kNotArmed) {
             WriteCode(static_cast<int>(i), 0xCC);
         }
@@ -556,7 +698,7 @@ void Arm() {
 }
 
 void Disarm() {
-    again = -1;
+    arming = false;
     for (size_t i = 0; i < places.size(); i++) {
         armed[i] = kNotArmed;
         WriteCode(static_cast<int>(i), Original(static_cast<int>(i)));
@@ -716,10 +858,24 @@ void Allocate(Slot *slot, Random *random) {
     slot->state = Slot::kEmpty;
 }
 
+// Gives back what a block of a GiB got when it was copied: there is not so much memory.
+void Thin(unsigned char *p, size_t size) {
+    uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    uintptr_t from = (reinterpret_cast<uintptr_t>(p) + page - 1) & ~(page - 1);
+    uintptr_t to = (reinterpret_cast<uintptr_t>(p) + size) & ~(page - 1);
+    madvise(reinterpret_cast<void *>(from), to - from, MADV_DONTNEED);
+}
+
 void Resize(Slot *slot, Random *random) {
+    static std::atomic<bool> far; // one at a time
+    bool is_far = slot->size >= kFar;
+    if (regime.keeps || (is_far && (!random->OneIn(4) || far.exchange(true)))) {
+        slot->state = Slot::kLive;
+        return;
+    }
     size_t size = DrawSize(random);
-    if (slot->size >= kFar) {
-        size = slot->size - kFar / 8 + random->Below(kFar / 4); // its pages need not be copied
+    if (is_far) {
+        size = slot->size - kFar / 8 + random->Below(kFar / 6);
         size = std::max(size, kFar);
     } else if (random->OneIn(2)) {
         size = 1 + slot->size / 2 + random->Below(slot->size + slot->size / 4);
@@ -740,6 +896,10 @@ void Resize(Slot *slot, Random *random) {
     if (!Content::Check(static_cast<unsigned char *>(p), kept, old.size, old.id)) {
         Fail("realloc() from %zu bytes at %p to %zu at %p has changed them", old.size,
              static_cast<void *>(old.p), size, p);
+    }
+    if (is_far) {
+        Thin(static_cast<unsigned char *>(p), size);
+        far = false;
     }
     Enter(slot, p, size, 1);
 }
@@ -781,7 +941,8 @@ void UseSlot(Slot *slot, Random *random) {
 // Frees all blocks, or half of them, and gives back what can be.
 void Sweep(Random *random) {
     for (Slot &slot : slots) {
-        if ((!regime.sweeps_halve || random->OneIn(2)) && Take(&slot, Slot::kLive)) {
+        if (!regime.keeps && (!regime.sweeps_halve || random->OneIn(2)) &&
+            Take(&slot, Slot::kLive)) {
             Release(&slot, "free of all");
         }
     }
@@ -850,9 +1011,14 @@ void UsePrivateHeap(Random *random) {
     if (heap == nullptr) {
         return;
     }
+    static std::atomic<bool> full; // one at a time: it takes half a GiB
     constexpr size_t kLarge = 20000;
     unsigned small = static_cast<unsigned>(random->Below(40));
-    unsigned large = static_cast<unsigned>(random->OneIn(20) ? 9000 : random->Below(3));
+    unsigned large = static_cast<unsigned>(random->Below(3));
+    bool fills = random->OneIn(20) && !full.exchange(true);
+    if (fills) {
+        large = 9000;
+    }
     for (unsigned i = 0; i < small + large; i++) {
         size_t size = i < small ? 1 + random->Below(8000) : kLarge;
         void *p = lib.hak_heap_alloc(heap, size, 16, false);
@@ -868,6 +1034,9 @@ void UsePrivateHeap(Random *random) {
         lib.hak_heap_reset(heap);
     }
     lib.hak_heap_destroy(heap);
+    if (fills) {
+        full = false;
+    }
     // Chunks whose blocks are free already go when their heap is deleted.
     heap = lib.hak_heap_new();
     if (heap != nullptr) {
@@ -1044,15 +1213,28 @@ void *Work(void *arg) {
     return nullptr;
 }
 
+// On a machine that is busy there may be no room for a thread at once.
+void StartThread(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg) {
+    constexpr int kTries = 1000;
+    int error = EAGAIN;
+    for (int i = 0; i < kTries && error == EAGAIN; i++) {
+        error = pthread_create(thread, attr, fn, arg);
+        if (error == EAGAIN) {
+            PauseUs(10000);
+        }
+    }
+    if (error != 0) {
+        Fail("no thread: %s", strerror(error));
+    }
+}
+
 void StartWorkers(unsigned count, Random *random) {
     for (unsigned i = 0; i < count; i++) {
         if (workers[i].state == Worker::kNone) {
             workers[i].seed = random->Next();
             workers[i].state = Worker::kRuns;
             workers[i].endless = false;
-            if (pthread_create(&workers[i].thread, nullptr, Work, &workers[i]) != 0) {
-                Fail("no thread");
-            }
+            StartThread(&workers[i].thread, nullptr, Work, &workers[i]);
             shared->threads++;
         }
     }
@@ -1070,8 +1252,9 @@ void JoinEnded() {
 // --- One process
 
 struct Plan {
-    bool background, tides, moves, trims, huge, far, crowd, misuses, exits_busy, filters;
+    bool background, tides, moves, trims, huge, grows, far, crowd, misuses, exits_busy, filters;
     unsigned threads, rounds;
+    double seconds; // of a long run: no more rounds after these
 };
 
 void DrawRegime(Random *random, const Plan &plan) {
@@ -1138,6 +1321,12 @@ void DrawRegime(Random *random, const Plan &plan) {
             r.fork_in = plan.far ? 300 : 3000;
         }
         r.far = plan.far;
+        if (plan.grows) {
+            r.huge_in = 1;
+            r.slots = 256;
+            r.trim_in = 100;
+            r.keeps = true;
+        }
         break;
     default:
         break;
@@ -1281,6 +1470,12 @@ void OnTrappedCall(int, siginfo_t *info, void *context) {
     errno = saved;
 }
 
+void Set(const char *name, const char *value) {
+    setenv(name, value, 1);
+    size_t length = strlen(shared->settings);
+    snprintf(shared->settings + length, sizeof shared->settings - length, "%s=%s ", name, value);
+}
+
 // Another kernel, or limits that this one does not have: for a half of the heap.
 enum Way { kPurges, kCommits, kMaps, kMoves, kOldMaps, kFars, kLosses, kCharges, kTight, kWays };
 
@@ -1335,6 +1530,9 @@ void InterceptAs(Way way, Random *random, Plan *plan) {
     case kTight:
         InterceptLimits();
         what = "RLIMIT_DATA is 12 MiB";
+        if (random->OneIn(3)) {
+            Set("HAKMEM_LIMIT", random->OneIn(2) ? "1M" : "4M");
+        }
         if (random->OneIn(2)) {
             what = "RLIMIT_DATA is 12 MiB, and mprotect() fails";
             Intercept(SYS_mprotect, kSuperSlab, kFails);
@@ -1355,12 +1553,6 @@ void InterceptAs(Way way, Random *random, Plan *plan) {
              "(%s for half of the heap) ", what);
 }
 
-void Set(const char *name, const char *value) {
-    setenv(name, value, 1);
-    size_t length = strlen(shared->settings);
-    snprintf(shared->settings + length, sizeof shared->settings - length, "%s=%s ", name, value);
-}
-
 Plan DrawPlan(Random *random, uint64_t seed) {
     Plan plan = {};
     shared->settings[0] = '\0';
@@ -1371,7 +1563,8 @@ Plan DrawPlan(Random *random, uint64_t seed) {
     if (plan.tides) {
         plan.threads = kThreads;
     }
-    plan.rounds = 8;
+    plan.rounds = options.minutes == 0 ? 8 : 40;
+    plan.seconds = 3;
     Set("HAKMEM_DECAY_MS", plan.background ? "1" : random->Of(kDecay));
     if (plan.background) {
         Set("HAKMEM_BACKGROUND", "1");
@@ -1381,7 +1574,6 @@ Plan DrawPlan(Random *random, uint64_t seed) {
     Set("HAKMEM_TINY_FRONT_C23_SIMPLE", random->OneIn(3) ? "0" : "1");
     Set("HAKMEM_TINY_FRONT_C23_REFILL", random->OneIn(2) ? "0" : "1");
     // In turn, as each may be the only one that leads to some of the places.
-    constexpr uint64_t kTurns = 17;
     uint64_t turn = seed % kTurns;
     switch (turn) {
     case kWays: {
@@ -1398,6 +1590,10 @@ Plan DrawPlan(Random *random, uint64_t seed) {
         plan.huge = true;
         break;
     case kWays + 4:
+        plan.huge = plan.grows = true;
+        Set("HAKMEM_SANDBOX", random->OneIn(2) ? "0" : "1");
+        break;
+    case kWays + 5:
         plan.filters = true;
         break;
     default:
@@ -1407,7 +1603,8 @@ Plan DrawPlan(Random *random, uint64_t seed) {
             // These filters are no sandbox, but may be taken for one. In one blocks are not moved
             // but copied: of the far ones there is not so much memory.
             static constexpr const char *kSandbox[] = {"0", "0", "0", "1", "2", "2"};
-            Set("HAKMEM_SANDBOX", plan.far ? "0" : random->Of(kSandbox));
+            const char *sandbox = turn == kCharges && random->OneIn(2) ? "1" : random->Of(kSandbox);
+            Set("HAKMEM_SANDBOX", plan.far ? "0" : sandbox);
         }
         break;
     }
@@ -1457,7 +1654,7 @@ void Restart(const Plan &plan, Random *random) {
     for (const Worker &worker : workers) {
         running += worker.state == Worker::kRuns;
     }
-    if (!plan.tides || running <= kFewest) {
+    if (!plan.tides || running <= kFewest + holding) {
         StartWorkers(plan.threads, random);
     }
 }
@@ -1466,7 +1663,7 @@ void Restart(const Plan &plan, Random *random) {
 template <typename Fn> void RunUntil(const Plan &plan, Random *random, Fn fn) {
     while (!fn()) {
         Restart(plan, random);
-        PauseUs(60);
+        PauseUs(200);
     }
 }
 
@@ -1488,14 +1685,16 @@ void MakeEndless(const Plan &plan, Random *random) {
     });
 }
 
-// A thread that ends without its destructors keeps its heap: so many that no more can be made.
+// A thread that ends without its destructors keeps its heap: so many that no more can be made, or
+// so many that the directory of heaps has to grow.
+constexpr size_t kSmallCrowd = 300;
 void *Vanish(void *) {
     lib.free(lib.malloc(64));
     syscall(SYS_exit, 0);
     return nullptr;
 }
 
-void MakeCrowd() {
+void MakeCrowd(size_t most) {
     Arm(); // the first of them find the directory of heaps without room
     pthread_attr_t attr;
     pthread_attr_init(&attr);
@@ -1503,11 +1702,9 @@ void MakeCrowd() {
     struct hak_stats stats;
     size_t heaps = 0;
     do {
-        for (int i = 0; i < 512; i++) {
+        for (size_t i = 0; i < std::min(most, size_t{512}); i++) {
             pthread_t thread;
-            if (pthread_create(&thread, &attr, Vanish, nullptr) != 0) {
-                Fail("no thread of many");
-            }
+            StartThread(&thread, &attr, Vanish, nullptr);
             pthread_join(thread, nullptr);
         }
         progress->fetch_add(1, std::memory_order_relaxed); // it does not stand still
@@ -1516,10 +1713,9 @@ void MakeCrowd() {
             break;
         }
         heaps = stats.heaps;
-    } while (true);
+    } while (heaps < most);
     pthread_attr_destroy(&attr);
     Disarm();
-    shared->crowds++;
 }
 
 void *Misuse(void *) {
@@ -1552,6 +1748,27 @@ void CheckEmpty() {
     }
 }
 
+// A fault of memory that is not the model's: where in the library it is.
+void OnFault(int signal, siginfo_t *info, void *context) {
+    const greg_t *registers = static_cast<ucontext_t *>(context)->uc_mcontext.gregs;
+    std::string where;
+    auto add = [&where](uintptr_t at) {
+        int function = FindFunction(at - base);
+        if (function >= 0) {
+            char text[20];
+            snprintf(text, sizeof text, " %zx ", static_cast<size_t>(at - base));
+            where += text + functions[static_cast<size_t>(function)].second;
+        }
+    };
+    add(static_cast<uintptr_t>(registers[REG_RIP]));
+    const uintptr_t *stack = reinterpret_cast<const uintptr_t *>(registers[REG_RSP]);
+    for (int i = 0; i < 200 && where.size() < 200; i++) {
+        add(stack[i]);
+    }
+    Fail("signal %d at address %p, code, and perhaps callers:%s", signal, info->si_addr,
+         where.c_str());
+}
+
 [[noreturn]] void RunProcess(uint64_t seed, bool only_new) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     process = getpid();
@@ -1567,7 +1784,7 @@ void CheckEmpty() {
     Random random(seed);
     Random of_places(seed + shared->stalls);
     Plan plan = DrawPlan(&random, seed);
-    plan.crowd = shared->wants_crowd && !null_allowed;
+    plan.crowd = !null_allowed && (shared->wants_crowd || (only_new && random.OneIn(10)));
     trims_exactly = !plan.background;
     if (plan.crowd) {
         plan.threads = 4;
@@ -1575,6 +1792,7 @@ void CheckEmpty() {
     }
     if (!only_new) {
         plan.rounds = 30;
+        plan.seconds = options.only.empty() ? 8 : 300;
     }
     DrawRegime(&random, plan);
     sink = fopen("/dev/null", "w");
@@ -1582,22 +1800,26 @@ void CheckEmpty() {
     act.sa_sigaction = OnTrap;
     act.sa_flags = SA_SIGINFO | SA_RESTART;
     sigaction(SIGTRAP, &act, nullptr);
+    act.sa_sigaction = OnFault;
+    sigaction(SIGSEGV, &act, nullptr);
+    sigaction(SIGBUS, &act, nullptr);
     if (pthread_key_create(&at_end, AtEnd) != 0) {
         Fail("no key");
     }
-    DrawPlaces(&of_places, only_new);
+    DrawPlaces(&of_places, only_new, plan.threads);
     stall_seed = random.Next();
+    arming = true; // the copy has the traps
     ends_at = *progress + 400;
     char path[64];
     snprintf(path, sizeof path, "/proc/self/fd/%d", MakeCopy());
     StartWorkers(plan.threads, &random);
     pthread_t opener;
-    if (pthread_create(&opener, nullptr, OpenLibrary, path) != 0) {
-        Fail("no thread");
-    }
-    for (unsigned round = 0; round < plan.rounds; round++) {
+    StartThread(&opener, nullptr, OpenLibrary, path);
+    double begin = Now();
+    for (unsigned round = 0;
+         round < plan.rounds && (options.minutes == 0 || Now() - begin < plan.seconds); round++) {
         if (round > 0) {
-            DrawPlaces(&of_places, only_new);
+            DrawPlaces(&of_places, only_new, plan.threads);
             stall_seed = random.Next();
             DrawRegime(&random, plan);
             if (plan.crowd) {
@@ -1608,43 +1830,45 @@ void CheckEmpty() {
         }
         // One thread; or some, where all that was never held is armed, as long as some come by.
         unsigned most = only_new ? kMostHolds : 1;
+        unsigned enough =
+            options.only.empty() ? kPartnerHolds : static_cast<unsigned>(2 * options.only.size());
         unsigned seen = 0;
         uint64_t until = *progress + 3000;
         RunUntil(plan, &random, [&] {
-            if (holder == 0 && seen != holds) {
-                seen = holds;
+            if (holding == 0 && seen != holds + partner_holds) {
+                seen = holds + partner_holds;
                 until = *progress + 1000;
             }
-            return holds >= most || (*progress >= until && holder == 0);
+            return holds >= most || partner_holds >= enough || (*progress >= until && holding == 0);
         });
         if (round == 0) {
             RunUntil(plan, &random, [] { return opened.load(); }); // held in the constructor
         }
         RunFor(plan, &random, 60); // what the stall has spoiled is to be seen
         Disarm();
-        RunUntil(plan, &random, [] { return holder == 0; });
+        RunUntil(plan, &random, [] { return holding == 0; });
         Disarm(); // what the last thread that was held has armed again
         if (round == 0 && plan.crowd) {
-            DrawPlaces(&of_places, only_new);
-            MakeCrowd();
+            DrawPlaces(&of_places, only_new, plan.threads);
+            MakeCrowd(shared->wants_crowd ? SIZE_MAX : kSmallCrowd);
             plan.threads = 24; // more than have a heap
-        } else if (holds == 0 && only_new && round > 0) {
+        } else if (holds + partner_holds == 0 && only_new && round > 0) {
             break; // others have other settings
         }
     }
     if (plan.misuses) {
         MakeEndless(plan, &random);
-        DrawPlaces(&of_places, only_new);
+        DrawPlaces(&of_places, only_new, plan.threads);
         stall_seed = random.Next();
         shared->to_abort = true;
         Arm();
         pthread_t thread;
-        pthread_create(&thread, nullptr, Misuse, nullptr);
+        StartThread(&thread, nullptr, Misuse, nullptr);
         pthread_join(thread, nullptr);
     }
     if (plan.exits_busy || plan.crowd) {
         MakeEndless(plan, &random);
-        DrawPlaces(&of_places, only_new);
+        DrawPlaces(&of_places, only_new, plan.threads);
         stall_seed = random.Next();
         Arm();
         exit(0);
@@ -1691,10 +1915,13 @@ void Report(uint64_t seed, const std::string &what, int err) {
                 NameOf(shared->last[i % kTold]).c_str());
     }
     if (told > 0) {
-        std::string last = NameOf(shared->last[(told - 1) % kTold]);
+        std::string last;
+        for (uint32_t i = told - std::min(told, kMostPartners); i < told; i++) {
+            std::string name = NameOf(shared->last[i % kTold]);
+            last += (last.empty() ? "" : ",") + name.substr(0, name.find(' '));
+        }
         fprintf(stderr, "  to repeat: tools/stalls --minutes 5 --seed %llu --place %s %s\n",
-                static_cast<unsigned long long>(seed), last.substr(0, last.find(' ')).c_str(),
-                options.flavour);
+                static_cast<unsigned long long>(seed), last.c_str(), options.flavour);
     }
 }
 
@@ -1723,7 +1950,6 @@ bool Judge(uint64_t seed, int status, bool hangs, int err) {
 
 bool RunOne(uint64_t seed, bool only_new, int err) {
     shared->told = 0;
-    shared->stalled = false;
     shared->to_abort = false;
     shared->fault[0] = '\0';
     if (ftruncate(err, 0) != 0) {
@@ -1781,33 +2007,12 @@ size_t CountHeld(int mode) {
     return sum;
 }
 
-// What a long run need not hold, by the start of its name, and why.
-struct Exception {
-    const char *start;
-    const char *why;
-};
-constexpr Exception kExceptions[] = {
-    {"os_", "the backend counts a system call, and some are made on old kernels only"},
-    {"map:", "likewise"},
-    {"cancel:", "likewise"},
-    {"clock_by_call:", "the same of a call that kernels make without one"},
-    {"read_clock", "likewise"},
-};
-
-const Exception *ExceptionOf(const Place &place) {
-    for (const Exception &exception : kExceptions) {
-        if (place.name.compare(0, strlen(exception.start), exception.start) == 0) {
-            return &exception;
-        }
-    }
-    return nullptr;
-}
-
-// A short run is for the most of them: a few wait for a race between two other threads, or for more
-// threads than can have a heap. A long one is for all but the exceptions.
+// A short run is for the most of them: others wait for a race between two other threads, for more
+// threads than can have a heap, or for limits that cost time. A long one is for all but the
+// exceptions.
 bool EnoughHeld() {
     if (options.minutes == 0) {
-        size_t most = places.size() * 4 / 5;
+        size_t most = places.size() * 3 / 5;
         return CountHeld(kBefore) >= most && CountHeld(kBehind) >= most;
     }
     for (size_t i = 0; i < places.size(); i++) {
@@ -1818,6 +2023,21 @@ bool EnoughHeld() {
         }
     }
     return true;
+}
+
+// The seed of a process, which says of what kind it is. Each kind gets as much time as the others;
+// a short run makes those that cost little.
+uint64_t DrawSeed(uint64_t i, const double *spent) {
+    static constexpr uint64_t kCheap[] = {kTurns - 1, kPurges, kWays + 1, kCommits,
+                                          kWays,      kTight,  kWays + 5};
+    constexpr uint64_t kCheaps = sizeof kCheap / sizeof *kCheap;
+    uint64_t turn = static_cast<uint64_t>(std::min_element(spent, spent + kTurns) - spent);
+    if (options.minutes == 0) {
+        turn = kCheap[i % kCheaps];
+    } else if (i < kTurns) {
+        turn = i;
+    }
+    return (options.seed + i) * kTurns + turn;
 }
 
 void Summary(double seconds, bool complete) {
@@ -1871,19 +2091,22 @@ bool Parse(int argc, char **argv, const char **list, const char **library) {
     if (*list == nullptr || *library == nullptr || options.flavour == nullptr) {
         return false;
     }
-    if (!ReadList(*list) || !ReadImage(*library) || places.empty() || places.size() > kMostPlaces) {
+    if (!ReadList(*list) || !ReadImage(*library) || places.empty() || places.size() > kMostPlaces ||
+        functions.size() > kMostFunctions) {
         fprintf(stderr, "stalls: no list, or no library\n");
         return false;
     }
-    if (!place.empty()) {
-        options.place = FindPlace(strtoul(place.c_str(), nullptr, 16));
-        options.mode = place.find(":behind") != std::string::npos   ? kBehind
-                       : place.find(":before") != std::string::npos ? kBefore
-                                                                    : -1;
-        if (options.place < 0) {
-            fprintf(stderr, "stalls: no atomic instruction at %s\n", place.c_str());
+    for (size_t from = 0; from < place.size();) {
+        std::string one = place.substr(from, place.find(',', from) - from);
+        from += one.size() + 1;
+        int at = FindPlace(strtoul(one.c_str(), nullptr, 16));
+        if (at < 0) {
+            fprintf(stderr, "stalls: no atomic instruction at %s\n", one.c_str());
             return false;
         }
+        options.only.push_back({at, one.find(":behind") != std::string::npos   ? kBehind
+                                    : one.find(":before") != std::string::npos ? kBefore
+                                                                               : -1});
     }
     return true;
 }
@@ -1891,7 +2114,7 @@ bool Parse(int argc, char **argv, const char **list, const char **library) {
 } // namespace
 
 // The library blocks all signals for a thread of its own, which a trap would end then: no mask may
-// hold SIGTRAP, or SIGSYS. This definition is found before libc's.
+// hold SIGTRAP, SIGSYS or SIGSEGV. This definition is found before libc's.
 extern "C" __attribute__((visibility("default"))) int pthread_sigmask(int how, const sigset_t *set,
                                                                       sigset_t *old) noexcept {
     sigset_t without = {};
@@ -1900,6 +2123,7 @@ extern "C" __attribute__((visibility("default"))) int pthread_sigmask(int how, c
         if (how != SIG_UNBLOCK) {
             sigdelset(&without, SIGTRAP);
             sigdelset(&without, SIGSYS);
+            sigdelset(&without, SIGSEGV);
         }
     }
     constexpr size_t kKernelsSize = 8;
@@ -1927,8 +2151,10 @@ int main(int argc, char **argv) {
     signal(SIGINT, OnInterrupt);
     signal(SIGTERM, OnInterrupt);
     double begin = Now();
+    double spent[kTurns] = {};              // seconds
+    double crowds = 0;                      // processes that have had so many threads
     constexpr uint64_t kMostOfShort = 2000; // processes; one that needs more is a fault
-    bool repeat = options.place >= 0;
+    bool repeat = !options.only.empty();
     for (uint64_t i = 0; !interrupted; i++) {
         bool enough = EnoughHeld();
         if (Now() - begin >= options.minutes * 60 &&
@@ -1936,14 +2162,18 @@ int main(int argc, char **argv) {
             break;
         }
         // It takes some gigabytes, and seconds.
-        constexpr uint32_t kCrowds = 4;
-        shared->wants_crowd =
-            !repeat && options.minutes > 0 && !enough && i % 100 == 99 && shared->crowds < kCrowds;
-        bool only_new = !repeat && !enough && (options.minutes == 0 || i % 4 != 0);
-        if (!RunOne(options.seed + (repeat ? 0 : i), only_new, err)) {
+        constexpr double kCrowds = 3;
+        double part = options.minutes == 0 ? 0 : (Now() - begin) / (options.minutes * 60);
+        shared->wants_crowd = !repeat && !enough && part * (kCrowds + 1) > crowds + 1;
+        crowds += shared->wants_crowd;
+        bool only_new = !repeat && !enough && (options.minutes == 0 || i % 8 != 0);
+        uint64_t seed = repeat ? options.seed : DrawSeed(i, spent);
+        double from = Now();
+        if (!RunOne(seed, only_new, err)) {
             Summary(Now() - begin, false);
             return 1;
         }
+        spent[seed % kTurns] += Now() - from;
     }
     Summary(Now() - begin, !repeat);
     return repeat || EnoughHeld() ? 0 : 1;
