@@ -105,6 +105,9 @@ enum os_result os_move(void *from, void *to, size_t size);
 // the pages only; the addresses stay reserved.)
 void os_release(void *at, size_t size);
 
+// Takes the rights to a range away, and its pages; it stays reserved. OS_NO_MEMORY: it is as it was.
+enum os_result os_forbid(void *at, size_t size);
+
 // Advises huge pages for a range (true) or takes that back (false). Best effort.
 void os_huge_pages(void *at, size_t size, bool on);
 
@@ -167,6 +170,7 @@ bool os_can_read(const void *page);
 
 // The number of the process, 0 where a sandbox forbids to ask; and nanoseconds since 1970.
 int os_process(void);
+int os_thread(void); // likewise, of the thread
 uint64_t os_wall_ns(void);
 
 // System calls made through this seam so far.

@@ -673,6 +673,15 @@ int os_process(void) {
     return allowed ? (int)sys3(SYS_getpid, 0, 0, 0) : 0;
 }
 
+int os_thread(void) {
+    bool allowed = sandbox_now() == SANDBOX_NONE && !sandbox_is_strict();
+    return allowed ? (int)sys3(SYS_gettid, 0, 0, 0) : 0;
+}
+
+enum os_result os_forbid(void *at, size_t size) {
+    return is_error(map_over(at, size, PROT_NONE)) ? OS_NO_MEMORY : OS_OK;
+}
+
 uint64_t os_wall_ns(void) {
     struct timespec t = {0, 0};
     read_clock(CLOCK_REALTIME, &t);

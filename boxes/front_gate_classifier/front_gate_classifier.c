@@ -3,6 +3,7 @@
 
 #include "boxes/early_block/early_block.h"
 #include "boxes/far_block/far_block.h"
+#include "boxes/guarded_block/guarded_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/private_heap/private_heap.h"
 #include "boxes/sampled_block/sampled_block.h"
@@ -65,11 +66,26 @@ static struct classified classify_sampled(const void *ptr, size_t slab) {
     return answer;
 }
 
+static struct classified classify_guarded(const void *ptr, size_t slab) {
+    const struct guarded_block *block = guarded_block_near(ptr);
+    struct classified answer = {.kind = CLASSIFIED_GUARDED_FREE, .slab = slab};
+    if (block == NULL || block->start != ptr) {
+        answer.kind = CLASSIFIED_GUARDED_INTERIOR;
+    } else if (atomic_load((_Atomic(int) *)&block->state) == GUARDED_LIVE) {
+        answer.kind = CLASSIFIED_GUARDED;
+        answer.usable = hak_max(block->size, 1);
+    }
+    return answer;
+}
+
 // Pointers out of the heap's window.
 static struct classified classify_outside(const void *ptr, size_t slab) {
     struct classified answer = {.kind = CLASSIFIED_FOREIGN, .slab = slab};
     if (sampled_block_owns(ptr)) {
         return classify_sampled(ptr, slab);
+    }
+    if (guarded_block_owns(ptr)) {
+        return classify_guarded(ptr, slab);
     }
     answer.usable = far_block_usable(ptr);
     if (answer.usable != 0) {
@@ -130,11 +146,13 @@ const char *classified_fault(enum classified_kind kind) {
     case CLASSIFIED_TINY_FREE:
     case CLASSIFIED_PRIVATE_FREE:
     case CLASSIFIED_SAMPLED_FREE:
+    case CLASSIFIED_GUARDED_FREE:
         return "block was freed";
     case CLASSIFIED_TINY_INTERIOR:
     case CLASSIFIED_LARGE_INTERIOR:
     case CLASSIFIED_PRIVATE_INTERIOR:
     case CLASSIFIED_SAMPLED_INTERIOR:
+    case CLASSIFIED_GUARDED_INTERIOR:
         return "pointer into a block, not to its start";
     case CLASSIFIED_FREE_PAGES:
         return "no block there (freed twice, or never allocated)";

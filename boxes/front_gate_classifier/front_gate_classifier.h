@@ -24,15 +24,19 @@ enum classified_kind {
     CLASSIFIED_SAMPLED,      // start of a live small block that is sampled
     CLASSIFIED_SAMPLED_FREE, // start of a free one
     CLASSIFIED_SAMPLED_INTERIOR,
+    CLASSIFIED_GUARDED,      // start of a live block that stands against a guard page
+    CLASSIFIED_GUARDED_FREE, // start of one that was freed
+    CLASSIFIED_GUARDED_INTERIOR,
     CLASSIFIED_FREE_PAGES, // in the heap, and no block is there (any more)
     CLASSIFIED_INTERNAL,   // the allocator's own
 };
 
 struct classified {
     enum classified_kind kind;
-    unsigned bin;  // of a tiny block
-    size_t slab;   // slab index, for all but FOREIGN; beyond the window for a block far from it
-    size_t usable; // bytes of the block for TINY, LARGE, PRIVATE, SAMPLED and EARLY, else 0
+    unsigned bin; // of a tiny block
+    size_t slab;  // slab index, for all but FOREIGN; beyond the window for a block far from it
+    size_t
+        usable; // bytes of the block for TINY, LARGE, PRIVATE, SAMPLED, GUARDED and EARLY, else 0
 };
 
 struct classified classify_ptr(const void *ptr);

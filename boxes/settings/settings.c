@@ -39,6 +39,8 @@ const struct setting_row settings_table[SETTING_COUNT] = {
     [SETTING_PROFILE_EVERY] = {"HAKMEM_PROFILE_EVERY", "bytes", 0, INT64_MAX, 0,
                                "write the profile each time so much was allocated (K, M, G, T); "
                                "0: no"},
+    [SETTING_GUARD] = {"HAKMEM_GUARD", "allocations", 0, INT64_C(1) << 40, 0,
+                       "one allocation in about so many stands against a guard page; 0: none"},
     [SETTING_LEAKS] = {"HAKMEM_LEAKS", "0|1", 0, 1, 0,
                        "report on stderr at exit which sampled blocks are live, and lost"},
     [SETTING_PROFILE_SECONDS] = {"HAKMEM_PROFILE_SECONDS", "s", 0, 1000000, 0,
@@ -64,6 +66,7 @@ int64_t settings_values[SETTING_COUNT] = {
     [SETTING_PROFILE_RATE] = 512 << 10,
     [SETTING_PROFILE_SIGNAL] = 0,
     [SETTING_PROFILE_EVERY] = 0,
+    [SETTING_GUARD] = 0,
     [SETTING_LEAKS] = 0,
     [SETTING_PROFILE_SECONDS] = 0,
 };

@@ -29,6 +29,7 @@ enum setting {
     SETTING_PROFILE_RATE,    // bytes from sample to sample, on average
     SETTING_PROFILE_SIGNAL,  // number of a signal that has a profile written, 0: none
     SETTING_PROFILE_EVERY,   // bytes allocated from profile to profile, 0: none
+    SETTING_GUARD,           // one allocation in so many stands against a guard page, 0: none
     SETTING_LEAKS,           // report at exit what is still live
     SETTING_PROFILE_SECONDS, // seconds from profile to profile, 0: none
     SETTING_COUNT,

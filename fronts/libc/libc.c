@@ -2,6 +2,7 @@
 // The C allocation interface: malloc, free and kin, as ISO C, POSIX and glibc describe them.
 #include "fronts/libc/libc.h"
 #include "fronts/descriptor/descriptor.h"
+#include "fronts/libc/guard.h"
 #include "fronts/libc/hit_path.h"
 #include "fronts/libc/interposed.h"
 #include "fronts/libc/profile.h"
@@ -152,7 +153,7 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
         put(ptr);
         return NULL;
     }
-    if (old.kind == CLASSIFIED_SAMPLED) {
+    if (old.kind == CLASSIFIED_SAMPLED || old.kind == CLASSIFIED_GUARDED) {
         return move(ptr, size, old.usable); // Its sample ends, and the new block may be one.
     }
     if (old.kind != CLASSIFIED_LARGE) {
@@ -407,6 +408,7 @@ static __attribute__((constructor(101))) void start(void) {
         descriptor_serves();
         decay_start();
         profile_start();
+        guard_start();
     }
 }
 

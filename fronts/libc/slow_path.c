@@ -7,6 +7,7 @@
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/early_block/early_block.h"
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
+#include "boxes/guarded_block/guarded_block.h"
 #include "boxes/heap_profile/heap_profile.h"
 #include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
@@ -15,6 +16,7 @@
 #include "boxes/sampler/sampler.h"
 #include "boxes/settings/settings.h"
 #include "boxes/shared_pool/shared_pool.h"
+#include "fronts/libc/guard.h"
 #include "fronts/libc/profile.h"
 #include "fronts/tiny_front/tiny_front.h"
 
@@ -125,14 +127,29 @@ static bool may_fit(size_t size, size_t align) {
     return size <= most && align <= most;
 }
 
-// A small block that the sampler has counted last, if it is one to be sampled; else NULL.
-static HAK_NOINLINE void *sampled(size_t size, size_t align) {
-    if (HAK_LIKELY(!sampler_decides(size))) {
-        return NULL;
+// True if a small allocation is one that may get a block of another kind: sampled() is to be asked.
+// An allocation for which the sampler is to be asked is not counted for the guard yet.
+HAK_INLINE bool is_due(size_t size) {
+    return sampler_counts(size) || guarded_block_counts();
+}
+
+static HAK_COLD void *guarded(size_t size, size_t align) {
+    void *block = guarded_block_decides() ? guarded_block_alloc(size, align) : NULL;
+    if (block != NULL) {
+        guard_keep_handler();
     }
-    void *block = sampled_block_alloc(size, align);
-    heap_profile_note(block, size);
-    profile_tick();
+    return block;
+}
+
+// A guarded or sampled block for an allocation that is_due(), if it is to get one; else NULL.
+static HAK_NOINLINE void *sampled(size_t size, size_t align) {
+    bool sampler = sampler_left < 0;
+    void *block = !sampler || guarded_block_counts() ? guarded(size, align) : NULL;
+    if (sampler && sampler_decides(size)) {
+        block = block != NULL ? block : sampled_block_alloc(size, align);
+        heap_profile_note(block, size);
+        profile_tick();
+    }
     return block;
 }
 
@@ -160,7 +177,7 @@ static HAK_NOINLINE void *large(size_t size, size_t align, enum large_block_use 
 
 // A block of a bin; `size` and `align` are what was asked for.
 HAK_INLINE void *small(unsigned bin, size_t size, size_t align) {
-    if (sampler_counts(size)) {
+    if (is_due(size)) {
         void *block = sampled(size, align);
         if (block != NULL) {
             return block;
@@ -205,7 +222,7 @@ void *slow_alloc(size_t size) {
     if (HAK_UNLIKELY(size - 1 >= SIZE_CLASS_HIT_MAX)) { // 0, too: it has no place in the table
         return alloc_unhit(size);
     }
-    return sampler_counts(size) ? alloc_due(size) : take_counted(size);
+    return is_due(size) ? alloc_due(size) : take_counted(size);
 }
 
 void *slow_zero_alloc(size_t size) {
@@ -325,11 +342,19 @@ static HAK_NOINLINE void free_tiny(unsigned bin, void *ptr) {
     }
 }
 
-// The block is freed while its sample is in nobody's table: it may be another's the next moment.
+// Frees a block that may be sampled, or guarded; false if it is a block of another kind. The sample
+// goes first: when the block is free its address may be another one's the next moment.
 static HAK_COLD bool free_sampled(void *ptr) {
     struct heap_profile_sample sample;
     if (heap_profile_take(ptr, &sample)) {
         heap_profile_drop(&sample);
+    }
+    if (guarded_block_owns(ptr)) {
+        const char *fault = guarded_block_free(ptr);
+        if (fault != NULL) {
+            guard_misuse(DIAG_CALL_FREE, ptr, fault);
+        }
+        return true;
     }
     if (!sampled_block_owns(ptr)) {
         return false;
@@ -341,7 +366,7 @@ static HAK_COLD bool free_sampled(void *ptr) {
 }
 
 static HAK_NOINLINE void free_large(void *ptr) {
-    if (heap_profile_started() && free_sampled(ptr)) {
+    if ((heap_profile_started() || guarded_block_owns(ptr)) && free_sampled(ptr)) {
         return;
     }
     struct page_arena_window window = page_arena_get_window();
