@@ -1784,7 +1784,8 @@ void OnFault(int signal, siginfo_t *info, void *context) {
     Random random(seed);
     Random of_places(seed + shared->stalls);
     Plan plan = DrawPlan(&random, seed);
-    plan.crowd = !null_allowed && (shared->wants_crowd || (only_new && random.OneIn(10)));
+    plan.crowd = !null_allowed &&
+                 (shared->wants_crowd || (options.minutes > 0 && only_new && random.OneIn(10)));
     trims_exactly = !plan.background;
     if (plan.crowd) {
         plan.threads = 4;
@@ -1850,7 +1851,9 @@ void OnFault(int signal, siginfo_t *info, void *context) {
         Disarm(); // what the last thread that was held has armed again
         if (round == 0 && plan.crowd) {
             DrawPlaces(&of_places, only_new, plan.threads);
+            MakeEndless(plan, &random); // nobody starts others meanwhile
             MakeCrowd(shared->wants_crowd ? SIZE_MAX : kSmallCrowd);
+            ends_at = 0;
             plan.threads = 24; // more than have a heap
         } else if (holds + partner_holds == 0 && only_new && round > 0) {
             break; // others have other settings
