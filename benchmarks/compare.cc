@@ -130,6 +130,17 @@ const std::vector<Program> &all_programs() {
     return list;
 }
 
+// The programs by whose time or memory no size, threshold or default was chosen, by the record of
+// results/changes.md: they are looked at when all is done.
+bool is_held_out(const Program &program) {
+    for (const char *name : {"g++", "gs", "z3", "memcached"}) {
+        if (name == std::string(program.name)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 // A program, ready to run.
 struct Runnable {
     const Program *program;
@@ -275,13 +286,20 @@ class Comparison {
             }
             table.row(row);
         }
-        std::vector<std::string> row = {format("geomean of %zu", complete(metric).size()), "1"};
-        for (size_t a = 0; a < allocators_.size(); a++) {
-            if (a != baseline_) {
-                row.push_back(shown(of_all(a, metric), metric));
+        for (const bool held_out : {false, true}) {
+            const size_t count = complete(metric, held_out).size();
+            if (held_out && (count == 0 || count == complete(metric).size())) {
+                continue;
             }
+            std::vector<std::string> row = {
+                format(held_out ? "held out, geomean of %zu" : "geomean of %zu", count), "1"};
+            for (size_t a = 0; a < allocators_.size(); a++) {
+                if (a != baseline_) {
+                    row.push_back(shown(of_all(a, metric, held_out), metric));
+                }
+            }
+            table.row(row);
         }
-        table.row(row);
         return table.text();
     }
 
@@ -463,10 +481,10 @@ class Comparison {
 
     // The programs that every allocator has a figure for; but one that has none at all does not
     // count.
-    std::vector<size_t> complete(Metric metric) const {
+    std::vector<size_t> complete(Metric metric, bool held_out = false) const {
         std::vector<size_t> list;
         for (size_t p = 0; p < programs_.size(); p++) {
-            bool all = true;
+            bool all = !held_out || is_held_out(*programs_[p].program);
             for (size_t a = 0; a < allocators_.size(); a++) {
                 all = all && (known(p, a, metric) || !ran_at_all(a, metric));
             }
@@ -477,13 +495,13 @@ class Comparison {
         return list;
     }
 
-    std::optional<Interval> of_all(size_t a, Metric metric) const {
+    std::optional<Interval> of_all(size_t a, Metric metric, bool held_out = false) const {
         std::vector<Sample> samples;
         std::vector<Sample> baselines;
         if (!ran_at_all(a, metric) || !ran_at_all(baseline_, metric)) {
             return std::nullopt;
         }
-        for (const size_t p : complete(metric)) {
+        for (const size_t p : complete(metric, held_out)) {
             samples.push_back(cells_[p][a].values[metric]);
             baselines.push_back(cells_[p][baseline_].values[metric]);
         }
@@ -513,8 +531,9 @@ class Comparison {
     std::vector<std::vector<Cell>> cells_;
 };
 
-// The programs named in a list; "workloads" and "real" stand for all of a kind, an empty list for
-// both. Programs that are not on this machine are left out, with a line, unless named.
+// The programs named in a list; "workloads" and "real" stand for all of a kind, "held-out" for
+// those that nothing was tuned on, an empty list for all. Programs that are not on this machine are
+// left out, with a line, unless named.
 std::vector<Runnable> choose(const std::string &list, const Flags &flags) {
     std::vector<Runnable> chosen;
     std::vector<std::string> names = split_list(list);
@@ -525,7 +544,9 @@ std::vector<Runnable> choose(const std::string &list, const Flags &flags) {
         bool found = false;
         for (const Program &program : all_programs()) {
             const bool named = name == program.name;
-            if (!named && name != (program.is_worker ? "workloads" : "real")) {
+            const bool of_group = name == (program.is_worker ? "workloads" : "real") ||
+                                  (name == "held-out" && is_held_out(program));
+            if (!named && !of_group) {
                 continue;
             }
             found = true;
@@ -563,7 +584,7 @@ int main(int argc, char **argv) {
     std::string out = "compare-results";
     Flags flags("compare", "Runs programs on allocators, interleaved, and prints ratios.");
     flags.text("programs", "LIST", &programs,
-               "of those that --list names, workloads, real (default all)");
+               "of those that --list names, workloads, real, held-out (default all)");
     flags.allocators(&names);
     flags.number("runs", 1, 10000, &runs, "rounds");
     flags.text("baseline", "NAME", &baseline, "allocator that is 1 (default system, or the last)");
@@ -576,7 +597,8 @@ int main(int argc, char **argv) {
     if (list) {
         Table table({"program", "what"});
         for (const Program &program : all_programs()) {
-            table.row({program.name, program.what});
+            table.row({program.name,
+                       std::string(program.what) + (is_held_out(program) ? " (held out)" : "")});
         }
         std::cout << table.text();
         return 0;

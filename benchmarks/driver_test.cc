@@ -81,6 +81,48 @@ TEST(RandomMixed, PrintsALineAnAllocator) {
     EXPECT_THAT(outcome.out, ContainsRegex("\\| system     \\|" + times + " +- \\|" + size + size));
 }
 
+TEST(RandomMixed, SaysHowItGotSteady) {
+    const std::string said =
+        "of five rounds in a row are within 2 %, or for 0.2 s: [0-9]+ to [0-9]+ "
+        "rounds, [0-9]+ runs did not get steady\n";
+    const std::vector<std::string> job = {"20000", "256", "42", "--runs", "2"};
+    Outcome outcome = drive("random_mixed", job);
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    EXPECT_THAT(outcome.out, ContainsRegex(said));
+    for (const char *count : {"0", "1000"}) {
+        std::vector<std::string> once = job;
+        once.insert(once.end(), {"--warmup", count});
+        outcome = drive("random_mixed", once);
+        ASSERT_EQ(outcome.error, "") << outcome.err;
+        EXPECT_THAT(outcome.out, Not(ContainsRegex(said)));
+    }
+    // What is counted is that of the first round, which every run does.
+    for (const char *threads : {"1", "3"}) {
+        double live[2];
+        for (int steady : {0, 1}) {
+            Report report;
+            const Outcome run =
+                run_worker("random_mixed_worker",
+                           {"5000", "256", "42", std::string("--threads=") + threads,
+                            "--steady=" + std::to_string(steady)},
+                           {}, &report);
+            ASSERT_EQ(run.error, "");
+            live[steady] = report_number(report, "live_blocks");
+            const double rounds = report_number(report, "rounds");
+            if (steady == 0) {
+                EXPECT_EQ(rounds, 1);
+                EXPECT_EQ(report_number(report, "steady"), 0);
+            } else if (report_number(report, "steady") != 0) {
+                EXPECT_GT(rounds, 5);
+            } else {
+                EXPECT_GE(rounds, 1);
+            }
+        }
+        EXPECT_EQ(live[0], live[1]);
+        EXPECT_GT(live[0], 0);
+    }
+}
+
 TEST(RandomMixed, TakesAllItsFlags) {
     const Outcome outcome =
         drive("random_mixed", {"1000", "256", "42", "--slots", "100", "--min-size", "16",
@@ -90,7 +132,8 @@ TEST(RandomMixed, TakesAllItsFlags) {
     for (const char *member :
          {"\"iterations\": 1000,", "\"slots\": 100,", "\"min_size\": 16,", "\"max_size\": 1040,",
           "\"threads\": 2,", "\"warmup\": 500,", "\"seed\": \"42\",", "\"superslabs\": null",
-          "\"superslabs\": ", "\"allocator\": \"system\"", "\"allocator\": \"hakmem_c23\""}) {
+          "\"steady_percent\": 0,", "\"superslabs\": ", "\"allocator\": \"system\"",
+          "\"allocator\": \"hakmem_c23\""}) {
         EXPECT_THAT(outcome.out, HasSubstr(member));
     }
 }
@@ -158,8 +201,8 @@ TEST(Compare, RefusesBadArguments) {
 TEST(Compare, ListsItsPrograms) {
     const Outcome outcome = drive("compare", {"--list"});
     ASSERT_EQ(outcome.error, "") << outcome.err;
-    for (const char *name :
-         {"| larson ", "| xmalloc ", "| growth ", "| python3 ", "| memcached "}) {
+    for (const char *name : {"| larson ", "| xmalloc ", "| growth ", "| python3 ", "| memcached ",
+                             "PostScript to pixels (held out) |"}) {
         EXPECT_THAT(outcome.out, HasSubstr(name));
     }
 }

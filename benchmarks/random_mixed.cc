@@ -2,13 +2,15 @@
 // random_mixed ITERATIONS SIZE SEED: random mallocs and frees, on each allocator in turn.
 //
 // The loop is workers/random_mixed.c; this starts it, an allocator after the other, for several
-// rounds, and prints one line an allocator.
+// rounds, and prints one line an allocator. Unless a warm-up is given, each process repeats the
+// iterations until its figure is steady: 100 000 of them take a millisecond.
 #include "benchmarks/harness/allocators.h"
 #include "benchmarks/harness/flags.h"
 #include "benchmarks/harness/process.h"
 #include "benchmarks/harness/report.h"
 #include "benchmarks/harness/sample.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <iostream>
@@ -16,12 +18,15 @@
 using namespace bench;
 
 int main(int argc, char **argv) {
+    // Percent, of the least of five rounds in a row; 0: one round.
+    constexpr uint64_t kSteady = 2;
+    constexpr uint64_t kNotGiven = UINT64_MAX;
     constexpr uint64_t kMostBytes = uint64_t{1} << 31;
     uint64_t slots = 256;
     uint64_t min_size = 0;
     uint64_t max_size = 0;
     uint64_t threads = 1;
-    uint64_t warmup = 0;
+    uint64_t warmup = kNotGiven;
     uint64_t runs = 15;
     bool json = false;
     std::string list = "hakmem_c23,system";
@@ -33,7 +38,9 @@ int main(int argc, char **argv) {
     flags.number("min-size", 1, kMostBytes, &min_size, "smallest block, instead of SIZE/2+1");
     flags.number("max-size", 1, kMostBytes, &max_size, "largest block, instead of SIZE");
     flags.number("threads", 1, 256, &threads, "threads, each with its own slots and iterations");
-    flags.number("warmup", 0, UINT64_MAX, &warmup, "iterations before the clock starts");
+    flags.number("warmup", 0, UINT64_MAX, &warmup,
+                 "iterations before the clock starts, which then times ITERATIONS once; without it "
+                 "they are repeated until steady");
     flags.toggle("json", &json, "print JSON, with the figure of every run");
     flags.number("runs", 1, 10000, &runs, "rounds; each starts a process for every allocator");
     flags.allocators(&list);
@@ -62,6 +69,8 @@ int main(int argc, char **argv) {
         flags.fail(why);
     }
 
+    const uint64_t steady = warmup == kNotGiven ? kSteady : 0;
+    warmup = warmup == kNotGiven ? 0 : warmup;
     const std::vector<std::string> arguments = {
         numbers[0],
         numbers[1],
@@ -71,6 +80,7 @@ int main(int argc, char **argv) {
         "--max-size=" + std::to_string(max_size),
         "--threads=" + std::to_string(threads),
         "--warmup=" + std::to_string(warmup),
+        "--steady=" + std::to_string(steady),
     };
     std::vector<Series> series;
     const std::string failure =
@@ -107,6 +117,8 @@ int main(int argc, char **argv) {
                 {"peak_rss_kib", of.peak_rss_kib()},
                 {"page_faults", of.most_faults()},
                 {"runs_ns_per_op", ns},
+                {"runs_rounds", of.reported("rounds")},
+                {"runs_steady", of.reported("steady")},
                 {"runs_floor_ns", of.reported("floor_ns")},
             }));
         }
@@ -118,6 +130,7 @@ int main(int argc, char **argv) {
                                       {"max_size", static_cast<double>(max_size)},
                                       {"threads", static_cast<double>(threads)},
                                       {"warmup", static_cast<double>(warmup)},
+                                      {"steady_percent", static_cast<double>(steady)},
                                       {"seed", numbers[2]},
                                       {"floor_ns", floor},
                                       {"machine", machine_json()},
@@ -147,5 +160,22 @@ int main(int argc, char **argv) {
               << format("floor (the loop with no allocator): %.2f ns/op; spread: quartiles over "
                         "median; RSS and faults: of the whole process\n",
                         floor);
+    if (steady != 0) {
+        Sample rounds;
+        double unsteady = 0;
+        for (const Series &of : series) {
+            const Sample of_runs = of.reported("rounds");
+            rounds.insert(rounds.end(), of_runs.begin(), of_runs.end());
+            for (double ended_steady : of.reported("steady")) {
+                unsteady += ended_steady == 0;
+            }
+        }
+        std::cout
+            << "each run warms up by one round of the iterations and repeats them until the CPU "
+               "times of five rounds in a row are within "
+            << steady << " %, or for 0.2 s: " << format("%.0f to ", minimum(rounds))
+            << format("%.0f rounds", *std::max_element(rounds.begin(), rounds.end()))
+            << format(", %.0f runs did not get steady\n", unsteady);
+    }
     return 0;
 }

@@ -7,12 +7,18 @@
 // one static buffer instead. That floor misses the cache by its slots alone; with --floor-size an
 // empty slot gets a block of that size from a mapping, or the one that was last given back, so that
 // blocks are touched as often and as far apart as an allocator's.
+//
+// With --steady the iterations are repeated, on the same slots, until the figure is steady: five
+// rounds in a row of which none took more CPU time than the least of them by more than the given
+// percentage; the figure is the least of these. The first round warms up and is not among them.
+// After 200 ms no further round begins; if none was steady by then, the least of all but the first
+// counts.
 #include "benchmarks/workers/worker.h"
 #include "boxes/statistics/statistics.h"
 
 struct options {
     uint64_t iterations, size, seed;
-    uint64_t slots, min_size, max_size, threads, warmup, repeat, floor_size;
+    uint64_t slots, min_size, max_size, threads, warmup, repeat, floor_size, steady;
 };
 
 // The blocks of a floor with --floor-size: the least that can be done to hand out distinct ones.
@@ -25,8 +31,8 @@ struct run {
     const struct options *options;
     uint64_t seed;
     int floor;
-    double begin, end; // of the iterations after the warm-up, on the clock
-    double cpu_ns;     // of them, of the thread's own time
+    double begin, end; // of the last round, on the clock
+    double cpu_ns;     // of it, of the thread's own time
     uint64_t live_blocks;
     pthread_barrier_t *barrier;
     struct list list;
@@ -91,12 +97,14 @@ static __attribute__((noinline)) void loop_list(void **slots, struct run *run, u
     run->list = list;
 }
 
-// What is in use when the iterations are done and their blocks are still live.
+// What is in use when the iterations are done for the first time and their blocks are still live.
 static struct {
     long superslabs; // -1: whoever serves malloc has none to report
     long refills;    // batches taken from the pool since the process began; -1 likewise
     uint64_t live_blocks;
-} at_end = {-1, -1, 0};
+    unsigned rounds; // of the last measurement
+    bool steady;
+} at_end = {-1, -1, 0, 0, false};
 
 static void take_stats(void) {
     static struct hak_stats stats;
@@ -107,6 +115,73 @@ static void take_stats(void) {
         stats_of(&stats);
         at_end.superslabs = (long)stats.superslabs;
         at_end.refills = (long)stats.refills;
+    }
+}
+
+// Nanoseconds an iteration: the mean over the threads, each of which does all iterations. Elapsed
+// is from the first one's begin to the last one's end, over the iterations of all.
+struct figures {
+    double wall, cpu, elapsed;
+};
+
+static struct figures least(struct figures a, struct figures b) {
+    return (struct figures){a.wall < b.wall ? a.wall : b.wall, a.cpu < b.cpu ? a.cpu : b.cpu,
+                            a.elapsed < b.elapsed ? a.elapsed : b.elapsed};
+}
+
+enum { WINDOW = 5, LONGEST_MS = 200 };
+
+// What the rounds of all threads have said so far. Written by the first thread alone, while the
+// others wait for it.
+static struct {
+    struct run runs[256];
+    struct figures window[WINDOW]; // the last rounds, at their number modulo WINDOW
+    struct figures best;           // of all rounds but the first, if there are others
+    unsigned count;
+    double spent_ns;
+    bool done, steady;
+} rounds;
+
+static struct figures figures_of_round(const struct options *o) {
+    struct figures sum = {0, 0, 0};
+    double begin = rounds.runs[0].begin, end = rounds.runs[0].end;
+    for (uint64_t t = 0; t < o->threads; t++) {
+        const struct run *run = &rounds.runs[t];
+        begin = run->begin < begin ? run->begin : begin;
+        end = run->end > end ? run->end : end;
+        sum.wall += run->end - run->begin;
+        sum.cpu += run->cpu_ns;
+    }
+    rounds.spent_ns += end - begin;
+    double count = (double)o->threads * (double)(o->iterations == 0 ? 1 : o->iterations);
+    return (struct figures){sum.wall / count, sum.cpu / count, (end - begin) / count};
+}
+
+static struct figures least_of_window(void) {
+    struct figures best = rounds.window[0];
+    for (unsigned i = 1; i < WINDOW; i++) {
+        best = least(best, rounds.window[i]);
+    }
+    return best;
+}
+
+static void finish_round(const struct options *o) {
+    struct figures round = figures_of_round(o);
+    rounds.best = rounds.count <= 1 ? round : least(rounds.best, round);
+    rounds.window[rounds.count % WINDOW] = round;
+    rounds.count++;
+    double most = 0;
+    for (unsigned i = 0; i < WINDOW; i++) {
+        most = rounds.window[i].cpu > most ? rounds.window[i].cpu : most;
+    }
+    rounds.steady = o->steady != 0 && rounds.count > WINDOW &&
+                    most <= least_of_window().cpu * (1 + (double)o->steady / 100);
+    rounds.done = o->steady == 0 || rounds.steady || rounds.spent_ns > LONGEST_MS * 1e6;
+}
+
+static void wait_for_all(const struct run *run) {
+    if (run->barrier != NULL) {
+        pthread_barrier_wait(run->barrier);
     }
 }
 
@@ -124,30 +199,29 @@ static void *thread_main(void *arg) {
     char *list_map = list_bytes != 0 ? worker_map(list_bytes) : NULL;
     run->list = (struct list){list_map, NULL};
     body(slots, run, o->warmup, &state);
-    if (run->barrier != NULL) {
-        pthread_barrier_wait(run->barrier);
-    }
-    run->begin = worker_now_ns();
-    double cpu_begin = worker_cpu_ns();
-    body(slots, run, o->iterations, &state);
-    run->cpu_ns = worker_cpu_ns() - cpu_begin;
-    run->end = worker_now_ns();
-    if (!run->floor) {
-        for (uint64_t i = 0; i < o->slots; i++) {
+    const bool first = run == &rounds.runs[0];
+    for (bool again = false; !again || !rounds.done; again = true) {
+        wait_for_all(run);
+        run->begin = worker_now_ns();
+        double cpu_begin = worker_cpu_ns();
+        body(slots, run, o->iterations, &state);
+        run->cpu_ns = worker_cpu_ns() - cpu_begin;
+        run->end = worker_now_ns();
+        // What is in use does not depend on how many rounds there will be.
+        for (uint64_t i = 0; i < o->slots && !run->floor && !again; i++) {
             run->live_blocks += slots[i] != NULL;
         }
-        if (run->barrier != NULL) {
-            pthread_barrier_wait(run->barrier);
-        }
-        if (run->seed == o->seed) {
+        wait_for_all(run);
+        if (first && !run->floor && !again) {
             take_stats();
         }
-        if (run->barrier != NULL) {
-            pthread_barrier_wait(run->barrier);
+        if (first) {
+            finish_round(o);
         }
-        for (uint64_t i = 0; i < o->slots; i++) {
-            free(slots[i]);
-        }
+        wait_for_all(run);
+    }
+    for (uint64_t i = 0; i < o->slots && !run->floor; i++) {
+        free(slots[i]);
     }
     if (list_map != NULL) {
         munmap(list_map, list_bytes);
@@ -156,51 +230,36 @@ static void *thread_main(void *arg) {
     return NULL;
 }
 
-// Nanoseconds an iteration: the mean over the threads, each of which does all iterations. Elapsed
-// is from the first one's begin to the last one's end, over the iterations of all.
-struct figures {
-    double wall, cpu, elapsed;
-};
-
-static struct figures least(struct figures a, struct figures b) {
-    return (struct figures){a.wall < b.wall ? a.wall : b.wall, a.cpu < b.cpu ? a.cpu : b.cpu,
-                            a.elapsed < b.elapsed ? a.elapsed : b.elapsed};
-}
-
 static struct figures measure(const struct options *o, int is_floor) {
-    static struct run runs[256];
     static pthread_t threads[256];
     pthread_barrier_t barrier;
+    rounds.count = 0;
+    rounds.spent_ns = 0;
+    rounds.done = false;
     if (o->threads == 1) {
-        runs[0] = (struct run){.options = o, .seed = o->seed, .floor = is_floor};
-        thread_main(&runs[0]);
+        rounds.runs[0] = (struct run){.options = o, .seed = o->seed, .floor = is_floor};
+        thread_main(&rounds.runs[0]);
     } else {
         pthread_barrier_init(&barrier, NULL, (unsigned)o->threads);
         for (uint64_t t = 0; t < o->threads; t++) {
-            runs[t] = (struct run){
+            rounds.runs[t] = (struct run){
                 .options = o, .seed = o->seed + t, .floor = is_floor, .barrier = &barrier};
-            worker_start(&threads[t], thread_main, &runs[t]);
+            worker_start(&threads[t], thread_main, &rounds.runs[t]);
         }
         for (uint64_t t = 0; t < o->threads; t++) {
             pthread_join(threads[t], NULL);
         }
         pthread_barrier_destroy(&barrier);
     }
-    struct figures sum = {0, 0, 0};
-    double begin = runs[0].begin, end = runs[0].end;
-    uint64_t live_blocks = 0;
-    for (uint64_t t = 0; t < o->threads; t++) {
-        begin = runs[t].begin < begin ? runs[t].begin : begin;
-        end = runs[t].end > end ? runs[t].end : end;
-        sum.wall += runs[t].end - runs[t].begin;
-        sum.cpu += runs[t].cpu_ns;
-        live_blocks += runs[t].live_blocks;
-    }
     if (!is_floor) {
-        at_end.live_blocks = live_blocks;
+        at_end.live_blocks = 0;
+        for (uint64_t t = 0; t < o->threads; t++) {
+            at_end.live_blocks += rounds.runs[t].live_blocks;
+        }
+        at_end.rounds = rounds.count;
+        at_end.steady = rounds.steady;
     }
-    double count = (double)o->threads * (double)(o->iterations == 0 ? 1 : o->iterations);
-    return (struct figures){sum.wall / count, sum.cpu / count, (end - begin) / count};
+    return rounds.steady ? least_of_window() : rounds.best;
 }
 
 int main(int argc, char **argv) {
@@ -213,6 +272,7 @@ int main(int argc, char **argv) {
         {"warmup", 0, UINT64_MAX, &o.warmup},
         {"repeat", 1, 1000, &o.repeat},
         {"floor-size", 0, UINT64_C(1) << 31, &o.floor_size},
+        {"steady", 0, 100, &o.steady},
         {NULL, 0, 0, NULL},
     };
     worker_options(argc, argv, table, " ITERATIONS SIZE SEED", 3);
@@ -242,5 +302,6 @@ int main(int argc, char **argv) {
            best_floor.cpu, best_floor.elapsed);
     printf("superslabs %ld\nrefills %ld\nlive_blocks %lu\n", at_end.superslabs, at_end.refills,
            (unsigned long)at_end.live_blocks);
+    printf("rounds %u\nsteady %d\n", at_end.rounds, at_end.steady);
     return 0;
 }
