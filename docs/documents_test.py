@@ -70,6 +70,13 @@ def said(path, pattern):
         return re.search(pattern, file.read(), re.M)[1]
 
 
+# The map of the boxes has all of them.
+with open(f"{root}/boxes/README.md", encoding="utf-8") as file:
+    boxes_map = file.read()
+for box in sorted(os.listdir(f"{root}/boxes")):
+    if os.path.exists(f"{root}/boxes/{box}/BUILD.bazel") and f"({box}/" not in boxes_map:
+        faults.append(f"boxes/README.md: no line for {box}")
+
 # One version, in three files that cannot ask each other.
 version = said("include/hakmem/hakmem.h", r'#define HAKMEM_VERSION +"(.*)"')
 for path, pattern in (("MODULE.bazel", r'^    version = "(.*)"'), ("CHANGELOG.md", r"^## (\S+)")):
