@@ -17,9 +17,9 @@ def add_arguments(parser):
     form.add_argument("--prometheus", action="store_true", help="Prometheus's text format")
 
 
-def gather(memory):
-    """Everything that is to be said, as a dictionary."""
-    heap = Heap(memory)
+def of_heap(heap):
+    """What is known from the heap alone, as a dictionary."""
+    memory = heap.memory
     found = {
         "program": memory.name,
         "pid": memory.pid,
@@ -28,14 +28,20 @@ def gather(memory):
         "library": heap.layout.path,
         "settings": {name: value for name, value, preset in heap.settings() if value != preset},
     }
+    found.update(heap.stats())
+    found["live"] = found["tiny_live"] + found["large_live"] + found["private_live"]
+    return found
+
+
+def gather(memory):
+    """Everything that is to be said, as a dictionary."""
+    found = of_heap(Heap(memory))
     if not memory.is_core:
         status = memory.status()
         found["uptime_s"] = round(memory.uptime(), 1)
         found["rss"], found["peak_rss"] = status.get("VmRSS", 0), status.get("VmHWM", 0)
         found["swap"] = status.get("VmSwap", 0)
         found["threads"] = int(status.get("Threads", 0))
-    found.update(heap.stats())
-    found["live"] = found["tiny_live"] + found["large_live"] + found["private_live"]
     return found
 
 

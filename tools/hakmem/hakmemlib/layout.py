@@ -81,19 +81,11 @@ class Layout:
         return int.from_bytes(raw[base + offset : base + offset + size], "little")
 
 
-def descriptors(memory):
-    """(address, path) of each descriptor in the process."""
-    for image in memory.images():
-        for note in memory.image_notes(image):
-            if note.owner == "hakmem" and note.type == 1 and len(note.content) == 8:
-                yield note.where + int.from_bytes(note.content, "little", signed=True), image.path
-
-
 def find(memory):
     """The layout of the library that serves the process."""
     broken = None
     seen = False
-    for where, path in descriptors(memory):
+    for where, path in memory.descriptors():
         seen = True
         try:
             layout = Layout(memory, where, path)

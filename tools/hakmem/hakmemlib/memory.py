@@ -77,6 +77,13 @@ class _Memory:
             except Unreadable:
                 pass
 
+    def descriptors(self):
+        """(address, path) of each of hakmem's descriptors in the process."""
+        for image in self.images():
+            for note in self.image_notes(image):
+                if note.owner == "hakmem" and note.type == 1 and len(note.content) == 8:
+                    yield note.where + int.from_bytes(note.content, "little", signed=True), image.path
+
 
 class Process(_Memory):
     is_core = False
