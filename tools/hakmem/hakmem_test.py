@@ -7,16 +7,20 @@ hakmem_test.py FOLDER: the runfiles' root; named there are the libraries and the
 import base64
 import contextlib
 import functools
+import gzip
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import tempfile
 import unittest
+import urllib.error
+import urllib.request
 import xml.etree.ElementTree
 import zlib
 
@@ -28,7 +32,7 @@ STATIC = os.path.join(ROOT, "tools/hakmem/heap_program_static")
 FLAVOURS = ("hakmem_c23", "hakmem_c23_header", "hakmem_classic", "hakmem_c23_debug")
 
 sys.path.insert(0, os.path.join(ROOT, "tools/hakmem"))
-from hakmemlib import layout, main, memory, picture  # noqa: E402
+from hakmemlib import elf, layout, main, memory, picture  # noqa: E402
 
 
 def library(flavour):
@@ -302,6 +306,155 @@ class Cores(Case):
                 self.succeeds("map", core, "-o", os.path.join(folder, "map.png"))
 
 
+class Gdb(Case):
+    """The commands come with the library, and say what the tool says."""
+
+    def gdb(self, *commands, safe=True):
+        words = ["gdb", "--batch", "-nx", "-iex", "set auto-load safe-path " + ("/" if safe else "/nowhere"), "-iex", "set debuginfod enabled off"]
+        for command in commands:
+            words += ["-ex", command]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120, env=dict(os.environ, HAK_TOOL=os.path.join(ROOT, "tools/hakmem")))
+        return done.stdout, done.stderr
+
+    @unittest.skipUnless(shutil.which("gdb"), "no gdb here")
+    def test_in_gdb_as_outside(self):
+        for flavour in ("hakmem_c23", "hakmem_classic"):
+            with self.subTest(flavour), Program(flavour) as program:
+                block, asked, _ = next(b for b in program.blocks if b[2] == "live" and b[1] > 20)
+                expected = self.succeeds("where", program.pid, f"{block + 9:#x}")
+                out, err = self.gdb(f"attach {program.pid}", f"hakmem where (char *){block:#x} + 9", "hakmem stats", "hakmem where", "detach")
+                self.assertIn(expected, out, err)
+                self.assertIn(f"{flavour} ", out)
+                self.assertRegex(out, rf"(?m)^ +{program.bins[48]['size']} +{program.bins[48]['slabs']} +{program.bins[48]['live']} ")
+                self.assertIn("hakmem: an address is wanted", err)
+
+    @unittest.skipUnless(shutil.which("gdb"), "no gdb here")
+    def test_gdb_is_asked_first(self):
+        with Program("hakmem_c23") as program:
+            out, err = self.gdb(f"attach {program.pid}", "hakmem stats", "detach", safe=False)
+            self.assertIn("auto-load safe-path", err)
+            self.assertIn("Undefined command", err)
+
+
+class Serve(Case):
+    def ask(self, url, **headers):
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=60) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, ""
+
+    def test_page_and_numbers(self):
+        with Program("hakmem_c23") as program:
+            with subprocess.Popen([sys.executable, TOOL, "serve", str(program.pid), "--every", "0.05"], stdout=subprocess.PIPE, text=True) as server:
+                try:
+                    url = server.stdout.readline().strip()
+                    self.assertRegex(url, r"^http://127\.0\.0\.1:\d+/[\w-]+/$")
+                    status, page = self.ask(url)
+                    self.assertEqual(status, 200)
+                    self.assertNotIn("//", re.sub(r"(?m)//.*$", "", page).replace("</", ""))  # nothing from anywhere
+                    stats = json.loads(self.ask(url + "stats")[1])
+                    self.assertEqual({name: stats["latest"][name] for name in program.stats}, program.stats)
+                    self.assertEqual(stats["history"][0][3], program.stats["tiny_cached"])
+                    later = json.loads(self.ask(f"{url}stats?since={stats['history'][-1][0]}")[1])
+                    self.assertFalse([row for row in later["history"] if row[0] <= stats["history"][-1][0]])
+                    rows = json.loads(self.ask(url + "map")[1])["frame"]["rows"]
+                    self.assertEqual(len(rows), len({row["a"] for row in rows}))
+                    self.assertIn("hakmem_live_small_bytes", self.ask(url + "metrics")[1])
+                    # Who does not know the path, or comes by another name, gets nothing.
+                    root = url[: url.index("/", 8) + 1]
+                    self.assertEqual(self.ask(root)[0], 404)
+                    self.assertEqual(self.ask(root + "stats")[0], 404)
+                    self.assertEqual(self.ask(url + "stats", Host="elsewhere.example")[0], 404)
+                    self.assertEqual(self.ask(url + "none")[0], 404)
+                finally:
+                    server.kill()
+
+    def test_no_such_process(self):
+        self.fails(5, "no process", "serve", 4194303)
+
+
+def varint(number):
+    number &= (1 << 64) - 1
+    out = bytearray()
+    while number > 127:
+        out.append(number & 127 | 128)
+        number >>= 7
+    return bytes(out) + bytes([number])
+
+
+def message(*fields):
+    """A message of protobuf: (number, int, bytes or str)."""
+    out = b""
+    for number, value in fields:
+        if isinstance(value, int):
+            out += varint(number << 3) + varint(value)
+        else:
+            value = value.encode() if isinstance(value, str) else value
+            out += varint(number << 3 | 2) + varint(len(value)) + value
+    return out
+
+
+class Profiles(Case):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+
+    def file(self, name, content):
+        path = os.path.join(self.folder.name, name)
+        with open(path, "wb") as file:
+            file.write(content)
+        return path
+
+    def proto(self):
+        """main calls work, which calls two functions; the innermost frame comes first."""
+        strings = ["", "inuse_objects", "count", "inuse_space", "bytes", "main", "work", "first", "second"]
+        fields = [(1, message((1, 1), (2, 2))), (1, message((1, 3), (2, 4)))]
+        fields += [(2, message((1, b"".join(map(varint, stack))), (2, b"".join(map(varint, values))))) for stack, values in (((3, 2, 1), (2, 3000)), ((4, 2, 1), (1, 1000)))]
+        fields += [(4, message((1, i), (4, message((1, i), (2, 7))))) for i in range(1, 5)]
+        fields += [(5, message((1, i), (2, 4 + i))) for i in range(1, 5)]
+        fields += [(6, s) for s in strings]
+        return message(*fields)
+
+    def test_pprofs_format(self):
+        for path in (self.file("plain.pb", self.proto()), self.file("zipped.pb.gz", gzip.compress(self.proto()))):
+            self.assertEqual(self.succeeds("profile", path, "--folded"), "main;work;first 3000\nmain;work;second 1000\n")
+            self.assertEqual(self.succeeds("profile", path, "--folded", "--value", "inuse_objects"), "main;work;first 2\nmain;work;second 1\n")
+            out = self.succeeds("profile", path)
+            self.assertRegex(out, r"2\.9 KiB +75\.0 % +2\.9 KiB +75\.0 % +first\n")
+            self.assertRegex(out, r" 0 B +0\.0 % +3\.9 KiB +100\.0 % +main\n")
+            self.fails(2, "has no time, but inuse_objects, inuse_space", "profile", path, "--value", "time")
+
+    def test_names_are_found_in_the_files(self):
+        # The first mapping of a program as the kernel lays it out, and an address in its main().
+        with open(PRELOADED, "rb") as file:
+            header = elf.Header(lambda offset, size: os.pread(file.fileno(), size, offset))
+        symbols = subprocess.run(["nm", PRELOADED], capture_output=True, text=True, check=True).stdout
+        main_at = int(re.search(r"([0-9a-f]+) T main", symbols).group(1), 16)
+        code = next(s for s in header.of(elf.PT_LOAD) if s.address <= main_at < s.address + s.file_bytes)
+        base = 0x5500_0000_0000
+        start = base + (code.address & -4096)
+        mapping = message((1, 1), (2, start), (3, start + 0x10000), (4, code.offset & -4096), (5, 3))
+        raw = message((1, message((1, 1), (2, 2))), (2, message((1, b"\1"), (2, b"\5"))), (3, mapping), (4, message((1, 1), (2, 1), (3, base + main_at + 4))), (6, ""), (6, "inuse_space"), (6, "bytes"), (6, PRELOADED))
+        self.assertEqual(self.succeeds("profile", self.file("x.pb", raw), "--folded"), "main 5\n")
+
+    def test_sum_difference_and_flame_graph(self):
+        one = self.file("one", b"main;a;b 1000\nmain;a;c 5\nmain;d 7\n")
+        two = self.file("two", b"main;a;b 3000\nmain;d 7\n")
+        self.assertEqual(self.succeeds("profile", one, two, "--folded"), "main;a;b 4000\nmain;a;c 5\nmain;d 14\n")
+        self.assertEqual(self.succeeds("profile", two, "--diff", one, "--folded"), "main;a;b 2000\nmain;a;c -5\n")
+        flame = os.path.join(self.folder.name, "flame.svg")
+        self.succeeds("profile", one, "--flame", flame)
+        titles = [e.text for e in xml.etree.ElementTree.parse(flame).iter("{http://www.w3.org/2000/svg}title")]
+        self.assertEqual(sorted(titles)[:2], ["a: 1005 B, 99.3 %", "all: 1012 B, 100.0 %"])
+        self.fails(2, "must end in .svg", "profile", one, "--flame", "x.png")
+
+    def test_what_is_no_profile(self):
+        self.fails(5, "No such file", "profile", "/nowhere/profile")
+        for content in (b"some text\n", b"\x1f\x8b\0\0", os.urandom(7) + b"\xff" * 4000, gzip.compress(b"\xff\xff"), self.proto()[:-3]):
+            self.fails(1, "neither a profile", "profile", self.file("x", content))
+
+
 class Errors(Case):
     def test_targets_that_are_none(self):
         self.fails(5, "no process 4194303", "stat", 4194303)
@@ -319,7 +472,7 @@ class Errors(Case):
     def test_descriptor_of_another_version_is_refused(self):
         with Program("hakmem_c23") as program:
             process = memory.Process(program.pid)
-            (where,) = (where for where, path in layout.descriptors(process) if "hakmem" in path)
+            (where,) = (where for where, path in process.descriptors() if "hakmem" in path)
             with open(f"/proc/{program.pid}/mem", "r+b", buffering=0) as file:
                 file.seek(where + 8)
                 file.write(struct.pack("<I", layout.VERSION + 1))

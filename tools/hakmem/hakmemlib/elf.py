@@ -88,6 +88,15 @@ class File:
                 return self._read(s.offset + address - s.address, size)
         return b""
 
+    @staticmethod
+    def static_address(start, offset, loads):
+        """What is to be subtracted from an address of the mapping that begins at `start` and shows the file from `offset`
+        on, to get the address that the file's symbols have."""
+        for s in loads:
+            if s.offset & -4096 <= offset < s.offset + s.file_bytes:
+                return start - (s.address + offset - s.offset)
+        return start
+
     def notes(self):
         for s in self.header.of(PT_NOTE):
             yield from notes(self._read(s.offset, s.file_bytes), s.address, s.align)

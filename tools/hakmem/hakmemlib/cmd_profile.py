@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""hakmem profile: what a heap profile says."""
+
+import collections
+import html
+
+from . import Failure, pprof, show
+
+HELP = "what a heap profile says: the most by function, what has changed, a flame graph"
+
+
+def add_arguments(parser):
+    parser.add_argument("file", metavar="FILE", nargs="+", help="pprof's format or folded stacks; several are added up")
+    parser.add_argument("--diff", metavar="BASE", help="less what is in this profile")
+    parser.add_argument("--top", metavar="N", type=int, default=20, help="so many functions (default 20)")
+    parser.add_argument("--flame", metavar="FILE", help="draw a flame graph, an .svg file")
+    parser.add_argument("--folded", action="store_true", help="write folded stacks instead")
+    parser.add_argument("--value", metavar="NAME", help="which of the profile's values (default inuse_space, or the last)")
+
+
+def merge(paths, value):
+    """(name of the value, {stack: sum})"""
+    sums, name = collections.Counter(), None
+    for path in paths:
+        profile = pprof.load(path)
+        if value:
+            if value not in profile.types:
+                raise Failure(f"{path}: has no {value}, but {', '.join(profile.types)}", 2)
+            chosen = value
+        else:
+            chosen = "inuse_space" if "inuse_space" in profile.types else profile.types[-1]
+        name = name or chosen
+        at = profile.types.index(chosen)
+        for stack, values in profile.samples:
+            sums[stack] += values[at]
+    return name, sums
+
+
+def by_function(sums):
+    """{function: [flat, cumulative]}"""
+    found = collections.defaultdict(lambda: [0, 0])
+    for stack, value in sums.items():
+        if stack:
+            found[stack[-1]][0] += value
+        for name in set(stack):
+            found[name][1] += value
+    return found
+
+
+def run(args):
+    name, sums = merge(args.file, args.value)
+    if args.diff:
+        _, base = merge([args.diff], args.value)
+        sums.subtract(base)
+    sums = {stack: value for stack, value in sums.items() if value}
+    if args.folded:
+        for stack, value in sorted(sums.items()):
+            print(f"{';'.join(stack)} {value}")
+        return 0
+    if args.flame:
+        if not args.flame.endswith(".svg"):
+            raise Failure(f"{args.flame}: its name must end in .svg", 2)
+        try:
+            with open(args.flame, "w") as file:
+                file.write(flame(sums, name))
+        except OSError as error:
+            raise Failure(f"{args.flame}: {error.strerror}") from None
+    print("\n".join(top(name, sums, args.top)))
+    return 0
+
+
+def _amount(name, value):
+    text = show.size(abs(value)) if name.endswith(("space", "bytes")) else str(abs(value))
+    return "-" + text if value < 0 else text
+
+
+def top(name, sums, most):
+    total = sum(sums.values())
+    yield f"{name}: {_amount(name, total)} in {len(sums)} stacks"
+    whole = sum(abs(v) for v in sums.values()) or 1
+    rows = []
+    for function, (flat, cumulative) in sorted(by_function(sums).items(), key=lambda item: (-abs(item[1][0]), -abs(item[1][1]), item[0]))[:most]:
+        rows.append((_amount(name, flat), f"{100 * flat / whole:.1f} %", _amount(name, cumulative), f"{100 * cumulative / whole:.1f} %", function))
+    yield from show.table(rows, ["flat", "", "with callees", "", "function"], left=(4,))
+
+
+class _Node:
+    __slots__ = ("value", "grown", "below")
+
+    def __init__(self):
+        self.value, self.grown, self.below = 0, 0, {}
+
+
+def flame(sums, name):
+    """A flame graph. The roots are below; in a difference red is more than before, and blue is less."""
+    root, deepest = _Node(), 1
+    differs = any(value < 0 for value in sums.values())
+    for stack, value in sums.items():
+        node = root
+        node.value += abs(value)
+        node.grown += value
+        for frame in stack:
+            node = node.below.setdefault(frame, _Node())
+            node.value += abs(value)
+            node.grown += value
+        deepest = max(deepest, len(stack) + 1)
+    wide, tall = 1200, 17
+    high = deepest * tall + 40
+    out = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" font-family="monospace" font-size="11">',
+        f'<rect width="{wide}" height="{high}" fill="#fff"/><text x="6" y="18" font-family="sans-serif" font-size="14">{html.escape(name)}: {_amount(name, root.grown)}</text>',
+    ]
+
+    def colour(frame, node):
+        if differs:
+            part = max(-1.0, min(1.0, node.grown / (node.value or 1)))
+            return f"rgb(255,{round(200 - 120 * part)},{round(200 - 120 * part)})" if part > 0 else f"rgb({round(200 + 120 * part)},{round(200 + 120 * part)},255)"
+        mixed = sum(frame.encode()) * 2654435761 & 0xFFFFFFFF
+        return f"rgb({205 + (mixed >> 8) % 50},{90 + (mixed >> 16) % 120},{(mixed >> 24) % 60})"
+
+    stack = [("all", root, 0.0, 0)]
+    while stack:
+        frame, node, x, depth = stack.pop()
+        width = wide * node.value / (root.value or 1)
+        if width < 0.4:
+            continue
+        y = high - 10 - (depth + 1) * tall
+        share = 100 * node.value / (root.value or 1)
+        out.append(f'<g><title>{html.escape(frame)}: {_amount(name, node.grown)}, {share:.1f} %</title><rect x="{x:.1f}" y="{y}" width="{max(0.3, width - 0.5):.1f}" height="{tall - 1}" fill="{colour(frame, node)}" rx="1"/>')
+        letters = int(width / 6.8)
+        if letters >= 3:
+            text = frame if len(frame) <= letters else frame[: letters - 1] + "…"
+            out.append(f'<text x="{x + 3:.1f}" y="{y + 12}">{html.escape(text)}</text>')
+        out.append("</g>")
+        at = x
+        for below, child in sorted(node.below.items()):
+            stack.append((below, child, at, depth + 1))
+            at += wide * child.value / (root.value or 1)
+    return "\n".join(out + ["</svg>", ""])

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Profiles: pprof's profile.proto (gzipped or not), and folded stacks (`a;b;c 17` a line)."""
+
+import collections
+import gzip
+import os
+import shutil
+import struct
+import subprocess
+
+from . import Failure, elf
+
+Mapping = collections.namedtuple("Mapping", "start end offset path build_id")
+
+
+def _varint(raw, at):
+    value = shift = 0
+    while True:
+        byte = raw[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value & (1 << 64) - 1, at
+        shift += 7
+
+
+def fields(raw):
+    """(number, value) of each field of a message; a value is a number or bytes."""
+    at = 0
+    while at < len(raw):
+        key, at = _varint(raw, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(raw, at)
+        elif kind == 2:
+            size, at = _varint(raw, at)
+            if at + size > len(raw):
+                raise IndexError("cut short")
+            value, at = raw[at : at + size], at + size
+        elif kind == 1:
+            value, at = raw[at : at + 8], at + 8
+        elif kind == 5:
+            value, at = raw[at : at + 4], at + 4
+        else:
+            raise ValueError("no such kind of field")
+        yield key >> 3, value
+
+
+def _numbers(value):
+    """A repeated number, packed or not."""
+    if isinstance(value, int):
+        return [value]
+    found, at = [], 0
+    while at < len(value):
+        number, at = _varint(value, at)
+        found.append(number)
+    return found
+
+
+def _signed(number):
+    return number - (1 << 64) if number >> 63 else number
+
+
+class Profile:
+    """types: names of the values; samples: (stack from the outermost frame to the innermost, values)."""
+
+    def __init__(self, types, samples):
+        self.types, self.samples = types, samples
+
+
+def load(path):
+    try:
+        with open(path, "rb") as file:
+            raw = file.read()
+    except OSError as error:
+        raise Failure(f"{path}: {error.strerror}", 5) from None
+    try:
+        if raw[:2] == b"\x1f\x8b":
+            raw = gzip.decompress(raw)
+            return _proto(raw)
+        return _folded(raw) if _is_text(raw) else _proto(raw)
+    except (IndexError, ValueError, EOFError, gzip.BadGzipFile, struct.error, KeyError) as error:
+        raise Failure(f"{path}: neither a profile of pprof's format nor folded stacks ({error})") from None
+
+
+def _is_text(raw):
+    return all(byte >= 32 or byte in b"\t\r\n" for byte in raw[:4096])
+
+
+def _folded(raw):
+    samples = []
+    for line in raw.decode("utf-8", "replace").splitlines():
+        if line.strip() and not line.startswith("#"):
+            stack, _, value = line.rpartition(" ")
+            samples.append((tuple(stack.split(";")), (int(value),)))
+    return Profile(["bytes"], samples)
+
+
+def _proto(raw):
+    strings, types, samples, mappings, locations, functions = [], [], [], {}, {}, {}
+    for number, value in fields(raw):
+        if number == 6:
+            strings.append(value.decode("utf-8", "replace"))
+        elif number == 1:
+            types.append(dict(fields(value)))
+        elif number == 2:
+            stack, values = [], []
+            for n, v in fields(value):
+                if n == 1:
+                    stack += _numbers(v)
+                elif n == 2:
+                    values += map(_signed, _numbers(v))
+            samples.append((stack, tuple(values)))
+        elif number == 3:
+            f = dict(fields(value))
+            mappings[f.get(1, 0)] = f
+        elif number == 4:
+            location = {"lines": []}
+            for n, v in fields(value):
+                if n == 4:
+                    location["lines"].append(dict(fields(v)).get(1, 0))
+                else:
+                    location[n] = v
+            locations[location.get(1, 0)] = location
+        elif number == 5:
+            f = dict(fields(value))
+            functions[f.get(1, 0)] = f
+    if not types or not strings:
+        raise ValueError("no sample types")
+    maps = {i: Mapping(f.get(2, 0), f.get(3, 0), f.get(4, 0), strings[f.get(5, 0)], strings[f.get(6, 0)]) for i, f in mappings.items()}
+    names = _names(locations, functions, strings, maps)
+    done = [(tuple(name for i in reversed(stack) for name in names[i]), values) for stack, values in samples]
+    return Profile([strings[t.get(1, 0)] for t in types], done)
+
+
+def _names(locations, functions, strings, maps):
+    """For each location its functions, the outermost first."""
+    names, unknown = {}, collections.defaultdict(list)
+    for i, location in locations.items():
+        found = [strings[functions[f].get(2, 0)] for f in location["lines"] if f in functions]
+        if found:
+            names[i] = found[::-1]
+        else:
+            unknown[location.get(2, 0)].append((i, location.get(3, 0)))
+    for mapping, wanted in unknown.items():
+        names.update(_symbolize(maps.get(mapping), wanted))
+    return names
+
+
+def _symbolize(mapping, wanted):
+    """Names for addresses of one file, by its symbols."""
+    found = {}
+    if mapping is None or not os.path.isfile(mapping.path):
+        base = os.path.basename(mapping.path) if mapping else ""
+        return {i: [f"{base or '?'}+{address - mapping.start:#x}" if mapping else f"{address:#x}"] for i, address in wanted}
+    try:
+        with elf.File(mapping.path) as file:
+            loads = file.header.of(elf.PT_LOAD)
+            static = file.static_address(mapping.start, mapping.offset, loads)
+            build_id = next((n.content.hex() for n in file.notes() if n.owner == "GNU" and n.type == 3), "")
+    except (OSError, elf.NotElf):
+        return {i: [f"{os.path.basename(mapping.path)}+{address - mapping.start:#x}"] for i, address in wanted}
+    base = os.path.basename(mapping.path)
+    if mapping.build_id and build_id and mapping.build_id != build_id:
+        return {i: [f"{base}+{address - mapping.start:#x}"] for i, address in wanted}
+    tool = shutil.which("addr2line")
+    answers = []
+    if tool:
+        text = "".join(f"{address - static:#x}\n" for _, address in wanted)
+        done = subprocess.run([tool, "-f", "-C", "-i", "-a", "-e", mapping.path], input=text, capture_output=True, text=True, check=False)
+        for line in done.stdout.splitlines():
+            if line.startswith("0x"):
+                answers.append([])
+                place = False
+            elif place:
+                place = False
+            else:
+                answers[-1].append(line)
+                place = True
+    for at, (i, address) in enumerate(wanted):
+        names = [n for n in answers[at] if n != "??"] if at < len(answers) else []
+        found[i] = names[::-1] or [f"{base}+{address - static:#x}"]
+    return found
