@@ -173,6 +173,9 @@ int os_process(void);
 int os_thread(void); // likewise, of the thread
 uint64_t os_wall_ns(void);
 
+// The most memory that the process has had so far, in bytes; 0 in a sandbox.
+size_t os_peak_memory(void);
+
 // System calls made through this seam so far.
 uint64_t os_calls(void);
 

@@ -688,6 +688,13 @@ uint64_t os_wall_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+size_t os_peak_memory(void) {
+    struct rusage usage = {0};
+    bool allowed = sandbox_now() == SANDBOX_NONE && !sandbox_is_strict();
+    bool known = allowed && !is_error(sys3(SYS_getrusage, RUSAGE_SELF, (long)&usage, 0));
+    return known ? (size_t)usage.ru_maxrss * 1024 : 0;
+}
+
 static _Atomic(long) kept_stderr = -1;
 
 // Which file that is; set before kept_stderr. What a program has opened under that number meanwhile

@@ -68,6 +68,7 @@ static struct {
     _Atomic bool charged;                            // see is_charged()
     alignas(HAK_CACHE_LINE) _Atomic size_t lowest;   // no slab below this word index is avail
     alignas(HAK_CACHE_LINE) _Atomic uint64_t counts; // see count_slabs()
+    uint32_t peak;                                   // most slabs held at a time, about
     alignas(HAK_CACHE_LINE) _Atomic uint64_t purged_slabs;
     _Atomic uint64_t moved_slabs;
     _Atomic size_t sparse;     // see page_arena_count_sparse()
@@ -751,6 +752,13 @@ static void use_meta(const struct page_arena_window *window, size_t slab) {
 // step counts both. Neither is ever below 0: slabs are counted as dirty before they are available.
 static void count_slabs(ptrdiff_t held, ptrdiff_t dirty) {
     hak_step_add(&state.counts, (uint64_t)held + ((uint64_t)dirty << 32));
+    if (held > 0) {
+        // For statistics only: of two threads that write it, one may win with a little less.
+        uint32_t now = __atomic_load_n((uint32_t *)&state.counts, __ATOMIC_RELAXED);
+        if (now > __atomic_load_n(&state.peak, __ATOMIC_RELAXED)) {
+            __atomic_store_n(&state.peak, now, __ATOMIC_RELAXED);
+        }
+    }
 }
 static size_t counted_held(void) {
     return (uint32_t)atomic_load_explicit(&state.counts, memory_order_relaxed);
@@ -2196,6 +2204,7 @@ void page_arena_get_stats(struct page_arena_stats *stats) {
     *stats = (struct page_arena_stats){
         .reserved_bytes = atomic_load(&state.reserved),
         .held_slabs = page_arena_held(),
+        .peak_slabs = __atomic_load_n(&state.peak, __ATOMIC_RELAXED),
         .dirty_slabs = page_arena_dirty(),
         .aside_slabs = run_cache_slabs(),
         .purged_slabs = atomic_load(&state.purged_slabs),
@@ -2222,6 +2231,7 @@ HAK_LAYOUT(page_arena_layout,
                     HAK_VARIABLE("arena.open", control.open), HAK_VARIABLE("arena.top", state.top),
                     HAK_VARIABLE("arena.reserved", state.reserved),
                     HAK_VARIABLE("arena.counts", state.counts),
+                    HAK_VARIABLE("arena.peak", state.peak),
                     HAK_VARIABLE("arena.purged_slabs", state.purged_slabs),
                     HAK_VARIABLE("arena.moved_slabs", state.moved_slabs)),
            HAK_ROWS(HAK_NUMBER("arena.piece_slabs", PIECE_SLABS), HAK_NUMBER("page", HAK_PAGE),

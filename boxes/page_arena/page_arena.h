@@ -223,6 +223,7 @@ struct page_arena_stats {
     size_t reserved_bytes;  // address range of the heap: what was ever mapped of it
     size_t committed_bytes; // of it, with read and write rights
     size_t held_slabs;      // claimed by someone
+    size_t peak_slabs;      // the most that were claimed at a time, about
     size_t dirty_slabs;     // free, with pages
     size_t aside_slabs;     // of them, set aside
     uint64_t purged_slabs;  // given back so far

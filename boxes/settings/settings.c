@@ -10,7 +10,7 @@
 // clang-format off
 const struct setting_row settings_table[SETTING_COUNT] = {
     [SETTING_STATS]      = {"HAKMEM_STATS", "0|1", 0, 1, 0,
-                            "print a table of statistics on stderr at exit"},
+                            "write statistics at exit, 1 or text: a table on stderr, json: JSON, else: to that file"},
     [SETTING_DECAY_MS]   = {"HAKMEM_DECAY_MS", "ms", -1, 3600000, 500,
                             "give free dirty pages back after that long; 0: at once, -1: never"},
     [SETTING_C23_SIMPLE] = {"HAKMEM_TINY_FRONT_C23_SIMPLE", "0|1", 0, 1, 1,
@@ -208,6 +208,33 @@ static bool load_text(const char *entry, const char *text) {
     return true;
 }
 
+static struct {
+    char file[1024];
+    bool json;
+} stats;
+
+struct settings_stats settings_get_stats(void) {
+    return (struct settings_stats){stats.file[0] == '\0' ? NULL : stats.file, stats.json};
+}
+
+static bool ends_in(const char *text, const char *end) {
+    size_t length = strlen(text);
+    return length >= strlen(end) && strcmp(text + length - strlen(end), end) == 0;
+}
+
+// The values of HAKMEM_STATS that ask for statistics; false for all others.
+static bool load_stats(const char *text) {
+    bool json = strcmp(text, "json") == 0;
+    bool is_file = strpbrk(text, "/.") != NULL && strlen(text) < sizeof stats.file;
+    if (!json && !is_file && strcmp(text, "text") != 0 && strcmp(text, "1") != 0) {
+        return false;
+    }
+    stats.json = json || ends_in(text, ".json");
+    strcpy(stats.file, is_file ? text : "");
+    HAK_POKE(&settings_values[SETTING_STATS], 1);
+    return true;
+}
+
 // True if an entry before this one has the same name: one line a name.
 static bool is_repeated(char *const *environment, char *const *entry) {
     size_t length = name_length(*entry) + 1;
@@ -238,6 +265,8 @@ void settings_load(char *const *environment) {
             }
         } else if (*text == '\0') {
             HAK_POKE(&settings_values[i], settings_table[i].preset);
+        } else if (i == SETTING_STATS && load_stats(text)) {
+            continue;
         } else if (settings_parse(&settings_table[i], text, &value)) {
             HAK_POKE(&settings_values[i], value);
         } else {

@@ -5,7 +5,8 @@
 // it does. Before settings_load() every setting has its default. An empty value, which is how a
 // script clears a variable, stands for the default too. Any other value that is not a number of the
 // range gets one warning line on stderr and the default, a HAKMEM_ name without a row a warning
-// line. Set-user-ID programs ignore them all.
+// line. HAKMEM_STATS also takes "text", "json" and the name of a file, which has a '/' or a '.' in
+// it. Set-user-ID programs ignore them all.
 #ifndef HAKMEM_BOXES_SETTINGS_SETTINGS_H
 #define HAKMEM_BOXES_SETTINGS_SETTINGS_H
 
@@ -16,7 +17,7 @@
 HAK_C_BEGIN
 
 enum setting {
-    SETTING_STATS,      // print the table of statistics at exit
+    SETTING_STATS,      // statistics at exit; see settings_get_stats()
     SETTING_DECAY_MS,   // age at which free dirty pages go back
     SETTING_C23_SIMPLE, // the front of C2/C3
     SETTING_C23_REFILL, // blocks per refill of it, 0: by demand
@@ -80,6 +81,13 @@ bool settings_set(enum setting setting, int64_t value);
 // The text in force, "" if none is set. Thread-safe; what the program does to its environment later
 // changes nothing.
 const char *settings_text(enum setting_text text);
+
+// Where HAKMEM_STATS, if it is not 0, wants statistics, and as what.
+struct settings_stats {
+    const char *file; // as it was given; NULL: stderr
+    bool json;        // or a table
+};
+struct settings_stats settings_get_stats(void);
 
 // The value in force. Thread-safe.
 HAK_INLINE int64_t settings_get(enum setting setting) {

@@ -183,6 +183,34 @@ TEST_F(Settings, EmptyValueIsTheDefault) {
     }
 }
 
+TEST_F(Settings, StatisticsGoToStderrOrToAFileAsATableOrAsJson) {
+    struct {
+        const char *text, *file;
+        bool json;
+    } rows[] = {
+        {"text", nullptr, false},
+        {"json", nullptr, true},
+        {"/tmp/file", "/tmp/file", false},
+        {"./stats.%p", "./stats.%p", false},
+        {"stats.json", "stats.json", true},
+        {"1", nullptr, false},
+    };
+    for (const auto &row : rows) {
+        settings_values[SETTING_STATS] = 0;
+        EXPECT_EQ(load({std::string("HAKMEM_STATS=") + row.text}), "");
+        EXPECT_EQ(settings_get(SETTING_STATS), 1) << row.text;
+        const struct settings_stats stats = settings_get_stats();
+        EXPECT_STREQ(stats.file, row.file);
+        EXPECT_EQ(stats.json, row.json) << row.text;
+    }
+    settings_values[SETTING_STATS] = 0;
+    for (const std::string &bad : {std::string("JSON"), std::string("jsonx"),
+                                   "/" + std::string(1024, 'x')}) {
+        EXPECT_NE(load({"HAKMEM_STATS=" + bad}), "");
+        EXPECT_EQ(settings_get(SETTING_STATS), 0);
+    }
+}
+
 TEST_F(Settings, NameThatDoesNotExistGetsOneWarning) {
     EXPECT_EQ(load({"HAKMEM_STATSX=0", "HAKMEM_STAT=1", "HAKMEM_=", "HAKMEM_STATS=1",
                     "HAKMEM_STAT=2", "HAKMEM_STATSX=a=b", "HAKMEM_stats=1"}),

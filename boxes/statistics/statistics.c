@@ -7,6 +7,7 @@
 #include "boxes/far_block/far_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/private_heap/private_heap.h"
+#include "boxes/settings/settings.h"
 #include "boxes/shared_pool/shared_pool.h"
 #include "boxes/superslab/superslab.h"
 #include "boxes/thread_heap/thread_heap.h"
@@ -68,6 +69,7 @@ static HAK_NOINLINE void gather(struct hak_stats *stats, struct parts *parts) {
     struct page_arena_stats arena;
     page_arena_get_stats(&arena);
     stats->reserved = arena.reserved_bytes;
+    stats->peak = arena.peak_slabs << ARENA_SLAB_SHIFT;
     stats->committed = arena.committed_bytes;
     stats->dirty = arena.dirty_slabs << ARENA_SLAB_SHIFT;
     stats->moved = arena.moved_slabs << ARENA_SLAB_SHIFT;
@@ -253,8 +255,76 @@ static void write_table_bins(struct text *text, const struct hak_stats *s) {
     }
 }
 
+static struct {
+    char program[64]; // a copy: a program may write over its arguments
+    const char *flavour, *version;
+    uint64_t started_ms;
+    bool forked;
+} process = {"?", "?", "?", 0, false};
+
+void statistics_start(const char *program, const char *flavour, const char *version) {
+    strncpy(process.program, program, sizeof process.program - 1);
+    process.flavour = flavour;
+    process.version = version;
+    process.started_ms = os_now_ms();
+}
+
+void statistics_after_fork(void) {
+    process.started_ms = os_now_ms();
+    process.forked = true;
+}
+
+static uint64_t uptime_ms(void) {
+    return os_now_ms() - process.started_ms;
+}
+
+static void add_signed(struct text *text, int64_t value) {
+    add(text, value < 0 ? "-" : "");
+    add_number(text, value < 0 ? -(uint64_t)value : (uint64_t)value, 0);
+}
+
+// Settings that differ from their defaults, but for HAKMEM_STATS, which is why this is written.
+static bool is_changed(enum setting setting) {
+    return setting != SETTING_STATS && settings_get(setting) != settings_table[setting].preset;
+}
+
+static void write_header(struct text *text, const struct hak_stats *s) {
+    add(text, "hakmem statistics of ");
+    add(text, process.program);
+    int number = os_process();
+    if (number != 0) {
+        add(text, " (pid ");
+        add_number(text, (uint64_t)number, 0);
+        add(text, ")");
+    }
+    add(text, ": ");
+    add(text, process.flavour);
+    add(text, " ");
+    add(text, process.version);
+    add(text, ", up ");
+    add_fraction(text, uptime_ms(), 1000, 1, 0);
+    add(text, " s\n");
+    bool any = false;
+    for (int i = 0; i < SETTING_COUNT; i++) {
+        if (is_changed((enum setting)i)) {
+            add(text, any ? " " : "  settings                     ");
+            add(text, settings_table[i].name);
+            add(text, "=");
+            add_signed(text, settings_get((enum setting)i));
+            any = true;
+        }
+    }
+    add(text, any ? "\n" : "");
+    add(text, "  peak: RSS / in slabs ");
+    add_mib(text, os_peak_memory(), COLUMN);
+    add(text, " / ");
+    add_mib(text, s->peak, 0);
+    add(text, " MiB\n");
+}
+
 static void write_table(struct text *text, const struct hak_stats *s) {
-    add(text, "hakmem statistics\n  SuperSlabs in use    ");
+    write_header(text, s);
+    add(text, "  SuperSlabs in use    ");
     add_number(text, s->superslabs, COLUMN);
     add(text, "\n  reserved / committed ");
     add_mib(text, s->reserved, COLUMN);
@@ -414,6 +484,127 @@ static void write_xml(struct text *text, const struct hak_stats *s) {
     add(text, "</malloc>\n");
 }
 
+static void add_quoted(struct text *text, const char *string) {
+    static const char hex[] = "0123456789abcdef";
+    add(text, "\"");
+    for (const unsigned char *at = (const unsigned char *)string; *at != '\0'; at++) {
+        if (*at < ' ') {
+            char escaped[] = {'\\', 'u', '0', '0', hex[*at >> 4], hex[*at & 15]};
+            add_bytes(text, escaped, sizeof escaped);
+        } else {
+            add(text, *at == '"' || *at == '\\' ? "\\" : "");
+            add_bytes(text, (const char *)at, 1);
+        }
+    }
+    add(text, "\"");
+}
+
+static void add_key(struct text *text, const char *name) {
+    add(text, ",\n");
+    add_quoted(text, name);
+    add(text, ": ");
+}
+
+static void add_member(struct text *text, const char *name, uint64_t value) {
+    add_key(text, name);
+    add_number(text, value, 0);
+}
+
+// The numbers of hak_stats by their names.
+static const struct {
+    char name[20];
+    uint16_t offset; // of a size_t or a uint64_t
+} members[] = {
+#define MEMBER(name) \
+    { #name, offsetof(struct hak_stats, name) }
+    MEMBER(superslabs),
+    MEMBER(reserved),
+    MEMBER(committed),
+    MEMBER(tiny_live),
+    MEMBER(tiny_cached),
+    MEMBER(tiny_free),
+    MEMBER(large_live),
+    MEMBER(large_blocks),
+    MEMBER(far),
+    MEMBER(private_live),
+    MEMBER(dirty),
+    MEMBER(clean),
+    MEMBER(metadata),
+    MEMBER(tiny_slabs),
+    MEMBER(large_slabs),
+    MEMBER(private_slabs),
+    MEMBER(heap_slabs),
+    MEMBER(returned),
+    MEMBER(purges),
+    MEMBER(purge_ns),
+    MEMBER(purge_longest_ns),
+    MEMBER(moved),
+    MEMBER(os_calls),
+    MEMBER(refills),
+    MEMBER(refilled_blocks),
+    MEMBER(spills),
+    MEMBER(spilled_blocks),
+    MEMBER(heaps),
+    MEMBER(free_heaps),
+    MEMBER(large_pages),
+    MEMBER(mapped),
+    MEMBER(mapped_blocks),
+    MEMBER(large_slack),
+    MEMBER(peak),
+#undef MEMBER
+};
+static_assert(sizeof(size_t) == sizeof(uint64_t), "one way to read them all");
+
+static void write_json_process(struct text *text) {
+    add(text, "{\"program\": ");
+    add_quoted(text, process.program);
+    add_member(text, "pid", (uint64_t)os_process());
+    add_key(text, "flavour");
+    add_quoted(text, process.flavour);
+    add_key(text, "version");
+    add_quoted(text, process.version);
+    add_key(text, "uptime_s");
+    add_fraction(text, uptime_ms(), 1000, 3, 0);
+    add_member(text, "peak_rss", os_peak_memory());
+    add_key(text, "settings");
+    add(text, "{");
+    bool any = false;
+    for (int i = 0; i < SETTING_COUNT; i++) {
+        if (is_changed((enum setting)i)) {
+            add(text, any ? ", " : "");
+            add_quoted(text, settings_table[i].name);
+            add(text, ": ");
+            add_signed(text, settings_get((enum setting)i));
+            any = true;
+        }
+    }
+    add(text, "}");
+}
+
+static void write_json(struct text *text, const struct hak_stats *s) {
+    write_json_process(text);
+    for (size_t i = 0; i < sizeof members / sizeof members[0]; i++) {
+        uint64_t value;
+        memcpy(&value, (const char *)s + members[i].offset, sizeof value);
+        add_member(text, members[i].name, value);
+    }
+    add_key(text, "bins");
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        add(text, bin == 1 ? "[\n{\"size\": " : ",\n{\"size\": ");
+        add_number(text, s->bins[bin].size, 0);
+        add(text, ", \"slabs\": ");
+        add_number(text, s->bins[bin].slabs, 0);
+        add(text, ", \"live\": ");
+        add_number(text, s->bins[bin].live, 0);
+        add(text, ", \"cached\": ");
+        add_number(text, s->bins[bin].cached, 0);
+        add(text, ", \"free\": ");
+        add_number(text, s->bins[bin].free_, 0);
+        add(text, "}");
+    }
+    add(text, "]}\n");
+}
+
 typedef void writer(struct text *text, const struct hak_stats *s);
 
 static HAK_NOINLINE HAK_COLD void write_from_stack(writer *write,
@@ -449,4 +640,92 @@ void statistics_lines(const struct statistics_sink *sink) {
 
 void statistics_xml(const struct statistics_sink *sink) {
     write_text(write_xml, sink);
+}
+
+void statistics_json(const struct statistics_sink *sink) {
+    write_text(write_json, sink);
+}
+
+// What hak_stats_json() has written so far.
+struct buffer {
+    char *at;
+    size_t size, length; // the room, and what all of the text takes
+};
+
+static void write_to_buffer(void *to, const char *text, size_t size) {
+    struct buffer *buffer = to;
+    if (buffer->length + 1 < buffer->size) {
+        memcpy(buffer->at + buffer->length, text, hak_min(size, buffer->size - 1 - buffer->length));
+    }
+    buffer->length += size;
+}
+
+__attribute__((visibility("default"))) size_t hak_stats_json(char *buf, size_t size) {
+    struct buffer buffer = {buf, size, 0};
+    statistics_json(&(struct statistics_sink){write_to_buffer, &buffer});
+    if (size > 0) {
+        buf[hak_min(buffer.length, size - 1)] = '\0';
+    }
+    return buffer.length;
+}
+
+// The name of the file that `pattern` stands for, into name[size]; *own says that it has the
+// process's number in it. False if there is no room.
+static bool file_name(const char *pattern, char *name, size_t size, bool *own) {
+    struct statistics_sink none = {NULL, NULL};
+    struct text text = {name, size, 0, &none};
+    *own = false;
+    for (; *pattern != '\0'; pattern++) {
+        if (text.length + 16 > size) {
+            return false;
+        }
+        if (pattern[0] == '%' && pattern[1] == 'p') {
+            add_number(&text, (uint64_t)os_process(), 0);
+            *own = true;
+            pattern++;
+        } else {
+            add_bytes(&text, pattern, 1);
+            pattern += pattern[0] == '%' && pattern[1] == '%';
+        }
+    }
+    add_bytes(&text, "", 1);
+    return true;
+}
+
+static void write_to_stderr(void *to, const char *text, size_t size) {
+    (void)to;
+    os_write_stderr(text, size);
+}
+
+static void write_to_file(void *to, const char *text, size_t size) {
+    os_write_file(*(int *)to, text, size);
+}
+
+static HAK_NOINLINE HAK_COLD void write_file(const char *pattern, bool json) {
+    static char name[1200]; // At the process's end there is one caller, and perhaps a small stack.
+    bool own;
+    // No number: a sandbox may not allow files either.
+    if (os_process() == 0 || !file_name(pattern, name, sizeof name, &own) ||
+        (process.forked && !own)) {
+        return;
+    }
+    int file = os_create_file(name);
+    if (file >= 0) {
+        (json ? statistics_json
+              : statistics_table)(&(struct statistics_sink){write_to_file, &file});
+        os_close_file(file);
+    }
+}
+
+void statistics_finish(void) {
+    struct settings_stats wanted = settings_get_stats();
+    if (settings_get(SETTING_STATS) == 0) {
+        return;
+    }
+    if (wanted.file != NULL) {
+        write_file(wanted.file, wanted.json);
+    } else if (!process.forked) {
+        (wanted.json ? statistics_json
+                     : statistics_table)(&(struct statistics_sink){write_to_stderr, NULL});
+    }
 }

@@ -2,7 +2,8 @@
 // statistics: what the allocator holds and has done, as one C struct, as glibc's mallinfo has it,
 // and as text.
 //
-// hak_stats() itself is declared in the public header. All is gathered by a walk, as described there.
+// hak_stats() itself is declared in the public header. All is gathered by a walk, as described
+// there.
 #ifndef HAKMEM_BOXES_STATISTICS_STATISTICS_H
 #define HAKMEM_BOXES_STATISTICS_STATISTICS_H
 
@@ -40,10 +41,21 @@ struct statistics_sink {
     void *to;
 };
 
+// What texts say of the process. The strings are to last; called once, at the start.
+void statistics_start(const char *program, const char *flavour, const char *version);
+
+// What HAKMEM_STATS asks for, to be called at the process's end: the table or JSON, on stderr or in
+// a file. In the file's name %p is the process's number and %% a '%'. A child of fork() writes
+// nothing, but to a file of its own: with %p in the name. Nothing is written to a file in a
+// sandbox.
+void statistics_finish(void);
+void statistics_after_fork(void); // in the child
+
 // The table that HAKMEM_STATS=1 prints; what malloc_stats prints, which is glibc's lines and the
 // table; and what malloc_info writes, which is glibc's XML and an element with hakmem's own
 // numbers.
 void statistics_table(const struct statistics_sink *sink);
+void statistics_json(const struct statistics_sink *sink);
 void statistics_lines(const struct statistics_sink *sink);
 void statistics_xml(const struct statistics_sink *sink);
 HAK_C_END

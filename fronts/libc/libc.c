@@ -386,6 +386,7 @@ static void after_fork(void) {
     thread_heap_after_fork();
     decay_after_fork();
     profile_after_fork();
+    statistics_after_fork();
 }
 
 // False in a library of hakmem behind another one, whose malloc and hak_stats() come first.
@@ -403,6 +404,7 @@ static __attribute__((constructor(101))) void start(void) {
         os_keep_stderr();
     }
     tiny_front_start();
+    statistics_start(program_invocation_short_name, tiny_front_flavour, HAKMEM_VERSION);
     pthread_atfork(NULL, NULL, after_fork);
     if (is_first()) {
         descriptor_serves();
@@ -417,8 +419,6 @@ static __attribute__((destructor(101))) void finish(void) {
     thread_heap_flush();
     if (is_first()) {
         profile_finish();
-    }
-    if (settings_get(SETTING_STATS) != 0 && is_first()) {
-        statistics_table(&(struct statistics_sink){write_to_stderr, NULL});
+        statistics_finish();
     }
 }

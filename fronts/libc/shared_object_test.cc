@@ -126,7 +126,8 @@ TEST_P(SharedObjectTest, ExportsTheInterfaceAndNothingElse) {
         // What a program filters itself by
         "prctl", "syscall",
         // Our own
-        "hak_flavour", "hak_profile_dump", "hak_stats", "hak_version", "hakmem_descriptor",
+        "hak_flavour", "hak_profile_dump", "hak_stats", "hak_stats_json", "hak_version",
+        "hakmem_descriptor",
         // For fronts/compat
         "hak_aligned_zalloc", "hak_decay", "hak_decay_ms", "hak_exact_sizes", "hak_flush_thread",
         "hak_good_size", "hak_heap_alloc", "hak_heap_alloc_at", "hak_heap_delete",

@@ -86,7 +86,8 @@ struct hak_stats {
     size_t mapped;                  // of `large_pages`: blocks of 128 KiB and more
     size_t mapped_blocks;           // blocks of 128 KiB and more (count)
     size_t large_slack;             // ends of slabs in use for large blocks, past the last page
-    size_t unused[32];              // 0; for fields of later versions, which keep this size
+    size_t peak;                    // the most in slabs in use at a time: blocks, caches, metadata
+    size_t unused[31];              // 0; for fields of later versions, which keep this size
 };
 
 // Fills *stats by a walk over the heap's metadata; hits count nothing. The numbers are exact if no
@@ -105,6 +106,12 @@ inline struct hak_stats hak_stats_fill() noexcept {
 #else
 void hak_stats(struct hak_stats *stats);
 #endif
+
+// Writes the same as one JSON object, with the program's name, the flavour, the version and the
+// settings that differ from their defaults, into buf, as snprintf() does: at most `size` bytes with
+// the 0 at the end, and nothing if size is 0. Returns the bytes that all of it takes without the 0,
+// about 8,000.
+size_t hak_stats_json(char *buf, size_t size) HAKMEM_NOEXCEPT;
 
 #if defined(__cplusplus)
 }

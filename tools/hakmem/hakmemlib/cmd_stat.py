@@ -65,6 +65,7 @@ def text(s):
         lines.append("  settings              " + " ".join(f"{k}={v}" for k, v in s["settings"].items()))
     if "rss" in s:
         lines.append(f"  RSS / its peak      {show.mib(s['rss']):>10} / {show.mib(s['peak_rss'])} MiB")
+    lines.append(f"  peak in slabs       {show.mib(s['peak']):>10} MiB")
     caches = show.mib(s["tiny_cached"])
     lines += [
         f"  live: tiny / large  {show.mib(s['tiny_live']):>10} / {show.mib(s['large_live'])} MiB ({s['large_blocks']} large blocks)",

@@ -394,6 +394,7 @@ class Heap:
                 s["tiny_" + state] += row[state] * row["size"]
         s["superslabs"] = len(used)
         s["committed"] = self.committed * self.slab_bytes
+        s["peak"] = lay.variable("arena.peak") * self.slab_bytes
         s["reserved"] = lay.variable("arena.reserved")
         s["private_live"] = lay.variable("private.live")
         free_dirty = sum(bin(self.avail[g] & self.dirty[g]).count("1") for g in self.avail)
