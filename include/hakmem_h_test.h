@@ -40,6 +40,10 @@ static int check_header(void) {
         return 2;
     }
 
+    if (hak_stats_json(NULL, 0) < 1000 || hak_stats_json(version, sizeof version) < 1000 ||
+        strlen(version) != sizeof version - 1 || strncmp(version, "{\"program\": \"", 13) != 0) {
+        return 5;
+    }
     aligned = aligned_alloc(4096, 8192);
     free_aligned_sized(aligned, 4096, 8192);
     free_sized(large, 1000000);

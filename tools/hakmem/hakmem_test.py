@@ -455,6 +455,93 @@ class Profiles(Case):
             self.fails(1, "neither a profile", "profile", self.file("x", content))
 
 
+# Forks five children that end as it does.
+FORKS = """
+import os, sys
+for _ in range(5):
+    if os.fork() == 0:
+        sys.exit(0)
+    os.wait()
+print(os.getpid())
+"""
+
+# Prints what hak_stats_json() says, to a buffer that has room and to one that has not.
+JSON = """
+import ctypes
+size = ctypes.CDLL(None).hak_stats_json
+size.restype = ctypes.c_size_t
+size.argtypes = [ctypes.c_char_p, ctypes.c_size_t]
+buffer = ctypes.create_string_buffer(100000)
+length = size(buffer, 100000)
+assert length == len(buffer.value)
+short = ctypes.create_string_buffer(b"x" * 50, 50)
+assert size(short, 20) > 1000 and short.raw[:20] == buffer.raw[:19] + bytes(1) and short.raw[20:] == b"x" * 30, short.raw
+assert size(None, 0) > 1000
+print(buffer.value.decode())
+"""
+
+
+class Statistics(Case):
+    """What the library itself says, on its own."""
+
+    def python(self, program, flavour="hakmem_c23", **settings):
+        env = dict(os.environ, LD_PRELOAD=library(flavour), **settings)
+        done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout, done.stderr
+
+    def test_table_has_a_header(self):
+        for flavour in FLAVOURS:
+            out, err = self.python("import os; print(os.getpid())", flavour, HAKMEM_STATS="1", HAKMEM_DECAY_MS="-1", HAKMEM_THP="0")
+            lines = err.splitlines()
+            self.assertRegex(lines[0], rf"^hakmem statistics of python3[\d.]* \(pid {out.strip()}\): {flavour} \d+\.\d+\.\d+, up \d+\.\d s$")
+            self.assertEqual(lines[1].split(), ["settings", "HAKMEM_DECAY_MS=-1", "HAKMEM_THP=0"])
+            rss, slabs = re.fullmatch(r"  peak: RSS / in slabs +(\d+\.\d) / (\d+\.\d) MiB", lines[2]).groups()
+            self.assertGreater(float(rss), 5)
+            self.assertGreater(float(slabs), 0.5)
+
+    def test_forked_children_do_not_flood_the_terminal(self):
+        for value in ("1", "text", "json"):
+            out, err = self.python(FORKS, HAKMEM_STATS=value)
+            self.assertEqual(err.count('"program"' if value == "json" else "hakmem statistics"), 1)
+            self.assertRegex(err, rf"pid\D+{out.strip()}\D")
+
+    def test_files(self):
+        with tempfile.TemporaryDirectory() as folder:
+            out, err = self.python(FORKS, HAKMEM_STATS=folder + "/%p.json")
+            self.assertEqual(err, "")
+            names = os.listdir(folder)
+            self.assertEqual(len(names), 6)
+            for name in names:
+                with open(os.path.join(folder, name)) as file:
+                    self.assertEqual(f"{json.load(file)['pid']}.json", name)
+            out, err = self.python(FORKS, HAKMEM_STATS=folder + "/one%%p")
+            self.assertEqual(err, "")
+            with open(folder + "/one%p") as file:
+                self.assertIn(f"(pid {out.strip()})", file.readline())
+            self.assertEqual(self.python(FORKS, HAKMEM_STATS=folder + "/none/file")[1], "")
+
+    def test_json_is_what_the_tool_says(self):
+        for flavour in FLAVOURS:
+            found = json.loads(self.python(JSON, flavour, HAKMEM_DECAY_MS="50")[0])
+            self.assertEqual(found["flavour"], flavour)
+            self.assertEqual(found["settings"], {"HAKMEM_DECAY_MS": 50})
+            for name in ("tiny", "cached", "free"):
+                key = "tiny_" + {"tiny": "live"}.get(name, name)
+                self.assertEqual(found[key], sum(b["size"] * b[{"tiny": "live"}.get(name, name)] for b in found["bins"]))
+            with Program(flavour) as program:
+                outside = json.loads(self.succeeds("stat", program.pid, "--json"))
+            self.assertEqual(set(found) - set(outside), {"os_calls"})
+            self.assertEqual([set(b) for b in found["bins"]], [set(b) for b in outside["bins"]])
+
+    def test_peak_stays(self):
+        out = self.python("x = bytearray(50 << 20); del x\n" + JSON)[0]
+        found = json.loads(out)
+        self.assertGreater(found["peak"], 50 << 20)
+        self.assertLess(found["peak"], 70 << 20)
+        self.assertLess(found["large_live"], 20 << 20)
+
+
 class Errors(Case):
     def test_targets_that_are_none(self):
         self.fails(5, "no process 4194303", "stat", 4194303)
