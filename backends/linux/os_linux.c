@@ -4,6 +4,7 @@
 #include "backends/os.h"
 
 #include "backends/linux/sandbox.h"
+#include "boxes/cpu/cpu.h"
 
 #include <elf.h>
 #include <errno.h>
@@ -30,17 +31,8 @@
 static _Atomic uint64_t calls;
 
 static long sys6(long nr, long a, long b, long c, long d, long e, long f) {
-    long ret;
-    // Before the registers are loaded: under a sanitizer it is a function call, which spoils them.
     atomic_fetch_add_explicit(&calls, 1, memory_order_relaxed);
-    register long r10 __asm__("r10") = d;
-    register long r8 __asm__("r8") = e;
-    register long r9 __asm__("r9") = f;
-    __asm__ volatile("syscall"
-                     : "=a"(ret)
-                     : "a"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-                     : "rcx", "r11", "memory");
-    return ret;
+    return cpu_syscall(nr, a, b, c, d, e, f);
 }
 
 static long sys3(long nr, long a, long b, long c) {
@@ -642,7 +634,7 @@ void os_close_file(int file) {
 }
 
 bool os_rename_file(const char *from, const char *to) {
-    return !is_error(sys3(SYS_rename, (long)from, (long)to, 0));
+    return !is_error(sys6(SYS_renameat, AT_FDCWD, (long)from, AT_FDCWD, (long)to, 0, 0));
 }
 
 const void *os_map_file(const char *path, size_t *size) {

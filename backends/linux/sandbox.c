@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backends/linux/sandbox.h"
 
+#include "boxes/cpu/cpu.h"
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <linux/seccomp.h>
@@ -89,14 +91,7 @@ __attribute__((used)) long sandbox_fail(long result) {
 
 static long raw_prctl(long option, unsigned long a, unsigned long b, unsigned long c,
                       unsigned long d) {
-    long ret;
-    register unsigned long r10 __asm__("r10") = c;
-    register unsigned long r8 __asm__("r8") = d;
-    __asm__ volatile("syscall"
-                     : "=a"(ret)
-                     : "a"((long)SYS_prctl), "D"(option), "S"(a), "d"(b), "r"(r10), "r"(r8)
-                     : "rcx", "r11", "memory");
-    return ret;
+    return cpu_syscall(SYS_prctl, option, (long)a, (long)b, (long)c, (long)d, 0);
 }
 
 int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
@@ -112,8 +107,8 @@ EXPORT int prctl(int option, unsigned long a, unsigned long b, unsigned long c, 
     return (int)(ret < 0 ? sandbox_fail(ret) : ret);
 }
 
-// syscall() has no frame of its own when it goes on: vfork() and clone() return twice. 317 is
-// seccomp, 157 is prctl.
+// syscall() has no frame of its own when it goes on: vfork() and clone() return twice.
+#if defined(__x86_64__)
 _Static_assert(SYS_seccomp == 317 && SYS_prctl == 157, "numbers in the text below");
 __asm__(".pushsection .text\n"
         ".weak syscall\n"
@@ -164,6 +159,57 @@ __asm__(".pushsection .text\n"
         "    .cfi_endproc\n"
         ".size syscall, .-syscall\n"
         ".popsection\n");
+#elif defined(__aarch64__)
+_Static_assert(SYS_seccomp == 277 && SYS_prctl == 167, "numbers in the text below");
+__asm__(".pushsection .text\n"
+        ".weak syscall\n"
+        ".type syscall, %function\n"
+        ".p2align 4\n"
+        "syscall:\n"
+        "    .cfi_startproc\n"
+        "    hint #34\n" // bti c
+        "    cmp x0, #277\n"
+        "    b.eq 2f\n"
+        "    cmp x0, #167\n"
+        "    b.eq 2f\n"
+        "1:  adrp x16, sandbox_next_syscall\n"
+        "    ldr x16, [x16, :lo12:sandbox_next_syscall]\n"
+        "    cbz x16, 3f\n"
+        "    br x16\n"
+        "2:  stp x29, x30, [sp, #-80]!\n"
+        "    .cfi_def_cfa_offset 80\n"
+        "    .cfi_offset 29, -80\n"
+        "    .cfi_offset 30, -72\n"
+        "    stp x0, x1, [sp, #16]\n"
+        "    stp x2, x3, [sp, #32]\n"
+        "    stp x4, x5, [sp, #48]\n"
+        "    stp x6, x7, [sp, #64]\n"
+        "    bl sandbox_watch_syscall\n"
+        "    ldp x6, x7, [sp, #64]\n"
+        "    ldp x4, x5, [sp, #48]\n"
+        "    ldp x2, x3, [sp, #32]\n"
+        "    ldp x0, x1, [sp, #16]\n"
+        "    ldp x29, x30, [sp], #80\n"
+        "    .cfi_restore 29\n"
+        "    .cfi_restore 30\n"
+        "    .cfi_def_cfa_offset 0\n"
+        "    b 1b\n"
+        "3:  mov x8, x0\n"
+        "    mov x0, x1\n"
+        "    mov x1, x2\n"
+        "    mov x2, x3\n"
+        "    mov x3, x4\n"
+        "    mov x4, x5\n"
+        "    mov x5, x6\n"
+        "    svc #0\n"
+        "    cmn x0, #4095\n"
+        "    b.hs 4f\n"
+        "    ret\n"
+        "4:  b sandbox_fail\n"
+        "    .cfi_endproc\n"
+        ".size syscall, .-syscall\n"
+        ".popsection\n");
+#endif
 
 // --- What the process was started with
 

@@ -11,6 +11,7 @@
 #include "boxes/base/alone.h"
 #include "boxes/base/atomic.h"
 #include "boxes/base/base.h"
+#include "boxes/cpu/cpu.h"
 
 HAK_C_BEGIN
 
@@ -62,11 +63,13 @@ HAK_INLINE uint64_t atomic_bitmap_put(atomic_bitmap_word *word, uint64_t mask) {
 // The same for bits that should be clear, in fewer instructions; where the result has one of them
 // set, the word is broken from then on. `alone`: hak_alone() says that no atomic step is needed.
 HAK_INLINE uint64_t atomic_bitmap_put_clear(atomic_bitmap_word *word, uint64_t mask, bool alone) {
+#if CPU_PLAIN_STEPS
     if (alone) {
         // One instruction still: a signal handler comes before it or behind it.
-        __asm__("xaddq %0, %1" : "+r"(mask), "+m"(*word) : : "cc");
-        return mask;
+        return cpu_plain_fetch_add(word, mask);
     }
+#endif
+    (void)alone;
     return atomic_fetch_add(word, mask);
 }
 

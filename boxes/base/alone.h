@@ -8,48 +8,47 @@
 #define HAKMEM_BOXES_BASE_ALONE_H
 
 #include "boxes/base/atomic.h"
+#include "boxes/cpu/cpu.h"
 
 HAK_C_BEGIN
 
 // Stores `to` if the word is `from`. True if it did.
 HAK_INLINE bool hak_step_swap(_Atomic(uint64_t) *word, uint64_t from, uint64_t to) {
+#if CPU_PLAIN_STEPS
     if (hak_alone()) {
-        bool done;
-        __asm__ volatile("cmpxchgq %3, %1"
-                         : "=@ccz"(done), "+m"(*word), "+a"(from)
-                         : "r"(to)
-                         : "memory");
-        return done;
+        return cpu_plain_swap(word, from, to);
     }
+#endif
     return atomic_compare_exchange_strong(word, &from, to);
 }
 
 // The same for a byte.
 HAK_INLINE bool hak_step_swap_byte(_Atomic(uint8_t) *byte, uint8_t from, uint8_t to) {
+#if CPU_PLAIN_STEPS
     if (hak_alone()) {
-        bool done;
-        __asm__ volatile("cmpxchgb %3, %1"
-                         : "=@ccz"(done), "+m"(*byte), "+a"(from)
-                         : "q"(to)
-                         : "memory");
-        return done;
+        return cpu_plain_swap_byte(byte, from, to);
     }
+#endif
     return atomic_compare_exchange_strong(byte, &from, to);
 }
 
 HAK_INLINE void hak_step_set(_Atomic(uint64_t) *word, uint64_t bits) {
+#if CPU_PLAIN_STEPS
     if (hak_alone()) {
-        __asm__ volatile("orq %1, %0" : "+m"(*word) : "r"(bits) : "cc", "memory");
+        cpu_plain_or(word, bits);
         return;
     }
+#endif
     atomic_fetch_or(word, bits);
 }
 
 HAK_INLINE void hak_step_add(_Atomic(uint64_t) *word, uint64_t more) {
+#if CPU_PLAIN_STEPS
     if (hak_alone()) {
-        __asm__ volatile("addq %1, %0" : "+m"(*word) : "r"(more) : "cc", "memory");
+        cpu_plain_add(word, more);
         return;
     }
+#endif
     atomic_fetch_add(word, more);
 }
 HAK_C_END

@@ -7,6 +7,8 @@
 
 #include "boxes/base/base.h"
 
+#include "boxes/cpu/cpu.h"
+
 #ifdef __cplusplus
 #    include <atomic>
 #    define _Atomic(T) std::atomic<T>
@@ -30,6 +32,13 @@ using std::memory_order_seq_cst;
 #    include <stdatomic.h>
 #endif
 
+// See CPU_TOTAL_ORDER. The hit path has no atomic loads and stores of this kind.
+#if !CPU_TOTAL_ORDER
+#    define memory_order_relaxed memory_order_seq_cst
+#    define memory_order_acquire memory_order_seq_cst
+#    define memory_order_release memory_order_seq_cst
+#endif
+
 // A plain number or pointer that one thread writes and any may look at, at any time, for what it is
 // worth: the thread writes with HAK_POKE and reads as it likes, the others read with HAK_PEEK. Both
 // are plain moves, and order nothing.
@@ -39,7 +48,7 @@ using std::memory_order_seq_cst;
 
 // Build setting: 0 makes every step atomic, also while the process has one thread only.
 #ifndef HAK_ALONE
-#    if defined(__SANITIZE_THREAD__)
+#    if defined(__SANITIZE_THREAD__) || !CPU_PLAIN_STEPS
 #        define HAK_ALONE 0
 #    else
 #        define HAK_ALONE 1

@@ -43,7 +43,7 @@
 
 enum {
     HAK_PAGE_SHIFT = 12,
-    HAK_PAGE = 1 << HAK_PAGE_SHIFT, // x86-64 base page
+    HAK_PAGE = 1 << HAK_PAGE_SHIFT, // the base page
     HAK_CACHE_LINE = 64,
     HAK_MIN_ALIGN = 16, // alignof(max_align_t), and what the psABI promises of malloc
 };

@@ -3,6 +3,7 @@
 
 #include "backends/os.h"
 #include "boxes/base/atomic.h"
+#include "boxes/cpu/cpu.h"
 
 // In front of each block. Blocks of a chunk lie one behind the other, so that each header leads to
 // the next one.
@@ -110,10 +111,7 @@ void *early_block_resize(void *ptr, size_t size) {
     }
     void *fresh = early_block_alloc(size, HAK_MIN_ALIGN);
     if (fresh != NULL) {
-        void *to = fresh;
-        const void *from = ptr;
-        // Not memcpy(), which is libc's.
-        __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(usable) : : "memory");
+        cpu_copy(fresh, ptr, usable); // not memcpy(), which is libc's
         atomic_store_explicit(&header_of(ptr)->live, 0, memory_order_release);
     }
     return fresh;

@@ -14,6 +14,7 @@
 
 #include "boxes/base/atomic.h"
 #include "boxes/base/base.h"
+#include "boxes/cpu/cpu.h"
 #include "boxes/size_class/size_class.h"
 
 HAK_C_BEGIN
@@ -57,21 +58,13 @@ HAK_INLINE void ***fast_cache_words(struct fast_bin *bins, size_t place) {
     return &bins->top + place;
 }
 
-// Moves the top of the stack at `place` by a slot, up or down, in one instruction. Names the two
-// registers that the address is the sum of: the compiler would add them first, in one more.
-#define FAST_CACHE_STEP(insn, bins, place)                                          \
-    __asm__ volatile(insn " %0, (%1,%2,8)"                                          \
-                     :                                                              \
-                     : "i"(sizeof(void *)), "r"(&(bins)->top), "r"((size_t)(place)) \
-                     : "cc", "memory")
-
 // Pops a block; NULL if there is none.
 HAK_INLINE void *fast_cache_pop_at(struct fast_bin *bins, size_t place) {
-    void ***words = fast_cache_words(bins, place);
-    void *block = *words[0];
-    __asm__("" : "+a"(block)); // the register it is returned in: saves a move
+    void **top = fast_cache_words(bins, place)[0];
+    void *block = *top;
+    CPU_RESULT(block);
     if (HAK_LIKELY(block != NULL)) {
-        FAST_CACHE_STEP("subq", bins, place);
+        CPU_STEP_DOWN(&bins->top, place, top);
     }
     return block;
 }
@@ -79,14 +72,14 @@ HAK_INLINE void *fast_cache_pop_at(struct fast_bin *bins, size_t place) {
 // Pushes a block in two steps: *top for the second; false if the stack is full, and nothing may
 // come in between.
 HAK_INLINE bool fast_cache_has_room_at(struct fast_bin *bins, size_t place, void ***top) {
-    __asm__ volatile("movq (%1,%2,8), %0" : "=r"(*top) : "r"(&bins->top), "r"(place) : "memory");
+    *top = (void **)cpu_load_word(&bins->top, place);
     return HAK_LIKELY(*top != fast_cache_words(bins, place)[1]);
 }
 HAK_INLINE void fast_cache_push_at(struct fast_bin *bins, size_t place, void **top, void *block) {
     // In this order: a fork between the two leaves the child a stack without the block, and not one
     // with whatever the slot held before.
     top[1] = block;
-    FAST_CACHE_STEP("addq", bins, place);
+    CPU_STEP_UP(&bins->top, place, top);
 }
 
 // Fetches a block that has been pushed into the processor's cache.

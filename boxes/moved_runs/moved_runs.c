@@ -29,7 +29,7 @@ bool moved_runs_add(struct moved_run run) {
     } while (!atomic_compare_exchange_weak(&count, &noted, noted + 1));
     // Fewer than MOVED_RUNS_MOST others have one, or are at it: there is a free entry, or there
     // will be one when they are done with changes.
-    for (size_t i = 0; i < MOVED_RUNS_MOST; i++) {
+    for (size_t i = 0; i != MOVED_RUNS_MOST; i++) {
         uint64_t none = 0;
         if (atomic_load_explicit(&table[i], memory_order_relaxed) == 0 &&
             atomic_compare_exchange_strong(&table[i], &none, pack(run))) {

@@ -3,6 +3,7 @@
 
 #include "backends/os.h"
 #include "boxes/base/atomic.h"
+#include "boxes/cpu/cpu.h"
 #include "boxes/stack_trace/frame_info.h"
 
 #include <string.h>
@@ -69,6 +70,10 @@ static bool step_by_frame_pointer(struct frame *frame, struct pages *pages) {
 }
 
 static bool step(struct frame *frame, struct pages *pages) {
+    // The numbers of registers in the tables are x86-64's.
+    if (!CPU_FRAME_TABLES) {
+        return step_by_frame_pointer(frame, pages) && frame->pc != 0;
+    }
     switch (frame_info_step(frame, peek, pages)) {
     case FRAME_CALLER:
         return frame->pc != 0;
@@ -90,8 +95,7 @@ static struct frame_object own_object(uintptr_t pc) {
 
 HAK_NOINLINE unsigned stack_trace(uintptr_t *pcs, unsigned most) {
     struct frame frame = {.exact = true};
-    __asm__ volatile("leaq 0(%%rip), %0\n\tmovq %%rsp, %1\n\tmovq %%rbp, %2"
-                     : "=&r"(frame.pc), "=&r"(frame.sp), "=&r"(frame.fp));
+    cpu_here(&frame.pc, &frame.sp, &frame.fp);
     uintptr_t page = page_of(frame.sp);
     struct pages pages = {page, page + HAK_PAGE, page};
     struct frame_object own = own_object(frame.pc);

@@ -473,8 +473,9 @@ static void on_thread_exit(void *arg) {
 }
 
 void thread_heap_after_fork(void) {
-    // The other threads are gone, and with them whatever they were doing. x86-64 makes stores
-    // visible in program order, so a heap that is not busy is whole; a busy one is left alone.
+    // The other threads are gone, and with them whatever they were doing. The mark of a busy heap
+    // is visible before what is stored behind thread_heap_enter(), and until all of that is: a heap
+    // that is not busy is whole, a busy one is left alone.
     struct thread_heap *current = aside != NULL ? aside : thread_heap_tls.heap;
     if (!is_own(current) && thread_heap_tls.getting) {
         return; // This thread was interrupted while it acquired a heap, and any could be that one.

@@ -11,6 +11,7 @@
 
 #include "boxes/base/base.h"
 #include "boxes/base/layout.h"
+#include "boxes/cpu/cpu.h"
 #include "boxes/fast_cache/fast_cache.h"
 #include "boxes/front_gate_classifier/front_gate.h"
 #include "boxes/page_arena/page_arena.h"
@@ -163,10 +164,10 @@ void thread_heap_after_fork(void);
 // Brackets what must be whole for another thread (in a forked child) to adopt the heap.
 HAK_INLINE void thread_heap_enter(struct thread_heap *heap) {
     atomic_store_explicit(&heap->busy, 1, memory_order_relaxed);
-    atomic_signal_fence(memory_order_seq_cst);
+    cpu_store_fence();
 }
 HAK_INLINE void thread_heap_leave(struct thread_heap *heap) {
-    atomic_signal_fence(memory_order_seq_cst);
+    cpu_store_fence();
     atomic_store_explicit(&heap->busy, 0, memory_order_relaxed);
 }
 

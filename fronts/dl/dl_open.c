@@ -46,38 +46,75 @@ __attribute__((used)) struct onward dl_onward_dlmopen(Lmid_t space, const char *
 // NAME: keeps the three registers with arguments over the call of dl_onward_NAME, whose flags go
 // into register FLAGS. Without a next function, which a libc older than 2.34 may not have loaded,
 // the answer is NULL.
-#define FORWARD(name, flags)                   \
-    __asm__(".pushsection .text\n"             \
-            ".globl " #name "\n"               \
-            ".type " #name ", @function\n"     \
-            ".p2align 4\n" #name ":\n"         \
-            ".cfi_startproc\n"                 \
-            "endbr64\n"                        \
-            "push %rdi\n"                      \
-            ".cfi_adjust_cfa_offset 8\n"       \
-            "push %rsi\n"                      \
-            ".cfi_adjust_cfa_offset 8\n"       \
-            "push %rdx\n"                      \
-            ".cfi_adjust_cfa_offset 8\n"       \
-            "call dl_onward_" #name "\n"       \
-            "mov %edx, %ecx\n"                 \
-            "pop %rdx\n"                       \
-            ".cfi_adjust_cfa_offset -8\n"      \
-            "pop %rsi\n"                       \
-            ".cfi_adjust_cfa_offset -8\n"      \
-            "pop %rdi\n"                       \
-            ".cfi_adjust_cfa_offset -8\n"      \
-            "mov %ecx, %" flags "\n"           \
-            "test %rax, %rax\n"                \
-            "jz 1f\n"                          \
-            "jmp *%rax\n"                      \
-            "1: ret\n"                         \
-            ".cfi_endproc\n"                   \
-            ".size " #name ", . - " #name "\n" \
-            ".popsection")
+#if defined(__x86_64__)
+#    define FORWARD(name, flags)                   \
+        __asm__(".pushsection .text\n"             \
+                ".globl " #name "\n"               \
+                ".type " #name ", @function\n"     \
+                ".p2align 4\n" #name ":\n"         \
+                ".cfi_startproc\n"                 \
+                "endbr64\n"                        \
+                "push %rdi\n"                      \
+                ".cfi_adjust_cfa_offset 8\n"       \
+                "push %rsi\n"                      \
+                ".cfi_adjust_cfa_offset 8\n"       \
+                "push %rdx\n"                      \
+                ".cfi_adjust_cfa_offset 8\n"       \
+                "call dl_onward_" #name "\n"       \
+                "mov %edx, %ecx\n"                 \
+                "pop %rdx\n"                       \
+                ".cfi_adjust_cfa_offset -8\n"      \
+                "pop %rsi\n"                       \
+                ".cfi_adjust_cfa_offset -8\n"      \
+                "pop %rdi\n"                       \
+                ".cfi_adjust_cfa_offset -8\n"      \
+                "mov %ecx, %" flags "\n"           \
+                "test %rax, %rax\n"                \
+                "jz 1f\n"                          \
+                "jmp *%rax\n"                      \
+                "1: ret\n"                         \
+                ".cfi_endproc\n"                   \
+                ".size " #name ", . - " #name "\n" \
+                ".popsection")
+#    define FILE_FLAGS       "esi"
+#    define SPACE_FILE_FLAGS "edx"
+#elif defined(__aarch64__)
+#    define FORWARD(name, flags)                   \
+        __asm__(".pushsection .text\n"             \
+                ".globl " #name "\n"               \
+                ".type " #name ", %function\n"     \
+                ".p2align 4\n" #name ":\n"         \
+                ".cfi_startproc\n"                 \
+                "hint #34\n" /* bti c */           \
+                "stp x29, x30, [sp, #-48]!\n"      \
+                ".cfi_def_cfa_offset 48\n"         \
+                ".cfi_offset 29, -48\n"            \
+                ".cfi_offset 30, -40\n"            \
+                "stp x0, x1, [sp, #16]\n"          \
+                "str x2, [sp, #32]\n"              \
+                "bl dl_onward_" #name "\n"         \
+                "mov x16, x0\n"                    \
+                "mov w17, w1\n"                    \
+                "ldr x2, [sp, #32]\n"              \
+                "ldp x0, x1, [sp, #16]\n"          \
+                "ldp x29, x30, [sp], #48\n"        \
+                ".cfi_restore 29\n"                \
+                ".cfi_restore 30\n"                \
+                ".cfi_def_cfa_offset 0\n"          \
+                "mov " flags ", w17\n"             \
+                "cbz x16, 1f\n"                    \
+                "br x16\n"                         \
+                "1: mov x0, #0\n"                  \
+                "ret\n"                            \
+                ".cfi_endproc\n"                   \
+                ".size " #name ", . - " #name "\n" \
+                ".popsection")
+#    define FILE_FLAGS       "w1"
+#    define SPACE_FILE_FLAGS "w2"
+#endif
 
-FORWARD(dlopen, "esi");
-FORWARD(dlmopen, "edx");
+FORWARD(dlopen, FILE_FLAGS);
+FORWARD(dlmopen, SPACE_FILE_FLAGS);
 
 static __attribute__((constructor(102))) void start(void) {
     if (dl_looks_up()) {

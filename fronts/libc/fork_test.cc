@@ -366,6 +366,7 @@ TEST(Handlers, ForkWithBusyStreamsAndAllocatingHandlers) {
               "exit 0");
 }
 
+#if defined(__x86_64__)
 // --- A fork after every single instruction of an operation
 //
 // The processor's trap flag stops a thread after each instruction; another thread then forks, and
@@ -672,5 +673,6 @@ TEST_P(EveryInstructionTest, ChildTakesOverTheHeap) {
     printf("%s: %d instructions, %d forks\n", operation.name, steps.load(), forks);
     EXPECT_GT(steps, 10);
 }
+#endif
 
 } // namespace
