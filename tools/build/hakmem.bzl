@@ -3,6 +3,7 @@
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 load("//tools/build:archive.bzl", "hak_archive")
+load("//tools/build:flavour.bzl", hak_flavour_library = "cc_library")
 load("//tools/build:flavours.bzl", "COMPAT", "FAULTY_FLAVOURS", "FLAVOURS", "TEST_FLAVOURS")
 load("//tools/build:link.bzl", "hak_link")
 load("//tools/build:variants.bzl", "COPTS", "NO_SANITIZER", "STANDARD_C", "STANDARD_CXX", "VARIANTS", "WARNINGS")
@@ -215,17 +216,15 @@ def _flavour(flavour, testonly = False):
 
     # `bazel build //:NAME` leaves the static and the shared library in bazel-bin, and
     # `malloc = "//:NAME"` links the allocator into a program.
-    cc_library(
+    hak_flavour_library(
         name = name,
         testonly = testonly,
-        data = [
-            ":" + name + "_archive",
+        files = [
             ":lib" + name + ".so",
             ":lib%s.so.%s" % (name, ABI),
+            ":" + name + "_archive",
         ],
         deps = linked,
-        linkstatic = True,
-        alwayslink = True,
         visibility = ["//visibility:public"],
     )
 
