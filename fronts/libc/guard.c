@@ -3,6 +3,7 @@
 
 #include "backends/os.h"
 #include "boxes/base/atomic.h"
+#include "boxes/cpu/fault.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/guarded_block/guarded_block.h"
 #include "boxes/settings/settings.h"
@@ -73,20 +74,18 @@ static const char *name_of(const struct guarded_block *block, uintptr_t at) {
 
 static void put_report(const struct guarded_block *block, const siginfo_t *info,
                        const ucontext_t *context) {
-    enum { WRITES = 2 }; // the bit of the page fault's error code
-    const greg_t *registers = context->uc_mcontext.gregs;
+    struct cpu_fault fault = cpu_fault_of(context);
     uintptr_t at = (uintptr_t)info->si_addr;
     stack_report_open(&report);
     stack_report_text(&report, name_of(block, at));
-    stack_report_text(&report, (registers[REG_ERR] & WRITES) != 0 ? ": write" : ": read");
+    stack_report_text(&report, fault.write ? ": write" : ": read");
     stack_report_text(&report, " of ");
     stack_report_address(&report, at);
     stack_report_text(&report, ", ");
     put_place(block, at);
     stack_report_text(&report, ", by");
     stack_report_end_line(&report);
-    unsigned depth = stack_trace_from((uintptr_t)registers[REG_RIP], (uintptr_t)registers[REG_RSP],
-                                      (uintptr_t)registers[REG_RBP], pcs, STACK_TRACE_MOST);
+    unsigned depth = stack_trace_from(fault.pc, fault.sp, fault.fp, pcs, STACK_TRACE_MOST);
     stack_report_stack(&report, pcs, depth, true);
     put_calls("allocated", &block->allocated);
     put_calls("freed", &block->freed);
