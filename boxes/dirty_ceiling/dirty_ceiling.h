@@ -23,7 +23,7 @@ HAK_C_BEGIN
 
 // Build setting: slabs that may always stay. SIZE_MAX: frees give nothing back.
 #ifndef DIRTY_CEILING_LEAST
-#    define DIRTY_CEILING_LEAST 512 // 32 MiB
+#    define DIRTY_CEILING_LEAST 16 // 1 MiB
 #endif
 
 enum {
