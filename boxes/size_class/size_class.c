@@ -18,10 +18,16 @@
         .slots = SLOTS(bytes), .batch = SLOTS(bytes) > 128 ? 64 : SLOTS(bytes) / 2           \
     }
 
-// The four of a doubling from 1024 B on. The first is an eighth above the power of two: what
+// The bins of a doubling from 1024 B on. The first is an eighth above the power of two: what
 // programs ask for is often a power of two and a header.
-#define DOUBLING(from) \
-    BIN((from) / 16 * 18), BIN((from) / 16 * 22), BIN((from) / 16 * 27), BIN((from)*2)
+#if SIZE_CLASS_FINE
+#    define DOUBLING(from)                                                                     \
+        BIN((from) / 8 * 9), BIN((from) / 8 * 10), BIN((from) / 8 * 11), BIN((from) / 8 * 12), \
+            BIN((from) / 8 * 13), BIN((from) / 8 * 14), BIN((from) / 8 * 15), BIN((from)*2)
+#else
+#    define DOUBLING(from) \
+        BIN((from) / 16 * 18), BIN((from) / 16 * 22), BIN((from) / 16 * 27), BIN((from)*2)
+#endif
 
 #define BIN4(from, step)                                                      \
     BIN((from) + (step)), BIN((from) + 2 * (step)), BIN((from) + 3 * (step)), \

@@ -2,9 +2,10 @@
 // size_class: request size <-> bin <-> class.
 //
 // A bin holds blocks of one size: 16 B apart up to 128 B, 32 B up to 512 B, 64 B up to 1024 B, and
-// above that 4 bins a doubling up to 32 KiB, at 18, 22, 27 and 32 sixteenths. Bin 0 is no bin: it
-// stands for "not a tiny block". The classes C0..C7 group bins by powers of two; C2 is 65..128 B,
-// C3 is 129..256 B, and C7, the last tiny class, takes all from 2049 B to 32 KiB.
+// above that 8 bins a doubling up to 32 KiB, among them all multiples of a page that are a multiple
+// of an eighth. Bin 0 is no bin: it stands for "not a tiny block". The classes C0..C7 group bins by
+// powers of two; C2 is 65..128 B, C3 is 129..256 B, and C7, the last tiny class, takes all from
+// 2049 B to 32 KiB.
 //
 // With HAKMEM_HEADER=1 (the build setting of the header strategy) every block ends in one byte that
 // belongs to the block behind it, and the bins are powers of two, 16 B to 32 KiB: their number has
@@ -19,6 +20,11 @@
 
 HAK_C_BEGIN
 
+// Build setting: 0 has 4 bins a doubling above 1 KiB, at 18, 22, 27 and 32 sixteenths.
+#ifndef SIZE_CLASS_FINE
+#    define SIZE_CLASS_FINE 1
+#endif
+
 enum {
     SIZE_CLASS_STEP = 16,           // block sizes are multiples of this
     SIZE_CLASS_HEADER = HAK_HEADER, // bytes of each block that are not the user's
@@ -26,7 +32,7 @@ enum {
     SIZE_CLASS_BINS = 13, // bins 0..12
     SIZE_CLASS_HIT_MAX = 32768 - SIZE_CLASS_HEADER,
 #else
-    SIZE_CLASS_BINS = 49,      // bins 0..48
+    SIZE_CLASS_BINS = SIZE_CLASS_FINE ? 69 : 49,
     SIZE_CLASS_HIT_MAX = 1024, // largest request that size_class_hit_place() takes
 #endif
     SIZE_CLASS_TINY_MAX = 32768 - SIZE_CLASS_HEADER, // largest request served by a tiny block
@@ -63,6 +69,9 @@ HAK_INLINE unsigned size_class_bin_of(size_t size) {
         return (unsigned)(20 + (size - 512 + 63) / 64);
     }
     unsigned log = hak_log2(size - 1);
+    if (SIZE_CLASS_FINE != 0) {
+        return 29 + (log - 10) * 8 + (unsigned)((size - 1) >> (log - 3)) - 8;
+    }
     unsigned sixteenth = (unsigned)((size - 1) >> (log - 4)) - 16;
     return 29 + (log - 10) * 4 + (sixteenth >= 2) + (sixteenth >= 6) + (sixteenth >= 11);
 #endif

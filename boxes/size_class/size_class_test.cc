@@ -79,10 +79,18 @@ TEST(SizeClass, TableIsConsistent) {
 
 #if !HAK_HEADER
 TEST(SizeClass, NoMoreThanAFifthIsLost) {
-    // 4 bins a doubling: what is rounded up is below a fifth of the block, from 80 B on.
+    // At least 4 bins a doubling: what is rounded up is below a fifth of the block, from 80 B on;
+    // and 8 above 1 KiB: below a ninth.
     for (size_t size = 65; size <= kMost; size++) {
         size_t block = size_class_bins[size_class_bin_of(size)].size;
-        ASSERT_LE((block - size) * 5, block) << size;
+        ASSERT_LE((block - size) * (size > 1024 ? 9 : 5), block) << size;
+    }
+}
+
+TEST(SizeClass, MultiplesOfAPageAreNotRoundedUp) {
+    for (size_t size : {4096, 8192, 12288, 16384, 20480, 24576, 28672, 32768}) {
+        EXPECT_EQ(size_class_bins[size_class_bin_of(size)].size, size);
+        EXPECT_EQ(size_class_aligned_bin(size, 4096), size_class_bin_of(size));
     }
 }
 #endif

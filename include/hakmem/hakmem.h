@@ -47,7 +47,7 @@ void free_aligned_sized(void *ptr, size_t align, size_t size) HAKMEM_NOEXCEPT;
 // written, or another thread is writing one. Async-signal-safe.
 bool hak_profile_dump(const char *path) HAKMEM_NOEXCEPT;
 
-enum { HAK_STATS_BINS = 49 }; // entries of hak_stats.bins
+enum { HAK_STATS_BINS = 69 }; // entries of hak_stats.bins
 
 // What the allocator holds and has done. Sizes are in bytes, unless marked (count) or (ns).
 //
