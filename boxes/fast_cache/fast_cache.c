@@ -10,7 +10,7 @@ static unsigned narrow_slots(unsigned bin) {
         return 0;
     }
     size_t fit = FAST_CACHE_NARROW_BYTES / size_class_bins[bin].size;
-    return (unsigned)hak_max(1, hak_min(fit, FAST_CACHE_NARROW));
+    return (unsigned)hak_max((size_t)FAST_CACHE_NARROW_LEAST, hak_min(fit, FAST_CACHE_NARROW));
 }
 
 // Slot 0 of the narrow stacks of bins below `bin`, and behind them of the wide ones.

@@ -27,13 +27,15 @@ struct fast_bin {
 static_assert(sizeof(struct fast_bin) == 2 * sizeof(void **), "bin n is at word n * 2");
 
 // A stack starts narrow, all narrow ones close together: a thread that uses a bin a little touches
-// no page for it and keeps next to nothing. Once enough blocks have gone through it, it becomes
-// wider: as wide as the bin allows, or, for a thread that frees only, as is worth a step to the
-// pool. One through which many blocks go to the pool and come back becomes deep, in slots of its
-// own: a program that allocates and frees in phases then keeps the blocks of a phase.
+// no page for it and keeps next to nothing. Of blocks larger than FAST_CACHE_NARROW_BYTES it keeps
+// none: a narrow stack of these has no slots, and is empty and full at once. Once enough blocks
+// have gone through it, it becomes wider: as wide as the bin allows, or, for a thread that frees
+// only, as is worth a step to the pool. One through which many blocks go to the pool and come back
+// becomes deep, in slots of its own: a program that allocates and frees in phases then keeps the
+// blocks of a phase.
 enum {
     FAST_CACHE_NARROW = 8,          // blocks in a narrow stack at most,
-    FAST_CACHE_NARROW_BYTES = 4096, // and bytes, but for one block
+    FAST_CACHE_NARROW_BYTES = 4096, // and bytes,
     FAST_CACHE_MIDDLE_BYTES = 8192, // bytes in one of middle width
     FAST_CACHE_DEEP_MOST = 1024,    // blocks in a deep stack at most,
     FAST_CACHE_SLOTS = 7400,        // room for both stacks of all bins, each one's NULL included
@@ -44,6 +46,12 @@ enum {
 // 0: no stack becomes deep.
 #ifndef FAST_CACHE_DEEP_BYTES
 #    define FAST_CACHE_DEEP_BYTES 262144
+#endif
+
+// Build setting: blocks that a narrow stack has slots for at least. 1: each thread keeps a block of
+// each large size that it has used.
+#ifndef FAST_CACHE_NARROW_LEAST
+#    define FAST_CACHE_NARROW_LEAST 0
 #endif
 
 // Build setting: 0 leaves freed blocks where they are.
@@ -111,6 +119,11 @@ void fast_cache_init(struct fast_bin *bins, void ***bottoms, void **slots, bool 
 // `slots` are slots[FAST_CACHE_DEEP_SLOTS], whatever they hold.
 bool fast_cache_widen(struct fast_bin *bins, void ***bottoms, void **slots, unsigned bin,
                       enum fast_cache_width width);
+
+// True if a stack has no slots at all.
+HAK_INLINE bool fast_cache_is_closed(const struct fast_bin *bin, void **bottom) {
+    return bin->limit == bottom;
+}
 
 // True if a deep stack of the bin has more room than a wide one.
 bool fast_cache_can_be_deep(unsigned bin);

@@ -9,7 +9,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "fronts/libc/test_util.h"
@@ -937,6 +939,49 @@ TEST(Info, StatsCountExactly) {
     EXPECT_EQ(with.large_live, before.large_live + 100001);
     free(p);
     EXPECT_EQ(Stats().large_live, before.large_live);
+}
+
+// A thread that has used many sizes once, and waits for good, keeps little.
+TEST(Info, AThreadKeepsNoBlockAboveAPageOfASizeThatItHasUsedALittle) {
+    auto cached = [](size_t from) {
+        struct hak_stats stats = Stats();
+        size_t bytes = 0;
+        for (const auto &bin : stats.bins) {
+            bytes += bin.size > from ? bin.size * bin.cached : 0;
+        }
+        return bytes;
+    };
+    const size_t before = cached(0);
+    const size_t large_before = cached(4096);
+    std::atomic<bool> used{false}, looked{false};
+    std::thread thread([&] {
+        for (size_t size = 16; size <= SIZE_CLASS_TINY_MAX; size += 512) {
+            free(malloc(size));
+        }
+        used = true;
+        while (!looked) {
+            std::this_thread::yield();
+        }
+        for (int i = 0; i < 200; i++) { // much used: kept
+            free(malloc(20000));
+        }
+        used = false;
+        while (looked) {
+            std::this_thread::yield();
+        }
+    });
+    while (!used) {
+        std::this_thread::yield();
+    }
+    EXPECT_LE(cached(4096), large_before);
+    EXPECT_LE(cached(0), before + (100 << 10));
+    looked = true;
+    while (used) {
+        std::this_thread::yield();
+    }
+    EXPECT_GE(cached(4096), large_before + 20000);
+    looked = false;
+    thread.join();
 }
 
 TEST(Info, EveryEntryPointIsServedHere) {

@@ -89,6 +89,31 @@ HAK_INLINE void *pop(struct thread_heap *heap, unsigned bin) {
     return block;
 }
 
+// True if blocks of the bin do not go through the heap's cache: the thread has not used many yet.
+static bool is_uncached(struct thread_heap *heap, unsigned bin) {
+    if (HAK_LIKELY(!fast_cache_is_closed(&heap->bins[bin], heap->bottoms[bin]))) {
+        return false;
+    }
+    tiny_front_begin(heap);
+    bool wider = tiny_front_widen(heap, bin);
+    tiny_front_end(heap);
+    return !wider;
+}
+
+static HAK_NOINLINE void *take_uncached(struct thread_heap *heap, unsigned bin) {
+    void *block = tiny_front_take_one(heap, bin);
+    if (HAK_UNLIKELY(block == NULL)) {
+        slow_make_room();
+        block = tiny_front_take_one(heap, bin);
+    }
+    if (HAK_UNLIKELY(block == NULL)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    free_mark_clear(block);
+    return block;
+}
+
 static HAK_NOINLINE void *miss(unsigned bin) {
     struct thread_heap *heap = thread_heap_get();
     void *block = NULL;
@@ -110,6 +135,9 @@ static HAK_NOINLINE void *miss(unsigned bin) {
     block = pop(heap, bin);
     if (block != NULL) {
         return block;
+    }
+    if (HAK_UNLIKELY(is_uncached(heap, bin))) {
+        return take_uncached(heap, bin);
     }
     if (HAK_UNLIKELY(tiny_front_of(bin)->refill(heap, bin) == 0)) {
         slow_make_room();
@@ -338,7 +366,9 @@ static HAK_NOINLINE void free_tiny(unsigned bin, void *ptr) {
     check_twice(heap, bin, ptr);
     if (!push(heap, bin, ptr)) {
         tiny_front_of(bin)->spill(heap, bin);
-        push(heap, bin, ptr);
+        if (!push(heap, bin, ptr)) {
+            tiny_front_give_one(heap, bin, ptr);
+        }
     }
 }
 

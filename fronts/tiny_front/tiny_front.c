@@ -40,6 +40,20 @@ void tiny_front_give(struct thread_heap *heap, unsigned bin, void *const *blocks
     HAK_COUNT(&heap->counts.spilled, count);
 }
 
+void *tiny_front_take_one(struct thread_heap *heap, unsigned bin) {
+    void *block = NULL;
+    tiny_front_begin(heap);
+    unsigned got = tiny_front_take(heap, bin, &block, 1);
+    tiny_front_end(heap);
+    return got == 0 ? NULL : block;
+}
+
+void tiny_front_give_one(struct thread_heap *heap, unsigned bin, void *block) {
+    tiny_front_begin(heap);
+    tiny_front_give(heap, bin, &block, 1);
+    tiny_front_end(heap);
+}
+
 void tiny_front_check(unsigned bin, void *const *blocks, unsigned count) {
     shared_pool_check(bin, blocks, count);
 }
@@ -87,6 +101,9 @@ void **tiny_front_detach(struct thread_heap *heap, unsigned bin, unsigned *count
         return NULL;
     }
     unsigned held = fast_cache_held(heap->bins, heap->bottoms, bin);
+    if (held == 0) {
+        return NULL;
+    }
     *count = (unsigned)hak_min(*count, (held + 1) / 2);
     return fast_cache_detach(&heap->bins[bin], &heap->bottoms[bin], *count);
 }

@@ -71,10 +71,16 @@ void tiny_front_check(unsigned bin, void *const *blocks, unsigned count);
 // Not if it is in another heap's cache. A search: for a block that bears the heap's mark.
 bool tiny_front_is_free(const struct thread_heap *heap, unsigned bin, const void *block);
 
+// The same past the heap's cache, for a bin whose stack has no slots yet: one block from the pool,
+// NULL if there is no memory; and one block to it.
+void *tiny_front_take_one(struct thread_heap *heap, unsigned bin);
+void tiny_front_give_one(struct thread_heap *heap, unsigned bin, void *block);
+
 // Makes a much used stack as wide as its use asks for; false if it is. Between begin and end.
 bool tiny_front_widen(struct thread_heap *heap, unsigned bin);
 
-// Makes room in a full stack: widens it and returns NULL, or else takes its oldest blocks out, up
+// Makes room in a full stack: widens it and returns NULL, as it does if there is no block in it, or
+// else takes its oldest blocks out, up
 // to *count (1 or more) and up to half of them, and returns them; *count is then how many. They
 // stay in their slots until tiny_front_settle(). Between begin and end.
 void **tiny_front_detach(struct thread_heap *heap, unsigned bin, unsigned *count);

@@ -69,11 +69,15 @@ static unsigned refill(struct thread_heap *heap, unsigned bin) {
     return got;
 }
 
-// Takes the newest blocks of the list, at most `*count`, into slots that the stack has free; sets
-// `*count` to how many they are.
+// Takes the newest blocks of the list, at most `*count`, into slots that the stack has free, or one
+// to `one` if it has none; sets `*count` to how many they are.
 static HAK_NOINLINE void **take_out(struct thread_heap *heap, unsigned bin, struct tls_sll *list,
-                                    unsigned *count) {
+                                    unsigned *count, void **one) {
     void **room = fast_cache_room(&heap->bins[bin], count);
+    if (*count == 0) {
+        room = one;
+        *count = 1;
+    }
     *count = tls_sll_pop(list, room, *count);
     count_behind(heap, bin, -(int)*count);
     return room;
@@ -84,7 +88,8 @@ static HAK_NOINLINE void give_listed(struct thread_heap *heap, unsigned bin, str
                                      unsigned count) {
     while (count > 0) {
         unsigned taken = count;
-        void **blocks = take_out(heap, bin, list, &taken);
+        void *one;
+        void **blocks = take_out(heap, bin, list, &taken, &one);
         tiny_front_give(heap, bin, blocks, taken);
         count -= taken;
     }
