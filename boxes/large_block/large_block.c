@@ -59,8 +59,8 @@ static size_t claim(size_t size, size_t run, size_t align, bool *zero) {
         return slab;
     }
     // A block of one or more SuperSlabs may be a sparse table; shorter ones are filled, mostly. But
-    // those of a little more than half a slab leave the rest of it, each of them.
-    bool filled = run < ARENA_SUPERSLAB_SLABS && size >= ARENA_SLAB / 8 * 5;
+    // those that do not fill their last slab leave the rest of it, each of them.
+    bool filled = run < ARENA_SUPERSLAB_SLABS && size >= (run << ARENA_SLAB_SHIFT) / 16 * 15;
     return filled ? page_arena_claim_filled(run, align, zero) : page_arena_claim(run, align, zero);
 }
 

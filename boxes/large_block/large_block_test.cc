@@ -291,8 +291,9 @@ TEST_F(LargeBlock, WhatLeavesMuchOfItsSlabIsNotPutOnHugePages) {
         }
         return advised() - before;
     };
-    EXPECT_EQ(grown_by(ARENA_SLAB / 8 * 5 - 1), 0u);
-    EXPECT_GE(grown_by(ARENA_SLAB / 8 * 5), kBlocks / 2 * size_t{ARENA_SLAB});
+    EXPECT_EQ(grown_by(ARENA_SLAB / 16 * 15 - 1), 0u);
+    EXPECT_EQ(grown_by(ARENA_SLAB + ARENA_SLAB / 8), 0u);
+    EXPECT_GE(grown_by(ARENA_SLAB / 16 * 15), kBlocks / 2 * size_t{ARENA_SLAB});
     page_arena_mark_dense(false);
     for (void *block : blocks) {
         EXPECT_TRUE(large_block_free(&window, block, page_arena_slab_of(&window, block)));

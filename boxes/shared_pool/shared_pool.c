@@ -7,6 +7,12 @@
 #include "boxes/size_class/size_class.h"
 #include "boxes/superslab/superslab.h"
 
+// Build setting: 1 puts slabs of all blocks on huge pages in a dense heap, and not of those up to a
+// page alone.
+#ifndef SHARED_POOL_HUGE_MEDIUM
+#    define SHARED_POOL_HUGE_MEDIUM 0
+#endif
+
 // What is ordered, and by what:
 //
 // - A block's contents, and a slab's kind, bin, bitmap and byte in the page map, go from thread to
@@ -25,6 +31,7 @@
 
 static struct {
     _Atomic(size_t) slabs; // in use
+    _Atomic(size_t) small; // of them, of small blocks
     _Atomic(size_t) clean; // pages of them without memory
 } totals;
 
@@ -33,6 +40,18 @@ struct shared_pool_totals shared_pool_get_totals(void) {
         atomic_load_explicit(&totals.slabs, memory_order_relaxed) << ARENA_SLAB_SHIFT,
         atomic_load_explicit(&totals.clean, memory_order_relaxed) << HAK_PAGE_SHIFT,
     };
+}
+
+// Slabs of these blocks have next to nothing behind the last one.
+static bool is_small(unsigned bin) {
+    return SHARED_POOL_HUGE_MEDIUM != 0 || size_class_bins[bin].size <= HAK_PAGE;
+}
+
+static void count_slabs(unsigned bin, size_t more) {
+    atomic_fetch_add_explicit(&totals.slabs, more, memory_order_relaxed);
+    if (is_small(bin)) {
+        atomic_fetch_add_explicit(&totals.small, more, memory_order_relaxed);
+    }
 }
 
 static void count_clean(uint16_t gained, uint16_t lost) {
@@ -316,7 +335,7 @@ static HAK_NOINLINE void give_away(const struct page_arena_window *window, size_
     atomic_store(map_of(window, slab), 0);
     atomic_store(&meta->kind, SLAB_NONE);
     count_clean(0, atomic_exchange(&meta->clean, 0));
-    atomic_fetch_sub_explicit(&totals.slabs, 1, memory_order_relaxed);
+    count_slabs(bin, (size_t)-1);
     unlist(window, slab, bin);
     page_arena_release(slab, 1, true);
 }
@@ -451,11 +470,11 @@ static unsigned take_from(const struct page_arena_window *window, size_t slab, u
 }
 
 // A heap much larger than what the processor's TLB covers is faster on huge pages, and loses little
-// memory by them if it is of slabs of tiny blocks and these are full. Not one of many threads that
-// do little.
+// memory by them if it is of slabs of small blocks and these are full: larger ones leave the end of
+// their slab, which a huge page has, too. Not one of many threads that do little.
 static bool is_dense(void) {
     enum { LEAST = 128 }; // slabs
-    size_t slabs = atomic_load_explicit(&totals.slabs, memory_order_relaxed);
+    size_t slabs = atomic_load_explicit(&totals.small, memory_order_relaxed);
     if (slabs < LEAST / 4 * 3) {
         return false; // what is held need not be counted, which takes tens of loads
     }
@@ -531,7 +550,7 @@ static HAK_NOINLINE unsigned format(size_t slab, bool zero, unsigned bin, void *
     uint16_t untouched = zero ? (uint16_t)~pages_of(info->size, 0, got - 1) : 0;
     atomic_store(&meta->clean, untouched);
     count_clean(untouched, 0);
-    atomic_fetch_add_explicit(&totals.slabs, 1, memory_order_relaxed);
+    count_slabs(bin, 1);
     atomic_store(&meta->active, 1);
     atomic_store(&meta->bin, (uint8_t)bin);
     atomic_store(&meta->kind, SLAB_TINY);
@@ -566,7 +585,8 @@ static HAK_NOINLINE unsigned take_from_fresh(unsigned bin, void **blocks, unsign
                                              shared_pool_hint *hint) {
     bool zero;
     page_arena_mark_dense(is_dense());
-    size_t slab = page_arena_claim_filled(1, ARENA_SLAB, &zero);
+    size_t slab = is_small(bin) ? page_arena_claim_filled(1, ARENA_SLAB, &zero)
+                                : page_arena_claim(1, ARENA_SLAB, &zero);
     if (slab == ARENA_NONE) {
         return 0;
     }
