@@ -25,10 +25,14 @@ static struct {
     uint64_t last_ns;  // when the last step ended
     size_t arena_cursor;
     size_t pool_cursor;
+    size_t grown;        // slabs that the pool had put to use at the last step of growth
+    size_t grown_cursor; // where the next one begins
     enum { IDLE, ARENA, POOL } phase;
     bool round_gave; // something back
     _Atomic(uint64_t) steps, ns, longest, rounds, pages;
 } state;
+
+enum { GROWTH_EACH = 8, GROWTH_PAGES = 256 };
 
 // Slices small enough to look at the clock in between.
 enum { SLICE_SLABS = 16, SLICE_LOOKS = 16, SLICE_PAGES = 64, SLICE_WORDS = 1024 };
@@ -145,8 +149,26 @@ static bool has_background(uint64_t now) {
     return beat != 0 && (int64_t)(now - beat) < GONE_MS;
 }
 
+// A heap that grows while pages of its slabs are idle, because it wants blocks of other sizes than
+// it has free, does not wait until these are old: for each slab that the pool puts to use it looks
+// at DECAY_GROWTH others, and gives back what is idle in those whose blocks have not moved since it
+// looked at them last.
+static HAK_NOINLINE void grow_step(size_t grown) {
+    struct shared_pool_walk walk = {.cursor = HAK_PEEK(&state.grown_cursor)};
+    size_t look = hak_min(grown - HAK_PEEK(&state.grown), (size_t)2 * GROWTH_EACH) * DECAY_GROWTH;
+    HAK_POKE(&state.grown, grown);
+    shared_pool_purge(&walk, look, GROWTH_PAGES);
+    HAK_POKE(&state.grown_cursor, walk.cursor);
+    atomic_fetch_add_explicit(&state.pages, walk.pages, memory_order_relaxed);
+}
+
 void decay_tick(uint64_t now) {
     int64_t decay = settings_get(SETTING_DECAY_MS);
+    size_t grown = shared_pool_grown();
+    if (DECAY_GROWTH != 0 && HAK_UNLIKELY(grown - HAK_PEEK(&state.grown) >= GROWTH_EACH) &&
+        decay >= 0 && !has_background(now) && !os_is_outside()) {
+        grow_step(grown);
+    }
     if (decay < 0 || now < atomic_load_explicit(&state.due_ms, memory_order_relaxed) ||
         has_background(now) || os_is_outside()) {
         return;

@@ -31,6 +31,11 @@ enum {
 // For the miss path, with os_now_ms(): does a step if one is due.
 void decay_tick(uint64_t now);
 
+// Build setting: slabs that are looked at for each one that the heap grows by. 0: none.
+#ifndef DECAY_GROWTH
+#    define DECAY_GROWTH 4
+#endif
+
 // How long memory may be idle, in ms: what caches go by. UINT64_MAX: for ever.
 uint64_t decay_idle_ms(void);
 

@@ -18,6 +18,7 @@
 #include <csetjmp>
 #include <cstring>
 #include <thread>
+#include <utility>
 #include <vector>
 
 // The test's link puts these in the place of the backend's: time passes when the test says so, and
@@ -390,6 +391,39 @@ TEST_F(Decay, BackgroundThreadDoesTheSteps) {
                                      0);
                        }),
               0);
+}
+
+// Blocks of one size after the other, of which few stay: time does not pass.
+TEST_F(Decay, AHeapThatGrowsGivesBackWhatIsIdleInItsSlabs) {
+    constexpr size_t kSlabs = 400;
+    shared_pool_hint hints[SIZE_CLASS_BINS];
+    std::fill(std::begin(hints), std::end(hints), ARENA_NONE);
+    std::vector<std::pair<unsigned, void *>> kept;
+    for (size_t size : {512, 640, 768, 896, 1024}) {
+        const unsigned bin = size_class_bin_of(size);
+        std::vector<void *> blocks;
+        while (blocks.size() < kSlabs * ARENA_SLAB / size) {
+            void *block = nullptr;
+            ASSERT_EQ(shared_pool_take(bin, &block, 1, &hints[bin]), 1u);
+            memset(block, 1, size);
+            blocks.push_back(block);
+            decay_tick(clock_ms);
+        }
+        for (size_t i = 0; i < blocks.size(); i++) {
+            if (i % 50 == 0) {
+                kept.emplace_back(bin, blocks[i]);
+            } else {
+                shared_pool_put(bin, &blocks[i], 1);
+            }
+        }
+    }
+    // All but what the last of them has left.
+    const shared_pool_totals totals = shared_pool_get_totals();
+    EXPECT_GE(totals.slabs, 5 * (kSlabs - 5) * ARENA_SLAB);
+    EXPECT_LE(totals.slabs - totals.clean, totals.slabs / 3 * 2);
+    for (auto [bin, block] : kept) {
+        shared_pool_put(bin, &block, 1);
+    }
 }
 
 } // namespace

@@ -33,7 +33,12 @@ static struct {
     _Atomic(size_t) slabs; // in use
     _Atomic(size_t) small; // of them, of small blocks
     _Atomic(size_t) clean; // pages of them without memory
+    _Atomic(size_t) grown; // slabs put to use so far
 } totals;
+
+size_t shared_pool_grown(void) {
+    return atomic_load_explicit(&totals.grown, memory_order_relaxed);
+}
 
 struct shared_pool_totals shared_pool_get_totals(void) {
     return (struct shared_pool_totals){
@@ -551,6 +556,7 @@ static HAK_NOINLINE unsigned format(size_t slab, bool zero, unsigned bin, void *
     atomic_store(&meta->clean, untouched);
     count_clean(untouched, 0);
     count_slabs(bin, 1);
+    atomic_fetch_add_explicit(&totals.grown, 1, memory_order_relaxed);
     atomic_store(&meta->active, 1);
     atomic_store(&meta->bin, (uint8_t)bin);
     atomic_store(&meta->kind, SLAB_TINY);

@@ -64,6 +64,9 @@ struct shared_pool_totals {
 };
 struct shared_pool_totals shared_pool_get_totals(void);
 
+// Slabs put to use so far. A count that may wrap.
+size_t shared_pool_grown(void);
+
 // Aborts like shared_pool_put() on blocks that it would not take; changes nothing.
 void shared_pool_check(unsigned bin, void *const *blocks, unsigned count);
 
