@@ -21,6 +21,18 @@
 #    define HAK_LARGE_ROOM 1
 #endif
 
+// Build setting: what is behind the ends of blocks, in pages that may have memory, is at most one
+// part in so many of what is held; pages are given back where it would be more. 0: never.
+#ifndef HAK_LARGE_SLACK_SHARE
+#    define HAK_LARGE_SLACK_SHARE 24
+#endif
+
+// Build setting: calloc does not clear a block of this many bytes whose pages are not zero, but
+// gives the pages back: large tables are often used a little. SIZE_MAX: it clears all.
+#ifndef HAK_LARGE_ZERO_PURGE
+#    define HAK_LARGE_ZERO_PURGE ((size_t)1 << 20)
+#endif
+
 static size_t slabs_for(size_t size) {
     return (size + ARENA_SLAB - 1) >> ARENA_SLAB_SHIFT;
 }
@@ -69,6 +81,59 @@ static size_t taken(size_t size) {
     return HAK_PEEK(&superslab_exact) ? hak_round_up(size, HAK_PAGE) : size;
 }
 
+// --- Slack
+//
+// A block seldom fills its last slab. The pages behind its end have no memory if the run is fresh;
+// those of a run that was in use before, or of a block that has shrunk, have. They are counted, and
+// given back as soon as there are too many of them all together: a program with a few large blocks
+// pays nothing for it, and one with many holds little more than they need.
+
+static _Atomic(size_t) slack_pages;
+
+// Whether `pages` more would be too many.
+static bool is_much_slack(size_t pages) {
+    enum { LEAST = 256 }; // pages that may always be there
+    size_t all = atomic_load_explicit(&slack_pages, memory_order_relaxed) + pages;
+    return HAK_LARGE_SLACK_SHARE != 0 && all > LEAST &&
+           all * HAK_LARGE_SLACK_SHARE > page_arena_claimed() * (ARENA_SLAB / HAK_PAGE);
+}
+
+static void set_slack(struct slab *meta, size_t pages) {
+    size_t before = atomic_load_explicit(&meta->slack, memory_order_relaxed);
+    if (before != pages) {
+        atomic_store_explicit(&meta->slack, (uint8_t)pages, memory_order_relaxed);
+        hak_step_add(&slack_pages, (uint64_t)pages - before);
+    }
+}
+
+// What is known of the pages behind a block whose size or run has changed.
+enum tail {
+    TAIL_CLEAN,  // they have no memory
+    TAIL_WANTED, // the block grows, and will use them
+    TAIL_UNUSED,
+};
+
+// To be called by a block's holder whenever its size or its run has changed.
+static void settle_slack(const struct page_arena_window *window, size_t slab, enum tail tail) {
+    enum { LITTLE = 16 }; // less than one part in so many of a block is not worth a count
+    struct slab *meta = superslab_slab(window, slab);
+    size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed) -
+                 atomic_load_explicit(&meta->room, memory_order_relaxed);
+    size_t used = hak_round_up(atomic_load_explicit(&meta->size, memory_order_relaxed) +
+                                   atomic_load_explicit(&meta->colour, memory_order_relaxed),
+                               HAK_PAGE);
+    size_t pages =
+        tail == TAIL_CLEAN ? 0 : hak_min(((run << ARENA_SLAB_SHIFT) - used) / HAK_PAGE, UINT8_MAX);
+    if (pages * HAK_PAGE < used / LITTLE) {
+        pages = 0;
+    }
+    if (tail == TAIL_UNUSED && pages * HAK_PAGE >= os_least_purge() && is_much_slack(pages) &&
+        os_purge((char *)page_arena_address(window, slab) + used, pages * HAK_PAGE) == OS_OK) {
+        pages = 0;
+    }
+    set_slack(meta, pages);
+}
+
 // Makes a block of a claimed run.
 static char *begin(const struct page_arena_window *window, size_t slab, size_t run, size_t colour,
                    size_t asked) {
@@ -101,9 +166,17 @@ static void *alloc_near(size_t asked, size_t align, enum large_block_use use, bo
     }
     size_t colour = coloured ? colour_of(slab, (run << ARENA_SLAB_SHIFT) - size) : 0;
     if (use == LARGE_BLOCK_ZERO && !*is_zero) {
-        memset((char *)page_arena_address(&window, slab) + colour, 0, size);
+        *is_zero = size >= HAK_LARGE_ZERO_PURGE && page_arena_clean(slab, run);
+        if (!*is_zero) {
+            memset((char *)page_arena_address(&window, slab) + colour, 0, size);
+        }
     }
-    return begin(&window, slab, run, colour, asked);
+    char *block = begin(&window, slab, run, colour, asked);
+    settle_slack(&window, slab,
+                 *is_zero                   ? TAIL_CLEAN
+                 : use == LARGE_BLOCK_GROWN ? TAIL_WANTED
+                                            : TAIL_UNUSED);
+    return block;
 }
 
 // The heap is mapped without commitment, so blocks of GiBs are asked for first: a program that
@@ -167,6 +240,7 @@ bool large_block_free(const struct page_arena_window *window, void *ptr, size_t 
     if (!hak_step_swap_byte(&meta->kind, SLAB_LARGE, SLAB_NONE)) {
         return false;
     }
+    set_slack(meta, 0);
     // The run is read after that step, not before: where two threads free a block, the second may
     // meet the next block there, of another length.
     size_t run = drop_room(meta, slab);
@@ -225,7 +299,9 @@ static bool resize_near(const struct page_arena_window *window, size_t slab, siz
     if (want < have) {
         page_arena_release(slab + want, have - want, true);
     }
+    bool grows = size >= atomic_load_explicit(&meta->size, memory_order_relaxed);
     atomic_store_explicit(&meta->size, size, memory_order_relaxed);
+    settle_slack(window, slab, grows ? TAIL_WANTED : TAIL_UNUSED);
     return true;
 }
 
@@ -327,6 +403,7 @@ static void *copy_near(const struct page_arena_window *window, char *ptr, size_t
     size_t run = drop_room(meta, slab);
     // A run with few pages would have to be filled for the next block that grows.
     if (copied < bytes / 2 && page_arena_clean(slab, run)) {
+        set_slack(meta, 0);
         atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
         page_arena_release(slab, run, false);
     } else {
@@ -357,11 +434,13 @@ static void *move_near(const struct page_arena_window *window, size_t slab, size
         clean = copy_run(window, slab, to, run, zero);
     }
     drop_room(meta, slab);
+    set_slack(meta, 0);
     atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
     page_arena_release(slab, run, !clean);
     // Pages moved as they were, and so the block starts at the same line of its page.
     char *moved = begin(window, to, to_run, colour, size);
     atomic_store_explicit(&superslab_slab(window, to)->room, (uint32_t)room, memory_order_relaxed);
+    settle_slack(window, to, TAIL_WANTED);
     return moved;
 }
 

@@ -16,6 +16,7 @@
 #include <random>
 #include <set>
 #include <string>
+#include <sys/mman.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -258,6 +259,82 @@ TEST_F(LargeBlock, VeryLargeOnesGiveTheirPagesBackAtOnce) {
     EXPECT_TRUE(release(ptr));
     // But for what is above the arena's ceiling.
     EXPECT_GE(stats().dirty_slabs, dirty + LARGE_BLOCK_EAGER / kSlab / 2);
+}
+
+// Pages with memory among those that [from, from + size) lies on.
+size_t resident(const char *from, size_t size) {
+    const auto start = reinterpret_cast<uintptr_t>(from) & ~uintptr_t{HAK_PAGE - 1};
+    const size_t pages =
+        (reinterpret_cast<uintptr_t>(from) + size - start + HAK_PAGE - 1) / HAK_PAGE;
+    std::vector<unsigned char> in(pages);
+    EXPECT_EQ(mincore(reinterpret_cast<void *>(start), pages * HAK_PAGE, in.data()), 0);
+    return static_cast<size_t>(std::count_if(in.begin(), in.end(), [](int c) { return c & 1; }));
+}
+
+TEST_F(LargeBlock, ManyBlocksHoldLittleBehindTheirEnds) {
+    constexpr size_t kBlocks = 400;
+    constexpr size_t kRun = 2 * kSlab;
+    constexpr size_t kSize = kSlab + 1000; // fills a little more than half of its run
+    constexpr size_t kNeeds = kSize / HAK_PAGE + 2;
+    std::vector<char *> blocks;
+    auto held = [&] {
+        size_t pages = 0;
+        for (const char *block : blocks) {
+            pages += resident(block, kRun - HAK_PAGE);
+        }
+        return pages;
+    };
+    // Where blocks shrink.
+    for (size_t i = 0; i < kBlocks; i++) {
+        blocks.push_back(alloc(kRun, 1));
+        fill(blocks[i], kRun, static_cast<unsigned>(i));
+    }
+    for (size_t i = 0; i < kBlocks; i++) {
+        ASSERT_TRUE(large_block_resize_here(&window, blocks[i],
+                                            page_arena_slab_of(&window, blocks[i]), kSize));
+        EXPECT_TRUE(filled(blocks[i], kSize, static_cast<unsigned>(i), kRun));
+    }
+    EXPECT_LE(held(), kBlocks * kNeeds * 9 / 8);
+    // Where they are in the place of others, which filled it.
+    for (size_t round = 0; round < 2; round++) {
+        for (size_t i = 0; i < kBlocks; i++) {
+            ASSERT_TRUE(release(blocks[i]));
+            blocks[i] = alloc(kRun - round, 1);
+            memset(blocks[i], 1, kRun - round);
+            ASSERT_TRUE(release(blocks[i]));
+            blocks[i] = alloc(kSize, 1);
+            memset(blocks[i], 1, kSize);
+        }
+        EXPECT_LE(held(), kBlocks * kNeeds * 9 / 8);
+    }
+    // One alone gives nothing back.
+    for (char *block : blocks) {
+        ASSERT_TRUE(release(block));
+    }
+    char *only = alloc(kRun, 1);
+    memset(only, 1, kRun);
+    ASSERT_TRUE(release(only));
+    const size_t slab = slab_of(only);
+    only = alloc(kSize, 1);
+    ASSERT_EQ(slab_of(only), slab);
+    EXPECT_GE(resident(only, kRun - HAK_PAGE), kRun / HAK_PAGE - 2);
+    ASSERT_TRUE(release(only));
+}
+
+TEST_F(LargeBlock, ALargeTableOfZeroesHasThePagesThatAreUsed) {
+    constexpr size_t kSize = 4 << 20;
+    settings_values[SETTING_DECAY_MS] = -1; // what is freed keeps its pages
+    char *ptr = alloc(kSize, 1);
+    memset(ptr, 1, kSize);
+    ASSERT_TRUE(release(ptr));
+    char *table = static_cast<char *>(large_block_alloc(kSize, 1, LARGE_BLOCK_ZERO));
+    EXPECT_EQ(table, ptr);
+    table[kSize / 2] = 1;
+    EXPECT_LE(resident(table, kSize), 2u);
+    table[kSize / 2] = 0;
+    EXPECT_TRUE(is_zero(table, kSize));
+    ASSERT_TRUE(release(table));
+    settings_values[SETTING_DECAY_MS] = 500;
 }
 
 // Bytes of the process's mappings that are advised huge pages.

@@ -2162,6 +2162,10 @@ size_t page_arena_held(void) {
     return held - hak_min(held, run_cache_slabs());
 }
 
+size_t page_arena_claimed(void) {
+    return counted_held();
+}
+
 size_t page_arena_high(void) {
     return atomic_load_explicit(&state.high, memory_order_acquire);
 }

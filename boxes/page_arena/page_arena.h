@@ -194,6 +194,9 @@ size_t page_arena_purge_highest(size_t most);
 size_t page_arena_dirty(void);
 size_t page_arena_held(void);
 
+// Slabs that are claimed or set aside, in one load.
+size_t page_arena_claimed(void);
+
 // One past the highest slab index that was ever available, rounded up to 64. Never falls.
 size_t page_arena_high(void);
 

@@ -34,8 +34,9 @@ struct slab {
     _Atomic(uint64_t) run;    // SLAB_LARGE, SLAB_PRIVATE: slabs in the run
     _Atomic(uint64_t) size;   // SLAB_LARGE: bytes asked for
     _Atomic(uint8_t) pages;   // SLAB_TINY: pages that blocks are on so far, 0: all; shared_pool.c
-    uint8_t unused_[3];
-    _Atomic(uint32_t) room;   // SLAB_LARGE: slabs at the run's end that the block does not have yet
+    _Atomic(uint8_t) slack;   // SLAB_LARGE: pages behind the block that may have memory; its holder
+    uint8_t unused_[2];
+    _Atomic(uint32_t) room; // SLAB_LARGE: slabs at the run's end that the block does not have yet
     atomic_bitmap_word bits[SLAB_INLINE_WORDS]; // free blocks; anyone sets, takers clear
 };
 
