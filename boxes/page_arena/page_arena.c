@@ -1430,6 +1430,10 @@ void page_arena_mark_dense(bool dense) {
     }
 }
 
+bool page_arena_is_dense(void) {
+    return atomic_load_explicit(&state.dense, memory_order_relaxed);
+}
+
 void page_arena_count_sparse(ptrdiff_t slabs) {
     atomic_fetch_add_explicit(&state.sparse, (size_t)slabs, memory_order_relaxed);
 }
@@ -1440,8 +1444,7 @@ size_t page_arena_sparse(void) {
 
 static bool wants_huge(void) {
     // Under a limit nothing is advised: it may be in memory without being held.
-    return atomic_load_explicit(&state.dense, memory_order_relaxed) &&
-           settings_get(SETTING_THP) == 2 && limit_slabs() == 0;
+    return page_arena_is_dense() && settings_get(SETTING_THP) == 2 && limit_slabs() == 0;
 }
 
 size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero) {

@@ -120,6 +120,7 @@ bool page_arena_give_rights(size_t slab, unsigned page, unsigned pages);
 
 // Says whether the heap is large and full, nearly all of it. A hint.
 void page_arena_mark_dense(bool dense);
+bool page_arena_is_dense(void);
 
 // Counts slabs, of those claimed, that stay empty for the most part; a negative number when they
 // are given back. How many there are.

@@ -52,10 +52,25 @@ static bool is_small(unsigned bin) {
     return SHARED_POOL_HUGE_MEDIUM != 0 || size_class_bins[bin].size <= HAK_PAGE;
 }
 
+enum { DENSE_LEAST = 128 }; // slabs of a heap that may be dense
+
+// Whether there are too few slabs of small blocks for a dense heap.
+static bool is_small_heap(size_t small) {
+    return small < DENSE_LEAST / 4 * 3;
+}
+
 static void count_slabs(unsigned bin, size_t more) {
     atomic_fetch_add_explicit(&totals.slabs, more, memory_order_relaxed);
     if (is_small(bin)) {
         atomic_fetch_add_explicit(&totals.small, more, memory_order_relaxed);
+    }
+}
+
+static void count_gone(unsigned bin) {
+    count_slabs(bin, (size_t)-1);
+    // What comes after a dense heap that is gone, large blocks perhaps, is not on huge pages.
+    if (is_small_heap(atomic_load_explicit(&totals.small, memory_order_relaxed))) {
+        page_arena_mark_dense(false);
     }
 }
 
@@ -340,7 +355,7 @@ static HAK_NOINLINE void give_away(const struct page_arena_window *window, size_
     atomic_store(map_of(window, slab), 0);
     atomic_store(&meta->kind, SLAB_NONE);
     count_clean(0, atomic_exchange(&meta->clean, 0));
-    count_slabs(bin, (size_t)-1);
+    count_gone(bin);
     unlist(window, slab, bin);
     page_arena_release(slab, 1, true);
 }
@@ -478,14 +493,13 @@ static unsigned take_from(const struct page_arena_window *window, size_t slab, u
 // memory by them if it is of slabs of small blocks and these are full: larger ones leave the end of
 // their slab, which a huge page has, too. Not one of many threads that do little.
 static bool is_dense(void) {
-    enum { LEAST = 128 }; // slabs
     size_t slabs = atomic_load_explicit(&totals.small, memory_order_relaxed);
-    if (slabs < LEAST / 4 * 3) {
+    if (is_small_heap(slabs)) {
         return false; // what is held need not be counted, which takes tens of loads
     }
     size_t clean = atomic_load_explicit(&totals.clean, memory_order_relaxed);
     size_t held = page_arena_held();
-    return held >= LEAST && slabs >= held / 4 * 3 && page_arena_sparse() <= held / 16 &&
+    return held >= DENSE_LEAST && slabs >= held / 4 * 3 && page_arena_sparse() <= held / 16 &&
            clean <= slabs * SLAB_PAGES / 4;
 }
 

@@ -100,6 +100,28 @@ class SharedPool : public testing::Test {
     page_arena_window window;
 };
 
+// Huge pages are for a heap that is mostly of small blocks, and no longer than it is.
+TEST_F(SharedPool, AHeapIsDenseAsLongAsItIsOfSmallBlocks) {
+    constexpr unsigned kSlabs = 200;
+    for (size_t size : {size_t{64}, size_t{16384} - SIZE_CLASS_HEADER}) {
+        const unsigned bin = size_class_bin_of(size);
+        EXPECT_FALSE(page_arena_is_dense());
+        const std::vector<void *> blocks = [&] {
+            std::vector<void *> all;
+            shared_pool_hint hint = ARENA_NONE;
+            while (all.size() < kSlabs * size_t{size_class_bins[bin].blocks}) {
+                const std::vector<void *> some = take(bin, SHARED_POOL_BATCH_MOST, hint);
+                EXPECT_FALSE(some.empty());
+                all.insert(all.end(), some.begin(), some.end());
+            }
+            return all;
+        }();
+        EXPECT_EQ(page_arena_is_dense(), size == 64);
+        put(bin, blocks);
+    }
+    EXPECT_FALSE(page_arena_is_dense());
+}
+
 TEST_F(SharedPool, BlocksOfALineDoNotFollowEachOther) {
     auto apart = [](const std::vector<void *> &blocks) {
         for (size_t i = 0; i + 1 < blocks.size(); i++) {
