@@ -88,13 +88,17 @@ static size_t taken(size_t size) {
 // given back as soon as there are too many of them all together: a program with a few large blocks
 // pays nothing for it, and one with many holds little more than they need.
 
-static _Atomic(size_t) slack_pages;
+static struct {
+    _Atomic(size_t) pages;
+    _Atomic(bool) refused; // the kernel would not take some, of locked memory perhaps
+} slack;
 
 // Whether `pages` more would be too many.
 static bool is_much_slack(size_t pages) {
     enum { LEAST = 256 }; // pages that may always be there
-    size_t all = atomic_load_explicit(&slack_pages, memory_order_relaxed) + pages;
-    return HAK_LARGE_SLACK_SHARE != 0 && all > LEAST &&
+    size_t all = atomic_load_explicit(&slack.pages, memory_order_relaxed) + pages;
+    return HAK_LARGE_SLACK_SHARE != 0 && all > LEAST && settings_get(SETTING_DECAY_MS) >= 0 &&
+           !atomic_load_explicit(&slack.refused, memory_order_relaxed) &&
            all * HAK_LARGE_SLACK_SHARE > page_arena_claimed() * (ARENA_SLAB / HAK_PAGE);
 }
 
@@ -102,7 +106,7 @@ static void set_slack(struct slab *meta, size_t pages) {
     size_t before = atomic_load_explicit(&meta->slack, memory_order_relaxed);
     if (before != pages) {
         atomic_store_explicit(&meta->slack, (uint8_t)pages, memory_order_relaxed);
-        hak_step_add(&slack_pages, (uint64_t)pages - before);
+        hak_step_add(&slack.pages, (uint64_t)pages - before);
     }
 }
 
@@ -127,9 +131,13 @@ static void settle_slack(const struct page_arena_window *window, size_t slab, en
     if (pages * HAK_PAGE < used / LITTLE) {
         pages = 0;
     }
-    if (tail == TAIL_UNUSED && pages * HAK_PAGE >= os_least_purge() && is_much_slack(pages) &&
-        os_purge((char *)page_arena_address(window, slab) + used, pages * HAK_PAGE) == OS_OK) {
-        pages = 0;
+    if (tail == TAIL_UNUSED && pages * HAK_PAGE >= os_least_purge() && is_much_slack(pages)) {
+        char *from = (char *)page_arena_address(window, slab) + used;
+        if (os_purge(from, pages * HAK_PAGE) == OS_OK) {
+            pages = 0;
+        } else {
+            atomic_store_explicit(&slack.refused, true, memory_order_relaxed);
+        }
     }
     set_slack(meta, pages);
 }
