@@ -2155,7 +2155,7 @@ int main(int argc, char **argv) {
     signal(SIGTERM, OnInterrupt);
     double begin = Now();
     double spent[kTurns] = {};              // seconds
-    double crowds = 0;                      // processes that have had so many threads
+    bool crowded = false;                   // a process has had so many threads
     constexpr uint64_t kMostOfShort = 2000; // processes; one that needs more is a fault
     bool repeat = !options.only.empty();
     for (uint64_t i = 0; !interrupted; i++) {
@@ -2164,12 +2164,12 @@ int main(int argc, char **argv) {
             (options.minutes > 0 || enough || i >= kMostOfShort)) {
             break;
         }
-        // It takes some gigabytes, and seconds.
-        constexpr double kCrowds = 3;
-        double part = options.minutes == 0 ? 0 : (Now() - begin) / (options.minutes * 60);
-        shared->wants_crowd = !repeat && !enough && part * (kCrowds + 1) > crowds + 1;
-        crowds += shared->wants_crowd;
-        bool only_new = !repeat && !enough && (options.minutes == 0 || i % 8 != 0);
+        // Once, at half time: it takes some gigabytes, and a minute or more.
+        constexpr double kLeast = 5;
+        shared->wants_crowd = !repeat && !enough && !crowded && options.minutes >= kLeast &&
+                              Now() - begin > options.minutes * 30;
+        crowded = crowded || shared->wants_crowd;
+        bool only_new = !repeat && !enough && (options.minutes == 0 || i % 8 != 7);
         uint64_t seed = repeat ? options.seed : DrawSeed(i, spent);
         double from = Now();
         if (!RunOne(seed, only_new, err)) {
