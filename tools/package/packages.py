@@ -181,14 +181,16 @@ def tree(sources, prefix, lib):
 
 
 def stripped(name, content):
-    """A shared library without what only a debugger needs, an archive without what nothing needs."""
+    """A shared library without symbols that only a debugger needs, an archive without what nothing needs. The commands
+    for gdb, which a shared library brings along, stay."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, name)
         with open(path, "wb") as file:
             file.write(content)
         option = "--strip-debug" if name.endswith(".a") else "--strip-unneeded"
+        keep = ["--keep-section=.debug_gdb_scripts"]
         subprocess.run(
-            ["strip", option, "--enable-deterministic-archives", "--remove-section=.comment", path], check=True
+            ["strip", option, "--enable-deterministic-archives", "--remove-section=.comment", *keep, path], check=True
         )
         with open(path, "rb") as file:
             return file.read()
