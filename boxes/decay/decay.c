@@ -3,7 +3,6 @@
 
 #include "backends/os.h"
 #include "boxes/base/atomic.h"
-#include "boxes/base/probe.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/settings/settings.h"
@@ -45,9 +44,6 @@ static bool slice(uint32_t age_ms, bool all, size_t *given) {
     if (HAK_PEEK(&state.phase) == ARENA) {
         size_t cursor = HAK_PEEK(&state.arena_cursor);
         struct page_arena_purged done = page_arena_purge(&cursor, age_ms, SLICE_SLABS, SLICE_WORDS);
-        if (done.slabs != 0) {
-            HAK_PROBE1(purge, done.slabs * ARENA_SLAB);
-        }
         *given += done.slabs * (ARENA_SLAB / HAK_PAGE);
         HAK_POKE(&state.arena_cursor, cursor);
         if (cursor == 0 || done.failed) {

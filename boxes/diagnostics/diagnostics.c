@@ -3,7 +3,6 @@
 
 #include "backends/os.h"
 #include "boxes/base/atomic.h"
-#include "boxes/base/probe.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -59,7 +58,6 @@ static HAK_NORETURN void stop(struct line *line) {
 }
 
 void diag_misuse(const char *call, const void *ptr, const char *fault) {
-    HAK_PROBE3(misuse, call, ptr, fault);
     struct line line = {.length = 0};
     add_text(&line, "hakmem: ", SIZE_MAX);
     add_text(&line, call, SIZE_MAX);

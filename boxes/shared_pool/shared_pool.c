@@ -2,7 +2,6 @@
 #include "boxes/shared_pool/shared_pool.h"
 
 #include "backends/os.h"
-#include "boxes/base/probe.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/size_class/size_class.h"
@@ -352,7 +351,6 @@ static HAK_NOINLINE bool hold_all(const struct page_arena_window *window, size_t
 // Gives a slab, all of whose blocks are held, back to the arena.
 static HAK_NOINLINE void give_away(const struct page_arena_window *window, size_t slab,
                                    unsigned bin) {
-    HAK_PROBE2(slab_release, page_arena_address(window, slab), size_class_bins[bin].size);
     struct slab *meta = superslab_slab(window, slab);
     atomic_store(map_of(window, slab), 0);
     atomic_store(&meta->kind, SLAB_NONE);
@@ -613,8 +611,6 @@ static HAK_NOINLINE unsigned take_from_fresh(unsigned bin, void **blocks, unsign
         return 0;
     }
     *hint = slab;
-    const struct page_arena_window window = page_arena_get_window();
-    HAK_PROBE2(slab_claim, page_arena_address(&window, slab), size_class_bins[bin].size);
     return format(slab, zero, bin, blocks, want, 0);
 }
 

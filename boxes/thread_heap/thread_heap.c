@@ -2,7 +2,6 @@
 #include "boxes/thread_heap/thread_heap.h"
 
 #include "backends/os.h"
-#include "boxes/base/probe.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/settings/settings.h"
 #include "boxes/superslab/superslab.h"
@@ -216,7 +215,6 @@ static struct thread_heap *make(void) {
     }
     start(heap, id, zero);
     atomic_store(place_of(id), heap);
-    HAK_PROBE2(heap_make, heap, id);
     return heap;
 }
 
@@ -235,7 +233,6 @@ static struct thread_heap *adopt(void) {
         start(heap, (uint32_t)id, true);
         atomic_bitmap_claim(directory.cold, id);
     }
-    HAK_PROBE2(heap_adopt, heap, id);
     return heap;
 }
 
@@ -450,7 +447,6 @@ void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms) 
 static void give(struct thread_heap *heap) {
     enum { KEEP = 16 };
     uint32_t id = heap->id;
-    HAK_PROBE2(heap_give, heap, id);
     if (atomic_fetch_add(&directory.idle, 1) >= KEEP && heap->front_state == NULL) {
         struct page_arena_window window = page_arena_get_window();
         retire_counts(&heap->counts);
