@@ -7,6 +7,7 @@
 #include "boxes/far_block/far_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/private_heap/private_heap.h"
+#include "boxes/sampled_block/sampled_block.h"
 #include "boxes/settings/settings.h"
 #include "boxes/shared_pool/shared_pool.h"
 #include "boxes/superslab/superslab.h"
@@ -108,6 +109,11 @@ static HAK_NOINLINE void gather(struct hak_stats *stats, struct parts *parts) {
     stats->heaps = heaps->heaps;
     stats->free_heaps = heaps->free_heaps;
     gather_bins(stats, parts);
+    // Small blocks that are sampled are the program's as any other, and in no slab.
+    size_t sampled, held;
+    sampled_block_count(&sampled, &held);
+    stats->tiny_live += sampled;
+    stats->tiny_free += held - hak_min(held, sampled);
 }
 
 static HAK_NOINLINE HAK_COLD void gather_on_stack(struct hak_stats *stats) {

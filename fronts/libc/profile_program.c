@@ -213,6 +213,15 @@ int main(int argc, char **argv) {
         fflush(stdout);
         half_freed();
         _exit(0);
+    } else if (strcmp(mode, "mallinfo") == 0) {
+        size_t before = mallinfo2().uordblks;
+        many_small();
+        size_t between = mallinfo2().uordblks;
+        for (int i = 0; i < 1000; i++) {
+            free(kept[i]);
+        }
+        size_t after = mallinfo2().uordblks;
+        printf("%zu %zu\n", between - before, after - before);
     } else if (strcmp(mode, "every") == 0) {
         for (int i = 0; i < 10; i++) {
             keep(malloc(1 << 20));

@@ -268,6 +268,13 @@ TEST(Profile, NothingIsWrittenWithoutTheSetting) {
               "0\n");
 }
 
+TEST(Profile, SampledBlocksCountAsUsed) {
+    EXPECT_EQ(shell::Run(Preload("hakmem_c23", "HAKMEM_PROFILE_RATE=1 HAKMEM_PROFILE=/dev/null") +
+                         kProgram + " mallinfo")
+                  .text,
+              "32000 0\n");
+}
+
 TEST(Profile, AChildOfAForkWritesItsOwn) {
     std::string folder = Temp("forked");
     std::filesystem::create_directory(folder);
