@@ -199,3 +199,20 @@ void guarded_block_count(uint64_t *made, size_t *live) {
         *live += atomic_load(&slots[i].state) == GUARDED_LIVE;
     }
 }
+
+HAK_LAYOUT(guarded_block_layout,
+           HAK_ROWS(HAK_VARIABLE("guarded.base", guarded_block_base),
+                    HAK_VARIABLE("guarded.bytes", guarded_block_bytes),
+                    HAK_VARIABLE("guarded.slots", slots)),
+           HAK_ROWS(HAK_NUMBER("guarded.stride", STRIDE),
+                    HAK_NUMBER("guarded", sizeof(struct guarded_block)),
+                    HAK_FIELD("guarded.state", struct guarded_block, state),
+                    HAK_FIELD("guarded.start", struct guarded_block, start),
+                    HAK_FIELD("guarded.size", struct guarded_block, size),
+                    HAK_FIELD("guarded.allocated", struct guarded_block, allocated),
+                    HAK_FIELD("guarded.freed", struct guarded_block, freed),
+                    HAK_NUMBER("guarded.is_live", GUARDED_LIVE),
+                    HAK_NUMBER("guarded.is_freed", GUARDED_FREED),
+                    HAK_FIELD("calls.thread", struct guarded_calls, thread),
+                    HAK_FIELD("calls.depth", struct guarded_calls, depth),
+                    HAK_FIELD("calls.pcs", struct guarded_calls, pcs)));

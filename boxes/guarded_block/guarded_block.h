@@ -14,6 +14,7 @@
 
 #include "boxes/base/atomic.h"
 #include "boxes/base/base.h"
+#include "boxes/base/layout.h"
 
 HAK_C_BEGIN
 
@@ -77,6 +78,9 @@ HAK_INLINE bool guarded_block_owns(const void *ptr) {
 
 // Guarded blocks made so far, and how many of them live.
 void guarded_block_count(uint64_t *made, size_t *live);
+
+// For readers outside of the process, see layout.h.
+extern const struct hak_layout guarded_block_layout;
 HAK_C_END
 
 #endif

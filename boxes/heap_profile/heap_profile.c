@@ -343,3 +343,18 @@ void heap_profile_get_stats(struct heap_profile_stats *stats) {
         .bytes = atomic_load(&mapped),
     };
 }
+
+// Who reads from outside finds a sample as heap_profile_take() does: places_of() is part of it.
+HAK_LAYOUT(heap_profile_layout,
+           HAK_ROWS(HAK_VARIABLE("profile.levels", levels),
+                    HAK_VARIABLE("profile.level_count", level_count)),
+           HAK_ROWS(HAK_NUMBER("level", sizeof levels[0]),
+                    HAK_FIELD("level.places", __typeof__(levels[0]), places),
+                    HAK_NUMBER("profile.first_level", FIRST_LEVEL),
+                    HAK_NUMBER("profile.places", PLACES),
+                    HAK_NUMBER("sample", sizeof(struct place)),
+                    HAK_FIELD("sample.ptr", struct place, ptr),
+                    HAK_FIELD("sample.size", struct place, size),
+                    HAK_FIELD("sample.stack", struct place, stack),
+                    HAK_FIELD("trace.depth", struct heap_profile_stack, depth),
+                    HAK_NUMBER("trace.pcs", offsetof(struct heap_profile_stack, pcs))));

@@ -14,6 +14,7 @@
 
 #include "boxes/base/atomic.h"
 #include "boxes/base/base.h"
+#include "boxes/base/layout.h"
 
 HAK_C_BEGIN
 
@@ -79,6 +80,9 @@ struct heap_profile_stats {
     size_t bytes;       // mapped for all that
 };
 void heap_profile_get_stats(struct heap_profile_stats *stats);
+
+// For readers outside of the process, see layout.h.
+extern const struct hak_layout heap_profile_layout;
 HAK_C_END
 
 #endif

@@ -235,3 +235,12 @@ void sampled_block_count(size_t *live, size_t *held) {
     *live = atomic_load(&live_bytes);
     *held = (size_t)atomic_load(&chunks_used) * CHUNK;
 }
+
+HAK_LAYOUT(sampled_block_layout,
+           HAK_ROWS(HAK_VARIABLE("sampled.base", sampled_block_base),
+                    HAK_VARIABLE("sampled.bytes", sampled_block_bytes),
+                    HAK_VARIABLE("sampled.chunks", chunks),
+                    HAK_VARIABLE("sampled.used", chunks_used)),
+           HAK_ROWS(HAK_NUMBER("sampled_chunk", sizeof(struct chunk)),
+                    HAK_FIELD("sampled_chunk.bits", struct chunk, bits),
+                    HAK_FIELD("sampled_chunk.bin", struct chunk, bin)));

@@ -14,6 +14,7 @@
 
 #include "boxes/base/atomic.h"
 #include "boxes/base/base.h"
+#include "boxes/base/layout.h"
 
 HAK_C_BEGIN
 
@@ -47,6 +48,9 @@ HAK_INLINE bool sampled_block_owns(const void *ptr) {
     extern size_t sampled_block_bytes;
     return (uintptr_t)ptr - HAK_PEEK(&sampled_block_base) < HAK_PEEK(&sampled_block_bytes);
 }
+
+// For readers outside of the process, see layout.h.
+extern const struct hak_layout sampled_block_layout;
 HAK_C_END
 
 #endif

@@ -4,9 +4,12 @@
 #include "boxes/decay/decay.h"
 #include "boxes/early_block/early_block.h"
 #include "boxes/far_block/far_block.h"
+#include "boxes/guarded_block/guarded_block.h"
+#include "boxes/heap_profile/heap_profile.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/private_heap/private_heap.h"
 #include "boxes/run_cache/run_cache.h"
+#include "boxes/sampled_block/sampled_block.h"
 #include "boxes/settings/settings.h"
 #include "boxes/size_class/size_class.h"
 #include "boxes/superslab/superslab.h"
@@ -56,6 +59,9 @@ const struct hakmem_descriptor hak_descriptor_own = {
             &decay_layout,
             &settings_layout,
             &tiny_front_layout,
+            &heap_profile_layout,
+            &guarded_block_layout,
+            &sampled_block_layout,
         },
 };
 

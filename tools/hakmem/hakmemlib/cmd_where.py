@@ -4,7 +4,7 @@
 import argparse
 import json
 
-from . import show
+from . import pprof
 from .heap import CACHED, Heap
 from .memory import target
 
@@ -56,7 +56,47 @@ def large_block(heap, slab):
 
 def look(heap, address):
     """Everything that is known of an address, as a dictionary."""
+    answer = _look(heap, address)
+    block = answer["block"]
+    if block and block["state"] == "live" and "allocated_at" not in answer:
+        sample = heap.sample_of(block["start"])
+        if sample:
+            block["asked"], answer["allocated_at"] = sample
+    for name in ("allocated_at", "freed_at"):
+        if name in answer:
+            answer[name] = names_of(heap.memory, answer[name])
+    return answer
+
+
+def names_of(memory, pcs):
+    """The functions of return addresses, the innermost first."""
+    mappings = [m for m in memory.mappings() if m.path.startswith("/")]
+    found = {}
+    for i, pc in enumerate(pcs):
+        for m in mappings:
+            if m.start <= pc - 1 < m.end:
+                found.setdefault(m, []).append((i, pc - 1))
+    names = {}
+    for m, wanted in found.items():
+        names.update(pprof.symbolize(pprof.Mapping(m.start, m.end, m.offset, m.path, ""), wanted))
+    return [name for i, pc in enumerate(pcs) for name in reversed(names.get(i, [f"{pc:#x}"]))]
+
+
+def _look(heap, address):
     answer = {"address": address, "block": None}
+    sampled = heap.sampled_at(address)
+    if sampled:
+        start, size, state = sampled
+        return dict(answer, block=_block("sampled", start, size, state), offset=address - start)
+    guarded = heap.guarded_near(address)
+    if guarded:
+        more = {k: v for k, v in guarded.items() if k.startswith(("allocated", "freed"))}
+        block = _block("guarded", guarded["start"], guarded["size"], guarded["state"])
+        offset = address - block["start"]
+        if 0 <= offset < block["size"]:
+            return dict(answer, block=block, offset=offset, **more)
+        side = f"{-offset} bytes in front of" if offset < 0 else f"{offset - block['size'] + 1} bytes past the end of"
+        return dict(answer, what=f"{side} a guarded block", near=block, **more)
     for start, size in heap.far:
         if start <= address < start + size:
             return dict(answer, block=_block("large", start, size, "live", asked=size), offset=address - start, of="a mapping of its own")
@@ -186,6 +226,11 @@ def text(a):
     for side in ("before", "behind"):
         if a.get(side):
             lines.append(f"  {side}  {_block_text(a[side])}")
+    for name, words in (("allocated_at", "allocated"), ("freed_at", "freed")):
+        if name in a:
+            by = a.get(words + "_by")
+            lines.append(f"  {words}" + (f" by thread {by}" if by else "") + " in")
+            lines += [f"    {function}" for function in a[name]] or ["    (not known)"]
     if "slab" in a:
         lines.append(f"  slab    {a['slab']} at {a['slab_start']:#x}, SuperSlab {a['superslab']}")
     return "\n".join(lines)

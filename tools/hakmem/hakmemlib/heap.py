@@ -333,6 +333,72 @@ class Heap:
                 offset += each + size
             chunk = memory.number(chunk + lay.offset("early_chunk.next"))
 
+    # --- Sampled and guarded blocks
+
+    def _calls(self, where):
+        """The calls in one struct guarded_calls: (thread's number in the kernel, return addresses)."""
+        lay = self.layout
+        raw = self.memory.read(where, lay.offset("calls.pcs") + lay.size("calls.pcs"))
+        depth = min(lay.field(raw, "calls.depth"), lay.size("calls.pcs") // 8)
+        return lay.field(raw, "calls.thread"), struct.unpack_from(f"<{depth}Q", raw, lay.offset("calls.pcs"))
+
+    def sampled_at(self, address):
+        """(start, bytes, state) of the sampled small block at an address; None if there is none."""
+        lay = self.layout
+        base, used = lay.variable("sampled.base"), lay.variable("sampled.used")
+        index = (address - base) // self.slab_bytes if base and address >= base else -1
+        if not 0 <= index < used:
+            return None
+        each = lay.number("sampled_chunk")
+        raw = self.memory.read(lay.variable("sampled.chunks") + index * each, each)
+        number = lay.field(raw, "sampled_chunk.bin")
+        if not 0 < number < len(self.bins):
+            return None
+        b = self.bins[number]
+        block = (address - base) % self.slab_bytes // b.size
+        if block >= b.blocks:
+            return None
+        state = FREE if lay.field(raw, "sampled_chunk.bits") >> block & 1 else LIVE
+        return base + index * self.slab_bytes + block * b.size, b.size - self.header, state
+
+    def guarded_near(self, address):
+        """The guarded block whose slot or guard page an address is in, as a dictionary; None if there is none."""
+        lay = self.layout
+        base, size = lay.variable("guarded.base"), lay.variable("guarded.bytes")
+        if not size or not 0 <= address - base < size:
+            return None
+        stride, each = lay.number("guarded.stride"), lay.number("guarded")
+        slot = min((address - base) // stride, size // stride - 1)
+        where = lay.variable("guarded.slots") + slot * each
+        raw = self.memory.read(where, each)
+        state = lay.field(raw, "guarded.state")
+        if state not in (lay.number("guarded.is_live"), lay.number("guarded.is_freed")):
+            return None
+        found = {"start": lay.field(raw, "guarded.start"), "size": lay.field(raw, "guarded.size"), "state": LIVE}
+        found["allocated_by"], found["allocated_at"] = self._calls(where + lay.offset("guarded.allocated"))
+        if state == lay.number("guarded.is_freed"):
+            found["state"] = "freed"
+            found["freed_by"], found["freed_at"] = self._calls(where + lay.offset("guarded.freed"))
+        return found
+
+    def sample_of(self, block):
+        """(bytes asked for, return addresses) of a live block that was sampled; None if it was not."""
+        lay, memory = self.layout, self.memory
+        raw, each = lay.bytes_of("profile.levels"), lay.number("level")
+        places, one = lay.number("profile.places"), lay.number("sample")
+        hashed = ((block >> 4) * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 32
+        for level in range(lay.variable("profile.level_count")):
+            table = lay.field(raw, "level.places", level * each)
+            count = lay.number("profile.first_level") << level
+            at = memory.read(table + hashed % (count // places) * places * one, places * one)
+            for i in range(0, places * one, one):
+                if lay.field(at, "sample.ptr", i) == block:
+                    trace = lay.field(at, "sample.stack", i)
+                    depth = min(memory.number(trace + lay.offset("trace.depth"), 4), 1024)
+                    pcs = memory.read(trace + lay.number("trace.pcs"), depth * 8)
+                    return lay.field(at, "sample.size", i), struct.unpack(f"<{depth}Q", pcs)
+        return None
+
     # --- Settings
 
     def settings(self):

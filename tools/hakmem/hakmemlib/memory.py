@@ -232,8 +232,8 @@ class Core(_Memory):
         self.pid = None
         self.name = os.path.basename(path)
         try:
-            self._file = open(path, "rb")
-            self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            with open(path, "rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
             raise Failure(f"no such file: {path}", NO_TARGET) from None
         except PermissionError:
@@ -299,13 +299,13 @@ class Core(_Memory):
             if m.start <= address < m.end:
                 if m.path not in self._opened:
                     try:
-                        self._opened[m.path] = open(m.path, "rb")
+                        self._opened[m.path] = os.open(m.path, os.O_RDONLY | os.O_CLOEXEC)
                     except OSError:
                         self._opened[m.path] = None
                 file = self._opened[m.path]
                 if file is None:
                     return b""
-                return os.pread(file.fileno(), min(size, m.end - address), m.offset + address - m.start)
+                return os.pread(file, min(size, m.end - address), m.offset + address - m.start)
         return b""
 
     def missing_files(self):

@@ -143,11 +143,11 @@ def _names(locations, functions, strings, maps):
         else:
             unknown[location.get(2, 0)].append((i, location.get(3, 0)))
     for mapping, wanted in unknown.items():
-        names.update(_symbolize(maps.get(mapping), wanted))
+        names.update(symbolize(maps.get(mapping), wanted))
     return names
 
 
-def _symbolize(mapping, wanted):
+def symbolize(mapping, wanted):
     """Names for addresses of one file, by its symbols."""
     found = {}
     if mapping is None or not os.path.isfile(mapping.path):
