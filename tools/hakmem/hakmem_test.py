@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -32,7 +33,7 @@ STATIC = os.path.join(ROOT, "tools/hakmem/heap_program_static")
 FLAVOURS = ("hakmem_c23", "hakmem_c23_header", "hakmem_classic", "hakmem_c23_debug")
 
 sys.path.insert(0, os.path.join(ROOT, "tools/hakmem"))
-from hakmemlib import elf, layout, main, memory, picture  # noqa: E402
+from hakmemlib import cmd_tune, elf, layout, main, memory, picture  # noqa: E402
 
 
 def library(flavour):
@@ -40,7 +41,15 @@ def library(flavour):
 
 
 def hakmem(*arguments, **more):
-    """(exit status, stdout, stderr)"""
+    """(exit status, stdout, stderr). What starts no program is called, which is quicker than an interpreter each."""
+    if arguments[0] not in ("run", "tune"):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = main.main([str(argument) for argument in arguments])
+            except SystemExit as end:
+                status = end.code
+        return status, out.getvalue(), err.getvalue()
     done = subprocess.run([sys.executable, TOOL, *map(str, arguments)], capture_output=True, text=True, timeout=120, **more)
     return done.returncode, done.stdout, done.stderr
 
@@ -154,6 +163,36 @@ class Live(Case):
             self.assertIn("[stack]", self.succeeds("where", program.pid, f"{stack.end - 64:#x}"))
             self.assertIn("not mapped", self.succeeds("where", program.pid, "0x10"))
             self.fails(2, "not an address", "where", program.pid, "here")
+
+    def test_where_knows_who_allocated_a_sampled_block(self):
+        for flavour in ("hakmem_c23", "hakmem_c23_header"):
+            with self.subTest(flavour), tempfile.TemporaryDirectory() as folder, Program(flavour, HAKMEM_PROFILE=folder + "/profile", HAKMEM_PROFILE_RATE="1") as program:
+                live = [(block, asked) for block, asked, how in program.blocks if how == "live"]
+                answers = [json.loads(line) for line in self.succeeds("where", program.pid, "--json", *[f"{block + 3:#x}" for block, _ in live]).splitlines()]
+                sampled = 0
+                for (block, asked), answer in zip(live, answers):
+                    self.assertEqual((answer["block"]["start"], answer["offset"]), (block, 3))
+                    if "allocated_at" in answer:
+                        self.assertEqual(answer["block"]["asked"], asked)
+                        self.assertTrue({"main", "thread"} & set(answer["allocated_at"]), answer)
+                        sampled += 1
+                self.assertGreater(sampled, len(live) * 0.9)
+                freed = next(block for block, asked, how in program.blocks if how == "freed" and asked < 30000)
+                self.assertNotIn("allocated_at", json.loads(self.succeeds("where", program.pid, "--json", f"{freed:#x}")))
+                self.assertIn("allocated in\n", self.succeeds("where", program.pid, f"{live[0][0]:#x}"))
+
+    def test_where_knows_guarded_blocks(self):
+        with Program("hakmem_c23", HAKMEM_GUARD="1") as program:
+            answers = [json.loads(line) for line in self.succeeds("where", program.pid, "--json", *[f"{block:#x}" for block, _, _ in program.blocks]).splitlines()]
+            guarded = [(a, how) for a, (_, _, how) in zip(answers, program.blocks) if a["block"] and a["block"]["kind"] == "guarded"]
+            self.assertGreater(len(guarded), 10)
+            for answer, how in guarded:
+                self.assertTrue({"main", "thread"} & set(answer["allocated_at"]), answer)
+                if answer["block"]["state"] == "freed":
+                    self.assertEqual(how, "freed")
+                    self.assertTrue({"main", "thread"} & set(answer["freed_at"]), answer)
+            live = next(a["block"] for a, how in guarded if how == "live")
+            self.assertIn("1 bytes past the end of a guarded block", self.succeeds("where", program.pid, f"{live['start'] + live['size']:#x}"))
 
     def test_prometheus(self):
         with Program("hakmem_c23") as program:
@@ -641,6 +680,33 @@ class Run(Case):
         status, out, err = hakmem("run", *self.LIBRARY, "--check", STATIC)
         self.assertEqual(status, 0, err)
         self.assertIn("has hakmem linked in", err)
+
+
+class Tune(Case):
+    def test_intervals_tell_what_differs_from_noise(self):
+        chance = random.Random(3)
+        base = [100 + chance.random() for _ in range(9)]
+        low, high = cmd_tune.interval([0.8 * value for value in base], base, random.Random(1))
+        self.assertTrue(0.78 < low <= 0.8 + 1e-9 and 0.8 - 1e-9 <= high < 0.82, (low, high))
+        low, high = cmd_tune.interval([100 + chance.random() for _ in range(9)], base, random.Random(1))
+        self.assertTrue(low < 1.01 and high > 0.99)
+        even = (0.97, 1.03)
+        self.assertIn("set nothing", cmd_tune.advice([("A=1", [even, even, even])])[0])
+        said = cmd_tune.advice([("A=1", [(0.8, 0.9), even, (1.1, 1.2)]), ("B=2,C=3", [even, even, (0.4, 0.5)])])
+        self.assertEqual(said[0], "for less time: HAKMEM_A=1 (at least 10 % less; CPU time -3 to +3 %, peak memory +10 to +20 %)")
+        self.assertIn("for less peak memory: HAKMEM_B=2 HAKMEM_C=3 (at least 50 % less", said[1])
+
+    def test_it_runs_the_program_under_each_setting(self):
+        with tempfile.TemporaryDirectory() as folder:
+            program = f"import os; open({folder + '/seen'!r}, 'a').write(os.environ.get('HAKMEM_DECAY_MS', 'none') + os.environ.get('HAKMEM_THP', '') + ' ')"
+            out = self.succeeds("tune", *Run.LIBRARY, "--rounds", 3, "--try", "DECAY_MS=0", "--try", "DECAY_MS=7,THP=0", sys.executable, "-c", program)
+            with open(folder + "/seen") as file:
+                seen = file.read().split()
+        self.assertEqual(sorted(seen), sorted(["none"] * 4 + ["0"] * 3 + ["70"] * 3))
+        self.assertRegex(out, r"(?m)^DECAY_MS=7,THP=0 +[-+]\d+\.\d \.\. ")
+        self.fails(1, "has ended with 3", "tune", *Run.LIBRARY, "sh", "-c", "exit 3")
+        self.fails(127, "no such program", "tune", *Run.LIBRARY, "/nowhere/program")
+        self.fails(2, "NAME=VALUE is wanted", "tune", *Run.LIBRARY, "--try", "THP", "true")
 
 
 class Files(Case):
