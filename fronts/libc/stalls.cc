@@ -1608,6 +1608,9 @@ Plan DrawPlan(Random *random, uint64_t seed) {
         }
         break;
     }
+    if (plan.grows || plan.far) {
+        Set("HAKMEM_THP", "0"); // on huge pages what is touched here and there is all of it
+    }
     plan.misuses = random->OneIn(8);
     plan.exits_busy = random->OneIn(4);
     return plan;
