@@ -91,11 +91,20 @@ void SpoilMark(void *p) {
 }
 
 // Empties the caches, and makes those of `size` wide: after this, blocks go into them.
-void UseCaches(size_t size) {
-    malloc_trim(0);
+void UseCache(size_t size) {
     for (int i = 0; i < 2000; i++) {
         free(Hide(malloc(size)));
     }
+}
+// A stack of blocks above a page has no room before many have been used.
+void OpenCache(size_t size) {
+    if (size >= 4096) {
+        UseCache(size);
+    }
+}
+void UseCaches(size_t size) {
+    malloc_trim(0);
+    UseCache(size);
 }
 
 // A small block whose slab stays in use whatever happens to the block.
@@ -122,7 +131,7 @@ class SmallDeathTest : public testing::TestWithParam<size_t> {
                 free(block);
             }
         }
-        malloc_trim(0);
+        UseCaches(size_); // of a size that is used a little none above a page is cached
     }
     void TearDown() override {
         free(p_);
@@ -422,6 +431,7 @@ TEST_P(SmallDeathTest, SizedDeleteWithAWrongSize) {
         EXPECT_EXIT(
             {
                 UseCaches(size_);
+                OpenCache(wrong);
                 ::operator delete(p_, wrong);
                 exit(0);
             },
@@ -431,6 +441,7 @@ TEST_P(SmallDeathTest, SizedDeleteWithAWrongSize) {
         EXPECT_EXIT(
             {
                 UseCaches(size_);
+                OpenCache(wrong);
                 ::operator delete[](p_, wrong);
                 malloc_trim(0);
                 _exit(0);
@@ -443,6 +454,7 @@ TEST_P(SmallDeathTest, SizedDeleteWithAWrongSize) {
 
 TEST(TinyDeathTest, DoubleFreeOfTheLastBlockOfASlab) {
     // Blocks of a size that nothing else here has: with this one free the slab is free.
+    UseCaches(28000);
     void *p = malloc(28000);
     EXPECT_MISUSE(
         {
