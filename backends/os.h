@@ -105,7 +105,8 @@ enum os_result os_move(void *from, void *to, size_t size);
 // the pages only; the addresses stay reserved.)
 void os_release(void *at, size_t size);
 
-// Takes the rights to a range away, and its pages; it stays reserved. OS_NO_MEMORY: it is as it was.
+// Takes the rights to a range away, and its pages; it stays reserved. OS_NO_MEMORY: it is as it
+// was.
 enum os_result os_forbid(void *at, size_t size);
 
 // Advises huge pages for a range (true) or takes that back (false). Best effort.
@@ -133,6 +134,10 @@ size_t os_physical_memory(void);
 // 64 bits that differ from process start to process start. Not for secrets.
 uint64_t os_random(void);
 
+// 64 bits for secrets of the process; the same for the same number 0 or 1, and of one the other
+// cannot be told. No system call.
+uint64_t os_secret(unsigned number);
+
 // Monotonic clock in milliseconds, a few ms coarse. No system call.
 uint64_t os_now_ms(void);
 
@@ -151,8 +156,9 @@ void os_keep_stderr(void);
 // numbers.
 void os_write_stderr(const char *text, size_t size);
 
-// A file to write: created, or emptied where it exists. Returns its descriptor, which a program that
-// is executed does not get; -1 on any failure. os_write_file() is false if not all could be written.
+// A file to write: created, or emptied where it exists. Returns its descriptor, which a program
+// that is executed does not get; -1 on any failure. os_write_file() is false if not all could be
+// written.
 int os_create_file(const char *path);
 bool os_write_file(int file, const void *bytes, size_t size);
 void os_close_file(int file);

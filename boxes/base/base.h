@@ -41,6 +41,12 @@
 #    define HAK_HEADER 0
 #endif
 
+#if defined(HAKMEM_HARDENED) && HAKMEM_HARDENED
+#    define HAK_HARDENED 1
+#else
+#    define HAK_HARDENED 0
+#endif
+
 enum {
     HAK_PAGE_SHIFT = 12,
     HAK_PAGE = 1 << HAK_PAGE_SHIFT, // the base page

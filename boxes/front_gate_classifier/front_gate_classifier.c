@@ -4,6 +4,7 @@
 #include "boxes/early_block/early_block.h"
 #include "boxes/far_block/far_block.h"
 #include "boxes/guarded_block/guarded_block.h"
+#include "boxes/hardening/hardening.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/private_heap/private_heap.h"
 #include "boxes/sampled_block/sampled_block.h"
@@ -101,6 +102,27 @@ static struct classified classify_outside(const void *ptr, size_t slab) {
     return answer;
 }
 
+// The start of a tiny block that is not free in its slab.
+static void classify_live(struct classified *answer, const void *ptr) {
+#if HAK_HARDENED
+    size_t size;
+    switch (hardening_look(answer->bin, ptr, &size)) {
+    case HARDENING_LIVE:
+        answer->usable = size;
+        break;
+    case HARDENING_FREE:
+        answer->kind = CLASSIFIED_TINY_FREE;
+        break;
+    default:
+        answer->kind = CLASSIFIED_TINY_DAMAGED;
+        break;
+    }
+#else
+    (void)ptr;
+    answer->usable = size_class_usable(answer->bin);
+#endif
+}
+
 struct classified classify_ptr(const void *ptr) {
     struct page_arena_window window = page_arena_get_window();
     size_t slab = page_arena_slab_of(&window, ptr);
@@ -117,7 +139,7 @@ struct classified classify_ptr(const void *ptr) {
         } else if (shared_pool_is_free(answer.bin, ptr)) {
             answer.kind = CLASSIFIED_TINY_FREE;
         } else {
-            answer.usable = size_class_usable(answer.bin);
+            classify_live(&answer, ptr);
         }
         return answer;
     }
@@ -148,6 +170,8 @@ const char *classified_fault(enum classified_kind kind) {
     case CLASSIFIED_SAMPLED_FREE:
     case CLASSIFIED_GUARDED_FREE:
         return "block was freed";
+    case CLASSIFIED_TINY_DAMAGED:
+        return "heap corruption: written past the end of the block";
     case CLASSIFIED_TINY_INTERIOR:
     case CLASSIFIED_LARGE_INTERIOR:
     case CLASSIFIED_PRIVATE_INTERIOR:

@@ -14,6 +14,7 @@ enum classified_kind {
     CLASSIFIED_FOREIGN,       // not in the heap, or in a part of it that holds no block
     CLASSIFIED_TINY,          // start of a tiny block that is live or in a thread's cache
     CLASSIFIED_TINY_FREE,     // start of a tiny block that is free
+    CLASSIFIED_TINY_DAMAGED,  // start of one whose end was overwritten; in the hardened flavour
     CLASSIFIED_TINY_INTERIOR, // within a slab of tiny blocks, but not the start of one
     CLASSIFIED_LARGE,         // start of a live large block
     CLASSIFIED_LARGE_INTERIOR,

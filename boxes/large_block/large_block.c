@@ -4,7 +4,9 @@
 #include "backends/os.h"
 #include "boxes/base/alone.h"
 #include "boxes/base/atomic.h"
+#include "boxes/diagnostics/diagnostics.h"
 #include "boxes/far_block/far_block.h"
+#include "boxes/hardening/hardening.h"
 #include "boxes/settings/settings.h"
 #include "boxes/superslab/superslab.h"
 
@@ -76,8 +78,12 @@ static size_t claim(size_t size, size_t run, size_t align, bool *zero) {
     return filled ? page_arena_claim_filled(run, align, zero) : page_arena_claim(run, align, zero);
 }
 
+// Bytes behind a block that are not its user's: in the hardened flavour they tell of writes there.
+enum { TAIL = HAK_HARDENED ? 16 : 0 };
+
 // What a block of `size` bytes takes up: its usable bytes at least.
 static size_t taken(size_t size) {
+    size += TAIL;
     return HAK_PEEK(&superslab_exact) ? hak_round_up(size, HAK_PAGE) : size;
 }
 
@@ -123,7 +129,7 @@ static void settle_slack(const struct page_arena_window *window, size_t slab, en
     struct slab *meta = superslab_slab(window, slab);
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed) -
                  atomic_load_explicit(&meta->room, memory_order_relaxed);
-    size_t used = hak_round_up(atomic_load_explicit(&meta->size, memory_order_relaxed) +
+    size_t used = hak_round_up(TAIL + atomic_load_explicit(&meta->size, memory_order_relaxed) +
                                    atomic_load_explicit(&meta->colour, memory_order_relaxed),
                                HAK_PAGE);
     size_t pages =
@@ -142,6 +148,35 @@ static void settle_slack(const struct page_arena_window *window, size_t slab, en
     set_slack(meta, pages);
 }
 
+#if HAK_HARDENED
+// The word behind those that hardening_fill() writes, which are two.
+static hardening_word *tail_end(const char *block, size_t size) {
+    return (hardening_word *)(uintptr_t)(block + (size & ~(size_t)7)) + 2;
+}
+#endif
+
+// Writes the tail of a block of `size` bytes.
+static void write_tail(char *block, size_t size) {
+#if HAK_HARDENED
+    hardening_fill(block, size, tail_end(block, size), hardening_hash(block), true);
+#else
+    (void)block, (void)size;
+#endif
+}
+
+// Stops the program if the tail of a block is not as it was written.
+static void check_tail(const char *call, const char *block, size_t size) {
+#if HAK_HARDENED
+    if (HAK_UNLIKELY(
+            hardening_unfilled(block, size, tail_end(block, size), hardening_hash(block)) != 0) &&
+        hardening_has(HARDENING_CANARY)) {
+        diag_misuse(call, block, "heap corruption: written past the end of the block");
+    }
+#else
+    (void)call, (void)block, (void)size;
+#endif
+}
+
 // Makes a block of a claimed run.
 static char *begin(const struct page_arena_window *window, size_t slab, size_t run, size_t colour,
                    size_t asked) {
@@ -151,8 +186,10 @@ static char *begin(const struct page_arena_window *window, size_t slab, size_t r
     atomic_store_explicit(&meta->run, run, memory_order_relaxed);
     atomic_store_explicit(&meta->room, 0, memory_order_relaxed);
     atomic_store_explicit(&meta->size, asked, memory_order_relaxed);
+    char *block = (char *)page_arena_address(window, slab) + colour;
+    write_tail(block, asked);
     atomic_store_explicit(&meta->kind, SLAB_LARGE, memory_order_release);
-    return (char *)page_arena_address(window, slab) + colour;
+    return block;
 }
 
 // A block in the arena's window. *is_zero: it was before it was claimed.
@@ -196,7 +233,11 @@ static bool is_granted(size_t size) {
 }
 
 void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
-    if (HAK_UNLIKELY(size > (size_t)PTRDIFF_MAX || !page_arena_init() || !is_granted(size))) {
+#if HAK_HARDENED
+    hardening_prepare();
+#endif
+    if (HAK_UNLIKELY(size > (size_t)PTRDIFF_MAX - TAIL || !page_arena_init() ||
+                     !is_granted(size))) {
         return NULL;
     }
     bool may_be_far = size >= FAR_BLOCK_LEAST && settings_get(SETTING_LIMIT) == 0;
@@ -240,11 +281,65 @@ static size_t drop_room(struct slab *meta, size_t slab) {
     return run;
 }
 
+// --- What was freed, in the hardened flavour
+//
+// Runs of freed blocks are made zero, and wait for a while in a queue of all
+// threads. Few of them have pages: the longer ones give theirs back.
+
+#if HAK_HARDENED
+enum { WAITING = 32, CLEARED_SLABS = 4, RUN_BITS = 24 };
+static_assert(LARGE_BLOCK_FAR >> ARENA_SLAB_SHIFT < 1 << RUN_BITS, "any run fits");
+
+static struct {
+    _Atomic(uint32_t) next;
+    _Atomic(uint64_t) runs[WAITING]; // slab, length and whether it has pages; 0: none
+} waiting;
+
+static void release_waiting(uint64_t run) {
+    if (run != 0) {
+        page_arena_release(run >> (RUN_BITS + 1), run >> 1 & ((1 << RUN_BITS) - 1), run & 1);
+    }
+}
+
+// True if the run of a block that was freed is not to be used again at once.
+static bool retire(const char *block, size_t size, size_t slab, size_t run) {
+    bool wait = hardening_has(HARDENING_QUARANTINE) && settings_get(SETTING_LIMIT) == 0 &&
+                !page_arena_is_tight();
+    bool dirty = true;
+    if (hardening_has(HARDENING_ZERO)) {
+        dirty = run <= CLEARED_SLABS || !page_arena_clean(slab, run);
+        if (dirty) {
+            hardening_clear((char *)(uintptr_t)block, hak_round_up(size + TAIL, HAK_MIN_ALIGN));
+        }
+    } else if (!wait) {
+        return false;
+    }
+    uint64_t entry = (uint64_t)slab << (RUN_BITS + 1) | run << 1 | dirty;
+    if (wait) {
+        uint32_t turn = atomic_fetch_add_explicit(&waiting.next, 1, memory_order_relaxed);
+        entry = atomic_exchange(&waiting.runs[turn % WAITING], entry);
+    }
+    release_waiting(entry);
+    return true;
+}
+#endif
+
+void large_block_flush(void) {
+#if HAK_HARDENED
+    for (unsigned i = 0; i < WAITING; i++) {
+        if (atomic_load_explicit(&waiting.runs[i], memory_order_relaxed) != 0) {
+            release_waiting(atomic_exchange(&waiting.runs[i], 0));
+        }
+    }
+#endif
+}
+
 bool large_block_free(const struct page_arena_window *window, void *ptr, size_t slab) {
     struct slab *meta = find(window, ptr, slab);
     if (HAK_UNLIKELY(meta == NULL)) {
         return slab >= window->slabs && far_block_free(ptr);
     }
+    check_tail(DIAG_CALL_FREE, ptr, atomic_load_explicit(&meta->size, memory_order_relaxed));
     if (!hak_step_swap_byte(&meta->kind, SLAB_LARGE, SLAB_NONE)) {
         return false;
     }
@@ -252,6 +347,11 @@ bool large_block_free(const struct page_arena_window *window, void *ptr, size_t 
     // The run is read after that step, not before: where two threads free a block, the second may
     // meet the next block there, of another length.
     size_t run = drop_room(meta, slab);
+#if HAK_HARDENED
+    if (retire(ptr, atomic_load_explicit(&meta->size, memory_order_relaxed), slab, run)) {
+        return true;
+    }
+#endif
     // What another thread allocated would not be asked for again here. Marks tell most threads
     // apart.
     bool mine = atomic_load_explicit(&meta->owner, memory_order_relaxed) == hak_thread_mark();
@@ -310,6 +410,7 @@ static bool resize_near(const struct page_arena_window *window, size_t slab, siz
     bool grows = size >= atomic_load_explicit(&meta->size, memory_order_relaxed);
     atomic_store_explicit(&meta->size, size, memory_order_relaxed);
     settle_slack(window, slab, grows ? TAIL_WANTED : TAIL_UNUSED);
+    write_tail(superslab_large_start(window, slab), size);
     return true;
 }
 
@@ -460,6 +561,7 @@ void *large_block_resize(const struct page_arena_window *window, void *ptr, size
     if (HAK_UNLIKELY(slab >= window->slabs)) {
         return far_block_resize(ptr, size);
     }
+    check_tail("realloc", ptr, superslab_large_usable(window, slab));
     if (resize_near(window, slab, size)) {
         return ptr;
     }

@@ -49,6 +49,10 @@ size_t large_block_good_size(size_t size, size_t align);
 // Frees the block that starts at `ptr`. False if no large block starts there (any more).
 bool large_block_free(const struct page_arena_window *window, void *ptr, size_t slab);
 
+// Gives the arena the runs of freed blocks that wait, in the hardened flavour, before they are used
+// again.
+void large_block_flush(void);
+
 // Usable bytes of the large block at ptr, 0 if there is none.
 size_t large_block_usable(const struct page_arena_window *window, const void *ptr, size_t slab);
 

@@ -1591,6 +1591,9 @@ static void keep_ceiling(size_t freed, uint32_t now) {
     }
     size_t dirty = counted_dirty();
     size_t held = counted_held();
+    if (HAK_HARDENED) { // slabs that stay their bin's are held without a page
+        held -= hak_min(held, page_arena_sparse());
+    }
     size_t surplus =
         dirty_ceiling_surplus(dirty, held, freed, now, (uint32_t)hak_max((size_t)decay, 1));
     if (HAK_UNLIKELY(surplus != 0)) {

@@ -45,6 +45,20 @@ const struct setting_row settings_table[SETTING_COUNT] = {
                        "report on stderr at exit which sampled blocks are live, and lost"},
     [SETTING_PROFILE_SECONDS] = {"HAKMEM_PROFILE_SECONDS", "s", 0, 1000000, 0,
                                  "write the profile each time so many seconds have passed; 0: no"},
+#if HAK_HARDENED
+    [SETTING_CANARY]      = {"HAKMEM_CANARY", "0|1|2", 0, 2, 2,
+                             "look for writes past the end, 1: of a block that is freed, 2: and of the one before it"},
+    [SETTING_CHECK_SIZES] = {"HAKMEM_CHECK_SIZES", "0|1", 0, 1, 1,
+                             "compare the size and the alignment given to free_sized and delete"},
+    [SETTING_ZERO]        = {"HAKMEM_ZERO", "0|1|2", 0, 2, 2,
+                             "1: make freed blocks zero, 2: and see that they are so when they are handed out"},
+    [SETTING_QUARANTINE]  = {"HAKMEM_QUARANTINE", "bytes", 0, 1 << 20, 32 << 10,
+                             "bytes of freed blocks that wait before they are used again, a size class and thread"},
+    [SETTING_RANDOM]      = {"HAKMEM_RANDOM", "0|1", 0, 1, 1,
+                             "choose blocks at random"},
+    [SETTING_SEPARATE]    = {"HAKMEM_SEPARATE", "0|1", 0, 1, 1,
+                             "never use addresses of one size class for another"},
+#endif
 };
 
 const struct setting_text_row settings_text_table[SETTING_TEXTS] = {
@@ -69,6 +83,14 @@ int64_t settings_values[SETTING_COUNT] = {
     [SETTING_GUARD] = 0,
     [SETTING_LEAKS] = 0,
     [SETTING_PROFILE_SECONDS] = 0,
+#if HAK_HARDENED
+    [SETTING_CANARY] = 2,
+    [SETTING_CHECK_SIZES] = 1,
+    [SETTING_ZERO] = 2,
+    [SETTING_QUARANTINE] = 32 << 10,
+    [SETTING_RANDOM] = 1,
+    [SETTING_SEPARATE] = 1,
+#endif
 };
 // clang-format on
 

@@ -33,6 +33,14 @@ enum setting {
     SETTING_GUARD,           // one allocation in so many stands against a guard page, 0: none
     SETTING_LEAKS,           // report at exit what is still live
     SETTING_PROFILE_SECONDS, // seconds from profile to profile, 0: none
+#if HAK_HARDENED
+    SETTING_CANARY,      // words behind a block are looked at
+    SETTING_CHECK_SIZES, // a size given to free or delete is compared
+    SETTING_ZERO,        // what is freed is made zero, and is to be so when it is handed out
+    SETTING_QUARANTINE,  // bytes of freed blocks that wait, a bin and thread
+    SETTING_RANDOM,      // which block is next is not known
+    SETTING_SEPARATE,    // addresses of a bin stay the bin's
+#endif
     SETTING_COUNT,
 };
 

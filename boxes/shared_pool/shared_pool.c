@@ -3,9 +3,12 @@
 
 #include "backends/os.h"
 #include "boxes/diagnostics/diagnostics.h"
+#include "boxes/hardening/hardening.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/size_class/size_class.h"
 #include "boxes/superslab/superslab.h"
+
+#include <string.h>
 
 // Build setting: 1 puts slabs of all blocks on huge pages in a dense heap, and not of those up to a
 // page alone.
@@ -127,6 +130,36 @@ static _Atomic(uint8_t) *map_of(const struct page_arena_window *window, size_t s
 static void mark_active(struct slab *meta) {
     if (atomic_load_explicit(&meta->active, memory_order_relaxed) == 0) {
         atomic_store_explicit(&meta->active, 1, memory_order_relaxed);
+    }
+}
+
+// --- Slabs that stay
+//
+// In the hardened flavour a slab serves one bin for good, so that no address is ever used for
+// blocks of another size. Slabs without a live block keep their pages while there are few of them.
+
+static bool stays(void) {
+#if HAK_HARDENED
+    return hardening_has(HARDENING_SEPARATE);
+#else
+    return false;
+#endif
+}
+
+static _Atomic(size_t) empty_slabs; // with pages; an estimate
+
+// A slab that stays has no pages any more (true), or some again.
+static void count_bare(bool bare) {
+    if (HAK_HARDENED) {
+        page_arena_count_sparse(bare ? 1 : -1);
+    }
+}
+
+// A slab is used again, or has no pages any more.
+static void leave_empty(struct slab *meta) {
+    if (HAK_HARDENED && atomic_load_explicit(&meta->empty, memory_order_relaxed) != 0 &&
+        atomic_exchange(&meta->empty, 0) != 0) {
+        atomic_fetch_sub_explicit(&empty_slabs, 1, memory_order_relaxed);
     }
 }
 
@@ -352,6 +385,9 @@ static HAK_NOINLINE bool hold_all(const struct page_arena_window *window, size_t
 static HAK_NOINLINE void give_away(const struct page_arena_window *window, size_t slab,
                                    unsigned bin) {
     struct slab *meta = superslab_slab(window, slab);
+    if (HAK_HARDENED && atomic_load(&meta->clean) == UINT16_MAX) {
+        count_bare(false);
+    }
     atomic_store(map_of(window, slab), 0);
     atomic_store(&meta->kind, SLAB_NONE);
     count_clean(0, atomic_exchange(&meta->clean, 0));
@@ -360,10 +396,38 @@ static HAK_NOINLINE void give_away(const struct page_arena_window *window, size_
     page_arena_release(slab, 1, true);
 }
 
+static bool purge_slab(const struct page_arena_window *window, size_t slab, unsigned bin,
+                       size_t *given);
+
+// The same where slabs stay: if there are enough of them without a live block, gives this one's
+// pages back.
+static HAK_NOINLINE void keep_empty(const struct page_arena_window *window, size_t slab,
+                                    unsigned bin, unsigned word) {
+    enum { MOST = 128 };
+    struct slab *meta = superslab_slab(window, slab);
+    // (With the last of its pages put back after a purge, it has none left.)
+    if (atomic_load(&meta->clean) == UINT16_MAX || !is_all_free(window, slab, bin, word)) {
+        return;
+    }
+    if (atomic_load_explicit(&empty_slabs, memory_order_relaxed) < MOST) {
+        if (atomic_exchange(&meta->empty, 1) == 0) {
+            atomic_fetch_add_explicit(&empty_slabs, 1, memory_order_relaxed);
+        }
+        return;
+    }
+    leave_empty(meta);
+    size_t given = 0;
+    purge_slab(window, slab, bin, &given);
+}
+
 // For whoever has made word `word` of a slab's bitmap full: gives the slab away if all of its
 // blocks are free.
 static HAK_NOINLINE void reclaim_if_free(const struct page_arena_window *window, size_t slab,
                                          unsigned bin, unsigned word) {
+    if (stays()) {
+        keep_empty(window, slab, bin, word);
+        return;
+    }
     while (bin != 0 && is_all_free(window, slab, bin, word)) {
         unsigned owed = 0;
         if (hold_all(window, slab, bin, &owed)) {
@@ -395,13 +459,18 @@ static uint16_t pages_of(size_t size, size_t first, size_t last) {
 // page sets its bit, so it cannot be set while one of them is out.
 static void leave_clean(struct slab *meta, size_t size, unsigned word, uint64_t mask) {
     mark_active(meta);
+    leave_empty(meta);
     uint16_t clean = atomic_load_explicit(&meta->clean, memory_order_relaxed);
     if (HAK_UNLIKELY(clean != 0)) {
         size_t first = word * 64 + (size_t)__builtin_ctzll(mask);
         size_t last = word * 64 + 63 - (size_t)__builtin_clzll(mask);
         uint16_t pages = pages_of(size, first, last);
         if ((clean & pages) != 0) {
-            count_clean(0, pages & atomic_fetch_and(&meta->clean, (uint16_t)~pages));
+            clean = atomic_fetch_and(&meta->clean, (uint16_t)~pages);
+            count_clean(0, pages & clean);
+            if (clean == UINT16_MAX) {
+                count_bare(false);
+            }
         }
     }
 }
@@ -610,6 +679,11 @@ static HAK_NOINLINE unsigned take_from_fresh(unsigned bin, void **blocks, unsign
     if (slab == ARENA_NONE) {
         return 0;
     }
+    if (HAK_HARDENED && !zero) {
+        // Free blocks are zero. (Before the slab is in use: nobody looks at it.)
+        const struct page_arena_window window = page_arena_get_window();
+        memset(page_arena_address(&window, slab), 0, ARENA_SLAB);
+    }
     *hint = slab;
     return format(slab, zero, bin, blocks, want, 0);
 }
@@ -662,7 +736,8 @@ static HAK_NOINLINE unsigned take_short(unsigned bin, void **blocks, unsigned wa
         return 0;
     }
     unsigned pages = pages_for(bin, 1);
-    if (!page_arena_give_rights(slab, 0, pages)) {
+    if ((HAK_HARDENED && !zero && !page_arena_clean(slab, 1)) ||
+        !page_arena_give_rights(slab, 0, pages)) {
         page_arena_release(slab, 1, !zero);
         return 0;
     }
@@ -761,7 +836,12 @@ static HAK_NOINLINE size_t purge_pages(const struct page_arena_window *window, s
         return 0;
     }
     struct slab *meta = superslab_slab(window, slab);
-    count_clean(pages & (uint16_t)~atomic_fetch_or(&meta->clean, pages), 0);
+    leave_empty(meta);
+    uint16_t before = atomic_fetch_or(&meta->clean, pages);
+    count_clean(pages & (uint16_t)~before, 0);
+    if (before != UINT16_MAX && (before | pages) == UINT16_MAX) {
+        count_bare(true);
+    }
     return (size_t)__builtin_popcount(pages);
 }
 
@@ -908,7 +988,7 @@ static void give_short(const struct page_arena_window *window, size_t slab) {
 }
 
 void shared_pool_give_short(void) {
-    if (HAK_LIKELY(!page_arena_is_tight())) {
+    if (HAK_LIKELY(!page_arena_is_tight()) || stays()) {
         return;
     }
     struct page_arena_window window;

@@ -11,6 +11,9 @@
 // belongs to the block behind it, and the bins are powers of two, 16 B to 32 KiB: their number has
 // to fit in the low half of that byte.
 //
+// With HAKMEM_HARDENED=1 every block ends in a word that is not its user's (see hardening.h); the
+// bins are as usual.
+//
 // Pure functions and constant tables; thread-safe.
 #ifndef HAKMEM_BOXES_SIZE_CLASS_SIZE_CLASS_H
 #define HAKMEM_BOXES_SIZE_CLASS_SIZE_CLASS_H
@@ -26,14 +29,15 @@ HAK_C_BEGIN
 #endif
 
 enum {
-    SIZE_CLASS_STEP = 16,           // block sizes are multiples of this
-    SIZE_CLASS_HEADER = HAK_HEADER, // bytes of each block that are not the user's
+    SIZE_CLASS_STEP = 16, // block sizes are multiples of this
+    // Bytes of each block that are not the user's.
+    SIZE_CLASS_HEADER = HAK_HARDENED ? 8 : HAK_HEADER,
 #if HAK_HEADER
     SIZE_CLASS_BINS = 13, // bins 0..12
     SIZE_CLASS_HIT_MAX = 32768 - SIZE_CLASS_HEADER,
 #else
     SIZE_CLASS_BINS = SIZE_CLASS_FINE ? 69 : 49,
-    SIZE_CLASS_HIT_MAX = 1024, // largest request that size_class_hit_place() takes
+    SIZE_CLASS_HIT_MAX = 1024 - SIZE_CLASS_HEADER, // largest that size_class_hit_place() takes
 #endif
     SIZE_CLASS_TINY_MAX = 32768 - SIZE_CLASS_HEADER, // largest request served by a tiny block
     SIZE_CLASS_CLASSES = 8,                          // C0..C7
@@ -59,6 +63,7 @@ HAK_INLINE unsigned size_class_bin_of(size_t size) {
 #if HAK_HEADER
     return hak_log2(size | 15) - 2;
 #else
+    size += SIZE_CLASS_HEADER;
     if (size <= 128) {
         return size == 0 ? 1 : (unsigned)((size + 15) / 16);
     }

@@ -35,7 +35,8 @@ struct slab {
     _Atomic(uint64_t) size;   // SLAB_LARGE: bytes asked for
     _Atomic(uint8_t) pages;   // SLAB_TINY: pages that blocks are on so far, 0: all; shared_pool.c
     _Atomic(uint8_t) slack;   // SLAB_LARGE: pages behind the block that may have memory; its holder
-    uint8_t unused_[2];
+    _Atomic(uint8_t) empty;   // SLAB_TINY: counted among those without a live block; shared_pool.c
+    uint8_t unused_[1];
     _Atomic(uint32_t) room; // SLAB_LARGE: slabs at the run's end that the block does not have yet
     atomic_bitmap_word bits[SLAB_INLINE_WORDS]; // free blocks; anyone sets, takers clear
 };
@@ -101,6 +102,9 @@ HAK_INLINE char *superslab_large_start(const struct page_arena_window *window, s
 }
 HAK_INLINE size_t superslab_large_usable(const struct page_arena_window *window, size_t slab) {
     struct slab *meta = superslab_slab(window, slab);
+    if (HAK_HARDENED) {
+        return atomic_load_explicit(&meta->size, memory_order_relaxed);
+    }
     if (HAK_PEEK(&superslab_exact)) {
         return hak_round_up(atomic_load_explicit(&meta->size, memory_order_relaxed), HAK_PAGE);
     }

@@ -263,6 +263,18 @@ HAK_NOINLINE void slow_delete_basic(void *ptr) noexcept {
 
 constexpr std::align_val_t kNone{};
 
+// What a delete is told of a block is compared where the block is this library's.
+HAK_INLINE void check_size(void *ptr, std::align_val_t align, std::size_t size) {
+    if (HAK_HARDENED && !interposed()) {
+        slow_check_size("operator delete", ptr, number(align), size);
+    }
+}
+HAK_INLINE void check_align(void *ptr, std::align_val_t align) {
+    if (HAK_HARDENED && !interposed()) {
+        slow_check_align("operator delete", ptr, number(align));
+    }
+}
+
 HAK_INLINE void *new_plain(std::size_t size, unsigned form) {
     void *block = hit_alloc_from(thread_heap_of_operators(), size);
     return HAK_LIKELY(block != nullptr) ? block : slow_new(size, kNone, form);
@@ -287,6 +299,7 @@ HAK_INLINE void delete_derived(void *ptr, std::align_val_t align, unsigned form)
 }
 
 HAK_INLINE void delete_sized(void *ptr, std::size_t size, unsigned form) {
+    check_size(ptr, kNone, size);
     if (HAK_UNLIKELY(!hit_free_sized_to(thread_heap_of_operators(), ptr, size))) {
         slow_delete(ptr, kNone, form);
     }
@@ -337,22 +350,28 @@ EXPORT void operator delete(void *p, const std::nothrow_t &) noexcept {
 EXPORT void operator delete[](void *p, const std::nothrow_t &) noexcept {
     delete_derived(p, kNone, ARRAY);
 }
-EXPORT void operator delete(void *p, std::align_val_t) noexcept {
+EXPORT void operator delete(void *p, std::align_val_t a) noexcept {
+    check_align(p, a);
     delete_basic(p);
 }
 EXPORT void operator delete[](void *p, std::align_val_t a) noexcept {
+    check_align(p, a);
     delete_derived(p, a, ALIGNED);
 }
-EXPORT void operator delete(void *p, std::size_t, std::align_val_t a) noexcept {
+EXPORT void operator delete(void *p, std::size_t n, std::align_val_t a) noexcept {
+    check_size(p, a, n);
     delete_derived(p, a, ALIGNED);
 }
-EXPORT void operator delete[](void *p, std::size_t, std::align_val_t a) noexcept {
+EXPORT void operator delete[](void *p, std::size_t n, std::align_val_t a) noexcept {
+    check_size(p, a, n);
     delete_derived(p, a, ALIGNED | ARRAY);
 }
 EXPORT void operator delete(void *p, std::align_val_t a, const std::nothrow_t &) noexcept {
+    check_align(p, a);
     delete_derived(p, a, ALIGNED);
 }
 EXPORT void operator delete[](void *p, std::align_val_t a, const std::nothrow_t &) noexcept {
+    check_align(p, a);
     delete_derived(p, a, ALIGNED | ARRAY);
 }
 

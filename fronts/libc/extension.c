@@ -28,6 +28,9 @@ EXPORT size_t hak_good_size(size_t size, size_t align) {
         return 0;
     }
     size = hak_max(size, 1);
+    if (HAK_HARDENED) {
+        return size;
+    }
     unsigned bin = 0;
     if (align > HAK_MIN_ALIGN) {
         bin = size_class_aligned_bin(size, align);

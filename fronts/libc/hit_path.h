@@ -4,7 +4,8 @@
 // A size becomes the place of a stack through a table of the heap, a pointer becomes one through
 // the page map. A block in a cache bears its heap's mark (free_mark.h): a block that is freed and
 // bears it already is the slow path's to look for. Whatever is not a hit ends in one of the slow
-// calls below, as a tail call, so that the hit path saves no register.
+// calls below, as a tail call, so that the hit path saves no register. In the hardened flavour
+// nothing is a hit: each block is looked at (hardening.h).
 #ifndef HAKMEM_FRONTS_LIBC_HIT_PATH_H
 #define HAKMEM_FRONTS_LIBC_HIT_PATH_H
 
@@ -25,6 +26,20 @@ HAK_NOINLINE void slow_free(void *ptr);
 
 // For a large block that realloc() has resized, which counts as a new one.
 void slow_sample_moved(void *block, size_t size);
+// For calls that are told what the block is: in the hardened flavour stops the program if ptr
+// starts a live block that was asked for with another size, or does not start at a multiple of
+// `align` (0: not told). Nothing in the others.
+#if HAK_HARDENED
+HAK_NOINLINE void slow_check_size(const char *call, const void *ptr, size_t align, size_t size);
+HAK_NOINLINE void slow_check_align(const char *call, const void *ptr, size_t align);
+#else
+HAK_INLINE void slow_check_size(const char *call, const void *ptr, size_t align, size_t size) {
+    (void)call, (void)ptr, (void)align, (void)size;
+}
+HAK_INLINE void slow_check_align(const char *call, const void *ptr, size_t align) {
+    (void)call, (void)ptr, (void)align;
+}
+#endif
 
 // Whether freed blocks are looked at depends on what the heap holds: each miss decides anew, and
 // this.
@@ -39,7 +54,7 @@ void slow_make_room(void);
 
 // A block from the heap's cache, or NULL: then slow_alloc() is next.
 HAK_INLINE void *hit_alloc_from(struct thread_heap *heap, size_t size) {
-    if (HAK_UNLIKELY(size >= thread_heap_sizes())) {
+    if (HAK_HARDENED || HAK_UNLIKELY(size >= thread_heap_sizes())) {
         return NULL;
     }
     void *block = fast_cache_pop_at(heap->bins, size_class_hit_place(heap->table, size));
@@ -79,6 +94,9 @@ HAK_INLINE bool hit_push_unseen(struct thread_heap *heap, size_t place, void *pt
 
 // True if the block went into the heap's cache; otherwise slow_free() is next.
 HAK_INLINE bool hit_free_to(struct thread_heap *heap, void *ptr) {
+    if (HAK_HARDENED) {
+        return false;
+    }
     const struct front_gate *gate = thread_heap_gate();
 #if HAK_HEADER
     unsigned place;
@@ -100,7 +118,7 @@ HAK_INLINE bool hit_free(void *ptr) {
 // pointer only its alignment is asked, and whether the heap is there.
 HAK_INLINE bool hit_free_sized_to(struct thread_heap *heap, void *ptr, size_t size) {
     const struct front_gate *gate = thread_heap_gate();
-    if (HAK_UNLIKELY(size >= thread_heap_sizes())) {
+    if (HAK_HARDENED || HAK_UNLIKELY(size >= thread_heap_sizes())) {
         return false;
     }
 #if HAK_HEADER

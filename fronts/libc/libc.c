@@ -12,6 +12,7 @@
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/early_block/early_block.h"
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
+#include "boxes/hardening/hardening.h"
 #include "boxes/heap_profile/heap_profile.h"
 #include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
@@ -69,14 +70,22 @@ EXPORT void cfree(void *ptr) {
     put_derived(ptr);
 }
 
+// Another free() is asked to free what another malloc() may have allocated.
+static void check_size(const char *call, const void *ptr, size_t align, size_t size) {
+    if (HAK_LIKELY((interposed_calls() & INTERPOSED_FREE) == 0)) {
+        slow_check_size(call, ptr, align, size);
+    }
+}
+
+// The size is looked at in the hardened flavour only: a block that realloc() shrank at its place
+// has a larger bin than its size says.
 EXPORT void free_sized(void *ptr, size_t size) {
-    (void)size; // a block that realloc() shrank at its place has a larger bin than its size says
+    check_size("free_sized", ptr, 0, size);
     put_derived(ptr);
 }
 
 EXPORT void free_aligned_sized(void *ptr, size_t align, size_t size) {
-    (void)align;
-    (void)size;
+    check_size("free_aligned_sized", ptr, align, size);
     put_derived(ptr);
 }
 
@@ -156,6 +165,15 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
     if (old.kind == CLASSIFIED_SAMPLED || old.kind == CLASSIFIED_GUARDED) {
         return move(ptr, size, old.usable); // Its sample ends, and the new block may be one.
     }
+#if HAK_HARDENED
+    if (old.kind == CLASSIFIED_TINY) {
+        if (size <= SIZE_CLASS_TINY_MAX && size_class_bin_of(size) == old.bin) {
+            hardening_set(old.bin, ptr, size, true);
+            return ptr;
+        }
+        return move(ptr, size, old.usable);
+    }
+#endif
     if (old.kind != CLASSIFIED_LARGE) {
         // Shrinking stays in place as long as at least half of the block remains in use.
         if (size <= old.usable && (size > old.usable / 2 || (old.kind == CLASSIFIED_TINY &&
@@ -188,7 +206,7 @@ static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
     // for each call: a block that is free bears a mark.
     size_t block;
     if (HAK_UNLIKELY(
-            bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||
+            HAK_HARDENED || bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||
             !size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB, &block) ||
             free_mark_is_set(ptr, thread_heap_current()) ||
             (HAK_DEBUG && shared_pool_is_free(bin, ptr)))) {
@@ -403,6 +421,9 @@ static __attribute__((constructor(101))) void start(void) {
     if (settings_get(SETTING_STATS) != 0 || settings_get(SETTING_LEAKS) != 0) {
         os_keep_stderr();
     }
+#if HAK_HARDENED
+    hardening_start();
+#endif
     tiny_front_start();
     statistics_start(program_invocation_short_name, tiny_front_flavour, HAKMEM_VERSION);
     pthread_atfork(NULL, NULL, after_fork);

@@ -656,6 +656,9 @@ TEST(Trim, GivesPagesBack) {
 }
 
 TEST(Trim, KeepsThePad) {
+    if (HAK_HARDENED) {
+        GTEST_SKIP() << "slabs stay their size's: what is freed in them is given back, too";
+    }
     malloc_trim(0);
     size_t before = test_util::ResidentBytes();
     void *p = malloc(30 * kMiB);
@@ -704,7 +707,7 @@ TEST(Info, MallinfoCountsEachBlockOnce) {
         // As much as the program uses, and no more than a quarter and a little more.
         size_t used = with.uordblks + with.hblkhd - before.uordblks - before.hblkhd;
         EXPECT_GE(used, kBlocks * size);
-        size_t most = SIZE_CLASS_HEADER ? 2 * size + 32 : size + hak_max(size / 4, 4096);
+        size_t most = HAK_HEADER ? 2 * size + 32 : size + hak_max(size / 4, 4096);
         EXPECT_LE(used, kBlocks * most);
         size_t held = with.arena + with.hblkhd;
         EXPECT_GE(held, with.uordblks + with.hblkhd);
@@ -943,6 +946,9 @@ TEST(Info, StatsCountExactly) {
 
 // A thread that has used many sizes once, and waits for good, keeps little.
 TEST(Info, AThreadKeepsNoBlockAboveAPageOfASizeThatItHasUsedALittle) {
+    if (HAK_HARDENED) {
+        GTEST_SKIP() << "freed blocks wait in the quarantine";
+    }
     auto cached = [](size_t from) {
         struct hak_stats stats = Stats();
         size_t bytes = 0;
@@ -1011,7 +1017,11 @@ TEST(Info, EveryEntryPointIsServedHere) {
         void *p = c.call();
         ASSERT_NE(p, nullptr) << c.name;
         size_t with = Live();
-        EXPECT_EQ(with, live + test_util::TinyBytes(p)) << c.name;
+        if (HAK_HARDENED) { // what an aligned block has behind its user's bytes is not known
+            EXPECT_GE(with, live + test_util::TinyBytes(p)) << c.name;
+        } else {
+            EXPECT_EQ(with, live + test_util::TinyBytes(p)) << c.name;
+        }
         free(p);
         EXPECT_EQ(Live(), live) << c.name;
     }

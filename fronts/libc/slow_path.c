@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Misses, large blocks, and pointers that are not what they should be.
+#include "fronts/libc/hardened_path.h"
 #include "fronts/libc/hit_path.h"
 
 #include "backends/os.h"
@@ -8,6 +9,7 @@
 #include "boxes/early_block/early_block.h"
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
 #include "boxes/guarded_block/guarded_block.h"
+#include "boxes/hardening/hardening.h"
 #include "boxes/heap_profile/heap_profile.h"
 #include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
@@ -53,6 +55,7 @@ void slow_tick(void) {
 HAK_COLD void slow_make_room(void) {
     thread_heap_flush();
     thread_heap_flush_free();
+    large_block_flush();
     shared_pool_give_short();
 }
 
@@ -80,11 +83,25 @@ void slow_look_anew(void) {
     }
 }
 
-// A block from the heap's cache, or NULL.
-HAK_INLINE void *pop(struct thread_heap *heap, unsigned bin) {
+// A free block becomes the user's.
+HAK_INLINE void hand_out(unsigned bin, void *block, size_t size) {
+#if HAK_HARDENED
+    hardening_issue(bin, block, size);
+#else
+    (void)bin, (void)size;
+    free_mark_clear(block);
+#endif
+}
+
+// A block from the heap's cache, for a request of `size` bytes, or NULL.
+HAK_INLINE void *pop(struct thread_heap *heap, unsigned bin, size_t size) {
+#if HAK_HARDENED
+    void *block = hardened_path_pop(heap, bin);
+#else
     void *block = fast_cache_pop(&heap->bins[bin]);
+#endif
     if (HAK_LIKELY(block != NULL)) {
-        free_mark_clear(block);
+        hand_out(bin, block, size);
     }
     return block;
 }
@@ -100,7 +117,7 @@ static bool is_uncached(struct thread_heap *heap, unsigned bin) {
     return !wider;
 }
 
-static HAK_NOINLINE void *take_uncached(struct thread_heap *heap, unsigned bin) {
+static HAK_NOINLINE void *take_uncached(struct thread_heap *heap, unsigned bin, size_t size) {
     void *block = tiny_front_take_one(heap, bin);
     if (HAK_UNLIKELY(block == NULL)) {
         slow_make_room();
@@ -110,11 +127,14 @@ static HAK_NOINLINE void *take_uncached(struct thread_heap *heap, unsigned bin) 
         errno = ENOMEM;
         return NULL;
     }
-    free_mark_clear(block);
+    hand_out(bin, block, size);
     return block;
 }
 
-static HAK_NOINLINE void *miss(unsigned bin) {
+static HAK_NOINLINE void *miss(unsigned bin, size_t size) {
+#if HAK_HARDENED
+    hardening_prepare();
+#endif
     struct thread_heap *heap = thread_heap_get();
     void *block = NULL;
     tick(heap);
@@ -127,17 +147,20 @@ static HAK_NOINLINE void *miss(unsigned bin) {
             errno = ENOMEM;
             return NULL;
         }
-        free_mark_clear(block);
+        hand_out(bin, block, size);
         return block;
     }
     renew_gate();
+#if HAK_HARDENED
+    hardened_path_start(heap);
+#endif
     // An adopted heap brings its cached blocks.
-    block = pop(heap, bin);
+    block = pop(heap, bin, size);
     if (block != NULL) {
         return block;
     }
-    if (HAK_UNLIKELY(is_uncached(heap, bin))) {
-        return take_uncached(heap, bin);
+    if (!HAK_HARDENED && HAK_UNLIKELY(is_uncached(heap, bin))) {
+        return take_uncached(heap, bin, size);
     }
     if (HAK_UNLIKELY(tiny_front_of(bin)->refill(heap, bin) == 0)) {
         slow_make_room();
@@ -146,7 +169,7 @@ static HAK_NOINLINE void *miss(unsigned bin) {
             return NULL;
         }
     }
-    return pop(heap, bin);
+    return pop(heap, bin, size);
 }
 
 // False for a block that is larger than any heap: no room that is made will do for it.
@@ -211,8 +234,8 @@ HAK_INLINE void *small(unsigned bin, size_t size, size_t align) {
             return block;
         }
     }
-    void *block = pop(thread_heap_current(), bin);
-    return HAK_LIKELY(block != NULL) ? block : miss(bin);
+    void *block = pop(thread_heap_current(), bin, size);
+    return HAK_LIKELY(block != NULL) ? block : miss(bin, size);
 }
 
 static HAK_NOINLINE void *alloc_unhit(size_t size) {
@@ -221,18 +244,22 @@ static HAK_NOINLINE void *alloc_unhit(size_t size) {
 }
 
 static HAK_NOINLINE void *miss_of(size_t size) {
-    return miss(size_class_bin_of(size));
+    return miss(size_class_bin_of(size), size);
 }
 
 // A block of a size that may be a hit, from the thread's stack or a miss.
 HAK_INLINE void *take_counted(size_t size) {
     struct thread_heap *heap = thread_heap_current();
-    void *block = fast_cache_pop_at(heap->bins, size_class_sized_place(heap->sizes, size));
+    size_t place = size_class_sized_place(heap->sizes, size);
+#if HAK_HARDENED
+    void *block = pop(heap, size_class_bin_at((unsigned)place), size);
+#else
+    void *block = fast_cache_pop_at(heap->bins, place);
     if (HAK_LIKELY(block != NULL)) {
         free_mark_clear(block);
-        return block;
     }
-    return miss_of(size);
+#endif
+    return HAK_LIKELY(block != NULL) ? block : miss_of(size);
 }
 
 static HAK_NOINLINE void *alloc_due(size_t size) {
@@ -261,6 +288,12 @@ void *slow_zero_alloc(size_t size) {
         return large(size, 1, LARGE_BLOCK_ZERO);
     }
     void *block = slow_alloc(size);
+#if HAK_HARDENED
+    // Not one that is sampled or guarded: these are not of the heap's slabs.
+    if (hardening_is_zero() && front_gate_registry(thread_heap_gate(), block) != 0) {
+        return block;
+    }
+#endif
     return HAK_LIKELY(block != NULL) ? memset(block, 0, size) : NULL;
 }
 
@@ -300,6 +333,44 @@ static void check_start(unsigned bin, const void *ptr) {
                     "heap corruption: header byte overwritten by the block before");
     }
 }
+
+#if HAK_HARDENED
+// The usual way of a block that is freed.
+HAK_INLINE bool free_hardened(void *ptr) {
+    struct thread_heap *heap = thread_heap_current();
+    unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
+    size_t block;
+    if (HAK_UNLIKELY(
+            bin == 0 ||
+            !size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB, &block) ||
+            heap->front_state == NULL)) {
+        return false;
+    }
+    hardening_free(bin, ptr);
+    void *out = hardened_path_keep(heap, bin, ptr);
+    if (HAK_UNLIKELY(out != NULL)) {
+        tick(heap);
+        hardened_path_spill(heap, bin, out);
+    }
+    return true;
+}
+
+// Any other, that is the start of one. `heap` may be NULL.
+static HAK_NOINLINE void free_hardened_slowly(struct thread_heap *heap, unsigned bin, void *ptr) {
+    hardening_prepare();
+    hardening_free(bin, ptr);
+    if (HAK_UNLIKELY(heap == NULL)) {
+        shared_pool_put(bin, &ptr, 1);
+        return;
+    }
+    renew_gate();
+    hardened_path_start(heap);
+    void *out = hardened_path_keep(heap, bin, ptr);
+    if (out != NULL) {
+        hardened_path_spill(heap, bin, out);
+    }
+}
+#endif
 
 // The start of a block. A mark that is there by chance is no fault; where no block is looked at, a
 // medium one may be without its mark.
@@ -358,6 +429,10 @@ static HAK_NOINLINE void free_tiny(unsigned bin, void *ptr) {
     struct thread_heap *heap = thread_heap_get();
     tick(heap);
     check_start(bin, ptr);
+#if HAK_HARDENED
+    free_hardened_slowly(heap, bin, ptr);
+    return;
+#endif
     if (HAK_UNLIKELY(heap == NULL)) {
         shared_pool_put(bin, &ptr, 1);
         return;
@@ -406,10 +481,42 @@ static HAK_NOINLINE void free_large(void *ptr) {
     }
 }
 
+#if HAK_HARDENED
+// The usable bytes of the live block that starts at ptr; 0 for anything else, which free() will
+// have something to say about, and for blocks whose size is not known.
+static size_t user_bytes(const void *ptr) {
+    if (ptr == NULL || !thread_heap_ready() || !hardening_has(HARDENING_SIZES)) {
+        return 0;
+    }
+    struct classified what = classify_ptr(ptr);
+    return what.kind == CLASSIFIED_TINY || what.kind == CLASSIFIED_LARGE ? what.usable : 0;
+}
+
+void slow_check_size(const char *call, const void *ptr, size_t align, size_t size) {
+    size_t usable = user_bytes(ptr);
+    if (usable != 0) {
+        hardening_check_size(call, ptr, usable, align, size);
+    }
+}
+
+void slow_check_align(const char *call, const void *ptr, size_t align) {
+    size_t usable = user_bytes(ptr);
+    if (usable != 0) {
+        hardening_check_size(call, ptr, usable, align, usable);
+    }
+}
+#endif
+
 void slow_free(void *ptr) {
+#if HAK_HARDENED
+    if (HAK_LIKELY(free_hardened(ptr))) {
+        return;
+    }
+#else
     if (SIZE_CLASS_CLOSED != 0 && HAK_LIKELY(free_medium(ptr))) {
         return;
     }
+#endif
     if (ptr == NULL) {
         return;
     }

@@ -66,9 +66,14 @@ inline struct hak_stats Stats() {
 }
 
 // What a live block of ours counts for in the statistics: a tiny block all its bytes, its header
-// (of the header flavour) included; a large one what was asked for, which is not for here to know.
+// (of the header flavour) or what the hardened flavour has behind its user's included; a large one
+// what was asked for, which is not for here to know.
 inline size_t TinyBytes(void *p) {
-    return malloc_usable_size(p) + SIZE_CLASS_HEADER;
+    size_t size = malloc_usable_size(p);
+    while (HAK_HARDENED && size_class_bin_of(size + 1) == size_class_bin_of(size)) {
+        size++;
+    }
+    return size + SIZE_CLASS_HEADER;
 }
 
 inline size_t ResidentBytes() {

@@ -49,6 +49,25 @@ FLAVOURS = [
     ),
 ]
 
+# Flavours for users that are built as the others are. Those of the suite's tests that are named in HARDENED_TESTS run
+# on them, and all others where they are asked for: they have the tag "manual".
+HARDENED_FLAVOURS = [
+    # For programs that face attackers: docs/hardened.md.
+    struct(
+        name = "hakmem_hardened",
+        variant = "_hardened",
+        fronts = ["//fronts/tiny_front_hardened"] * 8,
+        alternative = None,
+        backend = "//backends/linux",
+    ),
+]
+
+HARDENED_TESTS = [
+    "fork_test",
+    "libc_test",
+    "threads_test",
+]
+
 # Flavours that only tests may link. They run the same tests as the others.
 TEST_FLAVOURS = [
     struct(name = "hakmem_example", variant = "", fronts = ["//fronts/tiny_front_example"] * 8, alternative = None, backend = "//backends/linux"),

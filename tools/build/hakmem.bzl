@@ -4,7 +4,7 @@
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 load("//tools/build:archive.bzl", "hak_archive")
 load("//tools/build:flavour.bzl", hak_flavour_library = "cc_library")
-load("//tools/build:flavours.bzl", "COMPAT", "FAULTY_FLAVOURS", "FLAVOURS", "TEST_FLAVOURS")
+load("//tools/build:flavours.bzl", "COMPAT", "FAULTY_FLAVOURS", "FLAVOURS", "HARDENED_FLAVOURS", "HARDENED_TESTS", "TEST_FLAVOURS")
 load("//tools/build:link.bzl", "hak_link")
 load("//tools/build:variants.bzl", "COPTS", "NO_SANITIZER", "STANDARD_C", "STANDARD_CXX", "VARIANTS", "WARNINGS")
 
@@ -235,7 +235,7 @@ def hak_flavours():
         actual = ":" + FLAVOURS[0].name + "_compat",
         visibility = ["//visibility:public"],
     )
-    for flavour in FLAVOURS:
+    for flavour in FLAVOURS + HARDENED_FLAVOURS:
         _flavour(flavour)
     for flavour in TEST_FLAVOURS + FAULTY_FLAVOURS:
         _flavour(flavour, testonly = True)
@@ -300,7 +300,8 @@ def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwarg
       flavours: names, or None for all.
       **kwargs: as of cc_test.
     """
-    for flavour in FLAVOURS + TEST_FLAVOURS:
+    for flavour in FLAVOURS + TEST_FLAVOURS + HARDENED_FLAVOURS:
+        on_demand = flavours == None and flavour in HARDENED_FLAVOURS and name not in HARDENED_TESTS
         if flavours == None or flavour.name in flavours:
             cc_test(
                 name = name + "_" + flavour.name,
@@ -308,7 +309,7 @@ def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwarg
                 copts = _flavour_test_copts(flavour),
                 linkopts = ["-pthread"],
                 malloc = "//:" + flavour.name,
-                tags = tags + NO_SANITIZER,
+                tags = tags + NO_SANITIZER + (["manual"] if on_demand else []),
                 deps = deps + ["@com_google_googletest//:gtest_main"],
                 **kwargs
             )

@@ -5,6 +5,11 @@
 VARIANTS = {
     "": [],
     "_debug": ["-DHAKMEM_DEBUG=1"],
+    "_hardened": [
+        "-DHAKMEM_HARDENED=1",
+        # What is freed is zero, so that a write to it is seen.
+        "-DFREE_MARK=0",
+    ],
     "_header": ["-DHAKMEM_HEADER=1"],
 }
 

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the hardened flavour does between a heap's cache and a program: the choice of a block that
+// is handed out, and the quarantine of one that is freed. Nothing in the other flavours.
+//
+// All of it runs on the heap's own thread. Between two steps that belong together the heap is
+// marked busy, so that a forked child does not take it over; a block that is on its way then is
+// lost to the child.
+#ifndef HAKMEM_FRONTS_LIBC_HARDENED_PATH_H
+#define HAKMEM_FRONTS_LIBC_HARDENED_PATH_H
+
+#include "boxes/base/base.h"
+
+#if HAK_HARDENED
+
+#    include "backends/os.h"
+#    include "boxes/fast_cache/fast_cache.h"
+#    include "boxes/hardening/hardening.h"
+#    include "boxes/thread_heap/thread_heap.h"
+#    include "fronts/tiny_front/tiny_front.h"
+
+// Gives a heap its quarantine, if it has none and there is memory for one.
+HAK_INLINE void hardened_path_start(struct thread_heap *heap) {
+    struct hardening_heap *state = heap->front_state;
+    if (HAK_UNLIKELY(state == NULL)) {
+        state = thread_heap_make_state();
+        if (state == NULL) {
+            return;
+        }
+        state->random = os_secret(0) ^ (uintptr_t)state * os_secret(1) ^ os_now_ns();
+        heap->front_state = state;
+    }
+    hardening_measure(state);
+}
+
+// Pops a block: one of the topmost, whose place the topmost one takes. NULL if there is none.
+HAK_INLINE void *hardened_path_pop(struct thread_heap *heap, unsigned bin) {
+    enum { CHOICE = 16 };
+    struct fast_bin *stack = &heap->bins[bin];
+    void **top = stack->top;
+    void *block = *top;
+    struct hardening_heap *state = heap->front_state;
+    if (HAK_UNLIKELY(block == NULL || state == NULL) || !hardening_has(HARDENING_RANDOM)) {
+        return fast_cache_pop(stack);
+    }
+    size_t held = (size_t)(top - heap->bottoms[bin]);
+    void **chosen = top - hardening_below(state, (unsigned)hak_min(held, CHOICE));
+    thread_heap_enter(heap);
+    void *other = *chosen;
+    *chosen = block;
+    HAK_POKE(&stack->top, top - 1);
+    thread_heap_leave(heap);
+    return other;
+}
+
+// A freed block goes into the quarantine, and the one that has waited longest into the cache. If
+// there is no room that one is returned, for hardened_path_spill(), else NULL.
+HAK_INLINE void *hardened_path_keep(struct thread_heap *heap, unsigned bin, void *ptr) {
+    struct hardening_heap *state = heap->front_state;
+    void *out = ptr;
+    thread_heap_enter(heap);
+    if (HAK_LIKELY(state != NULL) && hardening_has(HARDENING_QUARANTINE)) {
+        out = hardening_wait(state, bin, ptr);
+        if (HAK_UNLIKELY(out == NULL)) {
+            HAK_POKE(&heap->behind[bin], (uint16_t)(heap->behind[bin] + 1));
+        }
+    }
+    if (HAK_LIKELY(out != NULL) && HAK_LIKELY(fast_cache_push(&heap->bins[bin], out))) {
+        out = NULL;
+    }
+    thread_heap_leave(heap);
+    return out;
+}
+
+HAK_INLINE void hardened_path_spill(struct thread_heap *heap, unsigned bin, void *out) {
+    if (!fast_cache_push(&heap->bins[bin], out)) {
+        tiny_front_of(bin)->spill(heap, bin);
+        if (!fast_cache_push(&heap->bins[bin], out)) {
+            tiny_front_give_one(heap, bin, out);
+        }
+    }
+}
+
+#endif
+#endif

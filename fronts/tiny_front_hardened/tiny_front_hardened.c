@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fronts/tiny_front_hardened/tiny_front_hardened.h"
+
+#include "boxes/hardening/hardening.h"
+
+#if HAK_HARDENED
+
+// As many blocks at least as make a choice, where that costs few pages.
+static unsigned least(unsigned bin) {
+    enum { CHOICE = 8, BYTES = 2 * HAK_PAGE };
+    return (unsigned)hak_max(1, hak_min(CHOICE, BYTES / size_class_bins[bin].size));
+}
+
+static unsigned refill(struct thread_heap *heap, unsigned bin) {
+    // Blocks are chosen from the cache: there is to be one.
+    if (fast_cache_is_closed(&heap->bins[bin], heap->bottoms[bin])) {
+        tiny_front_begin(heap);
+        if (!fast_cache_widen(heap->bins, heap->bottoms, heap->slots, bin, FAST_CACHE_MIDDLE)) {
+            fast_cache_widen(heap->bins, heap->bottoms, heap->slots, bin, FAST_CACHE_WIDE);
+        }
+        tiny_front_end(heap);
+    }
+    unsigned want = (unsigned)hak_max(tiny_front_next_batch(heap, bin), least(bin));
+    return tiny_front_refill_direct(heap, bin, want);
+}
+
+static void spill(struct thread_heap *heap, unsigned bin) {
+    tiny_front_spill_direct(heap, bin, tiny_front_spill_batch(heap, bin));
+}
+
+static void flush(struct thread_heap *heap, unsigned bin) {
+    struct hardening_heap *state = heap->front_state;
+    if (state == NULL || heap->behind[bin] == 0) {
+        return;
+    }
+    struct hardening_queue *queue = &state->queues[bin];
+    tiny_front_begin(heap);
+    while (queue->held > 0) {
+        // In one piece up to the end of the ring.
+        unsigned count = (unsigned)hak_min(queue->held, HARDENING_QUEUE_MOST - queue->next);
+        tiny_front_give(heap, bin, &state->blocks[bin][queue->next], count);
+        queue->next = (uint16_t)((queue->next + count) % HARDENING_QUEUE_MOST);
+        queue->held = (uint16_t)(queue->held - count);
+    }
+    HAK_POKE(&heap->behind[bin], 0);
+    tiny_front_end(heap);
+}
+
+static bool holds(const struct thread_heap *heap, unsigned bin, const void *block) {
+    const struct hardening_heap *state = heap->front_state;
+    if (state == NULL) {
+        return false;
+    }
+    const struct hardening_queue *queue = &state->queues[bin];
+    for (unsigned i = 0; i < queue->held; i++) {
+        if (state->blocks[bin][(queue->next + i) % HARDENING_QUEUE_MOST] == block) {
+            return true;
+        }
+    }
+    return false;
+}
+
+const struct tiny_front tiny_front_hardened = {"hardened", refill, spill, flush, holds, NULL};
+
+#endif
