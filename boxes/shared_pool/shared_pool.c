@@ -1044,6 +1044,39 @@ static HAK_NORETURN HAK_COLD void not_a_start(const struct page_arena_window *wi
     diag_misuse(DIAG_CALL_FREE, ptr, "pointer into a block, not to its start");
 }
 
+// A block may come back for a bin that is smaller than its own: C++'s sized delete was told the
+// size of a base class, or of what a larger block was asked for. Nobody has been hurt, and programs
+// do it. Whoever wants to know builds the debug flavour. With headers it cannot be told from a
+// header that was overwritten.
+static bool is_larger(const struct page_arena_window *window, size_t slab, unsigned bin,
+                      const void *ptr, unsigned *own, size_t *block) {
+    if (HAK_HEADER || HAK_DEBUG || !superslab_known(window, slab) ||
+        atomic_load(&superslab_slab(window, slab)->kind) != SLAB_TINY) {
+        return false;
+    }
+    *own = atomic_load(&superslab_slab(window, slab)->bin);
+    return *own > bin && *own < SIZE_CLASS_BINS &&
+           size_class_is_start(&size_class_bins[*own], (uintptr_t)ptr & (ARENA_SLAB - 1), block) &&
+           !atomic_bitmap_test(superslab_bits(window, slab, *own), *block);
+}
+
+// Puts back what is no block of the bin, or stops.
+static HAK_NOINLINE HAK_COLD void put_misfit(const struct page_arena_window *window, unsigned bin,
+                                             const void *ptr) {
+    size_t slab = page_arena_slab_of(window, ptr);
+    unsigned own;
+    size_t block;
+    if (is_larger(window, slab, bin, ptr, &own, &block)) {
+        put_word(window, slab, own, superslab_bits(window, slab, own) + block / 64,
+                 (unsigned)(block / 64), UINT64_C(1) << (block % 64), false);
+        return;
+    }
+    if (!size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr & (ARENA_SLAB - 1), &block)) {
+        not_a_start(window, bin, ptr);
+    }
+    not_of_bin(window, slab, ptr);
+}
+
 // Blocks of one word go back in one step; neighbours in a cache are often neighbours in a slab.
 struct gathered {
     atomic_bitmap_word *word;
@@ -1058,24 +1091,17 @@ HAK_INLINE void put_gathered(const struct page_arena_window *window, unsigned bi
     put_word(window, some->place >> GATHERED_NUMBER, bin, some->word, number, some->mask, alone);
 }
 
-// The number in its slab of the block at ptr.
-HAK_INLINE size_t block_of(const struct page_arena_window *window, unsigned bin,
-                           const struct size_class_bin *info, const void *ptr) {
-    size_t block;
-    if (HAK_UNLIKELY(!size_class_is_start(info, (uintptr_t)ptr & (ARENA_SLAB - 1), &block))) {
-        not_a_start(window, bin, ptr);
-    }
-    return block;
+// True if a block could start at ptr: *block is its number in the slab.
+HAK_INLINE bool starts_at(const struct size_class_bin *info, const void *ptr, size_t *block) {
+    return HAK_LIKELY(size_class_is_start(info, (uintptr_t)ptr & (ARENA_SLAB - 1), block));
 }
 
 // `mapped` is page_arena_mapped().
-HAK_INLINE void check_bin(const struct page_arena_window *window, size_t mapped, size_t slab,
-                          unsigned bin, const void *ptr) {
-    if (HAK_UNLIKELY((slab >= mapped && !page_arena_reaches(slab)) ||
-                     atomic_load_explicit(map_of(window, slab), memory_order_relaxed) !=
-                         size_class_place(bin))) {
-        not_of_bin(window, slab, ptr);
-    }
+HAK_INLINE bool serves(const struct page_arena_window *window, size_t mapped, size_t slab,
+                       unsigned bin) {
+    return HAK_LIKELY((slab < mapped || page_arena_reaches(slab)) &&
+                      atomic_load_explicit(map_of(window, slab), memory_order_relaxed) ==
+                          size_class_place(bin));
 }
 
 // Each block in a step of its own. `beside`: where the bitmaps are, the same for all blocks of the
@@ -1087,8 +1113,11 @@ HAK_INLINE void put_each(const struct page_arena_window *window, unsigned bin, v
     for (void *const *end = blocks + count; blocks != end; blocks++) {
         const void *ptr = *blocks;
         size_t slab = page_arena_slab_of(window, ptr);
-        size_t block = block_of(window, bin, &info, ptr);
-        check_bin(window, mapped, slab, bin, ptr);
+        size_t block;
+        if (!starts_at(&info, ptr, &block) || !serves(window, mapped, slab, bin)) {
+            put_misfit(window, bin, ptr);
+            continue;
+        }
         put_word(window, slab, bin, superslab_bits_where(window, slab, beside) + block / 64,
                  (unsigned)(block / 64), UINT64_C(1) << (block % 64), true);
     }
@@ -1103,7 +1132,11 @@ HAK_INLINE void put_runs(const struct page_arena_window *window, unsigned bin, v
     for (unsigned i = 0; i < count; i++) {
         const void *ptr = blocks[i];
         size_t slab = page_arena_slab_of(window, ptr);
-        size_t block = block_of(window, bin, &info, ptr);
+        size_t block;
+        if (!starts_at(&info, ptr, &block)) {
+            put_misfit(window, bin, ptr);
+            continue;
+        }
         uint64_t bit = UINT64_C(1) << (block % 64);
         size_t place = slab << GATHERED_NUMBER | block / 64;
         if (place == some.place && (some.mask & bit) == 0) {
@@ -1114,7 +1147,12 @@ HAK_INLINE void put_runs(const struct page_arena_window *window, unsigned bin, v
             put_gathered(window, bin, &some, alone);
         }
         // After each step, which may have given the slab away if the next block was freed twice.
-        check_bin(window, mapped, slab, bin, ptr);
+        if (!serves(window, mapped, slab, bin)) {
+            put_misfit(window, bin, ptr);
+            some.mask = 0;
+            some.place = SIZE_MAX;
+            continue;
+        }
         some.word = superslab_bits(window, slab, bin) + block / 64;
         some.place = place;
         some.mask = bit;
@@ -1154,6 +1192,11 @@ void shared_pool_check(unsigned bin, void *const *blocks, unsigned count) {
     for (unsigned i = 0; i < count; i++) {
         size_t slab = page_arena_slab_of(&window, blocks[i]);
         if (HAK_UNLIKELY(!superslab_known(&window, slab) || !is_tiny(&window, slab, bin))) {
+            unsigned own;
+            size_t block;
+            if (is_larger(&window, slab, bin, blocks[i], &own, &block)) {
+                continue;
+            }
             not_of_bin(&window, slab, blocks[i]);
         }
         if (HAK_UNLIKELY(shared_pool_block_start(bin, blocks[i]) != blocks[i])) {

@@ -649,12 +649,17 @@ TEST_P(SharedPoolDeathTest, MisuseIsReported) {
     void *in_order[] = {blocks[9], blocks[10], blocks[11], blocks[12], blocks[10]};
     void *inside = static_cast<char *>(blocks[4]) + 16;
     void *foreign = &foreign;
+    void *first = *std::min_element(blocks.begin(), blocks.end()); // starts a block of any bin
+    ASSERT_EQ(reinterpret_cast<uintptr_t>(first) % ARENA_SLAB, 0u);
     void *gone = take(6, 1)[0];
     shared_pool_put(6, &gone, 1);
     for (auto *call : {+[](unsigned bin, void **ptr) { shared_pool_put(bin, ptr, 1); },
                        +[](unsigned bin, void **ptr) { shared_pool_check(bin, ptr, 1); }}) {
         EXPECT_MISUSE(call(kBin, &inside), inside, "pointer into a block, not to its start");
-        EXPECT_MISUSE(call(1, &blocks[4]), blocks[4], wrong_bin);
+        EXPECT_MISUSE(call(kBin + 1, &first), first, wrong_bin);
+        if (HAK_HEADER || HAK_DEBUG) {
+            EXPECT_MISUSE(call(1, &blocks[4]), blocks[4], wrong_bin);
+        }
         EXPECT_MISUSE(call(6, &gone), gone, "block freed twice (its slab is gone)");
         foreign = reinterpret_cast<void *>(0x10000);
         EXPECT_MISUSE(call(1, &foreign), foreign, "not a pointer of this heap");
@@ -677,6 +682,34 @@ TEST_P(SharedPoolDeathTest, MisuseIsReported) {
     blocks.erase(blocks.begin() + 1);
     shared_pool_check(kBin, blocks.data(), 69);
     put(kBin, blocks);
+}
+
+// As when C++'s sized delete was told a smaller size: it goes back as what it is.
+TEST_P(SharedPoolDeathTest, ABlockOfALargerBinIsPutBackAsThat) {
+    if (HAK_HEADER || HAK_DEBUG) {
+        GTEST_SKIP() << "that is reported";
+    }
+    constexpr unsigned kBin = 5;
+    std::vector<void *> blocks = take(kBin, 70);
+    std::vector<void *> small = take(1, 8);
+    // Beside blocks of the smaller bin, in the order that gathers them and in another.
+    void *mixed[] = {small[0], small[1], blocks[3], blocks[4], small[2], blocks[9], small[3]};
+    shared_pool_check(1, mixed, 7);
+    shared_pool_put(1, mixed, 7);
+    for (void *block : {blocks[3], blocks[4], blocks[9]}) {
+        EXPECT_TRUE(shared_pool_is_free(kBin, block));
+        EXPECT_MISUSE(shared_pool_put(1, &block, 1), block,
+                      "block freed twice, or the size given does not fit it");
+        blocks.erase(std::find(blocks.begin(), blocks.end(), block));
+    }
+    for (int i = 0; i < 4; i++) {
+        EXPECT_TRUE(shared_pool_is_free(1, small[i]));
+    }
+    void *inside = static_cast<char *>(blocks[5]) + 16;
+    EXPECT_MISUSE(shared_pool_put(1, &inside, 1), inside,
+                  "block freed twice, or the size given does not fit it");
+    put(kBin, blocks);
+    put(1, {small.begin() + 4, small.end()});
 }
 
 INSTANTIATE_TEST_SUITE_P(, SharedPoolDeathTest, testing::Values(kAlone, kBesideAnother),
