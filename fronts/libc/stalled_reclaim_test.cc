@@ -113,11 +113,10 @@ uintptr_t slab;
 void *FreeASlab(void *) {
     std::vector<char *> blocks = AllocateASlab(kTwoInASlab, 2, 0, &kept);
     slab = SlabOf(blocks.front());
-    for (char *block : blocks) {
-        free(block);
-    }
+    free(blocks[0]);
     *place = 0xCC;
-    malloc_trim(0); // empties the caches: all of the slab is free
+    free(blocks[1]);
+    malloc_trim(0); // empties the caches, if the blocks went there: all of the slab is free
     return nullptr;
 }
 
