@@ -78,12 +78,3 @@ __asm__(".pushsection .note.hakmem, \"a\", @note\n"
         ".quad hak_descriptor_own - .\n"
         ".popsection\n");
 static_assert(DESCRIPTOR_NOTE == 1, "as the note has it");
-
-// gdb runs the text that it finds here, if it is told to trust the library (auto-load safe-path).
-// No part of the section is mapped.
-__asm__(".pushsection .debug_gdb_scripts, \"MS\", @progbits, 1\n"
-        ".byte 4\n" // Python, the text itself
-        ".ascii \"hakmem\\n\"\n"
-#include "fronts/descriptor/hakmem_gdb.inc"
-        ".byte 0\n"
-        ".popsection\n");

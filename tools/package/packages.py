@@ -168,6 +168,12 @@ def tree(sources, prefix, lib):
         name = path[len("tools/hakmem/") :]
         if name == "hakmem":
             add("bin/hakmem", sources.bytes(path), TOOLS, 0o755)
+        elif name == "hakmem_gdb.py":
+            # gdb reads what is named as the library in a folder of its own, which it trusts.
+            for flavour in sources.flavours:
+                library = f"{prefix.strip('/')}/{lib}/lib{flavour}.so.{sources.major}"
+                add(f"share/gdb/auto-load/{library}-gdb.py", sources.bytes(path), TOOLS)
+            add(f"share/hakmem/{name}", sources.bytes(path), TOOLS)
         elif name.endswith(".1"):
             add(f"share/man/man1/{name}", sources.bytes(path), TOOLS)
         else:
@@ -181,16 +187,14 @@ def tree(sources, prefix, lib):
 
 
 def stripped(name, content):
-    """A shared library without symbols that only a debugger needs, an archive without what nothing needs. The commands
-    for gdb, which a shared library brings along, stay."""
+    """A shared library without symbols that only a debugger needs, an archive without what nothing needs."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, name)
         with open(path, "wb") as file:
             file.write(content)
         option = "--strip-debug" if name.endswith(".a") else "--strip-unneeded"
-        keep = ["--keep-section=.debug_gdb_scripts"]
         subprocess.run(
-            ["strip", option, "--enable-deterministic-archives", "--remove-section=.comment", *keep, path], check=True
+            ["strip", option, "--enable-deterministic-archives", "--remove-section=.comment", path], check=True
         )
         with open(path, "rb") as file:
             return file.read()

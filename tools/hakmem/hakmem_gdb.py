@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-# hakmem's commands in gdb: `hakmem stats`, `hakmem where ADDRESS`. They are the tool's (tools/hakmem in the tree, or as
-# installed): this text, which gdb finds in the library, looks for it.
+# hakmem's commands in gdb: `hakmem stats`, `hakmem where ADDRESS`, by `source hakmem_gdb.py`, or as installed: there gdb
+# reads it with the library, by its name in gdb's own folder. The commands are the tool's, which this looks for.
 def _hakmem_load():
-    import glob
     import os
     import sys
 
     import gdb
 
-    places = [os.environ.get('HAK_TOOL', '')]
+    places = [os.environ.get('HAK_TOOL', ''), os.path.dirname(os.path.abspath(globals().get('__file__', '')))]
     for name in [o.filename for o in gdb.objfiles() if o.filename]:
         up = os.path.dirname(os.path.realpath(name))
         for _ in range(12):
