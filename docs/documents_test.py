@@ -52,6 +52,17 @@ def check_link(name, link):
         faults.append(f"{name}: no heading {link}")
 
 
+def check_boxes(folder):
+    """Each box of a folder has a link in the README of the boxes or of the fronts."""
+    readmes = "".join(open(f"{root}/{name}/README.md", encoding="utf-8").read() for name in ("boxes", "fronts"))
+    for name in sorted(os.listdir(f"{root}/{folder}")):
+        if os.path.isdir(f"{root}/{folder}/{name}") and f"{name}/" not in readmes:
+            faults.append(f"{folder}/{name}: no README links to it")
+
+
+check_boxes("boxes")
+check_boxes("fronts")
+
 links = 0
 for name in documents():
     for number, line in enumerate(prose_of(f"{root}/{name}"), 1):

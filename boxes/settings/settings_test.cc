@@ -188,12 +188,9 @@ TEST_F(Settings, StatisticsGoToStderrOrToAFileAsATableOrAsJson) {
         const char *text, *file;
         bool json;
     } rows[] = {
-        {"text", nullptr, false},
-        {"json", nullptr, true},
-        {"/tmp/file", "/tmp/file", false},
-        {"./stats.%p", "./stats.%p", false},
-        {"stats.json", "stats.json", true},
-        {"1", nullptr, false},
+        {"text", nullptr, false},           {"json", nullptr, true},
+        {"/tmp/file", "/tmp/file", false},  {"./stats.%p", "./stats.%p", false},
+        {"stats.json", "stats.json", true}, {"1", nullptr, false},
     };
     for (const auto &row : rows) {
         settings_values[SETTING_STATS] = 0;
@@ -204,8 +201,8 @@ TEST_F(Settings, StatisticsGoToStderrOrToAFileAsATableOrAsJson) {
         EXPECT_EQ(stats.json, row.json) << row.text;
     }
     settings_values[SETTING_STATS] = 0;
-    for (const std::string &bad : {std::string("JSON"), std::string("jsonx"),
-                                   "/" + std::string(1024, 'x')}) {
+    for (const std::string &bad :
+         {std::string("JSON"), std::string("jsonx"), "/" + std::string(1024, 'x')}) {
         EXPECT_NE(load({"HAKMEM_STATS=" + bad}), "");
         EXPECT_EQ(settings_get(SETTING_STATS), 0);
     }

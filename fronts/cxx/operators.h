@@ -10,11 +10,11 @@ HAK_C_BEGIN
 
 // The operators that others are derived from ([new.delete]): new and delete, each plain or array,
 // each plain or aligned.
-#define OPERATORS_BASIC(X)                                                                       \
-    X(_Znwm)                                                                                     \
-    X(_Znam)                                                                                     \
-    X(_ZnwmSt11align_val_t) X(_ZnamSt11align_val_t) X(_ZdlPv) X(_ZdaPv) X(_ZdlPvSt11align_val_t) \
-        X(_ZdaPvSt11align_val_t)
+#define OPERATORS_BASIC(X)  \
+    X(_Znwm)                \
+    X(_Znam)                \
+    X(_ZnwmSt11align_val_t) \
+    X(_ZnamSt11align_val_t) X(_ZdlPv) X(_ZdaPv) X(_ZdlPvSt11align_val_t) X(_ZdaPvSt11align_val_t)
 
 enum operators_state {
     OPERATORS_UNKNOWN,    // this library is not relocated yet
