@@ -23,7 +23,7 @@ HAK_C_BEGIN
 
 // Build setting: slabs that may always stay. SIZE_MAX: frees give nothing back.
 #ifndef DIRTY_CEILING_LEAST
-#    define DIRTY_CEILING_LEAST 16 // 1 MiB
+#    define DIRTY_CEILING_LEAST 128 // 8 MiB
 #endif
 
 enum {
