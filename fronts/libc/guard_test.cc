@@ -19,8 +19,7 @@ using testing::MatchesRegex;
 using testing::Not;
 
 constexpr char kProgram[] = "fronts/libc/guard_program";
-const char *const kFlavours[] = {"hakmem_c23", "hakmem_c23_header", "hakmem_classic",
-                                 "hakmem_c23_debug"};
+const char *const kFlavours[] = {HAK_FLAVOURS};
 
 shell::Outcome RunProgram(const std::string &flavour, const std::string &arguments, int guard) {
     return shell::Run("{ HAKMEM_GUARD=" + std::to_string(guard) + " LD_PRELOAD=$PWD/lib" + flavour +

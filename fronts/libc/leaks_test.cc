@@ -17,8 +17,7 @@ using testing::HasSubstr;
 using testing::MatchesRegex;
 
 constexpr char kProgram[] = "fronts/libc/leaks_program";
-const char *const kFlavours[] = {"hakmem_c23", "hakmem_c23_header", "hakmem_classic",
-                                 "hakmem_c23_debug"};
+const char *const kFlavours[] = {HAK_FLAVOURS};
 
 struct Leak {
     long bytes = 0, blocks = 0;

@@ -19,8 +19,7 @@ namespace {
 using testing::HasSubstr;
 
 constexpr char kProgram[] = "fronts/libc/profile_program";
-const char *const kFlavours[] = {"hakmem_c23", "hakmem_c23_header", "hakmem_classic",
-                                 "hakmem_c23_debug"};
+const char *const kFlavours[] = {HAK_FLAVOURS};
 
 std::string Temp(const std::string &name) {
     return testing::TempDir() + "/" + name;

@@ -39,9 +39,7 @@ class SmallStackTest : public testing::TestWithParam<const char *> {
     static std::string Preload() { return std::string("LD_PRELOAD=./lib") + GetParam() + ".so"; }
 };
 
-INSTANTIATE_TEST_SUITE_P(Flavours, SmallStackTest,
-                         testing::Values("hakmem_c23", "hakmem_c23_header", "hakmem_classic",
-                                         "hakmem_c23_debug"),
+INSTANTIATE_TEST_SUITE_P(Flavours, SmallStackTest, testing::Values(HAK_FLAVOURS),
                          [](const testing::TestParamInfo<const char *> &param) {
                              return std::string(param.param);
                          });

@@ -240,6 +240,59 @@ def hak_flavours():
     for flavour in TEST_FLAVOURS + FAULTY_FLAVOURS:
         _flavour(flavour, testonly = True)
 
+def _program(name, src, malloc, copts = [], linkopts = [], deps = []):
+    """A program in C that a test runs."""
+    cc_binary(
+        name = name,
+        testonly = True,
+        srcs = [src],
+        copts = WARNINGS + copts + [
+            "-D_GNU_SOURCE",
+            "-fno-builtin",
+        ],
+        # Bazel links every program with the C++ library.
+        linkopts = linkopts + [
+            "-pthread",
+            "-Wl,--as-needed",
+        ],
+        malloc = malloc,
+        tags = NO_SANITIZER,
+        deps = deps,
+    )
+
+def hak_preload_test(name, srcs, program, copts = [], linkopts = [], linked = False, **kwargs):
+    """A test that runs a C program with each flavour preloaded, by shell.h: NAME and PROGRAM.
+
+    Args:
+      name: the test's name.
+      srcs: GoogleTest sources; HAK_FLAVOURS is the names of the flavours, as strings with commas between them.
+      program: the program's name; PROGRAM.c is its source.
+      copts: more options for the program's compiler.
+      linkopts: and for its linker.
+      linked: whether there is to be a PROGRAM_linked with hakmem_c23 in itself, too.
+      **kwargs: as of hak_test.
+    """
+    mallocs = {program: "@bazel_tools//tools/cpp:malloc"}
+    if linked:
+        mallocs[program + "_linked"] = "//:hakmem_c23"
+    for binary, malloc in mallocs.items():
+        _program(
+            name = binary,
+            src = program + ".c",
+            malloc = malloc,
+            copts = copts,
+            linkopts = linkopts,
+        )
+    hak_test(
+        name = name,
+        srcs = srcs,
+        data = mallocs.keys() + ["//:lib%s.so" % flavour.name for flavour in FLAVOURS],
+        local_defines = ["HAK_FLAVOURS=" + ",".join(['\\"%s\\"' % flavour.name for flavour in FLAVOURS])],
+        tags = NO_SANITIZER,
+        deps = ["//fronts/libc:shell"],
+        **kwargs
+    )
+
 def hak_program_tests(name, srcs, program, flavours = FLAVOURS + TEST_FLAVOURS, boxes = [], **kwargs):
     """Tests that run a C program with a flavour linked in: NAME_FLAVOUR and PROGRAM_FLAVOUR, one of each a flavour.
 
@@ -252,21 +305,11 @@ def hak_program_tests(name, srcs, program, flavours = FLAVOURS + TEST_FLAVOURS, 
       **kwargs: as of cc_test.
     """
     for flavour in flavours:
-        cc_binary(
+        _program(
             name = program + "_" + flavour.name,
-            testonly = True,
-            srcs = [program + ".c"],
-            copts = WARNINGS + VARIANTS[flavour.variant] + [
-                "-D_GNU_SOURCE",
-                "-fno-builtin",
-            ],
-            # Bazel links every program with the C++ library.
-            linkopts = [
-                "-pthread",
-                "-Wl,--as-needed",
-            ],
+            src = program + ".c",
             malloc = "//:" + flavour.name,
-            tags = NO_SANITIZER,
+            copts = VARIANTS[flavour.variant],
             deps = [variant_label(box, flavour.variant) for box in boxes],
         )
         cc_test(
