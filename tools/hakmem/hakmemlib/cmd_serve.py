@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """hakmem serve: a page of this machine with live charts of a process's heap."""
 
+import html
 import http.server
 import json
 import secrets
@@ -118,9 +119,9 @@ def run(args):
 
 
 def page(title):
-    return f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{picture._xml(title)}</title><style>{picture.STYLE}
+    return f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{picture.STYLE}
 h2{{font-size:15px;margin:14px 0 4px}}#chart,#bins{{border:1px solid #ddd;display:block}}.key span{{margin-right:12px;font-size:12px}}.key i{{display:inline-block;width:11px;height:11px;margin-right:4px}}</style></head>
-<body><h1>{picture._xml(title)}</h1><div id="caption"></div>
+<body><h1>{html.escape(title)}</h1><div id="caption"></div>
 <h2>Memory over time</h2><canvas id="chart" width="1024" height="240"></canvas><div class="key" id="key"></div>
 <h2>By block size: live, cached, free</h2><canvas id="bins" width="1024" height="170"></canvas>
 <h2>Map <button id="again">look again</button></h2><div id="mapcaption"></div><canvas id="map"></canvas><div id="legend"></div><div id="tip"></div>

@@ -9,6 +9,7 @@ import colorsys
 import json
 import struct
 import zlib
+from html import escape
 
 # What a page is. The codes from BIN on are of slabs of blocks: BIN + the number of their bin.
 UNMAPPED, CLEAN, DIRTY, ASIDE, OWN, PRIVATE, LARGE, ROOM, UNTOUCHED, EMPTY, BIN = range(11)
@@ -228,10 +229,6 @@ def png(heap, found, title):
 
 # --- SVG
 
-def _xml(text):
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
-
-
 def svg(heap, found, title):
     tall, gap, left, head = 8, 2, 110, 24
     colours = bin_colours(len(heap.bins))
@@ -241,7 +238,7 @@ def svg(heap, found, title):
     height = head + len(found) * (tall + gap) + 16 + 16 * ((len(words) + 4) // 5)
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="10">',
-        f'<rect width="{width}" height="{height}" fill="#fff"/><text x="4" y="15" font-size="13">{_xml(title)}</text>',
+        f'<rect width="{width}" height="{height}" fill="#fff"/><text x="4" y="15" font-size="13">{escape(title)}</text>',
     ]
 
     def rect(x, y, w, h, colour):
@@ -273,7 +270,7 @@ def svg(heap, found, title):
     for i, (colour, text) in enumerate(words):
         x = 4 + i % 5 * (width // 5)
         rect(x, y + i // 5 * 16, 10, 10, colour)
-        out.append(f'<text x="{x + 14}" y="{y + i // 5 * 16 + 9}">{_xml(text)}</text>')
+        out.append(f'<text x="{x + 14}" y="{y + i // 5 * 16 + 9}">{escape(text)}</text>')
     return "\n".join(out + ["</svg>", ""]).encode()
 
 
@@ -361,8 +358,8 @@ def html(heap, frames, title):
     """One page that needs nothing from anywhere."""
     blob = base64.b64encode(zlib.compress(json.dumps({"common": common(heap), "frames": frames}).encode(), 9)).decode()
     slider = '<input id="time" type="range" min="0" value="0" step="1">' if len(frames) > 1 else ""
-    return f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{_xml(title)}</title><style>{STYLE}</style></head>
-<body><h1>{_xml(title)}</h1><div id="caption"></div>{slider}<canvas id="map"></canvas><div id="legend"></div><div id="tip"></div>
+    return f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head>
+<body><h1>{escape(title)}</h1><div id="caption"></div>{slider}<canvas id="map"></canvas><div id="legend"></div><div id="tip"></div>
 <script>{SCRIPT}
 const raw = Uint8Array.from(atob("{blob}"), c => c.charCodeAt(0));
 new Response(new Blob([raw]).stream().pipeThrough(new DecompressionStream('deflate'))).json().then(data => {{
