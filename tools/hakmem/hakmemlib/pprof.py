@@ -149,20 +149,21 @@ def _names(locations, functions, strings, maps):
 
 def symbolize(mapping, wanted):
     """Names for addresses of one file, by its symbols."""
-    found = {}
-    if mapping is None or not os.path.isfile(mapping.path):
-        base = os.path.basename(mapping.path) if mapping else ""
-        return {i: [f"{base or '?'}+{address - mapping.start:#x}" if mapping else f"{address:#x}"] for i, address in wanted}
+    if mapping is None:
+        return {i: [f"{address:#x}"] for i, address in wanted}
+    base = os.path.basename(mapping.path) or "?"
+    unknown = {i: [f"{base}+{address - mapping.start:#x}"] for i, address in wanted}
+    if not os.path.isfile(mapping.path):
+        return unknown
     try:
         with elf.File(mapping.path) as file:
             loads = file.header.of(elf.PT_LOAD)
             static = file.static_address(mapping.start, mapping.offset, loads)
             build_id = next((n.content.hex() for n in file.notes() if n.owner == "GNU" and n.type == 3), "")
     except (OSError, elf.NotElf):
-        return {i: [f"{os.path.basename(mapping.path)}+{address - mapping.start:#x}"] for i, address in wanted}
-    base = os.path.basename(mapping.path)
+        return unknown
     if mapping.build_id and build_id and mapping.build_id != build_id:
-        return {i: [f"{base}+{address - mapping.start:#x}"] for i, address in wanted}
+        return unknown
     tool = shutil.which("addr2line")
     answers = []
     if tool:
@@ -177,6 +178,7 @@ def symbolize(mapping, wanted):
             else:
                 answers[-1].append(line)
                 place = True
+    found = {}
     for at, (i, address) in enumerate(wanted):
         names = [n for n in answers[at] if n != "??"] if at < len(answers) else []
         found[i] = names[::-1] or [f"{base}+{address - static:#x}"]
