@@ -264,6 +264,10 @@ class Heap:
     def live_bits(self, slab):
         return ((1 << self.absent_from(slab)) - 1) & ~slab.free & ~slab.cached
 
+    def counts(self, slab):
+        """How many blocks of a slab are live, cached and free."""
+        return tuple(bin(bits).count("1") for bits in (self.live_bits(slab), slab.cached, self.free_bits(slab)))
+
     def state_of(self, slab, number):
         if slab.free >> number & 1:
             return FREE
@@ -432,9 +436,8 @@ class Heap:
                 s["tiny_slabs"] += 1
                 row = bins[slab.bin.number]
                 row["slabs"] += 1
-                row["live"] += bin(self.live_bits(slab)).count("1")
-                row["cached"] += bin(slab.cached).count("1")
-                row["free"] += bin(self.free_bits(slab)).count("1")
+                for state, count in zip((LIVE, CACHED, FREE), self.counts(slab)):
+                    row[state] += count
                 s["clean"] += bin(slab.clean).count("1") * self.page
             elif slab.kind == "heap":
                 s["heap_slabs"] += 1

@@ -87,8 +87,7 @@ def rows(heap):
             held = resident[at : at + per_slab] if resident else bytes([1]) * per_slab
             if slab is not None and slab.kind == "tiny":
                 pages += _tiny(heap, slab, masks[slab.bin.number])
-                live, cached, free = (bin(x).count("1") for x in (heap.live_bits(slab), slab.cached, heap.free_bits(slab)))
-                row.slabs.append([BIN + slab.bin.number, slab.bin.size, live, cached, free])
+                row.slabs.append([BIN + slab.bin.number, slab.bin.size, *heap.counts(slab)])
             elif index < run_until and run is not None:
                 code = PRIVATE if run.kind == "private" else ROOM if index >= run.index + run.run - run.room else LARGE
                 for p in range(per_slab):
