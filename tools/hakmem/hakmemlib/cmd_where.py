@@ -101,7 +101,7 @@ def _look(heap, address):
         if start <= address < start + size:
             return dict(answer, block=_block("large", start, size, "live", asked=size), offset=address - start, of="a mapping of its own")
     index = (address - heap.base) // heap.slab_bytes if heap.base and address >= heap.base else -1
-    if not 0 <= index < heap.window_slabs or index // heap.superslab_slabs not in _superslabs(heap):
+    if not 0 <= index < heap.window_slabs or index // heap.superslab_slabs not in heap.superslabs:
         return _outside(heap, answer, address)
     answer.update(slab=index, superslab=index // heap.superslab_slabs, slab_start=heap.address(index))
     slab = heap.head_of(index)
@@ -131,12 +131,6 @@ def _look(heap, address):
     before, behind = slab.index - 1, slab.index + slab.run
     answer.update(before=_neighbour(heap, before, False), behind=_neighbour(heap, behind, True))
     return answer
-
-
-def _superslabs(heap):
-    if not hasattr(heap, "superslab_set"):
-        heap.superslab_set = set(heap.superslabs)
-    return heap.superslab_set
 
 
 def _neighbour(heap, index, first):
