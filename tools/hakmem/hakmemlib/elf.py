@@ -9,7 +9,7 @@ Segment = collections.namedtuple("Segment", "type flags offset address physical 
 Note = collections.namedtuple("Note", "owner type content where")
 
 PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE = 1, 2, 3, 4
-ET_EXEC, ET_DYN, ET_CORE = 2, 3, 4
+ET_CORE = 4
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
 
@@ -28,9 +28,9 @@ class Header:
         if raw[4] != 2 or raw[5] != 1:
             raise NotElf("a 32-bit program" if raw[4] == 1 else "not for x86-64")
         fields = _HEADER.unpack(raw)
-        self.type, self.machine, self.entry = fields[1], fields[2], fields[4]
+        self.type, machine = fields[1], fields[2]
         offset, sections, count = fields[5], fields[6], fields[10]
-        if self.machine != 62:
+        if machine != 62:
             raise NotElf("not for x86-64")
         if count == 0xFFFF:  # a core of very many mappings: the true number is in section 0
             count = struct.unpack("<I", read(sections + 44, 4))[0]
@@ -63,7 +63,6 @@ class File:
     """An ELF file on disk: what it needs, what it defines, whether hakmem's note is in it."""
 
     def __init__(self, path):
-        self.path = path
         self._file = open(path, "rb")
         try:
             self.header = Header(self._read)

@@ -5,13 +5,11 @@ import gdb
 
 from . import Failure, cmd_stat, cmd_where
 from .heap import Heap
-from .memory import Mapping, Unreadable, _Memory
+from .memory import Mapping, Memory, Unreadable
 
 
-class Inferior(_Memory):
+class Inferior(Memory):
     """The memory of what gdb looks at."""
-
-    is_core = False
 
     def __init__(self):
         self._inferior = gdb.selected_inferior()
@@ -44,9 +42,6 @@ class Inferior(_Memory):
             if len(words) >= 4 and words[0].startswith("0x"):
                 path = words[-1] if words[-1].startswith(("/", "[")) else ""
                 yield Mapping(int(words[0], 16), int(words[1], 16), "", int(words[3], 16), path, int(path.startswith("/")))
-
-    def resident(self, start, pages):
-        return None
 
 
 class _Prefix(gdb.Command):

@@ -4,6 +4,7 @@
 A process is not stopped and does nothing for it: its memory is read by process_vm_readv(2). What is read together may be
 of different moments; who uses it checks what matters."""
 
+import bisect
 import collections
 import ctypes
 import errno
@@ -33,8 +34,14 @@ _libc.process_vm_readv.restype = ctypes.c_ssize_t
 _libc.process_vm_readv.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
 
 
-class _Memory:
-    """What processes and core files have in common: read(), read_many(), mappings(), name, pid."""
+class Memory:
+    """What processes and core files have in common, beside read(), mappings(), name and pid of their own."""
+
+    is_core = False
+
+    def resident(self, start, pages):
+        """A byte a page, not 0 if it has memory; None if nobody says."""
+        return None
 
     def number(self, address, size=8):
         return int.from_bytes(self.read(address, size), "little")
@@ -85,9 +92,7 @@ class _Memory:
                     yield note.where + int.from_bytes(note.content, "little", signed=True), image.path
 
 
-class Process(_Memory):
-    is_core = False
-
+class Process(Memory):
     def __init__(self, pid):
         self.pid = pid
         self._proc = f"/proc/{pid}"
@@ -212,7 +217,6 @@ class Process(_Memory):
             return float(file.read().split()[0]) - ticks / os.sysconf("SC_CLK_TCK")
 
     def resident(self, start, pages):
-        """A byte a page, not 0 if it has memory; None if the kernel does not say."""
         try:
             with open(f"{self._proc}/pagemap", "rb") as file:
                 raw = os.pread(file.fileno(), pages * 8, start // _PAGE * 8)
@@ -222,7 +226,7 @@ class Process(_Memory):
         return bytes(word >> 62 != 0 for word in words) + bytes(pages - len(words))
 
 
-class Core(_Memory):
+class Core(Memory):
     """A core file of the kernel or of gdb's gcore. What it leaves out of files is read from these, if they are there."""
 
     is_core = True
@@ -282,8 +286,6 @@ class Core(_Memory):
         return b"".join(parts)
 
     def _in_core(self, address, size):
-        import bisect
-
         i = bisect.bisect_right(self._starts, address) - 1
         if i < 0:
             return b""
@@ -310,9 +312,6 @@ class Core(_Memory):
 
     def missing_files(self):
         return sorted(path for path, file in self._opened.items() if file is None)
-
-    def resident(self, start, pages):
-        return None
 
 
 def target(text):
