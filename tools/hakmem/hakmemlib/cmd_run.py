@@ -83,9 +83,7 @@ def check(path):
     """(problems, remarks): why a program cannot be served, and what is to be known of one that can."""
     problems, remarks = [], []
     seen = []
-    while True:
-        if path in seen or len(seen) > 4:
-            break
+    while path not in seen and len(seen) <= 4:
         seen.append(path)
         script = _interpreted(path)
         if script is None:
@@ -94,7 +92,7 @@ def check(path):
     mode = os.stat(path)
     if mode.st_mode & stat.S_ISUID and mode.st_uid != os.geteuid():
         problems.append(f"{path} is set-user-ID: the dynamic linker ignores LD_PRELOAD")
-    elif mode.st_mode & stat.S_ISGID and mode.st_mode & stat.S_IXGRP and mode.st_gid not in [os.getegid()]:
+    elif mode.st_mode & stat.S_ISGID and mode.st_mode & stat.S_IXGRP and mode.st_gid != os.getegid():
         problems.append(f"{path} is set-group-ID: the dynamic linker ignores LD_PRELOAD")
     elif _capabilities(path) and os.geteuid() != 0:
         problems.append(f"{path} has file capabilities: the dynamic linker ignores LD_PRELOAD")
@@ -150,10 +148,14 @@ def _start_watch(library):
     os._exit(0)
 
 
-def environment(args, library):
-    env = dict(os.environ)
+def preloading(library, env):
+    """The environment with the library in front of what is preloaded otherwise."""
     rest = env.get("LD_PRELOAD", "")
-    env["LD_PRELOAD"] = f"{library}:{rest}" if rest else library
+    return dict(env, LD_PRELOAD=f"{library}:{rest}" if rest else library)
+
+
+def environment(args, library):
+    env = preloading(library, os.environ)
     wanted = {"STATS": args.stats, "PROFILE": args.profile, "LEAKS": "1" if args.leaks else None, "GUARD": args.guard}
     for pair in args.set:
         name, equals, value = pair.partition("=")

@@ -104,8 +104,7 @@ def run(args):
         raise Failure("; ".join(problems), 125)
     library = cmd_run.find_library(args.library)
     tried = choices(args.tried)
-    base = {name: value for name, value in os.environ.items() if not name.startswith("HAKMEM_")}
-    base["LD_PRELOAD"] = library + (":" + base["LD_PRELOAD"] if base.get("LD_PRELOAD") else "")
+    base = cmd_run.preloading(library, {name: value for name, value in os.environ.items() if not name.startswith("HAKMEM_")})
     found = {name: [] for name, _ in tried}
     chance = random.Random(1)
     measure(path, program, base)  # once for the file cache
