@@ -11,10 +11,6 @@ _MAGIC = b"hakmem\r\n"
 _NUMBER, _VARIABLE, _FIELD = range(3)
 
 
-class NoRow(Failure):
-    """The library in the process is older or newer than what is asked for."""
-
-
 class Layout:
     """The rows of one library's descriptor."""
 
@@ -51,7 +47,7 @@ class Layout:
     def _row(self, name, kind):
         row = self._rows.get(name)
         if row is None or row[0] != kind:
-            raise NoRow(f"{self.path}: its descriptor has no {name}; use the tool that came with the library")
+            raise Failure(f"{self.path}: its descriptor has no {name}; use the tool that came with the library")
         return row
 
     def number(self, name):

@@ -8,7 +8,7 @@ import shutil
 import struct
 import subprocess
 
-from . import Failure, elf
+from . import NO_TARGET, Failure, elf
 
 Mapping = collections.namedtuple("Mapping", "start end offset path build_id")
 
@@ -73,7 +73,7 @@ def load(path):
         with open(path, "rb") as file:
             raw = file.read()
     except OSError as error:
-        raise Failure(f"{path}: {error.strerror}", 5) from None
+        raise Failure(f"{path}: {error.strerror}", NO_TARGET) from None
     try:
         if raw[:2] == b"\x1f\x8b":
             raw = gzip.decompress(raw)
