@@ -24,7 +24,7 @@ def title_of(memory, heap):
 
 def caption_of(heap, seconds=None):
     s = heap.stats()
-    text = f"live {show.size(s['tiny_live'] + s['large_live'] + s['private_live'])}, cached {show.size(s['tiny_cached'])}, free {show.size(s['tiny_free'])}, free dirty slabs {show.size(s['dirty'])}"
+    text = f"live {show.size(s['live'])}, cached {show.size(s['tiny_cached'])}, free {show.size(s['tiny_free'])}, free dirty slabs {show.size(s['dirty'])}"
     if not heap.memory.is_core:
         text = f"RSS {show.size(heap.memory.status().get('VmRSS', 0))}, " + text
     return text if seconds is None else f"{seconds:.1f} s: {text}"

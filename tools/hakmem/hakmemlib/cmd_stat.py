@@ -29,7 +29,6 @@ def of_heap(heap):
         "settings": {name: value for name, value, preset in heap.settings() if value != preset},
     }
     found.update(heap.stats())
-    found["live"] = found["tiny_live"] + found["large_live"] + found["private_live"]
     return found
 
 

@@ -420,7 +420,7 @@ class Heap:
     # --- Sums
 
     def stats(self):
-        """What hak_stats() says, by the same names; bytes unless statistics.h says otherwise."""
+        """What hak_stats() says, by the same names, and "live", the sum of three; bytes unless statistics.h says otherwise."""
         lay = self.layout
         s = dict.fromkeys(
             "superslabs reserved committed tiny_live tiny_cached tiny_free large_live large_blocks far private_live dirty"
@@ -466,6 +466,7 @@ class Heap:
         s["peak"] = lay.variable("arena.peak") * self.slab_bytes
         s["reserved"] = lay.variable("arena.reserved")
         s["private_live"] = lay.variable("private.live")
+        s["live"] = s["tiny_live"] + s["large_live"] + s["private_live"]
         free_dirty = sum(bin(self.avail[g] & self.dirty[g]).count("1") for g in self.avail)
         s["dirty"] = (free_dirty + sum(self.aside.values())) * self.slab_bytes
         s["metadata"] = s["superslabs"] * lay.number("superslab_meta") + s["heap_slabs"] * self.slab_bytes
