@@ -1,8 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Runs programs on each flavour and holds what `hakmem` says of them to what they say of themselves.
-
-hakmem_test.py FOLDER: the runfiles' root; named there are the libraries and the programs."""
+"""Runs programs on each flavour and holds what `hakmem` says of them to what they say of themselves. It is run in the
+runfiles' root, where the libraries and the programs are."""
 
 import base64
 import contextlib
@@ -105,6 +104,13 @@ class Case(unittest.TestCase):
         self.assertEqual((status, err), (0, ""))
         return out
 
+    def stat(self, target):
+        return json.loads(self.succeeds("stat", target, "--json"))
+
+    def where(self, target, *addresses):
+        """What is said of each address."""
+        return [json.loads(line) for line in self.succeeds("where", target, "--json", *map(hex, addresses)).splitlines()]
+
     def fails(self, status, pattern, *arguments, **more):
         got, out, err = hakmem(*arguments, **more)
         self.assertRegex(err, pattern)
@@ -114,7 +120,7 @@ class Case(unittest.TestCase):
 class Live(Case):
     @each_kind
     def test_statistics_are_those_of_the_program(self, program, flavour):
-        found = json.loads(self.succeeds("stat", program.pid, "--json"))
+        found = self.stat(program.pid)
         self.assertEqual(found["flavour"], flavour)
         self.assertEqual(found["pid"], program.pid)
         self.assertEqual(found["settings"], {"HAKMEM_DECAY_MS": -1})
@@ -125,8 +131,7 @@ class Live(Case):
 
     @each_kind
     def test_where_knows_each_block(self, program, flavour):
-        addresses = [f"{block:#x}" for block, _, _ in program.blocks]
-        answers = [json.loads(line) for line in self.succeeds("where", program.pid, "--json", *addresses).splitlines()]
+        answers = self.where(program.pid, *[block for block, _, _ in program.blocks])
         self.assertEqual(len(answers), len(program.blocks))
         states = set()
         lives = {block for block, _, how in program.blocks if how == "live"}
@@ -148,16 +153,14 @@ class Live(Case):
     @each_kind
     def test_where_knows_the_inside_of_blocks_and_neighbours(self, program, flavour):
         pairs = [(block, asked) for block, asked, how in program.blocks if how == "live" and asked > 20]
-        addresses = [f"{block + asked // 2:#x}" for block, asked in pairs]
-        for (block, asked), line in zip(pairs, self.succeeds("where", program.pid, "--json", *addresses).splitlines()):
-            answer = json.loads(line)
+        for (block, asked), answer in zip(pairs, self.where(program.pid, *[block + asked // 2 for block, asked in pairs])):
             self.assertEqual((answer["block"]["start"], answer["offset"]), (block, asked // 2))
             for side in ("before", "behind"):
                 beside = answer.get(side)
                 if beside and beside["kind"] == "small" == answer["block"]["kind"]:
                     self.assertEqual(beside["start"] < block, side == "before")
-                    again = json.loads(self.succeeds("where", program.pid, "--json", f"{beside['start']:#x}")) if block == pairs[0][0] else None
-                    if again:
+                    if block == pairs[0][0]:
+                        (again,) = self.where(program.pid, beside["start"])
                         self.assertEqual({k: again["block"][k] for k in ("start", "size", "state")}, {k: beside[k] for k in ("start", "size", "state")})
 
     def test_where_knows_what_is_no_block(self):
@@ -171,7 +174,7 @@ class Live(Case):
         for flavour in ("hakmem_c23", "hakmem_c23_header"):
             with self.subTest(flavour), tempfile.TemporaryDirectory() as folder, Program(flavour, HAKMEM_PROFILE=folder + "/profile", HAKMEM_PROFILE_RATE="1") as program:
                 live = [(block, asked) for block, asked, how in program.blocks if how == "live"]
-                answers = [json.loads(line) for line in self.succeeds("where", program.pid, "--json", *[f"{block + 3:#x}" for block, _ in live]).splitlines()]
+                answers = self.where(program.pid, *[block + 3 for block, _ in live])
                 sampled = 0
                 for (block, asked), answer in zip(live, answers):
                     self.assertEqual((answer["block"]["start"], answer["offset"]), (block, 3))
@@ -181,12 +184,12 @@ class Live(Case):
                         sampled += 1
                 self.assertGreater(sampled, len(live) * 0.9)
                 freed = next(block for block, asked, how in program.blocks if how == "freed" and asked < 30000)
-                self.assertNotIn("allocated_at", json.loads(self.succeeds("where", program.pid, "--json", f"{freed:#x}")))
+                self.assertNotIn("allocated_at", self.where(program.pid, freed)[0])
                 self.assertIn("allocated in\n", self.succeeds("where", program.pid, f"{live[0][0]:#x}"))
 
     def test_where_knows_guarded_blocks(self):
         with Program("hakmem_c23", HAKMEM_GUARD="1") as program:
-            answers = [json.loads(line) for line in self.succeeds("where", program.pid, "--json", *[f"{block:#x}" for block, _, _ in program.blocks]).splitlines()]
+            answers = self.where(program.pid, *[block for block, _, _ in program.blocks])
             guarded = [(a, how) for a, (_, _, how) in zip(answers, program.blocks) if a["block"] and a["block"]["kind"] == "guarded"]
             self.assertGreater(len(guarded), 10)
             for answer, how in guarded:
@@ -222,15 +225,21 @@ class Live(Case):
 
     def test_process_is_not_stopped_and_not_changed(self):
         with Program("hakmem_c23") as program:
-            before = json.loads(self.succeeds("stat", program.pid, "--json"))
+            before = self.stat(program.pid)
             self.succeeds("where", program.pid, f"{program.blocks[0][0]:#x}")
-            after = json.loads(self.succeeds("stat", program.pid, "--json"))
+            after = self.stat(program.pid)
             for name in ("refills", "spills", "committed", "tiny_live"):
                 self.assertEqual(before[name], after[name])
             self.assertEqual(memory.Process(program.pid).status()["TracerPid"], "0")
 
 
 class Maps(Case):
+    def _page(self, path):
+        """The text of a page, and the data in it."""
+        with open(path) as file:
+            text = file.read()
+        return text, json.loads(zlib.decompress(base64.b64decode(re.search(r'atob\("(.*?)"\)', text).group(1))))
+
     def _sums(self, frame):
         sums = {}
         for row in frame["rows"]:
@@ -246,10 +255,8 @@ class Maps(Case):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "map.html")
             self.succeeds("map", program.pid, "-o", path)
-            with open(path) as file:
-                text = file.read()
+            text, data = self._page(path)
         self.assertNotIn("http", text)  # nothing from anywhere
-        data = json.loads(zlib.decompress(base64.b64decode(re.search(r'atob\("(.*?)"\)', text).group(1))))
         (frame,) = data["frames"]
         expected = {size: [b["slabs"], b["live"], b["cached"], b["free"]] for size, b in program.bins.items() if b["slabs"]}
         self.assertEqual(self._sums(frame), expected)
@@ -276,9 +283,7 @@ class Maps(Case):
         with Program("hakmem_c23") as program, tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "map.html")
             self.succeeds("map", program.pid, "-o", path, "--record", "0.3", "--every", "0.1")
-            with open(path) as file:
-                text = file.read()
-            data = json.loads(zlib.decompress(base64.b64decode(re.search(r'atob\("(.*?)"\)', text).group(1))))
+            text, data = self._page(path)
             self.assertEqual(len(data["frames"]), 4)
             self.assertIn('type="range"', text)
 
@@ -338,12 +343,12 @@ class Cores(Case):
             with self.subTest(flavour), tempfile.TemporaryDirectory() as folder, Program(flavour) as program:
                 core = os.path.join(folder, "core")
                 write_core(program.pid, core, without_files)
-                found = json.loads(self.succeeds("stat", core, "--json"))
+                found = self.stat(core)
                 self.assertEqual((found["pid"], found["program"]), (program.pid, "heap_program" if flavour else "heap_program_st"))
                 self.assertEqual({name: found[name] for name in program.stats}, program.stats)
                 self.assertEqual({b["size"]: b for b in found["bins"]}, program.bins)
                 block, asked, _ = next(b for b in program.blocks if b[2] == "live")
-                answer = json.loads(self.succeeds("where", core, "--json", f"{block:#x}"))
+                (answer,) = self.where(core, block)
                 self.assertEqual(answer["block"]["start"], block)
                 self.succeeds("map", core, "-o", os.path.join(folder, "map.png"))
 
@@ -570,11 +575,10 @@ class Statistics(Case):
             found = json.loads(self.python(JSON, flavour, HAKMEM_DECAY_MS="50")[0])
             self.assertEqual(found["flavour"], flavour)
             self.assertEqual(found["settings"], {"HAKMEM_DECAY_MS": 50})
-            for name in ("tiny", "cached", "free"):
-                key = "tiny_" + {"tiny": "live"}.get(name, name)
-                self.assertEqual(found[key], sum(b["size"] * b[{"tiny": "live"}.get(name, name)] for b in found["bins"]))
+            for state in ("live", "cached", "free"):
+                self.assertEqual(found["tiny_" + state], sum(b["size"] * b[state] for b in found["bins"]))
             with Program(flavour) as program:
-                outside = json.loads(self.succeeds("stat", program.pid, "--json"))
+                outside = self.stat(program.pid)
             self.assertEqual(set(found) - set(outside), {"os_calls"})
             self.assertEqual([set(b) for b in found["bins"]], [set(b) for b in outside["bins"]])
 
