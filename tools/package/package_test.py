@@ -192,8 +192,9 @@ class Package(unittest.TestCase):
             self.skipTest("dpkg-deb is not installed")
         folder = self.make(umask=0o022)
         root = os.path.join(self.work, "root")
-        names = set()
-        for name in sorted(os.listdir(folder)):
+        names = sorted(os.listdir(folder))
+        self.assertEqual(names, ["hakmem-tools.deb", "libhakmem-dev.deb", "libhakmem1.deb"])
+        for name in names:
             path = f"{folder}/{name}"
             self.assertEqual(run("dpkg-deb", "-f", path, "Version").strip(), self.sources.version)
             listed = [line.split()[5].rstrip("/") for line in run("dpkg-deb", "-c", path).splitlines()]
@@ -203,10 +204,8 @@ class Package(unittest.TestCase):
             run("dpkg-deb", "-e", path, control)
             run("md5sum", "--check", "--quiet", control + "/md5sums", cwd=root)
             shutil.rmtree(control)
-            names.add(name)
         gdb = root + "/usr/share/gdb/auto-load/usr/lib/x86_64-linux-gnu/libhakmem_c23.so.1-gdb.py"
         self.assertTrue(os.path.exists(gdb))
-        self.assertEqual(names, {"libhakmem1.deb", "libhakmem-dev.deb", "hakmem-tools.deb"})
         self.compile_and_run(root, "/usr", "lib/x86_64-linux-gnu", cmake=True)
 
 

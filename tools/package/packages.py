@@ -257,7 +257,7 @@ def archive(members, when):
     return b"".join(out)
 
 
-def copyright_file(sources):
+def copyright_file():
     return (
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n"
         "Upstream-Name: hakmem\n"
@@ -296,7 +296,7 @@ def debian_package(sources, package, entries):
         usr.append(entry._replace(path="usr/" + entry.path, content=content))
     document = f"usr/share/doc/{package}/"
     usr.append(Entry(document + "changelog.gz", 0o644, compressed(changelog(sources)), None, package))
-    usr.append(Entry(document + "copyright", 0o644, copyright_file(sources), None, package))
+    usr.append(Entry(document + "copyright", 0o644, copyright_file(), None, package))
     if package == RUNTIME:
         # One package for all flavours, which are builds of one library.
         override = f"{package}: package-name-doesnt-match-sonames *\n"
