@@ -2,18 +2,16 @@
 // What hakmem_hardened stops, as a table of kinds of misuse and sizes: each ends the program with
 // one line, by the call that is named, and goes unseen if the setting that stands beside it is
 // switched off. Each case is a process of its own, this program with HARDENED_CASE set.
-#include <fcntl.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <map>
 #include <new>
 #include <set>
@@ -21,6 +19,7 @@
 #include <vector>
 
 #include "fronts/libc/libc.h"
+#include "fronts/libc/shell.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -356,41 +355,11 @@ __attribute__((constructor)) void RunCase() {
     }
 }
 
-struct Outcome {
-    int status;
-    std::string said;
-};
-
 // Runs a case in a process of its own, with more settings: NAME=VALUE, separated by blanks.
-Outcome RunAlone(size_t kind, size_t size, const std::string &settings) {
-    int ends[2];
-    if (pipe(ends) != 0) {
-        abort();
-    }
-    pid_t pid = fork();
-    if (pid == 0) {
-        dup2(ends[1], STDERR_FILENO);
-        close(ends[0]);
-        setenv("HARDENED_CASE", (std::to_string(kind) + " " + std::to_string(size)).c_str(), 1);
-        size_t at = 0;
-        while (at < settings.size()) {
-            size_t end = std::min(settings.find(' ', at), settings.size());
-            std::string one = settings.substr(at, end - at);
-            setenv(one.substr(0, one.find('=')).c_str(), one.substr(one.find('=') + 1).c_str(), 1);
-            at = end + 1;
-        }
-        execl("/proc/self/exe", "hardened_test", nullptr);
-        _exit(127);
-    }
-    close(ends[1]);
-    Outcome outcome = {0, ""};
-    char text[512];
-    for (ssize_t got; (got = read(ends[0], text, sizeof text)) > 0;) {
-        outcome.said.append(text, got);
-    }
-    close(ends[0]);
-    waitpid(pid, &outcome.status, 0);
-    return outcome;
+shell::Outcome RunAlone(size_t kind, size_t size, const std::string &settings) {
+    static const std::string self = std::filesystem::read_symlink("/proc/self/exe");
+    return shell::Run("exec env HARDENED_CASE='" + std::to_string(kind) + " " +
+                      std::to_string(size) + "' " + settings + " '" + self + "' 2>&1");
 }
 
 TEST(Hardened, EachKindIsStoppedAtOnce) {
@@ -401,12 +370,11 @@ TEST(Hardened, EachKindIsStoppedAtOnce) {
                 continue;
             }
             SCOPED_TRACE(std::string(k.name) + ", " + std::to_string(size) + " bytes");
-            Outcome outcome = RunAlone(kind, size, "");
-            EXPECT_TRUE(WIFSIGNALED(outcome.status) && WTERMSIG(outcome.status) == SIGABRT)
-                << outcome.status;
-            EXPECT_THAT(outcome.said, testing::StartsWith("hakmem: " + std::string(k.call)));
-            EXPECT_THAT(outcome.said, HasSubstr(k.fault));
-            EXPECT_LE(std::count(outcome.said.begin(), outcome.said.end(), '\n'), 1);
+            shell::Outcome outcome = RunAlone(kind, size, "");
+            EXPECT_EQ(outcome.ending, "signal 6");
+            EXPECT_THAT(outcome.text, testing::StartsWith("hakmem: " + std::string(k.call)));
+            EXPECT_THAT(outcome.text, HasSubstr(k.fault));
+            EXPECT_LE(std::count(outcome.text.begin(), outcome.text.end(), '\n'), 1);
         }
     }
 }
@@ -419,10 +387,9 @@ TEST(Hardened, EachKindGoesUnseenWithoutItsSwitch) {
                 continue;
             }
             SCOPED_TRACE(std::string(k.name) + ", " + std::to_string(size) + " bytes, " + k.off);
-            Outcome outcome = RunAlone(kind, size, k.off);
-            EXPECT_TRUE(WIFEXITED(outcome.status) && WEXITSTATUS(outcome.status) == 0)
-                << outcome.status;
-            EXPECT_EQ(outcome.said, "");
+            shell::Outcome outcome = RunAlone(kind, size, k.off);
+            EXPECT_EQ(outcome.ending, "exit 0");
+            EXPECT_EQ(outcome.text, "");
         }
     }
 }
