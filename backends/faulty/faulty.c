@@ -180,12 +180,9 @@ EXPORT const char *faulty_name(enum faulty_kind which) {
     return names[which];
 }
 
-// Finalizer of splitmix64: which numbers fail depends on the seed and not on who makes the call.
+// Which numbers fail depends on the seed and not on who makes the call.
 static uint64_t mix(uint64_t value) {
-    value += 0x9e3779b97f4a7c15u;
-    value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
-    value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
-    return value ^ (value >> 31);
+    return hak_mix(value + HAK_GOLDEN);
 }
 
 // Numbers a call. True if it is to fail.

@@ -4,6 +4,7 @@
 #include "backends/os.h"
 
 #include "backends/linux/sandbox.h"
+#include "boxes/base/base.h"
 #include "boxes/cpu/cpu.h"
 
 #include <elf.h>
@@ -498,13 +499,6 @@ size_t os_physical_memory(void) {
     return number_at(text + i, length - i) * 1024;
 }
 
-// Finalizer of splitmix64, so that what is made of bytes of the kernel does not disclose them.
-static uint64_t mix(uint64_t value) {
-    value = (value ^ (value >> 30)) * 0xbf58476d1ce4e5b9u;
-    value = (value ^ (value >> 27)) * 0x94d049bb133111ebu;
-    return value ^ (value >> 31);
-}
-
 // The half, 0 or 1, of what the kernel gave the process at its start.
 static uint64_t random_half(unsigned half) {
     const unsigned char *bytes = (const unsigned char *)getauxval(AT_RANDOM);
@@ -515,15 +509,16 @@ static uint64_t random_half(unsigned half) {
     return value;
 }
 
+// Mixed, so that what is made of the kernel's bytes does not disclose them.
 uint64_t os_random(void) {
-    return mix(random_half(1)); // The first one seeds libc's stack protector.
+    return hak_mix(random_half(1)); // The first one seeds libc's stack protector.
 }
 
 uint64_t os_secret(unsigned number) {
     // Both halves are in each, so that neither what is known of where the heap lies nor the stack
     // protector's word is enough.
-    uint64_t value = mix(random_half(0) + 0x9e3779b97f4a7c15u * (number + 1));
-    return mix(value ^ mix(random_half(1) ^ 0xd1b54a32d192ed03u * (number + 1)));
+    uint64_t value = hak_mix(random_half(0) + HAK_GOLDEN * (number + 1));
+    return hak_mix(value ^ hak_mix(random_half(1) ^ 0xd1b54a32d192ed03u * (number + 1)));
 }
 
 // The clocks are read where libc's clock_gettime() reads them, in the kernel's shared object. That

@@ -70,10 +70,25 @@ HAK_INLINE size_t hak_max(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
+// 2^64 over the golden ratio, odd. The high bits of a product with it tell numbers apart that lie
+// close together: a hash by multiplication. Multiples of it are the states of splitmix64.
+#define HAK_GOLDEN UINT64_C(0x9e3779b97f4a7c15)
+
+HAK_INLINE uint64_t hak_hash(uint64_t value) {
+    return value * HAK_GOLDEN;
+}
+
+// The finalizer of splitmix64: each bit of the result depends on each bit of the value. No two
+// values have the same result.
+HAK_INLINE uint64_t hak_mix(uint64_t value) {
+    value = (value ^ value >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    value = (value ^ value >> 27) * UINT64_C(0x94d049bb133111eb);
+    return value ^ value >> 31;
+}
+
 // A number that tells the current thread from most others; odd.
 HAK_INLINE uint8_t hak_thread_mark(void) {
-    uint64_t hash = (uintptr_t)__builtin_thread_pointer() * UINT64_C(0x9e3779b97f4a7c15);
-    return (uint8_t)(hash >> 56 | 1);
+    return (uint8_t)(hak_hash((uintptr_t)__builtin_thread_pointer()) >> 56 | 1);
 }
 
 // Floor of log2(n), n > 0.

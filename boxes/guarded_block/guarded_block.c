@@ -44,10 +44,7 @@ bool guarded_block_start(uint64_t every) {
 
 // splitmix64 of a number that each asker gets another of.
 static uint64_t chance(void) {
-    uint64_t x = os_random() + atomic_fetch_add(&chances, 1) * UINT64_C(0x9e3779b97f4a7c15);
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
+    return hak_mix(os_random() + atomic_fetch_add(&chances, 1) * HAK_GOLDEN);
 }
 
 bool guarded_block_decides(void) {

@@ -79,7 +79,7 @@ HAK_INLINE bool hardening_has(uint32_t what) {
 // is not 0, so that the zero behind a string is seen too.
 HAK_INLINE uint64_t hardening_hash(const void *block) {
     uint64_t value = ((uintptr_t)block ^ hardening.keys[0]) * hardening.keys[1];
-    value = (value ^ value >> 32) * UINT64_C(0x9e3779b97f4a7c15);
+    value = hak_hash(value ^ value >> 32);
     return value >> (64 - HARDENING_SLACK_SHIFT) | 1;
 }
 
@@ -92,7 +92,7 @@ HAK_INLINE hardening_word *hardening_tag(unsigned bin, const void *block) {
 // The slack is mixed into it, but for the lowest byte, so that a change of any
 // bit is seen.
 HAK_INLINE uint64_t hardening_mixed(uint64_t slack) {
-    return slack * UINT64_C(0x9e3779b97f4a7c15) >> (64 - HARDENING_SLACK_SHIFT) & ~UINT64_C(0xff);
+    return hak_hash(slack) >> (64 - HARDENING_SLACK_SHIFT) & ~UINT64_C(0xff);
 }
 HAK_INLINE uint64_t hardening_tag_of(uint64_t hash, uint64_t slack) {
     return (hash ^ hardening_mixed(slack)) | slack << HARDENING_SLACK_SHIFT;
@@ -327,7 +327,7 @@ HAK_INLINE unsigned hardening_below(struct hardening_heap *heap, unsigned most) 
     uint64_t value = heap->random += UINT64_C(0xa0761d6478bd642f);
     value = (value ^ value >> 32) * hardening.keys[1];
     value ^= value >> 32;
-    return (unsigned)((value * UINT64_C(0x9e3779b97f4a7c15) >> 48) * most >> 16);
+    return (unsigned)((hak_hash(value) >> 48) * most >> 16);
 }
 
 HAK_C_END

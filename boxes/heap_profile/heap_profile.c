@@ -78,7 +78,7 @@ static bucket *get_buckets(void) {
 static uint64_t hash_of(const uintptr_t *pcs, unsigned depth) {
     uint64_t hash = depth;
     for (unsigned i = 0; i < depth; i++) {
-        hash = (hash ^ pcs[i]) * UINT64_C(0x9e3779b97f4a7c15);
+        hash = hak_hash(hash ^ pcs[i]);
         hash ^= hash >> 29;
     }
     return hash;
@@ -166,7 +166,7 @@ static size_t level_places(unsigned level) {
 }
 
 static struct place *places_of(unsigned level, uintptr_t ptr) {
-    uint64_t hash = (ptr >> 4) * UINT64_C(0x9e3779b97f4a7c15);
+    uint64_t hash = hak_hash(ptr >> 4);
     return atomic_load_explicit(&levels[level].places, memory_order_acquire) +
            (hash >> 32) % (level_places(level) / PLACES) * PLACES;
 }

@@ -61,7 +61,7 @@ size_t large_block_good_size(size_t size, size_t align) {
 }
 
 static size_t colour_of(size_t slab, size_t room) {
-    uint64_t hash = slab * UINT64_C(0x9e3779b97f4a7c15) >> 32;
+    uint64_t hash = hak_hash(slab) >> 32;
     uint64_t lines = hak_min((size_t)COLOURS_BYTES, room) / HAK_CACHE_LINE + 1;
     return (hash * lines >> 32) * HAK_CACHE_LINE;
 }

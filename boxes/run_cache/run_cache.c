@@ -73,7 +73,7 @@ struct run_cache_run run_cache_put(size_t from, size_t slabs) {
         }
     }
     // Which one must go, a hash says: there is no counter of turns to keep.
-    unsigned way = (unsigned)(from * UINT64_C(0x9e3779b97f4a7c15) >> 32) % RUN_CACHE_WAYS;
+    unsigned way = (unsigned)(hak_hash(from) >> 32) % RUN_CACHE_WAYS;
     return run_of(atomic_exchange_explicit(&ways[way], word, memory_order_acq_rel));
 }
 

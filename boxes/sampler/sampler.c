@@ -22,11 +22,8 @@ static uint64_t scale(uint64_t a, uint64_t b, unsigned shift) {
 
 // splitmix64.
 static uint64_t next_random(void) {
-    state += UINT64_C(0x9e3779b97f4a7c15);
-    uint64_t x = state;
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
+    state += HAK_GOLDEN;
+    return hak_mix(state);
 }
 
 // -log2(u / 2^64) with 32 bits behind the point, u > 0. A bit a squaring: the square of a number

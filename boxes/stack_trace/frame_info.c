@@ -561,7 +561,7 @@ enum { KNOWN = 4096, FAR = 1 << 24 };
 static struct { _Atomic(uint64_t) mixed, rules; } known[KNOWN];
 
 static size_t known_at(uintptr_t pc) {
-    return pc * UINT64_C(0x9e3779b97f4a7c15) >> 52;
+    return hak_hash(pc) >> 52;
 }
 static_assert(KNOWN == 1 << (64 - 52), "the bits that are left");
 

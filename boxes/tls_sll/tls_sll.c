@@ -28,7 +28,7 @@ unsigned tls_sll_pop(struct tls_sll *list, void **blocks, unsigned most) {
 // A set of hashes of addresses. True if that of `block` was in it.
 enum { SEEN_BITS = 512 };
 static bool add_seen(uint64_t *seen, const void *block) {
-    uint64_t hash = (uintptr_t)block * UINT64_C(0x9e3779b97f4a7c15) >> 55;
+    uint64_t hash = hak_hash((uintptr_t)block) >> 55;
     bool was = (seen[hash / 64] >> hash % 64 & 1) != 0;
     seen[hash / 64] |= UINT64_C(1) << hash % 64;
     return was;

@@ -35,7 +35,7 @@ static void visit(void *to, const struct heap_profile_sample *sample, bool reach
         return;
     }
     add(&leaks->all, sample);
-    size_t at = (uintptr_t)sample->stack * UINT64_C(0x9e3779b97f4a7c15) % leaks->room;
+    size_t at = hak_hash((uintptr_t)sample->stack) % leaks->room;
     for (size_t i = 0; i < leaks->room; i++, at = (at + 1) % leaks->room) {
         struct lost *lost = &leaks->lost[at];
         leaks->count += lost->stack == NULL;
