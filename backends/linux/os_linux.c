@@ -470,6 +470,11 @@ size_t os_most_mappings(void) {
     return most == 0 ? PRESET : most;
 }
 
+// A call that neither libc's malloc makes nor the program needs is left out in any sandbox.
+static bool is_free_to_call(void) {
+    return sandbox_now() == SANDBOX_NONE && !sandbox_is_strict();
+}
+
 static bool has_swap(void) {
     struct sysinfo info;
     return is_error(sys3(SYS_sysinfo, (long)&info, 0, 0)) || info.totalswap != 0;
@@ -478,7 +483,7 @@ static bool has_swap(void) {
 // Swap that is there neither before nor after the look was not there in between: all of that is far
 // too short for anyone to add some, page this process out, and take it away again.
 bool os_touched(const void *at, size_t size, unsigned char *pages) {
-    return sandbox_now() == SANDBOX_NONE && !sandbox_is_strict() && !has_swap() &&
+    return is_free_to_call() && !has_swap() &&
            !is_error(sys3(SYS_mincore, (long)at, (long)size, (long)pages)) && !has_swap();
 }
 
@@ -664,18 +669,16 @@ const void *os_map_file(const char *path, size_t *size) {
 // The kernel reads the set of signals before it finds out that there is no such way to change them.
 bool os_can_read(const void *page) {
     enum { NO_SUCH_WAY = ~0, SET_BYTES = 8 };
-    return sandbox_now() == SANDBOX_NONE && !sandbox_is_strict() &&
+    return is_free_to_call() &&
            sys6(SYS_rt_sigprocmask, NO_SUCH_WAY, (long)page, 0, SET_BYTES, 0, 0) == -EINVAL;
 }
 
 int os_process(void) {
-    bool allowed = sandbox_now() == SANDBOX_NONE && !sandbox_is_strict();
-    return allowed ? (int)sys3(SYS_getpid, 0, 0, 0) : 0;
+    return is_free_to_call() ? (int)sys3(SYS_getpid, 0, 0, 0) : 0;
 }
 
 int os_thread(void) {
-    bool allowed = sandbox_now() == SANDBOX_NONE && !sandbox_is_strict();
-    return allowed ? (int)sys3(SYS_gettid, 0, 0, 0) : 0;
+    return is_free_to_call() ? (int)sys3(SYS_gettid, 0, 0, 0) : 0;
 }
 
 enum os_result os_forbid(void *at, size_t size) {
@@ -690,8 +693,7 @@ uint64_t os_wall_ns(void) {
 
 size_t os_peak_memory(void) {
     struct rusage usage = {0};
-    bool allowed = sandbox_now() == SANDBOX_NONE && !sandbox_is_strict();
-    bool known = allowed && !is_error(sys3(SYS_getrusage, RUSAGE_SELF, (long)&usage, 0));
+    bool known = is_free_to_call() && !is_error(sys3(SYS_getrusage, RUSAGE_SELF, (long)&usage, 0));
     return known ? (size_t)usage.ru_maxrss * 1024 : 0;
 }
 

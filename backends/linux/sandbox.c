@@ -89,11 +89,6 @@ __attribute__((used)) long sandbox_fail(long result) {
     return -1;
 }
 
-static long raw_prctl(long option, unsigned long a, unsigned long b, unsigned long c,
-                      unsigned long d) {
-    return cpu_syscall(SYS_prctl, option, (long)a, (long)b, (long)c, (long)d, 0);
-}
-
 int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
 
 EXPORT int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d) {
@@ -103,7 +98,7 @@ EXPORT int prctl(int option, unsigned long a, unsigned long b, unsigned long c, 
     if (next != NULL) {
         return next(option, a, b, c, d);
     }
-    long ret = raw_prctl(option, a, b, c, d);
+    long ret = cpu_syscall(SYS_prctl, option, (long)a, (long)b, (long)c, (long)d, 0);
     return (int)(ret < 0 ? sandbox_fail(ret) : ret);
 }
 

@@ -3,8 +3,6 @@
 #ifndef HAKMEM_BOXES_CPU_AARCH64_H
 #define HAKMEM_BOXES_CPU_AARCH64_H
 
-#define CPU_INLINE static inline __attribute__((always_inline))
-
 // One instruction that changes memory is there from Armv8.1 on, and is atomic; the compiler's
 // outline functions take it where it is.
 #define CPU_PLAIN_STEPS 0

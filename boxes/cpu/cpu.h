@@ -28,6 +28,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define CPU_INLINE static inline __attribute__((always_inline))
+
 #if defined(__x86_64__)
 #    include "boxes/cpu/x86_64.h"
 #elif defined(__aarch64__)

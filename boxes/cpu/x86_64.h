@@ -3,8 +3,6 @@
 #ifndef HAKMEM_BOXES_CPU_X86_64_H
 #define HAKMEM_BOXES_CPU_X86_64_H
 
-#define CPU_INLINE static inline __attribute__((always_inline))
-
 #define CPU_PLAIN_STEPS 1
 #define CPU_TOTAL_ORDER 1
 
