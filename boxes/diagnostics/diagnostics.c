@@ -3,6 +3,7 @@
 
 #include "backends/os.h"
 #include "boxes/base/atomic.h"
+#include "boxes/base/digits.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -22,18 +23,11 @@ static void add_text(struct line *line, const char *text, size_t most) {
 }
 
 static void add_pointer(struct line *line, const void *ptr) {
-    char digits[19] = "0x";
-    size_t n = 2;
-    uintptr_t value = (uintptr_t)ptr;
-    int shift = 60;
-    while (shift > 0 && value >> shift == 0) {
-        shift -= 4;
-    }
-    for (; shift >= 0; shift -= 4) {
-        digits[n++] = "0123456789abcdef"[value >> shift & 15];
-    }
-    digits[n] = '\0';
-    add_text(line, digits, n);
+    char digits[HAK_DIGITS];
+    char *end = digits + sizeof digits;
+    char *at = hak_digits(end, (uintptr_t)ptr, 16);
+    add_text(line, "0x", 2);
+    add_text(line, at, (size_t)(end - at));
 }
 
 static void put(struct line *line) {

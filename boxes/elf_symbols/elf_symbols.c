@@ -2,6 +2,7 @@
 #include "boxes/elf_symbols/elf_symbols.h"
 
 #include "backends/os.h"
+#include "boxes/base/digits.h"
 
 #include <elf.h>
 #include <string.h>
@@ -323,18 +324,12 @@ static const char *map_file(struct elf_symbols *symbols, const char *path, size_
     return image;
 }
 
-// Where Debian and others keep what they strip off.
+// Where Debian and others keep what they strip off. The build id has two bytes at least.
 static void debug_path(const struct elf_mapping *mapping, char *path) {
-    static const char digits[] = "0123456789abcdef";
     strcpy(path, "/usr/lib/debug/.build-id/");
-    char *at = path + strlen(path);
-    for (unsigned i = 0; i < mapping->build_id_size; i++) {
-        *at++ = digits[mapping->build_id[i] >> 4];
-        *at++ = digits[mapping->build_id[i] & 15];
-        if (i == 0) {
-            *at++ = '/';
-        }
-    }
+    char *at = hak_hex(path + strlen(path), mapping->build_id, 1);
+    *at++ = '/';
+    at = hak_hex(at, mapping->build_id + 1, mapping->build_id_size - 1);
     strcpy(at, ".debug");
 }
 
@@ -386,16 +381,10 @@ static void name_in_mapping(struct elf_symbols *symbols, struct elf_mapping *map
 // Lines of "START SIZE NAME", numbers in hexadecimal.
 static void name_by_perf_map(struct elf_symbols *symbols, struct elf_name *names, size_t count) {
     char path[64] = "/tmp/perf-";
-    char digits[16];
-    size_t length = 0;
-    for (unsigned number = (unsigned)os_process(); number != 0; number /= 10) {
-        digits[length++] = (char)('0' + number % 10);
-    }
-    char *to = path + strlen(path);
-    while (length > 0) {
-        *to++ = digits[--length];
-    }
-    strcpy(to, ".map");
+    char digits[HAK_DIGITS + 1];
+    digits[HAK_DIGITS] = '\0';
+    strcat(path, hak_digits(digits + HAK_DIGITS, (unsigned)os_process(), 10));
+    strcat(path, ".map");
     size_t size;
     char *at = (char *)(uintptr_t)map_file(symbols, path, &size);
     char *end = at == NULL ? NULL : at + size;

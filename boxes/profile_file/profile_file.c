@@ -3,6 +3,7 @@
 
 #include "backends/os.h"
 #include "boxes/base/atomic.h"
+#include "boxes/base/digits.h"
 #include "boxes/elf_symbols/elf_symbols.h"
 #include "boxes/heap_profile/heap_profile.h"
 #include "boxes/profile_file/output.h"
@@ -217,16 +218,12 @@ static void put_head(struct writer *w) {
 }
 
 static void put_mappings(struct writer *w) {
-    static const char digits[] = "0123456789abcdef";
     for (size_t i = 0; i < w->symbols.mapping_count; i++) {
         const struct elf_mapping *mapping = &w->symbols.mappings[i];
         char id[2 * ELF_BUILD_ID_MOST];
-        for (unsigned j = 0; j < mapping->build_id_size; j++) {
-            id[2 * j] = digits[mapping->build_id[j] >> 4];
-            id[2 * j + 1] = digits[mapping->build_id[j] & 15];
-        }
+        const char *id_end = hak_hex(id, mapping->build_id, mapping->build_id_size);
         uint64_t path = put_string(w, mapping->path, strlen(mapping->path));
-        uint64_t build_id = put_string(w, id, 2 * (size_t)mapping->build_id_size);
+        uint64_t build_id = put_string(w, id, (size_t)(id_end - id));
         struct message *m = fresh(&w->message);
         message_number(m, 1, i + 1);
         message_number(m, 2, mapping->start);
@@ -358,13 +355,10 @@ static void put_text(struct writer *w, const char *text) {
 }
 
 static void put_number(struct writer *w, uint64_t value, unsigned base) {
-    char digits[24];
-    char *at = digits + sizeof digits;
-    do {
-        *--at = "0123456789abcdef"[value % base];
-        value /= base;
-    } while (value != 0);
-    output_bytes(&w->out, at, (size_t)(digits + sizeof digits - at));
+    char digits[HAK_DIGITS];
+    char *end = digits + sizeof digits;
+    char *at = hak_digits(end, value, base);
+    output_bytes(&w->out, at, (size_t)(end - at));
 }
 
 // A frame: its function, or where it lies.
@@ -490,13 +484,10 @@ static void add_text(struct text *to, const char *from, size_t size) {
 }
 
 static void add_number(struct text *to, uint64_t value) {
-    char digits[24];
-    char *at = digits + sizeof digits;
-    do {
-        *--at = (char)('0' + value % 10);
-        value /= 10;
-    } while (value != 0);
-    add_text(to, at, (size_t)(digits + sizeof digits - at));
+    char digits[HAK_DIGITS];
+    char *end = digits + sizeof digits;
+    char *at = hak_digits(end, value, 10);
+    add_text(to, at, (size_t)(end - at));
 }
 
 // Where the extension of a name starts: the first dot of its last part that is not its first

@@ -2,6 +2,7 @@
 #include "boxes/stack_report/stack_report.h"
 
 #include "backends/os.h"
+#include "boxes/base/digits.h"
 
 #include <string.h>
 
@@ -32,13 +33,10 @@ void stack_report_text(struct stack_report *report, const char *text) {
 }
 
 static void add_number(struct stack_report *report, uint64_t value, unsigned base) {
-    char digits[24];
-    char *at = digits + sizeof digits;
-    do {
-        *--at = "0123456789abcdef"[value % base];
-        value /= base;
-    } while (value != 0);
-    add(report, at, (size_t)(digits + sizeof digits - at));
+    char digits[HAK_DIGITS];
+    char *end = digits + sizeof digits;
+    char *at = hak_digits(end, value, base);
+    add(report, at, (size_t)(end - at));
 }
 
 void stack_report_number(struct stack_report *report, uint64_t value) {
@@ -81,11 +79,17 @@ static void add_place(struct stack_report *report, uintptr_t pc, const struct el
     }
 }
 
+// Where frame `i` is: within its call, of which a stack has the return address. The first one may
+// be exact.
+static uintptr_t place_of(const uintptr_t *pcs, unsigned i, bool exact) {
+    return exact && i == 0 ? pcs[i] : pcs[i] - 1;
+}
+
 // All of a stack's names at once: each look-up goes over a symbol table.
 static void find_names(struct stack_report *report, const uintptr_t *pcs, unsigned depth,
                        bool exact) {
     for (unsigned i = 0; i < depth; i++) {
-        uintptr_t pc = exact && i == 0 ? pcs[i] : pcs[i] - 1; // within the call
+        uintptr_t pc = place_of(pcs, i, exact);
         unsigned at = i;
         for (; at > 0 && report->names[at - 1].pc > pc; at--) {
             report->names[at] = report->names[at - 1];
@@ -102,7 +106,7 @@ void stack_report_stack(struct stack_report *report, const uintptr_t *pcs, unsig
     depth = (unsigned)hak_min(depth, STACK_REPORT_DEPTH);
     find_names(report, pcs, depth, exact);
     for (unsigned i = 0; i < depth; i++) {
-        uintptr_t pc = exact && i == 0 ? pcs[i] : pcs[i] - 1;
+        uintptr_t pc = place_of(pcs, i, exact);
         unsigned at = 0;
         while (report->names[at].pc != pc) {
             at++;

@@ -3,6 +3,7 @@
 
 #include "backends/os.h"
 #include "boxes/base/atomic.h"
+#include "boxes/base/digits.h"
 #include "boxes/decay/decay.h"
 #include "boxes/far_block/far_block.h"
 #include "boxes/page_arena/page_arena.h"
@@ -221,10 +222,7 @@ static void add_fraction(struct text *text, uint64_t value, uint64_t unit, unsig
     if (decimals > 0) {
         *--at = '.';
     }
-    do {
-        *--at = (char)('0' + whole % 10);
-        whole /= 10;
-    } while (whole != 0);
+    at = hak_digits(at, whole, 10);
     char *first = digits + sizeof digits - hak_min((size_t)width, sizeof digits);
     while (at > first) {
         *--at = ' ';
@@ -491,12 +489,13 @@ static void write_xml(struct text *text, const struct hak_stats *s) {
 }
 
 static void add_quoted(struct text *text, const char *string) {
-    static const char hex[] = "0123456789abcdef";
     add(text, "\"");
     for (const unsigned char *at = (const unsigned char *)string; *at != '\0'; at++) {
         if (*at < ' ') {
-            char escaped[] = {'\\', 'u', '0', '0', hex[*at >> 4], hex[*at & 15]};
-            add_bytes(text, escaped, sizeof escaped);
+            char code[2];
+            hak_hex(code, at, 1);
+            add(text, "\\u00");
+            add_bytes(text, code, sizeof code);
         } else {
             add(text, *at == '"' || *at == '\\' ? "\\" : "");
             add_bytes(text, (const char *)at, 1);
