@@ -26,7 +26,7 @@ static void add_pointer(struct line *line, const void *ptr) {
     char digits[HAK_DIGITS];
     char *end = digits + sizeof digits;
     char *at = hak_digits(end, (uintptr_t)ptr, 16);
-    add_text(line, "0x", 2);
+    add_text(line, "0x", SIZE_MAX);
     add_text(line, at, (size_t)(end - at));
 }
 
