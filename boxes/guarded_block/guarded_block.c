@@ -167,7 +167,7 @@ const char *guarded_block_free(void *ptr) {
 // How far an address is from a block; SIZE_MAX from one that has never been.
 static size_t distance(const struct guarded_block *block, uintptr_t at) {
     uintptr_t start = (uintptr_t)block->start;
-    if (atomic_load((_Atomic(int) *)&block->state) == GUARDED_NEVER) {
+    if (guarded_block_state(block) == GUARDED_NEVER) {
         return SIZE_MAX;
     }
     return at < start ? start - at : at < start + block->size ? 0 : at - start - block->size;

@@ -61,6 +61,11 @@ struct guarded_block {
     struct guarded_calls allocated, freed;
 };
 
+// A block's state may change at any time, for another thread's doing.
+HAK_INLINE enum guarded_state guarded_block_state(const struct guarded_block *block) {
+    return (enum guarded_state)atomic_load((_Atomic(int) *)&block->state);
+}
+
 // The block that an address is in, or, for one in a guard page, the nearer of the two beside it.
 // NULL if the address is none of this box's.
 const struct guarded_block *guarded_block_near(const void *at);

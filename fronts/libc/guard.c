@@ -66,10 +66,20 @@ static void put_place(const struct guarded_block *block, uintptr_t at) {
 
 static const char *name_of(const struct guarded_block *block, uintptr_t at) {
     uintptr_t start = (uintptr_t)block->start;
-    if (atomic_load((_Atomic(int) *)&block->state) == GUARDED_FREED) {
+    if (guarded_block_state(block) == GUARDED_FREED) {
         return "use after free";
     }
     return at >= start + block->size ? "overflow" : at < start ? "underflow" : "wild access";
+}
+
+// Who did it, the `depth` addresses in pcs, and what is known of the block.
+static void end_report(const struct guarded_block *block, unsigned depth, bool exact) {
+    stack_report_text(&report, ", by");
+    stack_report_end_line(&report);
+    stack_report_stack(&report, pcs, depth, exact);
+    put_calls("allocated", &block->allocated);
+    put_calls("freed", &block->freed);
+    stack_report_close(&report);
 }
 
 static void put_report(const struct guarded_block *block, const siginfo_t *info,
@@ -83,13 +93,8 @@ static void put_report(const struct guarded_block *block, const siginfo_t *info,
     stack_report_address(&report, at);
     stack_report_text(&report, ", ");
     put_place(block, at);
-    stack_report_text(&report, ", by");
-    stack_report_end_line(&report);
     unsigned depth = stack_trace_from(fault.pc, fault.sp, fault.fp, pcs, STACK_TRACE_MOST);
-    stack_report_stack(&report, pcs, depth, true);
-    put_calls("allocated", &block->allocated);
-    put_calls("freed", &block->freed);
-    stack_report_close(&report);
+    end_report(block, depth, true);
 }
 
 static const struct sigaction *other_handler(void) {
@@ -118,7 +123,7 @@ static void on_fault(int signal, siginfo_t *info, void *context) {
     int saved = errno;
     const struct guarded_block *block =
         info->si_code > 0 ? guarded_block_near(info->si_addr) : NULL;
-    if (block != NULL && atomic_load((_Atomic(int) *)&block->state) != GUARDED_NEVER &&
+    if (block != NULL && guarded_block_state(block) != GUARDED_NEVER &&
         !atomic_exchange(&reported, true)) {
         put_report(block, info, context);
     }
@@ -173,13 +178,7 @@ void guard_misuse(const char *call, const void *ptr, const char *fault) {
         put_place(block, (uintptr_t)ptr);
         stack_report_text(&report, ": ");
         stack_report_text(&report, fault);
-        stack_report_text(&report, ", by");
-        stack_report_end_line(&report);
-        unsigned depth = stack_trace(pcs, STACK_TRACE_MOST);
-        stack_report_stack(&report, pcs, depth, false);
-        put_calls("allocated", &block->allocated);
-        put_calls("freed", &block->freed);
-        stack_report_close(&report);
+        end_report(block, stack_trace(pcs, STACK_TRACE_MOST), false);
     }
     diag_misuse(call, ptr, fault);
 }
