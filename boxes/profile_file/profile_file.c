@@ -122,10 +122,6 @@ struct values {
     uint64_t allocated_objects, allocated_bytes, live_objects, live_bytes;
 };
 
-static uint64_t whole(uint64_t objects) {
-    return (objects + (1u << (SAMPLER_FRACTION - 1))) >> SAMPLER_FRACTION;
-}
-
 // What was freed first: what is freed meanwhile was allocated by then.
 static struct values values_of(struct heap_profile_stack *stack) {
     uint64_t freed_objects = atomic_load(&stack->freed.objects);
@@ -133,9 +129,9 @@ static struct values values_of(struct heap_profile_stack *stack) {
     uint64_t objects = atomic_load(&stack->allocated.objects);
     uint64_t bytes = atomic_load(&stack->allocated.bytes);
     return (struct values){
-        .allocated_objects = whole(objects),
+        .allocated_objects = sampler_whole(objects),
         .allocated_bytes = bytes,
-        .live_objects = whole(objects - hak_min(objects, freed_objects)),
+        .live_objects = sampler_whole(objects - hak_min(objects, freed_objects)),
         .live_bytes = bytes - hak_min(bytes, freed_bytes),
     };
 }

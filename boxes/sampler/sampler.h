@@ -48,6 +48,11 @@ bool sampler_decides(size_t size);
 // The weight of a sampled block at a rate, with SAMPLER_FRACTION bits behind the point.
 uint64_t sampler_weight(size_t size, uint64_t rate);
 
+// A sum of weights, rounded to the nearest number of blocks.
+HAK_INLINE uint64_t sampler_whole(uint64_t weights) {
+    return (weights + (1u << (SAMPLER_FRACTION - 1))) >> SAMPLER_FRACTION;
+}
+
 // For tests: the thread's random numbers follow from `seed`, not 0.
 void sampler_seed(uint64_t seed);
 HAK_C_END

@@ -47,16 +47,12 @@ static void visit(void *to, const struct heap_profile_sample *sample, bool reach
     }
 }
 
-static uint64_t whole(uint64_t objects) {
-    return (objects + (1u << (SAMPLER_FRACTION - 1))) >> SAMPLER_FRACTION;
-}
-
 // "about 300 bytes in 2 blocks"; without "about" where every block was sampled.
 static void put_sum(struct stack_report *report, const struct lost *sum) {
     stack_report_text(report, sampler_rate() == 1 ? "" : "about ");
     stack_report_count(report, sum->bytes, "byte");
     stack_report_text(report, " in ");
-    stack_report_count(report, whole(sum->objects), "block");
+    stack_report_count(report, sampler_whole(sum->objects), "block");
 }
 
 static void put_lost(struct stack_report *report, const struct lost *lost) {
