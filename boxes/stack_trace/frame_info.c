@@ -77,29 +77,29 @@ static uint64_t read_bytes(const uint8_t **at, unsigned bytes) {
     return value;
 }
 
-static uint64_t read_uleb(const uint8_t **at) {
+// The groups of 7 bits of a number in LEB128; *bits: how many bits there were.
+static uint64_t read_leb(const uint8_t **at, unsigned *bits) {
     uint64_t value = 0;
     uint8_t byte;
-    unsigned shift = 0;
+    *bits = 0;
     do {
         byte = *(*at)++;
-        value |= shift < 64 ? (uint64_t)(byte & 0x7f) << shift : 0;
-        shift += 7;
+        value |= *bits < 64 ? (uint64_t)(byte & 0x7f) << *bits : 0;
+        *bits += 7;
     } while (byte >= 0x80);
     return value;
 }
 
+static uint64_t read_uleb(const uint8_t **at) {
+    unsigned bits;
+    return read_leb(at, &bits);
+}
+
 static int64_t read_sleb(const uint8_t **at) {
-    uint64_t value = 0;
-    uint8_t byte;
-    unsigned shift = 0;
-    do {
-        byte = *(*at)++;
-        value |= shift < 64 ? (uint64_t)(byte & 0x7f) << shift : 0;
-        shift += 7;
-    } while (byte >= 0x80);
-    if (shift < 64 && (byte & 0x40) != 0) {
-        value |= ~UINT64_C(0) << shift;
+    unsigned bits;
+    uint64_t value = read_leb(at, &bits);
+    if (bits < 64 && (value >> (bits - 1) & 1) != 0) {
+        value |= ~UINT64_C(0) << bits;
     }
     return (int64_t)value;
 }
