@@ -1033,15 +1033,9 @@ static HAK_NORETURN HAK_COLD void not_of_bin(const struct page_arena_window *win
     diag_misuse(DIAG_CALL_FREE, ptr, fault);
 }
 
-// A block came back whose address is none that a block of the bin can have. That its slab serves
-// another bin says more than that: then the bin is wrong, and not the address.
-static HAK_NORETURN HAK_COLD void not_a_start(const struct page_arena_window *window, unsigned bin,
-                                              const void *ptr) {
-    size_t slab = page_arena_slab_of(window, ptr);
-    if (!superslab_known(window, slab) || !is_tiny(window, slab, bin)) {
-        not_of_bin(window, slab, ptr);
-    }
-    diag_misuse(DIAG_CALL_FREE, ptr, "pointer into a block, not to its start");
+// True if a block could start at ptr: *block is its number in the slab.
+HAK_INLINE bool starts_at(const struct size_class_bin *info, const void *ptr, size_t *block) {
+    return HAK_LIKELY(size_class_is_start(info, (uintptr_t)ptr & (ARENA_SLAB - 1), block));
 }
 
 // A block may come back for a bin that is smaller than its own: C++'s sized delete was told the
@@ -1055,8 +1049,7 @@ static bool is_larger(const struct page_arena_window *window, size_t slab, unsig
         return false;
     }
     *own = atomic_load(&superslab_slab(window, slab)->bin);
-    return *own > bin && *own < SIZE_CLASS_BINS &&
-           size_class_is_start(&size_class_bins[*own], (uintptr_t)ptr & (ARENA_SLAB - 1), block) &&
+    return *own > bin && *own < SIZE_CLASS_BINS && starts_at(&size_class_bins[*own], ptr, block) &&
            !atomic_bitmap_test(superslab_bits(window, slab, *own), *block);
 }
 
@@ -1071,8 +1064,11 @@ static HAK_NOINLINE HAK_COLD void put_misfit(const struct page_arena_window *win
                  (unsigned)(block / 64), UINT64_C(1) << (block % 64), false);
         return;
     }
-    if (!size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr & (ARENA_SLAB - 1), &block)) {
-        not_a_start(window, bin, ptr);
+    // That its slab serves another bin says more than that no block starts there: then the bin is
+    // wrong, and not the address.
+    if (!starts_at(&size_class_bins[bin], ptr, &block) && superslab_known(window, slab) &&
+        is_tiny(window, slab, bin)) {
+        diag_misuse(DIAG_CALL_FREE, ptr, "pointer into a block, not to its start");
     }
     not_of_bin(window, slab, ptr);
 }
@@ -1089,11 +1085,6 @@ HAK_INLINE void put_gathered(const struct page_arena_window *window, unsigned bi
                              const struct gathered *some, bool alone) {
     unsigned number = (unsigned)(some->place & ((1u << GATHERED_NUMBER) - 1));
     put_word(window, some->place >> GATHERED_NUMBER, bin, some->word, number, some->mask, alone);
-}
-
-// True if a block could start at ptr: *block is its number in the slab.
-HAK_INLINE bool starts_at(const struct size_class_bin *info, const void *ptr, size_t *block) {
-    return HAK_LIKELY(size_class_is_start(info, (uintptr_t)ptr & (ARENA_SLAB - 1), block));
 }
 
 // `mapped` is page_arena_mapped().
