@@ -52,16 +52,21 @@ void slow_make_room(void);
 // The three calls below work on one of the current thread's two heaps, which the caller names:
 // malloc and free on thread_heap_current(), C++'s operators on thread_heap_of_operators().
 
+// A block from the stack at `place` of the heap, for its user; NULL if there is none.
+HAK_INLINE void *hit_pop(struct thread_heap *heap, size_t place) {
+    void *block = fast_cache_pop_at(heap->bins, place);
+    if (HAK_LIKELY(block != NULL)) {
+        free_mark_clear(block);
+    }
+    return block;
+}
+
 // A block from the heap's cache, or NULL: then slow_alloc() is next.
 HAK_INLINE void *hit_alloc_from(struct thread_heap *heap, size_t size) {
     if (HAK_HARDENED || HAK_UNLIKELY(size >= thread_heap_sizes())) {
         return NULL;
     }
-    void *block = fast_cache_pop_at(heap->bins, size_class_hit_place(heap->table, size));
-    if (HAK_LIKELY(block != NULL)) {
-        free_mark_clear(block);
-    }
-    return block;
+    return hit_pop(heap, size_class_hit_place(heap->table, size));
 }
 HAK_INLINE void *hit_alloc(size_t size) {
     return hit_alloc_from(thread_heap_current(), size);

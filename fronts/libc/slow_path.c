@@ -93,6 +93,16 @@ HAK_INLINE void hand_out(unsigned bin, void *block, size_t size) {
 #endif
 }
 
+// The end of a miss: a free block becomes the user's, and none (NULL) is an error.
+static void *hand_out_or_fail(unsigned bin, void *block, size_t size) {
+    if (HAK_UNLIKELY(block == NULL)) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    hand_out(bin, block, size);
+    return block;
+}
+
 // A block from the heap's cache, for a request of `size` bytes, or NULL.
 HAK_INLINE void *pop(struct thread_heap *heap, unsigned bin, size_t size) {
 #if HAK_HARDENED
@@ -123,12 +133,7 @@ static HAK_NOINLINE void *take_uncached(struct thread_heap *heap, unsigned bin, 
         slow_make_room();
         block = tiny_front_take_one(heap, bin);
     }
-    if (HAK_UNLIKELY(block == NULL)) {
-        errno = ENOMEM;
-        return NULL;
-    }
-    hand_out(bin, block, size);
-    return block;
+    return hand_out_or_fail(bin, block, size);
 }
 
 static HAK_NOINLINE void *miss(unsigned bin, size_t size) {
@@ -143,12 +148,7 @@ static HAK_NOINLINE void *miss(unsigned bin, size_t size) {
         shared_pool_hint hint = ARENA_NONE;
         unsigned got = shared_pool_take(bin, &block, 1, &hint);
         front_gate_mark(bin, &block, got);
-        if (got == 0) {
-            errno = ENOMEM;
-            return NULL;
-        }
-        hand_out(bin, block, size);
-        return block;
+        return hand_out_or_fail(bin, block, size);
     }
     renew_gate();
 #if HAK_HARDENED
@@ -254,10 +254,7 @@ HAK_INLINE void *take_counted(size_t size) {
 #if HAK_HARDENED
     void *block = pop(heap, size_class_bin_at((unsigned)place), size);
 #else
-    void *block = fast_cache_pop_at(heap->bins, place);
-    if (HAK_LIKELY(block != NULL)) {
-        free_mark_clear(block);
-    }
+    void *block = hit_pop(heap, place);
 #endif
     return HAK_LIKELY(block != NULL) ? block : miss_of(size);
 }
