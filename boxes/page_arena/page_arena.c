@@ -374,14 +374,25 @@ static atomic_bitmap_word *dirty_word(const struct page_arena_window *window, si
     return &window->groups[word / 32].dirty[word % 32];
 }
 
-// Calls `fn` for the part of a run that lies in each group.
-#define FOR_EACH_GROUP(window, from, count, group, first, here)                           \
-    for (size_t at_ = (from), end_ = (from) + (count), here = 0; at_ < end_; at_ += here) \
-        for (struct page_arena_group *group = &(window)->groups[at_ / ARENA_GROUP_SLABS]; \
-             group != NULL; group = NULL)                                                 \
-            for (size_t first = at_ % ARENA_GROUP_SLABS, once_ = 1;                       \
-                 once_ && (here = hak_min(end_ - at_, ARENA_GROUP_SLABS - first), true);  \
-                 once_ = 0)
+// The part of the slabs [at, end) that lies in the group of slab `at`.
+struct group_part {
+    struct page_arena_group *group;
+    size_t index;        // the group's
+    size_t first, count; // the part's slabs within the group
+};
+
+HAK_INLINE struct group_part group_part(const struct page_arena_window *window, size_t at,
+                                        size_t end) {
+    size_t index = at / ARENA_GROUP_SLABS;
+    size_t first = at % ARENA_GROUP_SLABS;
+    return (struct group_part){&window->groups[index], index, first,
+                               hak_min(end - at, ARENA_GROUP_SLABS - first)};
+}
+
+// The first slab of the group after that of slab `at`.
+HAK_INLINE size_t next_group(size_t at) {
+    return (at / ARENA_GROUP_SLABS + 1) * ARENA_GROUP_SLABS;
+}
 
 // --- Summaries
 //
@@ -527,12 +538,12 @@ static void hold_group(const struct page_arena_window *window, size_t group) {
 // `dirty`: some of the slabs may be dirty.
 static void put_avail(const struct page_arena_window *window, size_t from, size_t count,
                       bool dirty) {
-    FOR_EACH_GROUP(window, from, count, group, first, here) {
-        atomic_bitmap_put_run(group->avail, first, here);
-        size_t index = (size_t)(group - window->groups);
-        raise_runs(window, index, false);
+    for (size_t at = from, end = from + count; at < end; at = next_group(at)) {
+        struct group_part part = group_part(window, at, end);
+        atomic_bitmap_put_run(part.group->avail, part.first, part.count);
+        raise_runs(window, part.index, false);
         if (dirty) {
-            raise_runs(window, index, true);
+            raise_runs(window, part.index, true);
         }
     }
     lower(&state.lowest, from / 64);
@@ -541,16 +552,17 @@ static void put_avail(const struct page_arena_window *window, size_t from, size_
 static bool claim_avail(const struct page_arena_window *window, size_t from, size_t count) {
     bool ok = true;
     size_t done = 0;
-    FOR_EACH_GROUP(window, from, count, group, first, here) {
-        if (ok && atomic_bitmap_claim_run(group->avail, first, here)) {
-            done += here;
+    for (size_t at = from, end = from + count; at < end; at = next_group(at)) {
+        struct group_part part = group_part(window, at, end);
+        if (ok && atomic_bitmap_claim_run(part.group->avail, part.first, part.count)) {
+            done += part.count;
         } else if (ok) {
             ok = false;
-            if (first % 64 + here > 64) {
+            if (part.first % 64 + part.count > 64) {
                 // Words of it may have been claimed, and put back: a survey may have missed them,
                 // and a search passed them by.
-                raise_runs(window, (size_t)(group - window->groups), false);
-                raise_runs(window, (size_t)(group - window->groups), true);
+                raise_runs(window, part.index, false);
+                raise_runs(window, part.index, true);
                 lower(&state.lowest, from / 64);
             }
         }
@@ -587,8 +599,9 @@ static size_t count_dirty(const struct page_arena_window *window, size_t from, s
         return bits == mask ? count : bits == 0 ? 0 : (size_t)__builtin_popcountll(bits);
     }
     size_t sum = 0;
-    FOR_EACH_GROUP(window, from, count, group, first, here) {
-        sum += atomic_bitmap_count_run(group->dirty, first, here);
+    for (size_t at = from, end = from + count; at < end; at = next_group(at)) {
+        struct group_part part = group_part(window, at, end);
+        sum += atomic_bitmap_count_run(part.group->dirty, part.first, part.count);
     }
     return sum;
 }
@@ -638,19 +651,20 @@ static bool map_lost(const struct page_arena_window *window, size_t from, size_t
 
 // The same for the slabs of a claim. A SuperSlab that they make up is not marked any longer.
 static bool find_lost(const struct page_arena_window *window, size_t from, size_t slabs) {
-    FOR_EACH_GROUP(window, from, slabs, group, first, here) {
-        uint64_t lost =
-            atomic_load_explicit(&group->lost, memory_order_relaxed) & superslab_mask(first, here);
-        size_t base = (size_t)(group - window->groups) * ARENA_GROUP_SLABS;
+    for (size_t at = from, end = from + slabs; at < end; at = next_group(at)) {
+        struct group_part part = group_part(window, at, end);
+        uint64_t lost = atomic_load_explicit(&part.group->lost, memory_order_relaxed) &
+                        superslab_mask(part.first, part.count);
+        size_t base = part.index * ARENA_GROUP_SLABS;
         for (; lost != 0; lost &= lost - 1) {
             size_t superslab = base + (size_t)__builtin_ctzll(lost) * ARENA_SUPERSLAB_SLABS;
             size_t start = hak_max(superslab, from);
-            size_t end = hak_min(superslab + ARENA_SUPERSLAB_SLABS, from + slabs);
-            if (!map_lost(window, start, end - start)) {
+            size_t stop = hak_min(superslab + ARENA_SUPERSLAB_SLABS, end);
+            if (!map_lost(window, start, stop - start)) {
                 return false;
             }
-            if (end - start == ARENA_SUPERSLAB_SLABS) {
-                atomic_fetch_and(&group->lost, ~(lost & -lost));
+            if (stop - start == ARENA_SUPERSLAB_SLABS) {
+                atomic_fetch_and(&part.group->lost, ~(lost & -lost));
             }
         }
     }
@@ -658,14 +672,16 @@ static bool find_lost(const struct page_arena_window *window, size_t from, size_
 }
 
 static void mark_lost(const struct page_arena_window *window, size_t from, size_t slabs) {
-    FOR_EACH_GROUP(window, from, slabs, group, first, here) {
-        atomic_bitmap_put(&group->lost, superslab_mask(first, here));
+    for (size_t at = from, end = from + slabs; at < end; at = next_group(at)) {
+        struct group_part part = group_part(window, at, end);
+        atomic_bitmap_put(&part.group->lost, superslab_mask(part.first, part.count));
     }
 }
 
 static void mark_huge(const struct page_arena_window *window, size_t from, size_t slabs) {
-    FOR_EACH_GROUP(window, from, slabs, group, first, here) {
-        atomic_bitmap_put(&group->huge, superslab_mask(first, here));
+    for (size_t at = from, end = from + slabs; at < end; at = next_group(at)) {
+        struct group_part part = group_part(window, at, end);
+        atomic_bitmap_put(&part.group->huge, superslab_mask(part.first, part.count));
     }
 }
 
@@ -698,6 +714,32 @@ static enum os_result commit_alone(const struct page_arena_window *window, size_
     return result;
 }
 
+// Gives `count` SuperSlabs that were decommitted, of held slabs, their rights back in one call; or
+// the first of them alone, where the kernel has to map it anew. Returns how many have rights now;
+// 0: the kernel refuses.
+static size_t commit_some(const struct page_arena_window *window, size_t superslab, size_t count,
+                          bool huge) {
+    size_t from = superslab * ARENA_SUPERSLAB_SLABS;
+    size_t end = from + count * ARENA_SUPERSLAB_SLABS;
+    char *start = page_arena_address(window, from);
+    enum os_result result = os_commit(start, count * ARENA_SUPERSLAB);
+    if (result == OS_TAKEN) {
+        return add_alone(window, superslab, commit_alone) == OS_OK ? 1 : 0;
+    }
+    if (result != OS_OK) {
+        return 0;
+    }
+    if (huge || settings_get(SETTING_THP) == 1) {
+        os_huge_pages(start, count * ARENA_SUPERSLAB, true);
+        mark_huge(window, from, end - from);
+    }
+    for (size_t at = from; at < end; at = next_group(at)) {
+        struct group_part part = group_part(window, at, end);
+        mark_committed(window, part.index, superslab_mask(part.first, part.count));
+    }
+    return count;
+}
+
 // Gives SuperSlabs of held slabs that were decommitted their rights back. A SuperSlab is only ever
 // decommitted by someone who holds all of it, so the bits of these cannot be cleared meanwhile.
 static bool commit(const struct page_arena_window *window, size_t from, size_t slabs, bool huge) {
@@ -712,27 +754,9 @@ static bool commit(const struct page_arena_window *window, size_t from, size_t s
             i += has == ~UINT64_C(0) ? 64 : (size_t)__builtin_ctzll(~has);
             continue;
         }
-        size_t count = count_uncommitted(window, i, last - i + 1);
-        char *at = page_arena_address(window, i * ARENA_SUPERSLAB_SLABS);
-        size_t bytes = count * ARENA_SUPERSLAB;
-        enum os_result result = os_commit(at, bytes);
-        if (result == OS_TAKEN) { // one after the other
-            if (add_alone(window, i, commit_alone) != OS_OK) {
-                return false;
-            }
-            i++;
-            continue;
-        }
-        if (result != OS_OK) {
+        size_t count = commit_some(window, i, count_uncommitted(window, i, last - i + 1), huge);
+        if (count == 0) {
             return false;
-        }
-        if (huge || settings_get(SETTING_THP) == 1) {
-            os_huge_pages(at, bytes, true);
-            mark_huge(window, i * ARENA_SUPERSLAB_SLABS, count * ARENA_SUPERSLAB_SLABS);
-        }
-        FOR_EACH_GROUP(window, i * ARENA_SUPERSLAB_SLABS, count * ARENA_SUPERSLAB_SLABS, group,
-                       first, here) {
-            mark_committed(window, (size_t)(group - window->groups), superslab_mask(first, here));
         }
         i += count;
     }
@@ -911,9 +935,9 @@ static enum os_result map_slabs(const struct page_arena_window *window, size_t f
     if (result != OS_OK) {
         return result;
     }
-    char *at = page_arena_address(window, from);
+    char *start = page_arena_address(window, from);
     size_t bytes = (end - from) << ARENA_SLAB_SHIFT;
-    result = page_arena_is_tight() ? os_reserve(at, bytes, NULL) : os_map(at, bytes, NULL);
+    result = page_arena_is_tight() ? os_reserve(start, bytes, NULL) : os_map(start, bytes, NULL);
     if (result != OS_OK) {
         if (meta_bytes != 0) {
             os_release(meta, meta_bytes);
@@ -921,13 +945,14 @@ static enum os_result map_slabs(const struct page_arena_window *window, size_t f
         return result;
     }
     if (huge || settings_get(SETTING_THP) == 1) {
-        os_huge_pages(at, bytes, true);
+        os_huge_pages(start, bytes, true);
         mark_huge(window, from, end - from);
     }
     atomic_fetch_add_explicit(&state.reserved, bytes, memory_order_relaxed);
-    FOR_EACH_GROUP(window, from, end - from, group, first, here) {
-        atomic_bitmap_put_run(group->mapped, first, here);
-        mark_committed(window, (size_t)(group - window->groups), superslab_mask(first, here));
+    for (size_t at = from; at < end; at = next_group(at)) {
+        struct group_part part = group_part(window, at, end);
+        atomic_bitmap_put_run(part.group->mapped, part.first, part.count);
+        mark_committed(window, part.index, superslab_mask(part.first, part.count));
     }
     load_max(&state.high, hak_round_up(end, 64));
     put_avail(window, from, end - from, false);
@@ -1202,55 +1227,51 @@ static HAK_NOINLINE size_t claim_anywhere_within(const struct search *search, si
     return ARENA_NONE;
 }
 
-// Claims the lowest run in [from, end) that will do; ARENA_NONE if there is none.
-static size_t claim_within(const struct search *search, size_t from, size_t end) {
-    if (HAK_LIKELY(search->step == 1)) {
-        return claim_anywhere_within(search, from, end);
-    }
-    const struct search wanted = *search; // in registers
-    size_t start = from;
-    size_t length = 0;
-    unsigned bit = (unsigned)(from % 64);
-    for (size_t w = from / 64; w < end / 64; w++, bit = 0) {
-        uint64_t bits = search_word(&wanted, w);
-        while (bit < 64) {
-            uint64_t rest = bits >> bit;
-            if (length == 0) {
-                if (rest == 0) {
-                    break;
-                }
-                bit += (unsigned)__builtin_ctzll(rest);
-                start = w * 64 + bit;
-                size_t aligned = align_up(&wanted, start);
-                if (aligned != start) {
-                    if (aligned >= (w + 1) * 64) {
-                        w = aligned / 64 - 1; // the loop adds one
-                        // The word at `aligned` is entered at its start; aligned bits come first.
-                        break;
-                    }
-                    bit += (unsigned)(aligned - start);
-                    if ((bits >> bit & 1) == 0) {
-                        continue;
-                    }
-                    start = aligned;
-                }
-                rest = bits >> bit;
-            }
-            unsigned ones = rest == ~UINT64_C(0) ? 64 : (unsigned)__builtin_ctzll(~rest);
-            unsigned here = (unsigned)hak_min(ones, 64 - bit);
-            length += here;
-            bit += here;
-            if (length >= wanted.slabs) {
-                if (claim_avail(wanted.window, start, wanted.slabs)) {
-                    return start;
-                }
-                length = 0; // lost it to another thread: go on behind
-            } else if (bit < 64) {
-                length = 0;
-            }
+// The first free slab in [at, end), or `end`.
+static size_t next_free(const struct search *search, size_t at, size_t end) {
+    while (at < end) {
+        uint64_t bits = search_word(search, at / 64) >> at % 64;
+        if (bits != 0) {
+            return at + (size_t)__builtin_ctzll(bits);
         }
+        at = (at / 64 + 1) * 64;
+    }
+    return end;
+}
+
+// How many slabs of [at, end) are free from `at` on. Counts no further than the search needs.
+static size_t free_from(const struct search *search, size_t at, size_t end) {
+    size_t count = 0;
+    while (count < search->slabs && at + count < end) {
+        size_t bit = (at + count) % 64;
+        uint64_t held = ~search_word(search, (at + count) / 64) >> bit;
+        if (held != 0) {
+            count += (size_t)__builtin_ctzll(held);
+            break;
+        }
+        count += 64 - bit;
+    }
+    return hak_min(count, search->slabs);
+}
+
+static HAK_NOINLINE size_t claim_aligned_within(const struct search *search, size_t from,
+                                                size_t end) {
+    size_t at = align_up(search, next_free(search, from, end));
+    while (at < end) {
+        size_t count = free_from(search, at, end);
+        if (count == search->slabs && claim_avail(search->window, at, count)) {
+            return at;
+        }
+        // Too short, or lost to another thread: the search goes on behind.
+        at = align_up(search, next_free(search, at + count, end));
     }
     return ARENA_NONE;
+}
+
+// Claims the lowest run in [from, end) that will do; ARENA_NONE if there is none.
+static size_t claim_within(const struct search *search, size_t from, size_t end) {
+    return HAK_LIKELY(search->step == 1) ? claim_anywhere_within(search, from, end)
+                                         : claim_aligned_within(search, from, end);
 }
 
 // Surveys the groups before `group` that a run of `carry` slabs lies in, as its summaries have it.
@@ -1606,17 +1627,19 @@ static size_t release(size_t from, size_t slabs, bool dirty, uint32_t *now) {
     struct page_arena_window window = page_arena_get_window();
     dirty = dirty || HAK_UNLIKELY(page_arena_is_tight()); // the purge takes rights, too
     if (dirty) {
-        FOR_EACH_GROUP(&window, from, slabs, group, first, here) {
-            atomic_bitmap_ensure_run(group->dirty, first, here);
+        for (size_t at = from, end = from + slabs; at < end; at = next_group(at)) {
+            struct group_part part = group_part(&window, at, end);
+            atomic_bitmap_ensure_run(part.group->dirty, part.first, part.count);
         }
     }
     size_t added = dirty ? slabs : count_dirty(&window, from, slabs);
     if (added > 0) {
         *now = now_ms();
-        FOR_EACH_GROUP(&window, from, slabs, group, first, here) {
-            size_t last = (first + here - 1) / ARENA_SUPERSLAB_SLABS;
-            for (size_t s = first / ARENA_SUPERSLAB_SLABS; s <= last; s++) {
-                atomic_store_explicit(&group->freed_at[s], *now, memory_order_relaxed);
+        for (size_t at = from, end = from + slabs; at < end; at = next_group(at)) {
+            struct group_part part = group_part(&window, at, end);
+            size_t last = (part.first + part.count - 1) / ARENA_SUPERSLAB_SLABS;
+            for (size_t s = part.first / ARENA_SUPERSLAB_SLABS; s <= last; s++) {
+                atomic_store_explicit(&part.group->freed_at[s], *now, memory_order_relaxed);
             }
         }
     }
@@ -1641,8 +1664,9 @@ void page_arena_release(size_t from, size_t slabs, bool dirty) {
 }
 
 static void clear_dirty(const struct page_arena_window *window, size_t from, size_t slabs) {
-    FOR_EACH_GROUP(window, from, slabs, group, first, here) {
-        atomic_bitmap_clear_run(group->dirty, first, here);
+    for (size_t at = from, end = from + slabs; at < end; at = next_group(at)) {
+        struct group_part part = group_part(window, at, end);
+        atomic_bitmap_clear_run(part.group->dirty, part.first, part.count);
     }
 }
 
