@@ -410,6 +410,52 @@ TEST(Scaling, TheFloorHasTheWorkloadsFootprint) {
     EXPECT_LT(pages, 2600);
 }
 
+TEST(Cores, RefusesBadArguments) {
+    const std::vector<std::vector<std::string>> bad = {
+        {"1"},
+        {"--workloads", "nosuch"},
+        {"--threads", ""},
+        {"--threads", "1,0"},
+        {"--threads", "257"},
+        {"--allocators", "nosuch"},
+        {"--runs", "0"},
+        {"--percent", "0"},
+        {"--out", "/proc/none"},
+    };
+    for (const auto &arguments : bad) {
+        expect_usage("cores", arguments);
+    }
+}
+
+TEST(Cores, WritesATableForEveryWorkload) {
+    const ScratchDirectory scratch;
+    const Outcome outcome =
+        drive("cores", {"--quick", "--percent", "1", "--threads", "1,2", "--allocators",
+                        "hakmem_c23,system", "--out", scratch.path()});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    EXPECT_THAT(contents(scratch.path() + "/cores.md"), HasSubstr(outcome.out));
+    const std::string json = contents(scratch.path() + "/cores.json");
+    for (const char *name : {"small", "medium", "large", "larson", "churn", "xmalloc", "batches",
+                             "alloc-test", "growth", "thrash"}) {
+        EXPECT_THAT(outcome.out, HasSubstr(std::string("\n## ") + name + ": ")) << name;
+        EXPECT_THAT(json, HasSubstr(std::string("\"workload\": \"") + name + "\"")) << name;
+        EXPECT_THAT(contents(scratch.path() + "/cores-" + name + ".gp"),
+                    HasSubstr("set logscale x"))
+            << name;
+    }
+    // The last allocator with the fewest threads is the unit; xmalloc has no column of one thread.
+    EXPECT_THAT(outcome.out, ContainsRegex("\\| system +\\| +1.00 \\(0 %\\) \\| +[0-9.]+ \\("));
+    EXPECT_THAT(outcome.out, ContainsRegex("\\| threads +\\| +2 \\|\n"));
+}
+
+TEST(Cores, SaysThatAWorkloadNeedsMoreThreads) {
+    const ScratchDirectory scratch;
+    const Outcome outcome = drive("cores", {"--workloads", "xmalloc", "--threads", "1",
+                                            "--allocators", "system", "--out", scratch.path()});
+    EXPECT_THAT(outcome.error, StartsWith("exit status 1"));
+    EXPECT_THAT(outcome.err, HasSubstr("xmalloc needs 2 threads"));
+}
+
 TEST(States, RefusesBadArguments) {
     const std::vector<std::vector<std::string>> bad = {
         {"1"},
