@@ -3,7 +3,16 @@
 
 #include "boxes/atomic_bitmap/atomic_bitmap.c"
 
+// The arena as one source.
+#include "boxes/page_arena/growth.c"
+#include "boxes/page_arena/moved.c"
 #include "boxes/page_arena/page_arena.c"
+#include "boxes/page_arena/purge.c"
+#include "boxes/page_arena/release.c"
+#include "boxes/page_arena/rights.c"
+#include "boxes/page_arena/search.c"
+#include "boxes/page_arena/slab_bits.c"
+#include "boxes/page_arena/window.c"
 
 #include "boxes/page_arena/page_arena_model.h"
 
@@ -27,12 +36,13 @@ struct model_arena model_start(char *base, uint64_t mapped, bool charged, size_t
     charged_bit = charged;
     high = groups * ARENA_GROUP_SLABS;
     set(&config, config_word);
-    set(&state.high, high);
-    set(&state.top, 0);
-    set(&state.lowest, slabs / 64);
-    set(&state.counts, 0);
-    return (struct model_arena){(volatile size_t *)&state.top, (volatile size_t *)&state.lowest,
-                                (volatile uint64_t *)&state.counts};
+    set(&arena_state.high, high);
+    set(&arena_state.top, 0);
+    set(&arena_state.lowest, slabs / 64);
+    set(&arena_state.counts, 0);
+    return (struct model_arena){(volatile size_t *)&arena_state.top,
+                                (volatile size_t *)&arena_state.lowest,
+                                (volatile uint64_t *)&arena_state.counts};
 }
 
 void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t value)) {
@@ -40,14 +50,14 @@ void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t valu
     window.base = (char *)(config_word & ~(uintptr_t)(ARENA_SUPERSLAB - 1));
     window.slabs = MODEL_GROUPS * ARENA_GROUP_SLABS;
     ignore(&config, sizeof config, config_word);
-    ignore(&state.high, sizeof state.high, high);
-    ignore(&known.ready, sizeof known.ready, 0);
-    ignore(&state.reserved, sizeof state.reserved, 0);
-    ignore(&state.dense, sizeof state.dense, 0);
-    ignore(&state.charged, sizeof state.charged, charged_bit);
-    ignore(&state.tight, sizeof state.tight, 0);
-    ignore(&state.purged_slabs, sizeof state.purged_slabs, 0);
-    ignore(&state.moved_slabs, sizeof state.moved_slabs, 0);
+    ignore(&arena_state.high, sizeof arena_state.high, high);
+    ignore(&arena_known.ready, sizeof arena_known.ready, 0);
+    ignore(&arena_state.reserved, sizeof arena_state.reserved, 0);
+    ignore(&arena_state.dense, sizeof arena_state.dense, 0);
+    ignore(&arena_state.charged, sizeof arena_state.charged, charged_bit);
+    ignore(&arena_state.tight, sizeof arena_state.tight, 0);
+    ignore(&arena_state.purged_slabs, sizeof arena_state.purged_slabs, 0);
+    ignore(&arena_state.moved_slabs, sizeof arena_state.moved_slabs, 0);
     static_assert((int)MODEL_GROUPS == (int)PIECE_GROUPS, "the window is one piece");
     window.groups = (struct page_arena_group *)(window.base + groups_offset(window.slabs));
     window.regions = (struct page_arena_region *)(window.base + regions_offset(window.slabs));
@@ -55,11 +65,11 @@ void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t valu
         ignore(&window.groups[word / 32].mapped[word % 32], sizeof(atomic_bitmap_word),
                (mapped_words >> word & 1) != 0 ? ~UINT64_C(0) : 0);
     }
-    ignore(control.begun, sizeof control.begun, 1);
-    ignore(control.open, sizeof control.open, 1);
-    ignore(&control.more_regions, sizeof control.more_regions, 1);
-    ignore(&control.pieces, sizeof control.pieces, 1);
-    ignore(&state.step, sizeof state.step, STEP_MOST);
+    ignore(arena_control.begun, sizeof arena_control.begun, 1);
+    ignore(arena_control.open, sizeof arena_control.open, 1);
+    ignore(&arena_control.more_regions, sizeof arena_control.more_regions, 1);
+    ignore(&arena_control.pieces, sizeof arena_control.pieces, 1);
+    ignore(&arena_state.step, sizeof arena_state.step, STEP_MOST);
     for (size_t group = 0; group < MODEL_GROUPS; group++) { // no room to grow
         ignore(&window.regions->taken[group], sizeof(atomic_bitmap_word), ~UINT64_C(0));
     }
@@ -67,7 +77,7 @@ void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t valu
 
 void model_make_free(size_t from, size_t slabs) {
     struct page_arena_window window = page_arena_get_window();
-    put_avail(&window, from, slabs, false);
+    arena_put_avail(&window, from, slabs, false);
 }
 
 struct model_bounds model_bounds_of(size_t group, bool dirty) {

@@ -1,0 +1,388 @@
+// SPDX-License-Identifier: Apache-2.0
+// page_arena_internal: what the files of the arena share. A file calls only files above it:
+//
+//   window.c       the window's place, and the control area, which grows with the heap
+//   slab_bits.c    the bits of free and of dirty slabs, and the summaries of their runs
+//   rights.c       the bits of SuperSlabs: with rights, advised huge pages, lost
+//   growth.c       new slabs from the kernel
+//   search.c       the search for the lowest run of free slabs
+//   release.c      slabs that become free
+//   moved.c        runs that mremap() moved pages to
+//   purge.c        pages that go back to the kernel
+//   page_arena.c   claims, which use all of the above, and the figures
+//
+// What is ordered, and by what:
+//
+// - What a holder did with a slab comes before what the next one does: putting the bit into `avail`
+//   releases, claiming it acquires. `dirty` is written between the two, by the holder.
+// - `config`, `arena_control.open` and `high` publish mapped metadata: they are stored by a
+//   read-modify-write and loaded with acquire.
+// - A thread that takes a SuperSlab in order to map slabs of it counts the mapped ones afterwards:
+//   no other thread can add any as long as the SuperSlab is taken.
+// - A release sets a bit and then looks at `lowest`; a search raises `lowest` and then looks at the
+//   bits that it has passed. One of the two must see the other: all four are sequentially
+//   consistent.
+// - A release sets a bit and then looks at the summaries above it (raise()); a survey marks a
+//   summary and then looks at the bits (arena_survey()). One of the two sees the other, as above.
+// - A claim clears bits and then looks at `top`; lower_top() lowers `top` and then looks at the
+//   bits again. Likewise `meta_used` and the region's `meta`.
+// - `committed` stands for rights that the kernel gave before the bit was set. They are not data of
+//   this process: a relaxed look is enough, as it is for hints and counts. The bit is cleared by
+//   someone who holds all of the SuperSlab, and `lost` is set by someone who holds the slabs: both
+//   before these are put into `avail`.
+#ifndef HAKMEM_BOXES_PAGE_ARENA_PAGE_ARENA_INTERNAL_H
+#define HAKMEM_BOXES_PAGE_ARENA_PAGE_ARENA_INTERNAL_H
+
+#include "backends/os.h"
+#include "boxes/base/alone.h"
+#include "boxes/moved_runs/moved_runs.h"
+#include "boxes/page_arena/page_arena.h"
+#include "boxes/settings/settings.h"
+
+// The window is placed between the random hints of JavaScript engines (below 64 TiB) and the
+// addresses that the kernel gives programs (above 85 TiB).
+#if !defined(__SANITIZE_THREAD__)
+#    define ZONE_START   ((uintptr_t)64 << 40)
+#    define ZONE_SIZE    ((uintptr_t)16 << 40)
+#    define WINDOW_MOST  ((size_t)4 << 40)
+#    define WINDOW_USUAL ((size_t)1 << 40)
+#else
+// ThreadSanitizer has no shadow for the addresses there. It has for the topmost 1.5 TiB, of which
+// the kernel uses the upper 1 TiB.
+#    define ZONE_START   ((uintptr_t)0x7e8000000000)
+#    define ZONE_SIZE    ((uintptr_t)512 << 30)
+#    define WINDOW_MOST  ((size_t)256 << 30)
+#    define WINDOW_USUAL WINDOW_MOST
+#endif
+
+// Slabs that a heap grows by.
+enum {
+    STEP_FIRST = 4, // an empty heap
+    STEP_LEAST = 1, // after the kernel has refused more
+    STEP_MOST = ARENA_SUPERSLAB_SLABS,
+};
+
+// What threads write often stands on other cache lines than what all threads read.
+struct arena_state {
+    alignas(HAK_CACHE_LINE) _Atomic size_t high;     // see page_arena_high()
+    _Atomic size_t top;                              // see page_arena_top()
+    _Atomic size_t reserved;                         // bytes
+    _Atomic size_t readable_end;                     // see page_arena_readable(), a slab's index
+    _Atomic size_t step;                             // most slabs to grow by, see extend_rounded()
+    _Atomic bool tight;                              // see page_arena_is_tight()
+    _Atomic bool dense;                              // see page_arena_mark_dense()
+    _Atomic bool charged;                            // see is_charged()
+    alignas(HAK_CACHE_LINE) _Atomic size_t lowest;   // no slab below this word index is avail
+    alignas(HAK_CACHE_LINE) _Atomic uint64_t counts; // see count_slabs()
+    uint32_t peak;                                   // most slabs held at a time, about
+    alignas(HAK_CACHE_LINE) _Atomic uint64_t purged_slabs;
+    _Atomic uint64_t moved_slabs;
+    _Atomic size_t sparse;     // see page_arena_count_sparse()
+    _Atomic size_t given_word; // see give_back()
+    _Atomic size_t settled;    // see arena_settle()
+};
+extern struct arena_state arena_state;
+
+// The window, worked out once from `config` of window.c: every call of the arena needs it.
+struct arena_known {
+    struct page_arena_window window;
+    _Atomic bool ready;
+};
+extern struct arena_known arena_known;
+
+// As page_arena_get_window(), without a call once the window is known.
+HAK_INLINE struct page_arena_window arena_window(void) {
+    return HAK_LIKELY(atomic_load_explicit(&arena_known.ready, memory_order_acquire))
+               ? arena_known.window
+               : page_arena_get_window();
+}
+
+HAK_INLINE size_t load_max(_Atomic size_t *at, size_t value) {
+    size_t seen = atomic_load_explicit(at, memory_order_relaxed);
+    while (seen < value && !atomic_compare_exchange_weak(at, &seen, value)) {
+    }
+    return seen;
+}
+
+HAK_INLINE void lower(_Atomic size_t *at, size_t value) {
+    size_t seen = atomic_load(at);
+    while (seen > value && !atomic_compare_exchange_weak(at, &seen, value)) {
+    }
+}
+
+// True where the kernel charges for all that can be written, touched or not (overcommit_memory 2):
+// there, SuperSlabs out of use are decommitted.
+HAK_INLINE bool is_charged(void) {
+    return atomic_load_explicit(&arena_state.charged, memory_order_relaxed);
+}
+
+HAK_INLINE size_t limit_slabs(void) {
+    size_t limit = (size_t)settings_get(SETTING_LIMIT);
+    return limit == 0 ? 0 : hak_max(limit >> ARENA_SLAB_SHIFT, 1);
+}
+
+HAK_INLINE uint32_t now_ms(void) {
+    return (uint32_t)os_now_ms();
+}
+
+// --- window.c: the control area
+//
+// The control area is mapped as the heap grows, so that a small process maps little of it: limits
+// on address space, data and locked memory count what is mapped, touched or not. A piece of the
+// window is the slabs whose bytes fill one page of the page map; their groups fill one page too.
+// Only the regions are reserved from the start, for a window has few of them. Regions get rights
+// in order, the first one before the window is published.
+//
+// The thread that sets a piece's bit in `begun` maps the piece. Other threads grow elsewhere
+// meanwhile, so no thread waits. The bit stays set where a foreign mapping is in the way, and in a
+// child that was forked in between: such a piece is never used.
+enum {
+    PIECE_SLABS = HAK_PAGE,
+    PIECE_GROUPS = PIECE_SLABS / ARENA_GROUP_SLABS,
+    PIECES_MOST = (WINDOW_MOST >> ARENA_SLAB_SHIFT) / PIECE_SLABS,
+};
+static_assert(sizeof(struct page_arena_group) * PIECE_GROUPS == HAK_PAGE, "a page of groups");
+static_assert(ARENA_REGION_GROUPS % PIECE_GROUPS == 0, "a piece is in one region");
+
+struct arena_control {
+    atomic_bitmap_word begun[PIECES_MOST / 64];
+    atomic_bitmap_word open[PIECES_MOST / 64]; // mapped
+    _Atomic size_t more_regions;               // regions with rights after the first one
+    _Atomic bool adding;                       // see arena_add_alone()
+    _Atomic size_t pieces;                     // all below are open; may be behind
+};
+extern struct arena_control arena_control;
+
+HAK_INLINE bool is_open(size_t piece) {
+    return (atomic_load_explicit(&arena_control.open[piece / 64], memory_order_acquire) >>
+                piece % 64 &
+            1) != 0;
+}
+
+HAK_INLINE bool is_group_open(size_t group) {
+    return is_open(group / PIECE_GROUPS);
+}
+
+// The first SuperSlab behind the control area. Those that the area covers stay out of use.
+size_t arena_first_superslab(const struct page_arena_window *window);
+
+// Calls `add`, which gives something rights in a way that empties what has rights already. So `add`
+// runs in one thread at a time, and first looks whether another thread has done its work. Returns
+// OS_NO_MEMORY, without waiting, while another thread is in here.
+enum os_result arena_add_alone(const struct page_arena_window *window, size_t what,
+                               enum os_result (*add)(const struct page_arena_window *, size_t));
+
+// Maps a piece of the control area, if it is not mapped. Returns OS_TAKEN if another thread is
+// mapping the piece, or if a foreign mapping is in the way.
+enum os_result arena_open_piece(const struct page_arena_window *window, size_t piece);
+
+// --- slab_bits.c: free and dirty slabs
+
+// The words of 64 slabs: index is slab / 64.
+HAK_INLINE atomic_bitmap_word *avail_word(const struct page_arena_window *window, size_t word) {
+    return &window->groups[word / 32].avail[word % 32];
+}
+
+HAK_INLINE atomic_bitmap_word *dirty_word(const struct page_arena_window *window, size_t word) {
+    return &window->groups[word / 32].dirty[word % 32];
+}
+
+// The part of the slabs [at, end) that lies in the group of slab `at`.
+struct group_part {
+    struct page_arena_group *group;
+    size_t index;        // the group's
+    size_t first, count; // the part's slabs within the group
+};
+
+HAK_INLINE struct group_part group_part(const struct page_arena_window *window, size_t at,
+                                        size_t end) {
+    size_t index = at / ARENA_GROUP_SLABS;
+    size_t first = at % ARENA_GROUP_SLABS;
+    return (struct group_part){&window->groups[index], index, first,
+                               hak_min(end - at, ARENA_GROUP_SLABS - first)};
+}
+
+// The first slab of the group after that of slab `at`.
+HAK_INLINE size_t next_group(size_t at) {
+    return (at / ARENA_GROUP_SLABS + 1) * ARENA_GROUP_SLABS;
+}
+
+// Summaries bound the runs of free slabs from above, so that a search can pass a group or a region
+// whose runs are too short without reading its bits. A region's summary bounds its longest run; a
+// group's summary also bounds the runs at its start and at its end.
+//
+// A release raises the summaries above its slabs to the most there can be. A claim changes none. A
+// search that has read a group in vain surveys the group: it marks the summary, counts the runs,
+// and writes the result if the mark is still there. A release removes the mark, and so wins against
+// every survey that may have missed its bits. Each mark has a tag. A tag comes again after 2^27
+// surveys; a run that a survey hid for that reason is seen after the next release in its group.
+enum {
+    RUN_BITS = 12, // a group's longest run, the one at its start and the one at its end
+    FIELD_BITS = 3 * RUN_BITS,
+};
+static const uint64_t fields_mask = (UINT64_C(1) << FIELD_BITS) - 1;
+
+struct runs {
+    size_t longest, first, last; // slabs
+};
+
+HAK_INLINE struct runs unpack(uint64_t word) {
+    const uint64_t mask = (1 << RUN_BITS) - 1;
+    return (struct runs){word & mask, word >> RUN_BITS & mask, word >> 2 * RUN_BITS & mask};
+}
+
+HAK_INLINE struct page_arena_runs *runs_of(const struct page_arena_window *window, size_t group,
+                                           bool dirty) {
+    struct page_arena_region *region = &window->regions[group / ARENA_REGION_GROUPS];
+    return dirty ? &region->dirty : &region->free;
+}
+
+HAK_INLINE struct runs group_runs(const struct page_arena_window *window, size_t group,
+                                  bool dirty) {
+    return unpack(atomic_load(&runs_of(window, group, dirty)->group[group % ARENA_REGION_GROUPS]));
+}
+
+HAK_INLINE size_t region_longest(const struct page_arena_window *window, size_t group, bool dirty) {
+    return atomic_load(&runs_of(window, group, dirty)->all) & fields_mask;
+}
+
+// The length of the run that ends at the end of a group, if the run that ends right before the
+// group has `carry` slabs.
+HAK_INLINE size_t carry_over(size_t carry, struct runs runs) {
+    return runs.first == ARENA_GROUP_SLABS ? carry + ARENA_GROUP_SLABS : runs.last;
+}
+
+// Counts the runs of a group, and lowers its summary to the counts. Returns the counts.
+struct runs arena_survey(const struct page_arena_window *window, size_t group, bool dirty);
+
+// The same for the region of `group`, by the summaries of its groups. Returns its longest run.
+size_t arena_survey_region(const struct page_arena_window *window, size_t group, bool dirty);
+
+// Lowers the summaries of a group to "no free slab". The caller holds all slabs of the group.
+void arena_hold_group(const struct page_arena_window *window, size_t group);
+
+// Makes held slabs available. dirty: some of them may be dirty.
+void arena_put_avail(const struct page_arena_window *window, size_t from, size_t count, bool dirty);
+
+// Claims all of the slabs. False, and none is claimed, if one of them is not available.
+bool arena_claim_avail(const struct page_arena_window *window, size_t from, size_t count);
+
+// True if all of the slabs are available. A look that changes nothing, before a claim that would
+// mostly fail.
+bool arena_all_avail(const struct page_arena_window *window, size_t from, size_t count);
+
+// Returns how many of the slabs are dirty. Exact for held slabs.
+size_t arena_count_dirty(const struct page_arena_window *window, size_t from, size_t count);
+
+// Marks held slabs as clean.
+void arena_clear_dirty(const struct page_arena_window *window, size_t from, size_t slabs);
+
+// --- rights.c: SuperSlabs
+
+// The SuperSlabs, as bits, that slabs [first, first + count) of a group lie in.
+HAK_INLINE uint64_t superslab_mask(size_t first, size_t count) {
+    unsigned from = (unsigned)(first / ARENA_SUPERSLAB_SLABS);
+    unsigned last = (unsigned)((first + count - 1) / ARENA_SUPERSLAB_SLABS);
+    return atomic_bitmap_mask(from, last - from + 1);
+}
+
+// Maps those of held slabs again that the kernel has lost. Clears the mark of each SuperSlab all of
+// whose slabs are among them. False if the kernel refuses.
+bool arena_map_lost(const struct page_arena_window *window, size_t from, size_t slabs);
+
+// Marks the SuperSlabs of held slabs: some of their slabs may not be mapped any longer.
+void arena_mark_lost(const struct page_arena_window *window, size_t from, size_t slabs);
+
+// Marks the SuperSlabs of slabs as advised huge pages.
+void arena_mark_huge(const struct page_arena_window *window, size_t from, size_t slabs);
+
+// Marks SuperSlabs, the bits `superslabs` of group `index`, as readable and writable.
+void arena_mark_committed(const struct page_arena_window *window, size_t index,
+                          uint64_t superslabs);
+
+// Gives the SuperSlabs of held slabs the rights back that a purge took. False if the kernel
+// refuses. Only a thread that holds all of a SuperSlab takes its rights, so those of the caller's
+// SuperSlabs stay.
+bool arena_commit(const struct page_arena_window *window, size_t from, size_t slabs, bool huge);
+
+// Marks the metadata of a slab's SuperSlab as in use, so that the purge visits it.
+void arena_use_meta(const struct page_arena_window *window, size_t slab);
+
+// --- growth.c
+
+// How many of a SuperSlab's slabs are mapped.
+HAK_INLINE size_t mapped_in(const struct page_arena_window *window, size_t superslab) {
+    size_t group = superslab / ARENA_GROUP_SUPERSLABS;
+    if (!is_group_open(group)) {
+        return 0;
+    }
+    size_t in_group = superslab % ARENA_GROUP_SUPERSLABS;
+    uint64_t word = atomic_load(&window->groups[group].mapped[in_group / 2]);
+    uint32_t bits = (uint32_t)(word >> in_group % 2 * ARENA_SUPERSLAB_SLABS);
+    return bits == 0 ? 0 : hak_log2(bits) + 1u;
+}
+
+// Maps so many new slabs that there are `slabs` adjacent, aligned ones, and makes the new ones
+// available. Returns OS_NO_MEMORY if the kernel refuses or no address is left. After OS_TAKEN the
+// caller tries again.
+enum os_result arena_grow(const struct page_arena_window *window, size_t slabs, size_t align,
+                          bool huge);
+
+// Maps those of the slabs [from, from + slabs) that are not mapped, and makes them available, if
+// the others are available. False if one of the others is held, or the kernel refuses.
+bool arena_grow_at(const struct page_arena_window *window, size_t from, size_t slabs, bool huge);
+
+// --- search.c
+
+// Claims the lowest run of available slabs; of available dirty slabs if `dirty`. Returns its first
+// slab, or ARENA_NONE if there is no such run.
+size_t arena_find_run(const struct page_arena_window *window, size_t slabs, size_t align,
+                      bool dirty);
+
+// --- release.c
+
+// Adds to the counts of claimed slabs (lower half of the word) and of free dirty slabs (upper half)
+// in one step. Neither is ever below 0: slabs count as dirty before they are available.
+HAK_INLINE void count_slabs(ptrdiff_t held, ptrdiff_t dirty) {
+    hak_step_add(&arena_state.counts, (uint64_t)held + ((uint64_t)dirty << 32));
+    if (held > 0) {
+        // For statistics only: of two threads that write it, one may win with a little less.
+        uint32_t now = __atomic_load_n((uint32_t *)&arena_state.counts, __ATOMIC_RELAXED);
+        if (now > __atomic_load_n(&arena_state.peak, __ATOMIC_RELAXED)) {
+            __atomic_store_n(&arena_state.peak, now, __ATOMIC_RELAXED);
+        }
+    }
+}
+
+HAK_INLINE size_t counted_held(void) {
+    return (uint32_t)atomic_load_explicit(&arena_state.counts, memory_order_relaxed);
+}
+
+HAK_INLINE size_t counted_dirty(void) {
+    return atomic_load_explicit(&arena_state.counts, memory_order_relaxed) >> 32;
+}
+
+// Makes held slabs available. dirty: they may hold other bytes than zero. Returns how many of the
+// slabs have pages; unless that is 0, *now is the clock.
+size_t arena_release(size_t from, size_t slabs, bool dirty, uint32_t *now);
+
+// Releases the slabs that are set aside in all places, or in the place of this thread. True if
+// there were any. The ceiling of dirty memory is left to the next page_arena_release(): the purges
+// for many runs would add up in one call.
+bool arena_release_aside(bool all);
+
+// --- moved.c
+
+// Gives back the pages of a run that the caller holds and goes on holding. False if the kernel
+// would not.
+bool arena_purge_held(const struct page_arena_window *window, size_t from, size_t slabs);
+
+// As arena_purge_held(), by a caller that releases the run next. Moved runs in it are mapped
+// afresh; the kernel may lose them in that, and then the next claim maps them again.
+bool arena_purge_for_good(const struct page_arena_window *window, size_t from, size_t slabs);
+
+// Maps moved runs afresh that are free; only clean ones unless `dirty`. Looks at up to `looks`
+// notes of moved runs, from where the last call ended. True if it mapped one.
+bool arena_settle(const struct page_arena_window *window, size_t looks, bool dirty);
+
+#endif

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// rights: keeps, as bits, what the kernel lets the process do with each SuperSlab.
+#include "boxes/page_arena/page_arena_internal.h"
+
+// SuperSlabs without rights from `superslab` on, `most` at most.
+static size_t count_uncommitted(const struct page_arena_window *window, size_t superslab,
+                                size_t most) {
+    size_t count = 0;
+    while (count < most) {
+        size_t at = superslab + count;
+        uint64_t word =
+            atomic_load_explicit(&window->groups[at / 64].committed, memory_order_relaxed) >>
+            at % 64;
+        if (word != 0) {
+            count += (size_t)__builtin_ctzll(word);
+            break;
+        }
+        count += 64 - at % 64;
+    }
+    return hak_min(count, most);
+}
+
+// Maps those of held slabs again that the kernel has unmapped and would not map at once.
+static bool map_lost(const struct page_arena_window *window, size_t from, size_t slabs) {
+    enum os_result result =
+        os_map(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT, NULL);
+    // "Taken" by those that are mapped: one after the other, then.
+    for (size_t i = 0; i < slabs && result == OS_TAKEN; i++) {
+        if (os_map(page_arena_address(window, from + i), ARENA_SLAB, NULL) == OS_NO_MEMORY) {
+            result = OS_NO_MEMORY;
+        }
+    }
+    return result != OS_NO_MEMORY;
+}
+
+bool arena_map_lost(const struct page_arena_window *window, size_t from, size_t slabs) {
+    for (size_t at = from, end = from + slabs; at < end; at = next_group(at)) {
+        struct group_part part = group_part(window, at, end);
+        uint64_t lost = atomic_load_explicit(&part.group->lost, memory_order_relaxed) &
+                        superslab_mask(part.first, part.count);
+        size_t base = part.index * ARENA_GROUP_SLABS;
+        for (; lost != 0; lost &= lost - 1) {
+            size_t superslab = base + (size_t)__builtin_ctzll(lost) * ARENA_SUPERSLAB_SLABS;
+            size_t start = hak_max(superslab, from);
+            size_t stop = hak_min(superslab + ARENA_SUPERSLAB_SLABS, end);
+            if (!map_lost(window, start, stop - start)) {
+                return false;
+            }
+            if (stop - start == ARENA_SUPERSLAB_SLABS) {
+                atomic_fetch_and(&part.group->lost, ~(lost & -lost));
+            }
+        }
+    }
+    return true;
+}
+
+void arena_mark_lost(const struct page_arena_window *window, size_t from, size_t slabs) {
+    for (size_t at = from, end = from + slabs; at < end; at = next_group(at)) {
+        struct group_part part = group_part(window, at, end);
+        atomic_bitmap_put(&part.group->lost, superslab_mask(part.first, part.count));
+    }
+}
+
+void arena_mark_huge(const struct page_arena_window *window, size_t from, size_t slabs) {
+    for (size_t at = from, end = from + slabs; at < end; at = next_group(at)) {
+        struct group_part part = group_part(window, at, end);
+        atomic_bitmap_put(&part.group->huge, superslab_mask(part.first, part.count));
+    }
+}
+
+static void mark_meta(const struct page_arena_window *window, size_t index, uint64_t superslabs) {
+    atomic_bitmap_put(&window->groups[index].meta_used, superslabs);
+    atomic_bitmap_ensure_run(&window->regions[index / ARENA_REGION_GROUPS].meta,
+                             index % ARENA_REGION_GROUPS, 1);
+}
+
+void arena_mark_committed(const struct page_arena_window *window, size_t index,
+                          uint64_t superslabs) {
+    atomic_bitmap_put(&window->groups[index].committed, superslabs);
+    if (is_charged()) { // so that the purge comes by
+        mark_meta(window, index, superslabs);
+    }
+}
+
+// A SuperSlab that was decommitted gets its rights back.
+static enum os_result commit_alone(const struct page_arena_window *window, size_t superslab) {
+    size_t index = superslab / ARENA_GROUP_SUPERSLABS;
+    uint64_t bit = UINT64_C(1) << superslab % ARENA_GROUP_SUPERSLABS;
+    if ((atomic_load(&window->groups[index].committed) & bit) != 0) {
+        return OS_OK;
+    }
+    enum os_result result = os_commit_alone(
+        page_arena_address(window, superslab * ARENA_SUPERSLAB_SLABS), ARENA_SUPERSLAB);
+    if (result == OS_OK) {
+        arena_mark_committed(window, index, bit);
+    }
+    return result;
+}
+
+// Gives `count` SuperSlabs that were decommitted, of held slabs, their rights back in one call; or
+// the first of them alone, where the kernel has to map it anew. Returns how many have rights now;
+// 0: the kernel refuses.
+static size_t commit_some(const struct page_arena_window *window, size_t superslab, size_t count,
+                          bool huge) {
+    size_t from = superslab * ARENA_SUPERSLAB_SLABS;
+    size_t end = from + count * ARENA_SUPERSLAB_SLABS;
+    char *start = page_arena_address(window, from);
+    enum os_result result = os_commit(start, count * ARENA_SUPERSLAB);
+    if (result == OS_TAKEN) {
+        return arena_add_alone(window, superslab, commit_alone) == OS_OK ? 1 : 0;
+    }
+    if (result != OS_OK) {
+        return 0;
+    }
+    if (huge || settings_get(SETTING_THP) == 1) {
+        os_huge_pages(start, count * ARENA_SUPERSLAB, true);
+        arena_mark_huge(window, from, end - from);
+    }
+    for (size_t at = from; at < end; at = next_group(at)) {
+        struct group_part part = group_part(window, at, end);
+        arena_mark_committed(window, part.index, superslab_mask(part.first, part.count));
+    }
+    return count;
+}
+
+bool arena_commit(const struct page_arena_window *window, size_t from, size_t slabs, bool huge) {
+    if (!arena_map_lost(window, from, slabs)) {
+        return false;
+    }
+    size_t last = (from + slabs - 1) / ARENA_SUPERSLAB_SLABS;
+    for (size_t i = from / ARENA_SUPERSLAB_SLABS; i <= last;) {
+        uint64_t has =
+            atomic_load_explicit(&window->groups[i / 64].committed, memory_order_relaxed) >> i % 64;
+        if ((has & 1) != 0) {
+            i += has == ~UINT64_C(0) ? 64 : (size_t)__builtin_ctzll(~has);
+            continue;
+        }
+        size_t count = commit_some(window, i, count_uncommitted(window, i, last - i + 1), huge);
+        if (count == 0) {
+            return false;
+        }
+        i += count;
+    }
+    return true;
+}
+
+void arena_use_meta(const struct page_arena_window *window, size_t slab) {
+    size_t index = slab / ARENA_GROUP_SLABS;
+    struct page_arena_group *group = &window->groups[index];
+    uint64_t bit = superslab_mask(slab % ARENA_GROUP_SLABS, 1);
+    if ((atomic_load_explicit(&group->meta_used, memory_order_relaxed) & bit) == 0) {
+        mark_meta(window, index, bit);
+    }
+}

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+// window: finds the window's place, and maps the control area at its start as the heap grows.
+#include "boxes/page_arena/page_arena_internal.h"
+
+#define WINDOW_LEAST ((size_t)ARENA_REGION_SLABS << ARENA_SLAB_SHIFT)
+
+struct arena_state arena_state = {.step = STEP_MOST};
+struct arena_known arena_known;
+struct arena_control arena_control;
+
+// The whole configuration in one word, so that it is published by one compare-and-swap: the base
+// (2 MiB aligned), and log2 of the window's slabs in bits 0..7.
+static _Atomic uintptr_t config;
+
+// A process that may have less data than this is tight.
+static const size_t data_tight = (size_t)16 << 20;
+
+static size_t window_slabs(uintptr_t word) {
+    return (size_t)1 << (word & 0xff);
+}
+
+// At the start of the window lie the page map, the groups and the regions.
+static size_t groups_offset(size_t slabs) {
+    return hak_round_up(slabs, HAK_PAGE);
+}
+
+static size_t regions_offset(size_t slabs) {
+    size_t groups = slabs / ARENA_GROUP_SLABS;
+    return groups_offset(slabs) + hak_round_up(groups * sizeof(struct page_arena_group), HAK_PAGE);
+}
+
+static size_t regions_size(size_t slabs) {
+    size_t regions = (slabs + ARENA_REGION_SLABS - 1) / ARENA_REGION_SLABS;
+    return hak_round_up(regions * sizeof(struct page_arena_region), HAK_PAGE);
+}
+
+static struct page_arena_window window_of(uintptr_t word) {
+    struct page_arena_window window = {0};
+    if (word != 0) {
+        size_t slabs = window_slabs(word);
+        window.base = (char *)(word & ~(uintptr_t)(ARENA_SUPERSLAB - 1));
+        window.slabs = slabs;
+        window.groups = (struct page_arena_group *)(window.base + groups_offset(slabs));
+        window.regions = (struct page_arena_region *)(window.base + regions_offset(slabs));
+        window.meta = window.base + (slabs << ARENA_SLAB_SHIFT);
+    }
+    return window;
+}
+
+struct page_arena_window page_arena_get_window(void) {
+    if (HAK_LIKELY(atomic_load_explicit(&arena_known.ready, memory_order_acquire))) {
+        return arena_known.window;
+    }
+    return window_of(atomic_load_explicit(&config, memory_order_acquire));
+}
+
+size_t arena_first_superslab(const struct page_arena_window *window) {
+    size_t control = regions_offset(window->slabs) + regions_size(window->slabs);
+    return hak_round_up(control, ARENA_SUPERSLAB) / ARENA_SUPERSLAB;
+}
+
+// Reserves the regions of a window at `at`, which makes the place the arena's, and gives the first
+// region rights.
+static enum os_result take_place(uintptr_t at, size_t slabs) {
+    char *regions = (char *)at + regions_offset(slabs);
+    enum os_result result = os_reserve(regions, regions_size(slabs), NULL);
+    if (result == OS_OK) {
+        size_t first = hak_round_up(sizeof(struct page_arena_region), HAK_PAGE);
+        result = os_commit_alone(regions, first);
+        if (result != OS_OK) {
+            os_release(regions, regions_size(slabs));
+        }
+    }
+    return result;
+}
+
+static void leave_place(uintptr_t at, size_t slabs) {
+    os_release((char *)at + regions_offset(slabs), regions_size(slabs));
+}
+
+// Finds a place for a window of *slabs slabs, or of fewer where none of that size is free; *slabs
+// is then the window's size. Returns 0 if the kernel has no memory at all.
+static uintptr_t place_window(size_t *slabs) {
+    enum { PLACES = 16 };
+    uint64_t seed = os_random();
+    enum os_result result = OS_TAKEN;
+    for (int i = 0; i < PLACES && result == OS_TAKEN; i++) {
+        size_t bytes = *slabs << ARENA_SLAB_SHIFT;
+        size_t whole = bytes + bytes / ARENA_SUPERSLAB * ARENA_SUPERSLAB_META;
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        uintptr_t at = ZONE_START + (seed >> 16) % ((ZONE_SIZE - whole) >> ARENA_SUPERSLAB_SHIFT) *
+                                        ARENA_SUPERSLAB;
+        result = take_place(at, *slabs);
+        if (result == OS_OK) {
+            return at;
+        }
+    }
+    // No memory, or no such address on this kernel. A range of the kernel's choice tells which, and
+    // is a hint for the place.
+    void *range;
+    if (os_reserve(NULL, regions_size(*slabs), &range) != OS_OK) {
+        return 0;
+    }
+    os_release(range, regions_size(*slabs));
+    for (; *slabs << ARENA_SLAB_SHIFT >= WINDOW_LEAST; *slabs /= 2) {
+        size_t bytes = *slabs << ARENA_SLAB_SHIFT;
+        size_t whole = bytes + bytes / ARENA_SUPERSLAB * ARENA_SUPERSLAB_META;
+        if (os_reserve(NULL, whole + ARENA_SUPERSLAB, &range) == OS_OK) {
+            os_release(range, whole + ARENA_SUPERSLAB);
+            uintptr_t at = hak_round_up((uintptr_t)range, ARENA_SUPERSLAB);
+            if (take_place(at, *slabs) == OS_OK) {
+                return at;
+            }
+        }
+    }
+    return 0;
+}
+
+bool page_arena_is_tight(void) {
+    return atomic_load_explicit(&arena_state.tight, memory_order_relaxed);
+}
+
+bool page_arena_init(void) {
+    if (atomic_load_explicit(&config, memory_order_acquire) != 0) {
+        return true;
+    }
+    // Four times the memory there is, and 1 TiB at least: addresses, of which few are mapped.
+    size_t bytes = WINDOW_USUAL;
+    size_t memory = os_physical_memory();
+    while (bytes < WINDOW_MOST && bytes / 4 < memory) {
+        bytes *= 2;
+    }
+    size_t slabs = bytes >> ARENA_SLAB_SHIFT;
+    uintptr_t at = place_window(&slabs);
+    if (at == 0) {
+        return false;
+    }
+    // In a tight process, slabs have rights only while they are in use.
+    bool tight = os_data_limit() < data_tight;
+    atomic_store_explicit(&arena_state.tight, tight, memory_order_relaxed);
+    char policy;
+    if (!tight && os_read_file("/proc/sys/vm/overcommit_memory", &policy, 1) == 1 &&
+        policy == '2') {
+        atomic_store_explicit(&arena_state.charged, true, memory_order_relaxed);
+    }
+    uintptr_t word = at | hak_log2(slabs);
+    uintptr_t none = 0;
+    if (!atomic_compare_exchange_strong(&config, &none, word)) {
+        leave_place(at, slabs);
+        return true;
+    }
+    arena_known.window = window_of(word);
+    atomic_store_explicit(&arena_known.ready, true, memory_order_release);
+    return true;
+}
+
+bool page_arena_reaches(size_t slab) {
+    // No piece is open that is not in the window.
+    return slab / PIECE_SLABS < PIECES_MOST && is_open(slab / PIECE_SLABS);
+}
+
+size_t page_arena_mapped(void) {
+    size_t pieces = atomic_load_explicit(&arena_control.pieces, memory_order_relaxed);
+    size_t seen = pieces;
+    while (pieces < PIECES_MOST && is_open(pieces)) {
+        pieces++;
+    }
+    if (pieces != seen) {
+        load_max(&arena_control.pieces, pieces);
+    }
+    return pieces * PIECE_SLABS;
+}
+
+// Gives the regions up to `region` rights by `call`. Regions behind it that share its last page get
+// them too.
+static enum os_result add_regions(const struct page_arena_window *window, size_t region,
+                                  enum os_result (*call)(void *, size_t)) {
+    size_t have = 1 + atomic_load(&arena_control.more_regions);
+    char *from = (char *)hak_round_up((uintptr_t)&window->regions[have], HAK_PAGE);
+    char *end = (char *)hak_round_up((uintptr_t)&window->regions[region + 1], HAK_PAGE);
+    enum os_result result = from < end ? call(from, (size_t)(end - from)) : OS_OK;
+    if (result == OS_OK) {
+        load_max(&arena_control.more_regions, region);
+    }
+    return result;
+}
+
+enum os_result arena_add_alone(const struct page_arena_window *window, size_t what,
+                               enum os_result (*add)(const struct page_arena_window *, size_t)) {
+    if (atomic_exchange(&arena_control.adding, true)) {
+        return OS_NO_MEMORY;
+    }
+    enum os_result result = add(window, what);
+    atomic_store(&arena_control.adding, false);
+    return result;
+}
+
+static enum os_result add_regions_alone(const struct page_arena_window *window, size_t region) {
+    return region <= atomic_load(&arena_control.more_regions)
+               ? OS_OK
+               : add_regions(window, region, os_commit_alone);
+}
+
+static enum os_result open_regions(const struct page_arena_window *window, size_t region) {
+    if (region <= atomic_load(&arena_control.more_regions)) {
+        return OS_OK;
+    }
+    enum os_result result = add_regions(window, region, os_commit);
+    return result == OS_TAKEN ? arena_add_alone(window, region, add_regions_alone) : result;
+}
+
+static enum os_result map_piece(const struct page_arena_window *window, size_t piece) {
+    char *map = window->base + piece * HAK_PAGE;
+    enum os_result result = open_regions(window, piece / (ARENA_REGION_GROUPS / PIECE_GROUPS));
+    if (result == OS_OK) {
+        result = os_map(map, HAK_PAGE, NULL);
+    }
+    if (result == OS_OK) {
+        result = os_map(&window->groups[piece * PIECE_GROUPS], HAK_PAGE, NULL);
+        if (result != OS_OK) {
+            os_release(map, HAK_PAGE);
+        }
+    }
+    return result;
+}
+
+enum os_result arena_open_piece(const struct page_arena_window *window, size_t piece) {
+    if (is_open(piece)) {
+        return OS_OK;
+    }
+    uint64_t bit = UINT64_C(1) << piece % 64;
+    if ((atomic_bitmap_put(&arena_control.begun[piece / 64], bit) & bit) != 0) {
+        return OS_TAKEN;
+    }
+    enum os_result result = map_piece(window, piece);
+    if (result == OS_OK) {
+        atomic_bitmap_put(&arena_control.open[piece / 64], bit);
+    } else if (result == OS_NO_MEMORY) {
+        atomic_fetch_and(&arena_control.begun[piece / 64], ~bit);
+    }
+    return result;
+}
