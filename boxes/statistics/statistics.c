@@ -3,7 +3,6 @@
 
 #include "backends/os.h"
 #include "boxes/base/atomic.h"
-#include "boxes/base/digits.h"
 #include "boxes/decay/decay.h"
 #include "boxes/far_block/far_block.h"
 #include "boxes/page_arena/page_arena.h"
@@ -11,6 +10,7 @@
 #include "boxes/sampled_block/sampled_block.h"
 #include "boxes/settings/settings.h"
 #include "boxes/shared_pool/shared_pool.h"
+#include "boxes/statistics/statistics_internal.h"
 #include "boxes/superslab/superslab.h"
 #include "boxes/thread_heap/thread_heap.h"
 
@@ -21,6 +21,7 @@ struct parts {
     struct superslab_stats slabs;
     struct thread_heap_stats heaps;
 };
+
 struct scratch {
     struct parts parts;
     struct hak_stats stats;
@@ -28,6 +29,7 @@ struct scratch {
 };
 
 static struct scratch shared;
+
 static _Atomic(bool) shared_used; // for good in a child that was forked meanwhile
 
 enum { SCRATCH_BYTES = (sizeof(struct scratch) + HAK_PAGE - 1) / HAK_PAGE * HAK_PAGE };
@@ -136,7 +138,7 @@ void statistics_own(struct hak_stats *stats) {
 extern __typeof(hak_stats) hak_stats
     __attribute__((alias("statistics_own"), visibility("default")));
 
-static void heap_of(const struct hak_stats *s, struct statistics_heap *heap) {
+void statistics_heap_of(const struct hak_stats *s, struct statistics_heap *heap) {
     size_t private_all = s->private_slabs << ARENA_SLAB_SHIFT;
     size_t private_free = private_all - hak_min(private_all, s->private_live);
     *heap = (struct statistics_heap){
@@ -156,458 +158,40 @@ static void heap_of(const struct hak_stats *s, struct statistics_heap *heap) {
 static HAK_NOINLINE HAK_COLD void get_heap_on_stack(struct statistics_heap *heap) {
     struct hak_stats stats;
     gather_on_stack(&stats);
-    heap_of(&stats, heap);
+    statistics_heap_of(&stats, heap);
 }
 
 void statistics_get_heap(struct statistics_heap *heap) {
     struct scratch *scratch = take_scratch();
     if (HAK_LIKELY(scratch != NULL)) {
         gather(&scratch->stats, &scratch->parts);
-        heap_of(&scratch->stats, heap);
+        statistics_heap_of(&scratch->stats, heap);
         give_scratch(scratch);
     } else {
         get_heap_on_stack(heap);
     }
 }
 
-// A text as it is written: collected, and handed on where the buffer is full and at the end.
-// (printf would take some KiB of stack.)
-struct text {
-    char *buf;
-    size_t size, length;
-    const struct statistics_sink *sink;
-};
-
-static void hand_on(struct text *text) {
-    if (text->length > 0) {
-        text->sink->write(text->sink->to, text->buf, text->length);
-        text->length = 0;
-    }
-}
-
-static void add_bytes(struct text *text, const char *bytes, size_t count) {
-    while (count > 0) {
-        size_t now = hak_min(count, text->size - text->length);
-        memcpy(text->buf + text->length, bytes, now);
-        text->length += now;
-        bytes += now;
-        count -= now;
-        if (text->length == text->size) {
-            hand_on(text);
-        }
-    }
-}
-
-static void add(struct text *text, const char *string) {
-    add_bytes(text, string, strlen(string));
-}
-
-// value / unit with `decimals` digits behind the point, right-aligned in `width` places.
-static void add_fraction(struct text *text, uint64_t value, uint64_t unit, unsigned decimals,
-                         unsigned width) {
-    char digits[40];
-    char *at = digits + sizeof digits;
-    uint64_t whole = value / unit;
-    uint64_t rest = value % unit;
-    uint64_t scale = 1;
-    for (unsigned i = 0; i < decimals; i++) {
-        scale *= 10;
-    }
-    uint64_t part = (rest * scale + unit / 2) / unit; // the nearest one
-    whole += part / scale;
-    part %= scale;
-    for (unsigned i = 0; i < decimals; i++, part /= 10) {
-        *--at = (char)('0' + part % 10);
-    }
-    if (decimals > 0) {
-        *--at = '.';
-    }
-    at = hak_digits(at, whole, 10);
-    char *first = digits + sizeof digits - hak_min((size_t)width, sizeof digits);
-    while (at > first) {
-        *--at = ' ';
-    }
-    add_bytes(text, at, (size_t)(digits + sizeof digits - at));
-}
-
-static void add_number(struct text *text, uint64_t value, unsigned width) {
-    add_fraction(text, value, 1, 0, width);
-}
-
-static void add_mib(struct text *text, uint64_t bytes, unsigned width) {
-    add_fraction(text, bytes, 1 << 20, 1, width);
-}
-
-static void add_ms(struct text *text, uint64_t ns) {
-    add_fraction(text, ns, 1000000, 3, 0);
-}
-
-enum { COLUMN = 10 };
-
-static void write_table_bins(struct text *text, const struct hak_stats *s) {
-    add(text, "   block B    slabs       live     cached       free\n");
-    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-        if (s->bins[bin].slabs != 0) {
-            add(text, "  ");
-            add_number(text, s->bins[bin].size, 8);
-            add_number(text, s->bins[bin].slabs, 9);
-            add_number(text, s->bins[bin].live, COLUMN + 1);
-            add_number(text, s->bins[bin].cached, COLUMN + 1);
-            add_number(text, s->bins[bin].free_, COLUMN + 1);
-            add(text, "\n");
-        }
-    }
-}
-
-static struct {
-    char program[64]; // a copy: a program may write over its arguments
-    const char *flavour, *version;
-    uint64_t started_ms;
-    bool forked;
-} process = {"?", "?", "?", 0, false};
+struct statistics_process statistics_process = {"?", "?", "?", 0, false};
 
 void statistics_start(const char *program, const char *flavour, const char *version) {
-    strncpy(process.program, program, sizeof process.program - 1);
-    process.flavour = flavour;
-    process.version = version;
-    process.started_ms = os_now_ms();
+    strncpy(statistics_process.program, program, sizeof statistics_process.program - 1);
+    statistics_process.flavour = flavour;
+    statistics_process.version = version;
+    statistics_process.started_ms = os_now_ms();
 }
 
 void statistics_after_fork(void) {
-    process.started_ms = os_now_ms();
-    process.forked = true;
+    statistics_process.started_ms = os_now_ms();
+    statistics_process.forked = true;
 }
 
-static uint64_t uptime_ms(void) {
-    return os_now_ms() - process.started_ms;
+uint64_t statistics_uptime_ms(void) {
+    return os_now_ms() - statistics_process.started_ms;
 }
 
-static void add_signed(struct text *text, int64_t value) {
-    add(text, value < 0 ? "-" : "");
-    add_number(text, value < 0 ? -(uint64_t)value : (uint64_t)value, 0);
-}
-
-// Settings that differ from their defaults, but for HAKMEM_STATS, which is why this is written.
-static bool is_changed(enum setting setting) {
+bool statistics_is_changed(enum setting setting) {
     return setting != SETTING_STATS && settings_get(setting) != settings_table[setting].preset;
-}
-
-static void write_header(struct text *text, const struct hak_stats *s) {
-    add(text, "hakmem statistics of ");
-    add(text, process.program);
-    int number = os_process();
-    if (number != 0) {
-        add(text, " (pid ");
-        add_number(text, (uint64_t)number, 0);
-        add(text, ")");
-    }
-    add(text, ": ");
-    add(text, process.flavour);
-    add(text, " ");
-    add(text, process.version);
-    add(text, ", up ");
-    add_fraction(text, uptime_ms(), 1000, 1, 0);
-    add(text, " s\n");
-    bool any = false;
-    for (int i = 0; i < SETTING_COUNT; i++) {
-        if (is_changed((enum setting)i)) {
-            add(text, any ? " " : "  settings                     ");
-            add(text, settings_table[i].name);
-            add(text, "=");
-            add_signed(text, settings_get((enum setting)i));
-            any = true;
-        }
-    }
-    add(text, any ? "\n" : "");
-    add(text, "  peak: RSS / in slabs ");
-    add_mib(text, os_peak_memory(), COLUMN);
-    add(text, " / ");
-    add_mib(text, s->peak, 0);
-    add(text, " MiB\n");
-}
-
-static void write_table(struct text *text, const struct hak_stats *s) {
-    write_header(text, s);
-    add(text, "  SuperSlabs in use    ");
-    add_number(text, s->superslabs, COLUMN);
-    add(text, "\n  reserved / committed ");
-    add_mib(text, s->reserved, COLUMN);
-    add(text, " / ");
-    add_mib(text, s->committed, 0);
-    add(text, " MiB\n  live: tiny / large   ");
-    add_mib(text, s->tiny_live, COLUMN);
-    add(text, " / ");
-    add_mib(text, s->large_live, 0);
-    add(text, " MiB (");
-    add_number(text, s->large_blocks, 0);
-    add(text, " large blocks)\n  cached / free blocks ");
-    add_mib(text, s->tiny_cached, COLUMN);
-    add(text, " / ");
-    add_mib(text, s->tiny_free, 0);
-    add(text, " MiB\n  free dirty slabs     ");
-    add_mib(text, s->dirty, COLUMN);
-    add(text, " MiB\n  given back           ");
-    add_mib(text, s->returned, COLUMN);
-    add(text, " MiB in ");
-    add_number(text, s->purges, 0);
-    add(text, " steps, ");
-    add_ms(text, s->purge_ns);
-    add(text, " ms, longest ");
-    add_ms(text, s->purge_longest_ns);
-    add(text, " ms\n  moved, not copied    ");
-    add_mib(text, s->moved, COLUMN);
-    add(text, " MiB\n  slabs: tiny / large / heaps ");
-    add_number(text, s->tiny_slabs, 0);
-    add(text, " / ");
-    add_number(text, s->large_slabs, 0);
-    add(text, " / ");
-    add_number(text, s->heap_slabs, 0);
-    add(text, "\n  refills / blocks     ");
-    add_number(text, s->refills, COLUMN);
-    add(text, " / ");
-    add_number(text, s->refilled_blocks, 0);
-    add(text, "\n  spills / blocks      ");
-    add_number(text, s->spills, COLUMN);
-    add(text, " / ");
-    add_number(text, s->spilled_blocks, 0);
-    add(text, "\n  thread heaps         ");
-    add_number(text, s->heaps, COLUMN);
-    add(text, ", ");
-    add_number(text, s->free_heaps, 0);
-    add(text, " free\n  system calls         ");
-    add_number(text, s->os_calls, COLUMN);
-    add(text, "\n");
-    write_table_bins(text, s);
-}
-
-static void add_line(struct text *text, const char *name, size_t value) {
-    add(text, name);
-    add(text, " = ");
-    add_number(text, value, COLUMN);
-    add(text, "\n");
-}
-
-static void write_lines(struct text *text, const struct hak_stats *s) {
-    struct statistics_heap heap;
-    heap_of(s, &heap);
-    add(text, "Arena 0:\n");
-    add_line(text, "system bytes    ", heap.arena);
-    add_line(text, "in use bytes    ", heap.used);
-    add(text, "Total (incl. mmap):\n");
-    add_line(text, "system bytes    ", heap.arena + heap.mapped);
-    add_line(text, "in use bytes    ", heap.used + heap.mapped);
-    // glibc has the most there were: to know that would cost a shared line a block.
-    add_line(text, "mmap regions    ", heap.mapped_blocks);
-    add_line(text, "mmap bytes      ", heap.mapped);
-    write_table(text, s);
-}
-
-// <name type="type" count="count" size="size"/>; without a count if there is none.
-static void add_total(struct text *text, const char *name, const char *type, const size_t *count,
-                      size_t size) {
-    add(text, "<");
-    add(text, name);
-    add(text, " type=\"");
-    add(text, type);
-    if (count != NULL) {
-        add(text, "\" count=\"");
-        add_number(text, *count, 0);
-    }
-    add(text, "\" size=\"");
-    add_number(text, size, 0);
-    add(text, "\"/>\n");
-}
-
-static void add_attribute(struct text *text, const char *name, uint64_t value) {
-    add(text, name);
-    add(text, "=\"");
-    add_number(text, value, 0);
-    add(text, "\"");
-}
-
-// What a heap has, and again what all of them have, which is one here.
-static void write_xml_totals(struct text *text, const struct hak_stats *s,
-                             const struct statistics_heap *heap, bool all) {
-    static const size_t none;
-    add_total(text, "total", "fast", &none, 0);
-    add_total(text, "total", "rest", &heap->free_blocks, heap->free_);
-    if (all) {
-        add_total(text, "total", "mmap", &heap->mapped_blocks, heap->mapped);
-    }
-    add_total(text, "system", "current", NULL, heap->arena);
-    add_total(text, "system", "max", NULL, hak_max(heap->arena, s->committed));
-    add_total(text, "aspace", "total", NULL, s->reserved);
-    add_total(text, "aspace", "mprotect", NULL, s->committed);
-}
-
-static void write_xml_sizes(struct text *text, const struct hak_stats *s) {
-    add(text, "<sizes>\n");
-    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-        size_t count = s->bins[bin].free_ + s->bins[bin].cached;
-        if (count != 0) {
-            add_attribute(text, "  <size from", bin > 1 ? size_class_bins[bin - 1].size + 1u : 1);
-            add_attribute(text, " to", s->bins[bin].size);
-            add_attribute(text, " total", count * s->bins[bin].size);
-            add_attribute(text, " count", count);
-            add(text, "/>\n");
-        }
-    }
-    add(text, "</sizes>\n");
-}
-
-static void write_xml_own(struct text *text, const struct hak_stats *s) {
-    add_attribute(text, "<hakmem superslabs", s->superslabs);
-    add_attribute(text, " large", s->large_live);
-    add_attribute(text, " dirty", s->dirty);
-    add_attribute(text, " returned", s->returned);
-    add_attribute(text, " purges", s->purges);
-    add_attribute(text, " purge_ns", s->purge_ns);
-    add(text, ">\n");
-    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-        if (s->bins[bin].slabs != 0) {
-            add_attribute(text, "  <bin block", s->bins[bin].size);
-            add_attribute(text, " slabs", s->bins[bin].slabs);
-            add_attribute(text, " live", s->bins[bin].live);
-            add_attribute(text, " cached", s->bins[bin].cached);
-            add_attribute(text, " free", s->bins[bin].free_);
-            add(text, "/>\n");
-        }
-    }
-    add(text, "</hakmem>\n");
-}
-
-static void write_xml(struct text *text, const struct hak_stats *s) {
-    struct statistics_heap heap;
-    heap_of(s, &heap);
-    add(text, "<malloc version=\"1\">\n<heap nr=\"0\">\n");
-    write_xml_sizes(text, s);
-    write_xml_totals(text, s, &heap, false);
-    add(text, "</heap>\n");
-    write_xml_totals(text, s, &heap, true);
-    write_xml_own(text, s);
-    add(text, "</malloc>\n");
-}
-
-static void add_quoted(struct text *text, const char *string) {
-    add(text, "\"");
-    for (const unsigned char *at = (const unsigned char *)string; *at != '\0'; at++) {
-        if (*at < ' ') {
-            char code[2];
-            hak_hex(code, at, 1);
-            add(text, "\\u00");
-            add_bytes(text, code, sizeof code);
-        } else {
-            add(text, *at == '"' || *at == '\\' ? "\\" : "");
-            add_bytes(text, (const char *)at, 1);
-        }
-    }
-    add(text, "\"");
-}
-
-static void add_key(struct text *text, const char *name) {
-    add(text, ",\n");
-    add_quoted(text, name);
-    add(text, ": ");
-}
-
-static void add_member(struct text *text, const char *name, uint64_t value) {
-    add_key(text, name);
-    add_number(text, value, 0);
-}
-
-// The numbers of hak_stats by their names.
-static const struct {
-    char name[20];
-    uint16_t offset; // of a size_t or a uint64_t
-} members[] = {
-#define MEMBER(name) \
-    { #name, offsetof(struct hak_stats, name) }
-    MEMBER(superslabs),
-    MEMBER(reserved),
-    MEMBER(committed),
-    MEMBER(tiny_live),
-    MEMBER(tiny_cached),
-    MEMBER(tiny_free),
-    MEMBER(large_live),
-    MEMBER(large_blocks),
-    MEMBER(far),
-    MEMBER(private_live),
-    MEMBER(dirty),
-    MEMBER(clean),
-    MEMBER(metadata),
-    MEMBER(tiny_slabs),
-    MEMBER(large_slabs),
-    MEMBER(private_slabs),
-    MEMBER(heap_slabs),
-    MEMBER(returned),
-    MEMBER(purges),
-    MEMBER(purge_ns),
-    MEMBER(purge_longest_ns),
-    MEMBER(moved),
-    MEMBER(os_calls),
-    MEMBER(refills),
-    MEMBER(refilled_blocks),
-    MEMBER(spills),
-    MEMBER(spilled_blocks),
-    MEMBER(heaps),
-    MEMBER(free_heaps),
-    MEMBER(large_pages),
-    MEMBER(mapped),
-    MEMBER(mapped_blocks),
-    MEMBER(large_slack),
-    MEMBER(peak),
-#undef MEMBER
-};
-static_assert(sizeof(size_t) == sizeof(uint64_t), "one way to read them all");
-
-static void write_json_process(struct text *text) {
-    add(text, "{\"program\": ");
-    add_quoted(text, process.program);
-    add_member(text, "pid", (uint64_t)os_process());
-    add_key(text, "flavour");
-    add_quoted(text, process.flavour);
-    add_key(text, "version");
-    add_quoted(text, process.version);
-    add_key(text, "uptime_s");
-    add_fraction(text, uptime_ms(), 1000, 3, 0);
-    add_member(text, "peak_rss", os_peak_memory());
-    add_key(text, "settings");
-    add(text, "{");
-    bool any = false;
-    for (int i = 0; i < SETTING_COUNT; i++) {
-        if (is_changed((enum setting)i)) {
-            add(text, any ? ", " : "");
-            add_quoted(text, settings_table[i].name);
-            add(text, ": ");
-            add_signed(text, settings_get((enum setting)i));
-            any = true;
-        }
-    }
-    add(text, "}");
-}
-
-static void write_json(struct text *text, const struct hak_stats *s) {
-    write_json_process(text);
-    for (size_t i = 0; i < sizeof members / sizeof members[0]; i++) {
-        uint64_t value;
-        memcpy(&value, (const char *)s + members[i].offset, sizeof value);
-        add_member(text, members[i].name, value);
-    }
-    add_key(text, "bins");
-    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-        add(text, bin == 1 ? "[\n{\"size\": " : ",\n{\"size\": ");
-        add_number(text, s->bins[bin].size, 0);
-        add(text, ", \"slabs\": ");
-        add_number(text, s->bins[bin].slabs, 0);
-        add(text, ", \"live\": ");
-        add_number(text, s->bins[bin].live, 0);
-        add(text, ", \"cached\": ");
-        add_number(text, s->bins[bin].cached, 0);
-        add(text, ", \"free\": ");
-        add_number(text, s->bins[bin].free_, 0);
-        add(text, "}");
-    }
-    add(text, "]}\n");
 }
 
 typedef void writer(struct text *text, const struct hak_stats *s);
@@ -619,7 +203,7 @@ static HAK_NOINLINE HAK_COLD void write_from_stack(writer *write,
     struct text text = {buf, sizeof buf, 0, sink};
     gather_on_stack(&stats);
     write(&text, &stats);
-    hand_on(&text);
+    text_hand_on(&text);
 }
 
 static void write_text(writer *write, const struct statistics_sink *sink) {
@@ -631,24 +215,24 @@ static void write_text(writer *write, const struct statistics_sink *sink) {
     struct text text = {scratch->text, sizeof scratch->text, 0, sink};
     gather(&scratch->stats, &scratch->parts);
     write(&text, &scratch->stats);
-    hand_on(&text);
+    text_hand_on(&text);
     give_scratch(scratch);
 }
 
 void statistics_table(const struct statistics_sink *sink) {
-    write_text(write_table, sink);
+    write_text(statistics_write_table, sink);
 }
 
 void statistics_lines(const struct statistics_sink *sink) {
-    write_text(write_lines, sink);
+    write_text(statistics_write_lines, sink);
 }
 
 void statistics_xml(const struct statistics_sink *sink) {
-    write_text(write_xml, sink);
+    write_text(statistics_write_xml, sink);
 }
 
 void statistics_json(const struct statistics_sink *sink) {
-    write_text(write_json, sink);
+    write_text(statistics_write_json, sink);
 }
 
 // What hak_stats_json() has written so far.
@@ -685,15 +269,15 @@ static bool file_name(const char *pattern, char *name, size_t size, bool *own) {
             return false;
         }
         if (pattern[0] == '%' && pattern[1] == 'p') {
-            add_number(&text, (uint64_t)os_process(), 0);
+            text_number(&text, (uint64_t)os_process(), 0);
             *own = true;
             pattern++;
         } else {
-            add_bytes(&text, pattern, 1);
+            text_bytes(&text, pattern, 1);
             pattern += pattern[0] == '%' && pattern[1] == '%';
         }
     }
-    add_bytes(&text, "", 1);
+    text_bytes(&text, "", 1);
     return true;
 }
 
@@ -711,7 +295,7 @@ static HAK_NOINLINE HAK_COLD void write_file(const char *pattern, bool json) {
     bool own;
     // No number: a sandbox may not allow files either.
     if (os_process() == 0 || !file_name(pattern, name, sizeof name, &own) ||
-        (process.forked && !own)) {
+        (statistics_process.forked && !own)) {
         return;
     }
     int file = os_create_file(name);
@@ -729,7 +313,7 @@ void statistics_finish(void) {
     }
     if (wanted.file != NULL) {
         write_file(wanted.file, wanted.json);
-    } else if (!process.forked) {
+    } else if (!statistics_process.forked) {
         (wanted.json ? statistics_json
                      : statistics_table)(&(struct statistics_sink){write_to_stderr, NULL});
     }
