@@ -10,10 +10,18 @@
 enum { FREE = 0, HELD = 1 };
 static struct {
     _Atomic(uintptr_t) start;
-    _Atomic(size_t) size; // bytes mapped
+    _Atomic(size_t) size; // bytes asked for
 } table[FAR_BLOCK_MOST];
 
 static _Atomic(size_t) used; // entries from here on never held anything
+
+static size_t size_of(size_t i) {
+    return atomic_load_explicit(&table[i].size, memory_order_relaxed);
+}
+
+static size_t mapped(size_t i) {
+    return hak_round_up(size_of(i), HAK_PAGE);
+}
 
 static bool hold(size_t i, uintptr_t from) {
     return atomic_compare_exchange_strong(&table[i].start, &from, HELD);
@@ -78,8 +86,7 @@ void *far_block_alloc(size_t size, size_t align) {
     if (i == FAR_BLOCK_MOST) {
         return NULL;
     }
-    size = hak_round_up(size, HAK_PAGE);
-    char *start = map(size, align);
+    char *start = map(hak_round_up(size, HAK_PAGE), align);
     return put(i, start, start == NULL ? 0 : size);
 }
 
@@ -88,14 +95,14 @@ bool far_block_free(void *ptr) {
     if (i == FAR_BLOCK_MOST || !hold(i, (uintptr_t)ptr)) {
         return false;
     }
-    os_release(ptr, atomic_load_explicit(&table[i].size, memory_order_relaxed));
+    os_release(ptr, mapped(i));
     put(i, NULL, 0);
     return true;
 }
 
 size_t far_block_usable(const void *ptr) {
     size_t i = find(ptr);
-    return i == FAR_BLOCK_MOST ? 0 : atomic_load_explicit(&table[i].size, memory_order_relaxed);
+    return i == FAR_BLOCK_MOST ? 0 : size_of(i);
 }
 
 struct far_block_stats far_block_get_stats(void) {
@@ -104,7 +111,7 @@ struct far_block_stats far_block_get_stats(void) {
     for (size_t i = 0; i < end; i++) {
         if (atomic_load_explicit(&table[i].start, memory_order_acquire) > HELD) {
             stats.blocks++;
-            stats.bytes += atomic_load_explicit(&table[i].size, memory_order_relaxed);
+            stats.bytes += mapped(i);
         }
     }
     return stats;
@@ -116,27 +123,27 @@ void *far_block_resize(void *ptr, size_t size) {
         !hold(i, (uintptr_t)ptr)) {
         return NULL;
     }
-    size_t was = atomic_load_explicit(&table[i].size, memory_order_relaxed);
-    size = hak_round_up(size, HAK_PAGE);
-    if (size <= was) {
-        if (size < was) {
-            os_release((char *)ptr + size, was - size);
+    size_t was = mapped(i);
+    size_t want = hak_round_up(size, HAK_PAGE);
+    if (want <= was) {
+        if (want < was) {
+            os_release((char *)ptr + want, was - want);
         }
         return put(i, ptr, size);
     }
     // What lies behind it may be free: the pages need not move then.
-    if (os_map((char *)ptr + was, size - was, NULL) == OS_OK) {
+    if (os_map((char *)ptr + was, want - was, NULL) == OS_OK) {
         return put(i, ptr, size);
     }
-    char *to = map(size, 1);
+    char *to = map(want, 1);
     enum os_result moved = to == NULL ? OS_NO_MEMORY : os_move(ptr, to, was);
     if (moved != OS_OK) {
         if (moved == OS_LOST) { // the first part is not ours any more
-            os_release(to + was, size - was);
+            os_release(to + was, want - was);
         } else if (to != NULL) {
-            os_release(to, size);
+            os_release(to, want);
         }
-        put(i, ptr, was);
+        put(i, ptr, size_of(i));
         return NULL;
     }
     os_release(ptr, was);

@@ -20,7 +20,7 @@ enum { FAR_BLOCK_MOST = 1024 }; // blocks at a time
 // The least size, bytes: smaller ones would fill the table.
 #define FAR_BLOCK_LEAST ((size_t)1 << 30)
 
-// A block of at least `size` bytes (FAR_BLOCK_LEAST or more) at a multiple of `align` (a power of
+// A block of `size` bytes (FAR_BLOCK_LEAST or more) at a multiple of `align` (a power of
 // two), all zero. NULL if the kernel refuses, the table is full, or size or align is beyond what
 // can be.
 void *far_block_alloc(size_t size, size_t align);
@@ -28,7 +28,7 @@ void *far_block_alloc(size_t size, size_t align);
 // Frees the block that starts at `ptr`. False if no such block starts there (any more).
 bool far_block_free(void *ptr);
 
-// Usable bytes of the block that starts at `ptr`, 0 if there is none.
+// The size of the block that starts at `ptr`, as it was asked for, 0 if there is none.
 size_t far_block_usable(const void *ptr);
 
 // Blocks, and the bytes that are mapped for them; exact when no other thread is at it.

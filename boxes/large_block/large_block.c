@@ -45,19 +45,18 @@ static size_t slabs_for(size_t size) {
 // those that grow; under HAKMEM_LIMIT, which counts whole slabs, none has more slabs for it.
 enum { COLOURS_BYTES = HAK_PAGE - HAK_CACHE_LINE, ROOM_FROM = 256 << 10 };
 
-void large_block_exact(void) {
-    HAK_POKE(&superslab_exact, true);
+void large_block_round_to_pages(void) {
+    if (!HAK_HARDENED) {
+        HAK_POKE(&superslab_grain, (size_t)HAK_PAGE);
+    }
 }
 
 static bool is_coloured(size_t align) {
     return align <= HAK_CACHE_LINE && HAK_LARGE_COLOURS != 0;
 }
 
-size_t large_block_good_size(size_t size, size_t align) {
-    if (HAK_PEEK(&superslab_exact)) {
-        return hak_round_up(size, HAK_PAGE);
-    }
-    return hak_round_up(size, is_coloured(align) ? HAK_CACHE_LINE : ARENA_SLAB);
+size_t large_block_good_size(size_t size) {
+    return superslab_usable(size);
 }
 
 static size_t colour_of(size_t slab, size_t room) {
@@ -81,10 +80,9 @@ static size_t claim(size_t size, size_t run, size_t align, bool *zero) {
 // Bytes behind a block that are not its user's: in the hardened flavour they tell of writes there.
 enum { TAIL = HAK_HARDENED ? 16 : 0 };
 
-// What a block of `size` bytes takes up: its usable bytes at least.
+// What a block of `size` bytes takes up.
 static size_t taken(size_t size) {
-    size += TAIL;
-    return HAK_PEEK(&superslab_exact) ? hak_round_up(size, HAK_PAGE) : size;
+    return superslab_usable(size) + TAIL;
 }
 
 // --- Slack
@@ -129,7 +127,7 @@ static void settle_slack(const struct page_arena_window *window, size_t slab, en
     struct slab *meta = superslab_slab(window, slab);
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed) -
                  atomic_load_explicit(&meta->room, memory_order_relaxed);
-    size_t used = hak_round_up(TAIL + atomic_load_explicit(&meta->size, memory_order_relaxed) +
+    size_t used = hak_round_up(taken(atomic_load_explicit(&meta->size, memory_order_relaxed)) +
                                    atomic_load_explicit(&meta->colour, memory_order_relaxed),
                                HAK_PAGE);
     size_t pages =
@@ -243,7 +241,7 @@ void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
     bool may_be_far = size >= FAR_BLOCK_LEAST && settings_get(SETTING_LIMIT) == 0;
     void *block = NULL;
     if (HAK_UNLIKELY(may_be_far && size >= LARGE_BLOCK_FAR)) {
-        block = far_block_alloc(size, align);
+        block = far_block_alloc(superslab_usable(size), align);
     }
     if (block == NULL) {
         bool is_zero;
@@ -251,7 +249,7 @@ void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
     }
     // The window may have no room for it where the kernel has.
     if (HAK_UNLIKELY(block == NULL && may_be_far && size < LARGE_BLOCK_FAR)) {
-        block = far_block_alloc(size, align);
+        block = far_block_alloc(superslab_usable(size), align);
     }
     return block;
 }
@@ -559,7 +557,7 @@ void *large_block_resize(const struct page_arena_window *window, void *ptr, size
         return NULL;
     }
     if (HAK_UNLIKELY(slab >= window->slabs)) {
-        return far_block_resize(ptr, size);
+        return far_block_resize(ptr, superslab_usable(size));
     }
     check_tail("realloc", ptr, superslab_large_usable(window, slab));
     if (resize_near(window, slab, size)) {

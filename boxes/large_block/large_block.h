@@ -38,11 +38,12 @@ enum large_block_use {
 // or align is beyond what can be, or the kernel or HAKMEM_LIMIT refuses.
 void *large_block_alloc(size_t size, size_t align, enum large_block_use use);
 
-// From now on the usable bytes of every block are its size, rounded up to a page.
-void large_block_exact(void);
+// From now on the usable bytes of every block are its size rounded up to a page, and not to a cache
+// line: there are fewer usable sizes then.
+void large_block_round_to_pages(void);
 
-// The usable bytes that a block is sure to have. size + align must not be beyond PTRDIFF_MAX.
-size_t large_block_good_size(size_t size, size_t align);
+// The usable bytes of a block of `size` bytes, up to PTRDIFF_MAX.
+size_t large_block_good_size(size_t size);
 
 // `slab` is page_arena_slab_of(window, ptr), for the first two whatever that is.
 

@@ -94,14 +94,20 @@ TEST_F(LargeBlock, SizesAndAlignments) {
             const size_t least =
                 align <= HAK_CACHE_LINE ? size_t{HAK_CACHE_LINE} : std::max(align, kSlab);
             EXPECT_EQ(reinterpret_cast<uintptr_t>(ptr) % least, 0u);
-            if (align <= HAK_CACHE_LINE) {
-                EXPECT_GE(usable(ptr), size);
-            } else {
-                EXPECT_EQ(usable(ptr), hak_round_up(size, kSlab));
-            }
+            EXPECT_EQ(usable(ptr), large_block_good_size(size));
             ptr[0] = ptr[size - 1] = ptr[usable(ptr) - 1] = 1;
             EXPECT_TRUE(release(ptr));
         }
+    }
+}
+
+TEST_F(LargeBlock, UsableSizesAreMultiplesOfACacheLine) {
+    for (size_t size = kSlab - 200; size <= kSlab + 200; size++) {
+        char *ptr = alloc(size, 1);
+        EXPECT_EQ(usable(ptr), hak_round_up(size, HAK_CACHE_LINE));
+        const auto end = reinterpret_cast<uintptr_t>(ptr) + usable(ptr);
+        EXPECT_LE(end, hak_round_up(reinterpret_cast<uintptr_t>(ptr) + size, kSlab));
+        EXPECT_TRUE(release(ptr));
     }
 }
 
@@ -128,7 +134,7 @@ TEST_F(LargeBlock, BlocksOfOneSizeStartAtManyLinesOfTheirPages) {
             size_t offset = reinterpret_cast<uintptr_t>(blocks.back()) % kSlab;
             EXPECT_LT(offset, size_t{HAK_PAGE});
             EXPECT_EQ(offset % HAK_CACHE_LINE, 0u);
-            EXPECT_GE(usable(blocks.back()), size);
+            EXPECT_EQ(usable(blocks.back()), large_block_good_size(size)) << "at any line";
             lines.insert(offset / HAK_CACHE_LINE);
         }
         EXPECT_GE(lines.size(), expected) << size;
@@ -158,14 +164,14 @@ TEST_F(LargeBlock, ResizeKeepsTheLine) {
             break; // a kernel that cannot move it
         }
         EXPECT_EQ(reinterpret_cast<uintptr_t>(now) % HAK_PAGE, offset);
-        EXPECT_GE(usable(now), size * 2);
+        EXPECT_EQ(usable(now), large_block_good_size(size * 2));
         EXPECT_TRUE(filled(now, size, 9, size));
         ptr = now;
         size *= 2;
         fill(ptr, size, 9);
     }
     ptr = resize(ptr, 1);
-    EXPECT_EQ(usable(ptr), kSlab - offset);
+    EXPECT_EQ(usable(ptr), large_block_good_size(1));
     EXPECT_TRUE(release(ptr));
     for (char *wall : walls) {
         EXPECT_TRUE(release(wall));
@@ -368,7 +374,7 @@ TEST_F(LargeBlock, WhatLeavesMuchOfItsSlabIsNotPutOnHugePages) {
         }
         return advised() - before;
     };
-    EXPECT_EQ(grown_by(ARENA_SLAB / 16 * 15 - 1), 0u);
+    EXPECT_EQ(grown_by(ARENA_SLAB / 16 * 15 - HAK_CACHE_LINE), 0u);
     EXPECT_EQ(grown_by(ARENA_SLAB + ARENA_SLAB / 8), 0u);
     EXPECT_GE(grown_by(ARENA_SLAB / 16 * 15), kBlocks / 2 * size_t{ARENA_SLAB});
     page_arena_mark_dense(false);
@@ -383,7 +389,7 @@ TEST_F(LargeBlock, ResizeInPlace) {
     fill(ptr, size, 3);
     EXPECT_EQ(resize(ptr, size - 1), ptr) << "within the same slabs";
     EXPECT_EQ(resize(ptr, 4 * kSlab + 1), ptr);
-    EXPECT_EQ(usable(ptr), 5 * kSlab);
+    EXPECT_EQ(usable(ptr), large_block_good_size(4 * kSlab + 1));
     EXPECT_EQ(stats().held_slabs, 5u);
     EXPECT_TRUE(filled(ptr, 4 * kSlab, 3, size));
     EXPECT_EQ(resize(ptr, 20 * kSlab), ptr) << "what follows is free";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "boxes/superslab/superslab.h"
 
-bool superslab_exact;
+size_t superslab_grain = HAK_HARDENED ? 1 : HAK_CACHE_LINE;
 
 static void count_large(struct superslab_stats *stats, size_t run, size_t size) {
     stats->large_blocks++;
@@ -62,7 +62,7 @@ void superslab_get_stats(struct superslab_stats *stats) {
 }
 
 HAK_LAYOUT(
-    superslab_layout, HAK_ROWS(HAK_VARIABLE("superslab_exact", superslab_exact)),
+    superslab_layout, HAK_ROWS(HAK_VARIABLE("superslab_grain", superslab_grain)),
     HAK_ROWS(HAK_FIELD("superslab.slabs", struct superslab, slabs),
              HAK_FIELD("superslab.bits", struct superslab, bits),
              HAK_NUMBER("superslab.bits_each", sizeof((struct superslab *)0)->bits[0]),

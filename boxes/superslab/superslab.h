@@ -91,8 +91,16 @@ HAK_INLINE atomic_bitmap_word *superslab_bits(const struct page_arena_window *wi
     return superslab_bits_where(window, slab, superslab_bits_beside(bin));
 }
 
-// True: the usable bytes of a large block follow from its size, and are not all that its run has.
-extern bool superslab_exact __attribute__((visibility("hidden")));
+// What the usable bytes of a large block are a multiple of (bytes, a power of two up to a page).
+// Those of the hardened flavour are its size.
+extern size_t superslab_grain __attribute__((visibility("hidden")));
+
+// The usable bytes of a large block for which `size` bytes were asked. Its run has more, mostly, by
+// an amount that depends on where the block starts: programs that count their memory by
+// malloc_usable_size() get the same count for the same request.
+HAK_INLINE size_t superslab_usable(size_t size) {
+    return hak_round_up(size, HAK_PEEK(&superslab_grain));
+}
 
 // The large block whose run starts with `slab`, and its usable bytes.
 HAK_INLINE char *superslab_large_start(const struct page_arena_window *window, size_t slab) {
@@ -101,16 +109,8 @@ HAK_INLINE char *superslab_large_start(const struct page_arena_window *window, s
            atomic_load_explicit(&meta->colour, memory_order_relaxed);
 }
 HAK_INLINE size_t superslab_large_usable(const struct page_arena_window *window, size_t slab) {
-    struct slab *meta = superslab_slab(window, slab);
-    if (HAK_HARDENED) {
-        return atomic_load_explicit(&meta->size, memory_order_relaxed);
-    }
-    if (HAK_PEEK(&superslab_exact)) {
-        return hak_round_up(atomic_load_explicit(&meta->size, memory_order_relaxed), HAK_PAGE);
-    }
-    size_t slabs = atomic_load_explicit(&meta->run, memory_order_relaxed) -
-                   atomic_load_explicit(&meta->room, memory_order_relaxed);
-    return (slabs << ARENA_SLAB_SHIFT) - atomic_load_explicit(&meta->colour, memory_order_relaxed);
+    return superslab_usable(
+        atomic_load_explicit(&superslab_slab(window, slab)->size, memory_order_relaxed));
 }
 
 // Blocks of `bin` that lie on the first `pages` pages of a slab, and blocks of a slab that are on

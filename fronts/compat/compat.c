@@ -27,10 +27,9 @@ bool compat_is_served(void) {
     return answer == YES;
 }
 
-// Other allocators' sizes follow from what is asked for, and programs go by that. And they count
-// what they use by malloc_usable_size(): a large block's is not to be all that its slabs have.
+// Other allocators have few usable sizes of large blocks, and programs go through them.
 static __attribute__((constructor(102))) void start(void) {
-    hak_exact_sizes();
+    hak_page_sizes();
 }
 
 void *compat_alloc(size_t size, size_t align, bool zero) {

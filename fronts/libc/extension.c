@@ -40,11 +40,11 @@ EXPORT size_t hak_good_size(size_t size, size_t align) {
     if (bin != 0) {
         return size_class_usable(bin);
     }
-    return large_block_good_size(size, align);
+    return large_block_good_size(size);
 }
 
-EXPORT void hak_exact_sizes(void) {
-    large_block_exact();
+EXPORT void hak_page_sizes(void) {
+    large_block_round_to_pages();
 }
 
 EXPORT size_t hak_resize_here(void *ptr, size_t size) {

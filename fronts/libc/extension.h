@@ -15,14 +15,14 @@
 extern "C" {
 #endif
 
-// The usable bytes that a block of `size` bytes aligned to `align` (a power of two; up to 16:
-// malloc's) is sure to have; 0 if there can be no such block. malloc_usable_size() may
-// say more of blocks above 32 KiB, which start at different lines of a page.
+// The usable bytes of a new block of `size` bytes aligned to `align` (a power of two; up to 16:
+// malloc's), as malloc_usable_size() has them, unless the block is a guarded one; 0 if there can be
+// no such block.
 size_t hak_good_size(size_t size, size_t align);
 
-// From now on malloc_usable_size() of blocks above 32 KiB is their size, rounded up to a page:
-// hak_good_size() is what it says of every block.
-void hak_exact_sizes(void);
+// From now on the usable bytes of blocks above 32 KiB are their size rounded up to a page, and not
+// to 64 bytes: a program that goes from one usable size to the next is at the end sooner.
+void hak_page_sizes(void);
 
 // Resizes the block at `ptr` to `size` bytes (0 counts as 1) without moving it, if that can be.
 // Returns the usable bytes of the block as it is then, whether or not it was. Ends the program if

@@ -106,9 +106,10 @@ class Random : public test_util::SplitMix {
 // --- The model of one block
 
 struct Block {
-    size_t size;      // bytes asked for, all of them ours
-    size_t requested; // bytes the allocator was asked for, by the last call that chose its place
-    uint64_t id;      // says what is in it
+    size_t size;        // bytes asked for, all of them ours
+    size_t requested;   // bytes the allocator was asked for, by the last call that chose its place
+    uint64_t id;        // says what is in it
+    bool large = false; // it has slabs of its own
 };
 
 // --- One thread that does what it is told
@@ -361,7 +362,9 @@ class Lockstep {
             !IsZero(static_cast<unsigned char *>(order.result), order.size)) {
             return Fault("calloc() is not zero", order.result, order.size);
         }
-        Insert(p, {order.size, order.size, next_id_++});
+        bool large = order.size > SIZE_CLASS_TINY_MAX ||
+                     (aligned && size_class_aligned_bin(order.size, order.align) == 0);
+        Insert(p, {order.size, order.size, next_id_++, large});
     }
 
     // A block that the heap says is ours from now on.
@@ -469,7 +472,8 @@ class Lockstep {
             return Fault("realloc() lost content", order.result, order.size);
         }
         Remove(p);
-        Insert(reinterpret_cast<uintptr_t>(order.result), {order.size, order.size, next_id_++});
+        Insert(reinterpret_cast<uintptr_t>(order.result),
+               {order.size, order.size, next_id_++, order.size > SIZE_CLASS_TINY_MAX});
     }
 
     // All usable bytes are ours from then on.
@@ -487,7 +491,7 @@ class Lockstep {
             return;
         }
         Remove(p);
-        Insert(p, {order.number, block.requested, next_id_++});
+        Insert(p, {order.number, block.requested, next_id_++, block.large});
     }
 
     // A child finds all blocks as they are, and can use the heap.
@@ -534,12 +538,12 @@ class Lockstep {
         size_t large = 0;
         size_t large_blocks = 0;
         for (const auto &entry : live_) {
-            size_t usable = malloc_usable_size(reinterpret_cast<void *>(entry.first));
-            if (usable > SIZE_CLASS_TINY_MAX) {
+            if (entry.second.large) {
                 large += std::max(entry.second.requested, size_t{1});
                 large_blocks++;
             } else {
-                tiny += usable + SIZE_CLASS_HEADER;
+                tiny += malloc_usable_size(reinterpret_cast<void *>(entry.first));
+                tiny += SIZE_CLASS_HEADER;
             }
         }
         Total now = Statistics();

@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "fronts/libc/extension.h"
 #include "fronts/libc/test_util.h"
 #include "gtest/gtest.h"
 
@@ -621,6 +622,58 @@ TEST(UsableSize, IsUsable) {
         EXPECT_TRUE(AllBytes(a, usable, 0x11)) << n;
         free(a);
         free(b);
+    }
+}
+
+// Programs that count their memory by malloc_usable_size(), or reserve by it, expect that two equal
+// requests are equal, however the block came about and whatever was there before.
+TEST(UsableSize, FollowsFromTheRequest) {
+    std::vector<void *> walls; // so that some blocks grow at their place and others move
+    for (size_t n = 1; n < 9 * kMiB; n = n < 2048 ? n + 7 : n * 17 / 16 + 5) {
+        const size_t expected = hak_good_size(n, 1);
+        for (int round = 0; round < 4; round++) {
+            const size_t more = n * 3 / 2 + 100;
+            std::vector<void *> blocks = {malloc(n), calloc(1, n), realloc(malloc(1), n),
+                                          realloc(malloc(n / 2 + 1), n),
+                                          reallocarray(nullptr, n, 1)};
+            // A block that shrinks need not.
+            if (n > 64 << 10) {
+                blocks.push_back(realloc(malloc(more), n));
+                blocks.push_back(realloc(realloc(calloc(1, n - 1), more), n));
+            }
+            for (void *block : blocks) {
+                ASSERT_EQ(malloc_usable_size(block), expected) << n;
+                static_cast<char *>(block)[expected - 1] = 1;
+                free(block);
+            }
+            for (size_t align = 32; align <= 256 << 10; align *= 4) {
+                void *block = nullptr;
+                ASSERT_EQ(posix_memalign(&block, align, n), 0);
+                ASSERT_EQ(malloc_usable_size(block), hak_good_size(n, align)) << n << " " << align;
+                free(block);
+                block = memalign(align, n);
+                ASSERT_EQ(malloc_usable_size(block), hak_good_size(n, align)) << n << " " << align;
+                free(block);
+            }
+            walls.push_back(malloc(n > kMiB ? 70000 : n));
+        }
+    }
+    for (void *wall : walls) {
+        free(wall);
+    }
+}
+
+// Where zeroing all of a block costs no more, all of it is zero.
+TEST(UsableSize, OfACallocIsZero) {
+    for (size_t n : {40001u, 65500u, 200001u}) {
+        for (int round = 0; round < 20; round++) {
+            void *p = malloc(n + 4000);
+            memset(p, 0x11, malloc_usable_size(p));
+            free(p);
+            p = calloc(1, n);
+            EXPECT_TRUE(AllBytes(p, malloc_usable_size(p), 0)) << n;
+            free(p);
+        }
     }
 }
 

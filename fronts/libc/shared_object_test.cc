@@ -129,10 +129,10 @@ TEST_P(SharedObjectTest, ExportsTheInterfaceAndNothingElse) {
         "hak_flavour", "hak_profile_dump", "hak_stats", "hak_stats_json", "hak_version",
         "hakmem_descriptor",
         // For fronts/compat
-        "hak_aligned_zalloc", "hak_decay", "hak_decay_ms", "hak_exact_sizes", "hak_flush_thread",
-        "hak_good_size", "hak_heap_alloc", "hak_heap_alloc_at", "hak_heap_delete",
-        "hak_heap_destroy", "hak_heap_good_size", "hak_heap_new", "hak_heap_of", "hak_heap_reset",
-        "hak_heap_stats", "hak_heap_visit", "hak_in_heap", "hak_purge", "hak_resize_here",
+        "hak_aligned_zalloc", "hak_decay", "hak_decay_ms", "hak_flush_thread", "hak_good_size",
+        "hak_heap_alloc", "hak_heap_alloc_at", "hak_heap_delete", "hak_heap_destroy",
+        "hak_heap_good_size", "hak_heap_new", "hak_heap_of", "hak_heap_reset", "hak_heap_stats",
+        "hak_heap_visit", "hak_in_heap", "hak_page_sizes", "hak_purge", "hak_resize_here",
         "hak_set_decay_ms", "hak_thread_cached", "hak_usable"};
     // Marks that some linkers put into every shared object.
     const std::set<std::string> linkers = {"HAKMEM_1", "HAKMEM_PRIVATE", "__bss_start", "_edata",

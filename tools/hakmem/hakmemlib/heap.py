@@ -43,6 +43,7 @@ class Heap:
         self.flavour = lay.flavour
         self.version = lay.bytes_of("version").rstrip(b"\0").decode()
         self.page = lay.number("page")
+        self.grain = lay.variable("superslab_grain")
         self.slab_bytes = lay.number("slab_bytes")
         self.superslab_slabs = lay.number("superslab_slabs")
         self.header = lay.number("block_header")
@@ -239,7 +240,7 @@ class Heap:
 
     def _read_far(self):
         lay = self.layout
-        self.far = []  # (address, bytes)
+        self.far = []  # (address, bytes asked for)
         used, each = lay.variable("far.used"), lay.number("far")
         raw = lay.bytes_of("far.table", used * each) if used else b""
         for i in range(len(raw) // each):
@@ -288,9 +289,7 @@ class Heap:
         return self.address(slab.index) + slab.colour
 
     def large_usable(self, slab):
-        if self.layout.variable("superslab_exact"):
-            return (slab.size + self.page - 1) & -self.page
-        return (slab.run - slab.room) * self.slab_bytes - slab.colour
+        return (slab.size + self.grain - 1) & -self.grain
 
     def head_of(self, index):
         """The first slab of the run that slab `index` is in; None if it is in none."""
@@ -455,7 +454,7 @@ class Heap:
         s["large_slack"] = s["large_slabs"] * self.slab_bytes - s["large_pages"]
         for address, size in self.far:
             for name in ("far", "large_live", "large_pages", "mapped"):
-                s[name] += size
+                s[name] += (size + self.page - 1) & -self.page
             s["large_blocks"] += 1
             s["mapped_blocks"] += 1
         for row in bins:
