@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// Files, and what is written to stderr.
+#include "backends/os.h"
+
+#include "backends/linux/system_call.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+size_t os_read_file(const char *path, char *buf, size_t size) {
+    // As the dynamic linker does, so that it may be done at the start in any sandbox.
+    long fd = sys6(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
+    if (is_error(fd)) {
+        return 0;
+    }
+    size_t got = 0;
+    while (got < size) {
+        long ret = sys3(SYS_read, fd, (long)(buf + got), (long)(size - got));
+        if (ret == -EINTR) {
+            continue;
+        }
+        if (ret <= 0) {
+            break;
+        }
+        got += (size_t)ret;
+    }
+    sys3(SYS_close, fd, 0, 0);
+    return got;
+}
+
+int os_create_file(const char *path) {
+    long fd = sys6(SYS_openat, AT_FDCWD, (long)path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666,
+                   0, 0);
+    return is_error(fd) ? -1 : (int)fd;
+}
+
+bool os_write_file(int file, const void *bytes, size_t size) {
+    const char *at = bytes;
+    while (size > 0) {
+        long ret = sys3(SYS_write, file, (long)at, (long)size);
+        if (ret == -EINTR) {
+            continue;
+        }
+        if (ret <= 0) {
+            return false;
+        }
+        at += ret;
+        size -= (size_t)ret;
+    }
+    return true;
+}
+
+void os_close_file(int file) {
+    sys3(SYS_close, file, 0, 0);
+}
+
+bool os_rename_file(const char *from, const char *to) {
+    return !is_error(sys6(SYS_renameat, AT_FDCWD, (long)from, AT_FDCWD, (long)to, 0, 0));
+}
+
+const void *os_map_file(const char *path, size_t *size) {
+    long fd = sys6(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
+    if (is_error(fd)) {
+        return NULL;
+    }
+    struct stat file;
+    long at = -EINVAL;
+    if (!is_error(sys3(SYS_fstat, fd, (long)&file, 0)) && S_ISREG(file.st_mode) &&
+        file.st_size > 0) {
+        at = sys6(SYS_mmap, 0, file.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        *size = (size_t)file.st_size;
+    }
+    sys3(SYS_close, fd, 0, 0);
+    return is_error(at) ? NULL : (const void *)at;
+}
+
+static _Atomic(long) kept_stderr = -1;
+
+// Which file that is; set before kept_stderr. What a program has opened under that number meanwhile
+// is another one.
+static struct stat kept_file;
+
+void os_keep_stderr(void) {
+    enum { OUT_OF_THE_WAY = 64 }; // of programs that use the low descriptors by number
+    long ret = sys3(SYS_fcntl, 2, F_DUPFD_CLOEXEC, OUT_OF_THE_WAY);
+    if (is_error(ret) || is_error(sys3(SYS_fstat, ret, (long)&kept_file, 0))) {
+        return;
+    }
+    atomic_store_explicit(&kept_stderr, ret, memory_order_release);
+}
+
+static bool is_kept_file(long fd) {
+    struct stat file;
+    return !is_error(sys3(SYS_fstat, fd, (long)&file, 0)) && file.st_dev == kept_file.st_dev &&
+           file.st_ino == kept_file.st_ino;
+}
+
+// The descriptor to write to; -1 if stderr was kept and is gone.
+static long stderr_now(void) {
+    long kept = atomic_load_explicit(&kept_stderr, memory_order_acquire);
+    if (kept < 0) {
+        return 2;
+    }
+    if (is_kept_file(kept)) {
+        return kept;
+    }
+    return is_kept_file(2) ? 2 : -1; // The program has closed what it did not open.
+}
+
+// A pipe without a reader is an error, and no signal: that would end a program which had nothing to
+// say.
+static long write_quietly(long to, const char *text, size_t size) {
+    uint64_t broken_pipe = UINT64_C(1) << (SIGPIPE - 1);
+    uint64_t before = 0;
+    uint64_t pending = 0;
+    sys6(SYS_rt_sigprocmask, SIG_BLOCK, (long)&broken_pipe, (long)&before, sizeof before, 0, 0);
+    sys3(SYS_rt_sigpending, (long)&pending, sizeof pending, 0);
+    long ret = sys3(SYS_write, to, (long)text, (long)size);
+    if (ret == -EPIPE && (pending & broken_pipe) == 0) {
+        const struct timespec now = {0, 0};
+        sys6(SYS_rt_sigtimedwait, (long)&broken_pipe, 0, (long)&now, sizeof broken_pipe, 0, 0);
+    }
+    sys6(SYS_rt_sigprocmask, SIG_SETMASK, (long)&before, 0, sizeof before, 0, 0);
+    return ret;
+}
+
+void os_write_stderr(const char *text, size_t size) {
+    long to = stderr_now();
+    while (to >= 0 && size > 0) {
+        long ret = write_quietly(to, text, size);
+        if (ret == -EINTR) {
+            continue;
+        }
+        if (ret <= 0) {
+            return;
+        }
+        text += ret;
+        size -= (size_t)ret;
+    }
+}

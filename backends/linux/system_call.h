@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// system_call: how the files of this backend call the kernel.
+#ifndef HAKMEM_BACKENDS_LINUX_SYSTEM_CALL_H
+#define HAKMEM_BACKENDS_LINUX_SYSTEM_CALL_H
+
+#include "backends/linux/sandbox.h"
+#include "boxes/base/base.h"
+#include "boxes/cpu/cpu.h"
+
+#include <stdatomic.h>
+
+HAK_C_BEGIN
+
+// What os_calls() returns.
+extern _Atomic uint64_t os_linux_calls;
+
+HAK_INLINE long sys6(long nr, long a, long b, long c, long d, long e, long f) {
+    atomic_fetch_add_explicit(&os_linux_calls, 1, memory_order_relaxed);
+    return cpu_syscall(nr, a, b, c, d, e, f);
+}
+
+HAK_INLINE long sys3(long nr, long a, long b, long c) {
+    return sys6(nr, a, b, c, 0, 0, 0);
+}
+
+HAK_INLINE bool is_error(long ret) {
+    return (unsigned long)ret > -4096UL;
+}
+
+// True if the process is in no sandbox. Calls that neither libc's malloc makes nor the program
+// needs are made only then.
+HAK_INLINE bool is_free_to_call(void) {
+    return sandbox_now() == SANDBOX_NONE && !sandbox_is_strict();
+}
+HAK_C_END
+
+#endif
