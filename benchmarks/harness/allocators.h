@@ -22,7 +22,7 @@ std::string built_file(const std::string &path);
 // Makes of TEXT an allocator:
 //   system            the program's own malloc
 //   hakmem_c23 ...    a flavour of this build
-//   mimalloc ...      a Debian package's library (known_allocators() lists those found)
+//   mimalloc ...      a Debian package's library, if it is installed
 //   /path/lib.so      any shared library; named by its file name without "lib" and ".so"
 // and after any of these, +NAME=VALUE once or more sets an environment variable.
 // Returns an empty text, or why not.
