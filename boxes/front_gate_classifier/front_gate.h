@@ -59,6 +59,15 @@ HAK_INLINE struct front_gate front_gate_of(const struct page_arena_window *windo
 #endif
 }
 
+// Says whether freed blocks are looked at from now on.
+HAK_INLINE void front_gate_set_check(struct front_gate *gate, bool check) {
+#if HAK_HEADER
+    (void)gate, (void)check;
+#else
+    gate->checked = check ? gate->units : 0;
+#endif
+}
+
 // Units from an aligned address to ptr; more than there are for a pointer below it, and for one
 // that is not aligned as blocks are: rotated, the bits below a unit come out on top.
 HAK_INLINE size_t front_gate_units(const void *from, const void *ptr) {

@@ -76,6 +76,7 @@ static enum os_result map_slabs(const struct page_arena_window *window, size_t f
         arena_mark_committed(window, part.index, superslab_mask(part.first, part.count));
     }
     load_max(&arena_state.high, hak_round_up(end, 64));
+    atomic_fetch_add_explicit(&arena_state.growths, 1, memory_order_release);
     arena_put_avail(window, from, end - from, false);
     return OS_OK;
 }

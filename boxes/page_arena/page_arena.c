@@ -328,6 +328,10 @@ size_t page_arena_high(void) {
     return atomic_load_explicit(&arena_state.high, memory_order_acquire);
 }
 
+size_t page_arena_growths(void) {
+    return atomic_load_explicit(&arena_state.growths, memory_order_acquire);
+}
+
 size_t page_arena_top(void) {
     return atomic_load_explicit(&arena_state.top, memory_order_acquire);
 }

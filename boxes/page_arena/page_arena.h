@@ -217,6 +217,10 @@ size_t page_arena_top(void);
 // time when there was none yet.
 size_t page_arena_walk(struct page_arena_window *window);
 
+// Counts how often slabs were mapped. While the count is the same, what page_arena_mapped() and
+// page_arena_readable() return is the same: ask for the count first.
+size_t page_arena_growths(void);
+
 // The start and the length in bytes of the part of the heap that can be read anywhere: from its
 // first slab up to the first one that was not mapped. It only ever grows: what is
 // decommitted later can still be read. (What the kernel has lost in an attempt to map it afresh can

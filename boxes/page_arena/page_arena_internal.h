@@ -69,6 +69,7 @@ struct arena_state {
     _Atomic size_t reserved;                         // bytes
     _Atomic size_t readable_end;                     // see page_arena_readable(), a slab's index
     _Atomic size_t step;                             // most slabs to grow by, see extend_rounded()
+    _Atomic size_t growths;                          // see page_arena_growths()
     _Atomic bool tight;                              // see page_arena_is_tight()
     _Atomic bool dense;                              // see page_arena_mark_dense()
     _Atomic bool charged;                            // see is_charged()

@@ -38,6 +38,7 @@ struct thread_heap {
     uint32_t id;                     // index in the directory of heaps
     uint64_t seen_ms;                // clock of the thread's last miss; 0 in an empty heap
     uint64_t trim_ms;                // clock at which unused caches are emptied next
+    size_t gate_growths;             // page_arena_growths() when the thread's gate was copied last
     uint8_t missed[SIZE_CLASS_BINS]; // the bin has been refilled or spilled since the last trim
     uint16_t taken[SIZE_CLASS_BINS]; // blocks from the pool since the stack was narrow, up to 65535
     uint16_t given[SIZE_CLASS_BINS]; // and to the pool

@@ -71,15 +71,23 @@ static bool is_worth_a_look(void) {
     return totals.slabs <= NEAR + totals.clean;
 }
 
-// The window may have grown, and so may have what is in it.
-static HAK_NOINLINE void renew_gate(void) {
+// Copies the window's gate for the current thread, whose heap this is, if the window has grown.
+static HAK_NOINLINE void renew_gate(struct thread_heap *heap) {
+    struct front_gate *gate = thread_heap_gate();
+    size_t growths = page_arena_growths();
+    if (HAK_LIKELY(growths == heap->gate_growths)) {
+        front_gate_set_check(gate, is_worth_a_look());
+        return;
+    }
     struct page_arena_window window = page_arena_get_window();
-    *thread_heap_gate() = front_gate_of(&window, is_worth_a_look());
+    *gate = front_gate_of(&window, is_worth_a_look());
+    heap->gate_growths = growths;
 }
 
 void slow_look_anew(void) {
-    if (thread_heap_get() != NULL) {
-        renew_gate();
+    struct thread_heap *heap = thread_heap_get();
+    if (heap != NULL) {
+        renew_gate(heap);
     }
 }
 
@@ -136,40 +144,51 @@ static HAK_NOINLINE void *take_uncached(struct thread_heap *heap, unsigned bin, 
     return hand_out_or_fail(bin, block, size);
 }
 
-static HAK_NOINLINE void *miss(unsigned bin, size_t size) {
-#if HAK_HARDENED
-    hardening_prepare();
-#endif
-    struct thread_heap *heap = thread_heap_get();
-    void *block = NULL;
-    tick(heap);
-    if (HAK_UNLIKELY(heap == NULL)) {
-        // A thread past its destructors, or no memory for a heap: one block, without a cache.
-        shared_pool_hint hint = ARENA_NONE;
-        unsigned got = shared_pool_take(bin, &block, 1, &hint);
-        front_gate_mark(bin, &block, got);
-        return hand_out_or_fail(bin, block, size);
-    }
-    renew_gate();
-#if HAK_HARDENED
-    hardened_path_start(heap);
-#endif
-    // An adopted heap brings its cached blocks.
-    block = pop(heap, bin, size);
-    if (block != NULL) {
-        return block;
-    }
-    if (!HAK_HARDENED && HAK_UNLIKELY(is_uncached(heap, bin))) {
-        return take_uncached(heap, bin, size);
-    }
-    if (HAK_UNLIKELY(tiny_front_of(bin)->refill(heap, bin) == 0)) {
+// One block for a thread past its destructors, or without memory for a heap.
+static HAK_NOINLINE HAK_COLD void *take_without_heap(unsigned bin, size_t size) {
+    void *block;
+    shared_pool_hint hint = ARENA_NONE;
+    unsigned got = shared_pool_take(bin, &block, 1, &hint);
+    front_gate_mark(bin, &block, got);
+    tick(NULL);
+    return hand_out_or_fail(bin, got == 0 ? NULL : block, size);
+}
+
+// Fills the cache and takes a block out of it; NULL and ENOMEM if there is no memory.
+static HAK_NOINLINE void *take_refilled(struct thread_heap *heap, unsigned bin, size_t size) {
+    const struct tiny_front *front = tiny_front_of(bin);
+    if (HAK_UNLIKELY(front->refill(heap, bin) == 0)) {
         slow_make_room();
-        if (tiny_front_of(bin)->refill(heap, bin) == 0) {
+        if (front->refill(heap, bin) == 0) {
             errno = ENOMEM;
             return NULL;
         }
     }
     return pop(heap, bin, size);
+}
+
+// The cache of the current thread has no block of the bin: makes or adopts a heap, takes a block
+// from the pool, and does the housekeeping last.
+static HAK_NOINLINE void *miss(unsigned bin, size_t size) {
+#if HAK_HARDENED
+    hardening_prepare();
+#endif
+    struct thread_heap *heap = thread_heap_get();
+    if (HAK_UNLIKELY(heap == NULL)) {
+        return take_without_heap(bin, size);
+    }
+#if HAK_HARDENED
+    hardened_path_start(heap);
+#endif
+    void *block = pop(heap, bin, size); // an adopted heap brings its cached blocks
+    if (HAK_LIKELY(block == NULL)) {
+        block = !HAK_HARDENED && HAK_UNLIKELY(is_uncached(heap, bin))
+                    ? take_uncached(heap, bin, size)
+                    : take_refilled(heap, bin, size);
+    }
+    renew_gate(heap);
+    tick(heap);
+    return block;
 }
 
 // False for a block that is larger than any heap: no room that is made will do for it.
@@ -360,7 +379,7 @@ static HAK_NOINLINE void free_hardened_slowly(struct thread_heap *heap, unsigned
         shared_pool_put(bin, &ptr, 1);
         return;
     }
-    renew_gate();
+    renew_gate(heap);
     hardened_path_start(heap);
     void *out = hardened_path_keep(heap, bin, ptr);
     if (out != NULL) {
@@ -434,7 +453,7 @@ static HAK_NOINLINE void free_tiny(unsigned bin, void *ptr) {
         shared_pool_put(bin, &ptr, 1);
         return;
     }
-    renew_gate();
+    renew_gate(heap);
     check_twice(heap, bin, ptr);
     if (!push(heap, bin, ptr)) {
         tiny_front_of(bin)->spill(heap, bin);
