@@ -30,9 +30,18 @@ struct Link {
     unsigned char mark;
 };
 
+// The bytes that a block keeps from others: a large one has slabs of its own.
+size_t Taken(void *block) {
+    constexpr uintptr_t kSlab = 64 << 10;
+    const size_t usable = malloc_usable_size(block);
+    const auto at = reinterpret_cast<uintptr_t>(block);
+    return usable <= kSlab / 2 ? usable
+                               : (at + usable + kSlab - 1) / kSlab * kSlab - at / kSlab * kSlab;
+}
+
 struct Blocks {
     Link *first = nullptr;
-    size_t bytes = 0; // usable ones
+    size_t bytes = 0; // as Taken() has them
     size_t count = 0;
 
     // Allocates blocks of one size until that fails. False if it fails in another way than it
@@ -54,7 +63,7 @@ struct Blocks {
             }
             bytes_of[size - 1] = link->mark;
             first = link;
-            bytes += malloc_usable_size(link);
+            bytes += Taken(link);
             count++;
         }
     }
