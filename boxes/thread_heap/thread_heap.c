@@ -5,6 +5,7 @@
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/settings/settings.h"
 #include "boxes/superslab/superslab.h"
+#include "boxes/thread_heap/thread_heap_internal.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -106,8 +107,7 @@ static void count_own(const struct page_arena_window *window, size_t slab, size_
     page_arena_count_sparse(kind == SLAB_HEAP ? (ptrdiff_t)slabs : -(ptrdiff_t)slabs);
 }
 
-// Memory that a heap keeps for itself; NULL if there is none.
-static void *claim(size_t slabs, bool *zero) {
+void *thread_heap_claim(size_t slabs, bool *zero) {
     size_t slab = page_arena_claim(slabs, ARENA_SLAB, zero);
     if (slab == ARENA_NONE) {
         return NULL;
@@ -117,7 +117,7 @@ static void *claim(size_t slabs, bool *zero) {
     return page_arena_address(&window, slab);
 }
 
-static void give_back(void *memory, size_t slabs, bool dirty) {
+void thread_heap_give_back(void *memory, size_t slabs, bool dirty) {
     struct page_arena_window window = page_arena_get_window();
     size_t slab = page_arena_slab_of(&window, memory);
     count_own(&window, slab, slabs, SLAB_NONE);
@@ -146,7 +146,7 @@ static bool make_place(uint32_t id) {
         return id < HEAPS_MOST;
     }
     bool zero;
-    heap_place *fresh = claim(1, &zero);
+    heap_place *fresh = thread_heap_claim(1, &zero);
     if (fresh == NULL) {
         return false;
     }
@@ -155,7 +155,7 @@ static bool make_place(uint32_t id) {
     }
     heap_place *none = NULL;
     if (!atomic_compare_exchange_strong(&directory.slabs[id / HEAPS_SLAB], &none, fresh)) {
-        give_back((void *)fresh, 1, !zero);
+        thread_heap_give_back((void *)fresh, 1, !zero);
     }
     return true;
 }
@@ -201,13 +201,13 @@ static struct thread_heap *make(void) {
     }
     // The memory first: a place, once taken, is kept.
     bool zero;
-    struct thread_heap *heap = claim(1, &zero);
+    struct thread_heap *heap = thread_heap_claim(1, &zero);
     if (heap == NULL) {
         return NULL;
     }
     uint32_t id = take_place();
     if (id == HEAPS_MOST) {
-        give_back(heap, 1, !zero);
+        thread_heap_give_back(heap, 1, !zero);
         return NULL;
     }
     if (!zero) {
@@ -297,100 +297,19 @@ struct thread_heap *thread_heap_get(void) {
     return heap;
 }
 
-static void (*_Atomic flush_front)(struct thread_heap *, unsigned);
-
-void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin)) {
-    atomic_store(&flush_front, flush);
-}
-
 void *thread_heap_make_state(void) {
     bool zero;
-    void *state = claim(1, &zero);
+    void *state = thread_heap_claim(1, &zero);
     if (state != NULL && !zero) {
         memset(state, 0, ARENA_SLAB);
     }
     return state;
 }
 
-enum { DEEP_SLABS = FAST_CACHE_DEEP_SLOTS * sizeof(void *) / ARENA_SLAB };
-static_assert(DEEP_SLABS * ARENA_SLAB == FAST_CACHE_DEEP_SLOTS * sizeof(void *), "whole slabs");
-
-bool thread_heap_deepen(struct thread_heap *heap, unsigned bin) {
-    // Under a limit what one thread keeps is what another cannot have.
-    if (!fast_cache_can_be_deep(bin) || settings_get(SETTING_LIMIT) != 0) {
-        return false;
-    }
-    bool zero;
-    if (heap->deep == NULL && (heap->deep = claim(DEEP_SLABS, &zero)) == NULL) {
-        return false;
-    }
-    return fast_cache_widen(heap->bins, heap->bottoms, heap->deep, bin, FAST_CACHE_DEEP);
-}
-
-static bool is_deep(const struct thread_heap *heap, unsigned bin) {
-    return heap->deep != NULL &&
-           (uintptr_t)heap->bottoms[bin] - (uintptr_t)heap->deep < DEEP_SLABS * ARENA_SLAB;
-}
-
-// Gives the slots of deep stacks back if there is no such stack any more.
-static void drop_deep(struct thread_heap *heap) {
-    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-        if (is_deep(heap, bin)) {
-            return;
-        }
-    }
-    if (heap->deep != NULL) {
-        void *deep = heap->deep;
-        thread_heap_enter(heap);
-        heap->deep = NULL;
-        give_back(deep, DEEP_SLABS, true);
-        thread_heap_leave(heap);
-    }
-}
-
-bool thread_heap_caches(const struct thread_heap *heap, unsigned bin, const void *block) {
-    // From the top down: a block that is freed twice has often been freed a moment ago.
-    for (void **at = heap->bins[bin].top; at > heap->bottoms[bin]; at--) {
-        if (*at == block) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void flush_bin(struct thread_heap *heap, unsigned bin) {
-    void (*front)(struct thread_heap *, unsigned) = atomic_load(&flush_front);
-    thread_heap_enter(heap);
-    while (heap->bins[bin].top != heap->bottoms[bin]) {
-        size_t held = (size_t)(heap->bins[bin].top - heap->bottoms[bin]);
-        unsigned count = (unsigned)hak_min(held, SHARED_POOL_BATCH_MOST);
-        void **blocks = fast_cache_detach(&heap->bins[bin], &heap->bottoms[bin], count);
-        shared_pool_put(bin, blocks, count);
-        HAK_COUNT(&heap->counts.spills, 1);
-        HAK_COUNT(&heap->counts.spilled, count);
-    }
-    fast_cache_narrow(heap->bins, heap->bottoms, heap->slots, bin);
-    heap->taken[bin] = 0;
-    heap->given[bin] = 0;
-    heap->want[bin] = 0;
-    heap->hints[bin] = ARENA_NONE;
-    thread_heap_leave(heap);
-    if (front != NULL) {
-        front(heap, bin);
-    }
-}
-
-static void flush(struct thread_heap *heap) {
-    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-        flush_bin(heap, bin);
-    }
-    drop_deep(heap);
-}
-
 void thread_heap_flush(void) {
     struct thread_heap *heap = thread_heap_tls.heap;
     if (is_own(heap)) {
-        flush(heap);
+        thread_heap_flush_all(heap);
     }
 }
 
@@ -399,46 +318,10 @@ void thread_heap_flush_free(void) {
     for (uint32_t id = 0; id < made; id++) {
         if (atomic_bitmap_test(directory.free, id) && atomic_bitmap_claim(directory.free, id)) {
             if (!atomic_bitmap_test(directory.cold, id)) {
-                flush(atomic_load(place_of(id)));
+                thread_heap_flush_all(atomic_load(place_of(id)));
             }
             atomic_bitmap_put(&directory.free[id / 64], UINT64_C(1) << id % 64);
         }
-    }
-}
-
-// Empties caches that have not missed since the last trim, from heap->trim_bin on, until as many
-// blocks have been moved as one call may pay for.
-static void trim(struct thread_heap *heap) {
-    enum { MOVE_MOST = 2048 };
-    unsigned moved = 0;
-    unsigned bin = heap->trim_bin;
-    for (; bin < SIZE_CLASS_BINS && moved < MOVE_MOST; bin++) {
-        if (heap->missed[bin]) {
-            heap->missed[bin] = 0;
-        } else if (heap->want[bin] != 0 || heap->behind[bin] != 0 ||
-                   heap->bins[bin].top != heap->bottoms[bin]) {
-            moved += fast_cache_held(heap->bins, heap->bottoms, bin) + heap->behind[bin];
-            flush_bin(heap, bin);
-        }
-    }
-    if (bin < SIZE_CLASS_BINS) {
-        heap->trim_bin = (uint8_t)bin;
-        return;
-    }
-    heap->trim_bin = 0;
-    drop_deep(heap);
-}
-
-void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms) {
-    heap->seen_ms = now;
-    if (HAK_UNLIKELY(now >= heap->trim_ms && idle_ms != UINT64_MAX)) {
-        if (heap->trim_ms != 0) {
-            heap->trim_bin = 1; // One that has not come to its end in this time starts again.
-        }
-        heap->trim_ms = now + hak_max(idle_ms, 1);
-    }
-    if (HAK_UNLIKELY(heap->trim_bin != 0)) {
-        trim(heap);
     }
 }
 
@@ -466,7 +349,7 @@ static void on_thread_exit(void *arg) {
     if (arg != heap || !is_own(heap)) {
         return;
     }
-    flush(heap);
+    thread_heap_flush_all(heap);
     thread_heap_tls.operators = (struct thread_heap *)&empty_heap;
     thread_heap_tls.heap = (struct thread_heap *)&gone_heap;
     give(heap);

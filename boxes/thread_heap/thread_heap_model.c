@@ -12,6 +12,7 @@
 #include "boxes/atomic_bitmap/atomic_bitmap.c"
 
 #include "boxes/thread_heap/thread_heap.c"
+#include "boxes/thread_heap/thread_heap_caches.c"
 
 struct model_directory model_start(int32_t idle) {
     memset((void *)&directory, 0, sizeof directory);

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// thread_heap_caches: the stacks of one heap: made deep, emptied, and emptied when they are idle.
+#include "boxes/thread_heap/thread_heap_internal.h"
+
+#include "boxes/settings/settings.h"
+
+static void (*_Atomic flush_front)(struct thread_heap *, unsigned);
+
+void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin)) {
+    atomic_store(&flush_front, flush);
+}
+
+enum { DEEP_SLABS = FAST_CACHE_DEEP_SLOTS * sizeof(void *) / ARENA_SLAB };
+static_assert(DEEP_SLABS * ARENA_SLAB == FAST_CACHE_DEEP_SLOTS * sizeof(void *), "whole slabs");
+
+bool thread_heap_deepen(struct thread_heap *heap, unsigned bin) {
+    // Under a limit what one thread keeps is what another cannot have.
+    if (!fast_cache_can_be_deep(bin) || settings_get(SETTING_LIMIT) != 0) {
+        return false;
+    }
+    bool zero;
+    if (heap->deep == NULL && (heap->deep = thread_heap_claim(DEEP_SLABS, &zero)) == NULL) {
+        return false;
+    }
+    return fast_cache_widen(heap->bins, heap->bottoms, heap->deep, bin, FAST_CACHE_DEEP);
+}
+
+static bool is_deep(const struct thread_heap *heap, unsigned bin) {
+    return heap->deep != NULL &&
+           (uintptr_t)heap->bottoms[bin] - (uintptr_t)heap->deep < DEEP_SLABS * ARENA_SLAB;
+}
+
+// Gives the slots of deep stacks back if there is no such stack any more.
+static void drop_deep(struct thread_heap *heap) {
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        if (is_deep(heap, bin)) {
+            return;
+        }
+    }
+    if (heap->deep != NULL) {
+        void *deep = heap->deep;
+        thread_heap_enter(heap);
+        heap->deep = NULL;
+        thread_heap_give_back(deep, DEEP_SLABS, true);
+        thread_heap_leave(heap);
+    }
+}
+
+bool thread_heap_caches(const struct thread_heap *heap, unsigned bin, const void *block) {
+    // From the top down: a block that is freed twice has often been freed a moment ago.
+    for (void **at = heap->bins[bin].top; at > heap->bottoms[bin]; at--) {
+        if (*at == block) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void flush_bin(struct thread_heap *heap, unsigned bin) {
+    void (*front)(struct thread_heap *, unsigned) = atomic_load(&flush_front);
+    thread_heap_enter(heap);
+    while (heap->bins[bin].top != heap->bottoms[bin]) {
+        size_t held = (size_t)(heap->bins[bin].top - heap->bottoms[bin]);
+        unsigned count = (unsigned)hak_min(held, SHARED_POOL_BATCH_MOST);
+        void **blocks = fast_cache_detach(&heap->bins[bin], &heap->bottoms[bin], count);
+        shared_pool_put(bin, blocks, count);
+        HAK_COUNT(&heap->counts.spills, 1);
+        HAK_COUNT(&heap->counts.spilled, count);
+    }
+    fast_cache_narrow(heap->bins, heap->bottoms, heap->slots, bin);
+    heap->taken[bin] = 0;
+    heap->given[bin] = 0;
+    heap->want[bin] = 0;
+    heap->hints[bin] = ARENA_NONE;
+    thread_heap_leave(heap);
+    if (front != NULL) {
+        front(heap, bin);
+    }
+}
+
+void thread_heap_flush_all(struct thread_heap *heap) {
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        flush_bin(heap, bin);
+    }
+    drop_deep(heap);
+}
+
+// Empties caches that have not missed since the last trim, from heap->trim_bin on, until as many
+// blocks have been moved as one call may pay for.
+static void trim(struct thread_heap *heap) {
+    enum { MOVE_MOST = 2048 };
+    unsigned moved = 0;
+    unsigned bin = heap->trim_bin;
+    for (; bin < SIZE_CLASS_BINS && moved < MOVE_MOST; bin++) {
+        if (heap->missed[bin]) {
+            heap->missed[bin] = 0;
+        } else if (heap->want[bin] != 0 || heap->behind[bin] != 0 ||
+                   heap->bins[bin].top != heap->bottoms[bin]) {
+            moved += fast_cache_held(heap->bins, heap->bottoms, bin) + heap->behind[bin];
+            flush_bin(heap, bin);
+        }
+    }
+    if (bin < SIZE_CLASS_BINS) {
+        heap->trim_bin = (uint8_t)bin;
+        return;
+    }
+    heap->trim_bin = 0;
+    drop_deep(heap);
+}
+
+void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms) {
+    heap->seen_ms = now;
+    if (HAK_UNLIKELY(now >= heap->trim_ms && idle_ms != UINT64_MAX)) {
+        if (heap->trim_ms != 0) {
+            heap->trim_bin = 1; // One that has not come to its end in this time starts again.
+        }
+        heap->trim_ms = now + hak_max(idle_ms, 1);
+    }
+    if (HAK_UNLIKELY(heap->trim_bin != 0)) {
+        trim(heap);
+    }
+}
