@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // cpu: what the boxes do otherwise on one kind of processor than on another.
 //
-// Each of x86_64.h and aarch64.h defines all of these:
+// Each of x86_64.h and aarch64.h, and traced.h for the simulator of benchmarks/coherence, defines
+// all of these:
 //
 //   CPU_PLAIN_STEPS  1 if a word of memory can be read, changed and written in one instruction that
 //                    is not atomic for other processors, so that a process of one thread need not
@@ -30,7 +31,9 @@
 
 #define CPU_INLINE static inline __attribute__((always_inline))
 
-#if defined(__x86_64__)
+#if defined(CPU_TRACED) && CPU_TRACED
+#    include "boxes/cpu/traced.h"
+#elif defined(__x86_64__)
 #    include "boxes/cpu/x86_64.h"
 #elif defined(__aarch64__)
 #    include "boxes/cpu/aarch64.h"

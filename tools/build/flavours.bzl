@@ -86,6 +86,17 @@ FAULTY_FLAVOURS = [
     for flavour in FLAVOURS
 ]
 
+# The production one as the simulator of benchmarks/coherence runs it: a shared object and nothing else.
+TRACED_FLAVOURS = [
+    struct(
+        name = "hakmem_c23_traced",
+        variant = "_traced",
+        fronts = _C23_FRONTS,
+        alternative = _CLASSIC,
+        backend = "//backends/linux",
+    ),
+]
+
 # The sonames of other allocators' libraries -> the front that adds what those export beyond malloc. Each flavour gets
 # a shared object of each: the first of FLAVOURS in bazel-bin/compat, the others in a folder of their name in there.
 COMPAT = {

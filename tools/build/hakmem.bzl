@@ -4,9 +4,9 @@
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 load("//tools/build:archive.bzl", "hak_archive")
 load("//tools/build:flavour.bzl", hak_flavour_library = "cc_library")
-load("//tools/build:flavours.bzl", "COMPAT", "FAULTY_FLAVOURS", "FLAVOURS", "HARDENED_FLAVOURS", "HARDENED_TESTS", "TEST_FLAVOURS")
+load("//tools/build:flavours.bzl", "COMPAT", "FAULTY_FLAVOURS", "FLAVOURS", "HARDENED_FLAVOURS", "HARDENED_TESTS", "TEST_FLAVOURS", "TRACED_FLAVOURS")
 load("//tools/build:link.bzl", "hak_link")
-load("//tools/build:variants.bzl", "COPTS", "NO_SANITIZER", "STANDARD_C", "STANDARD_CXX", "VARIANTS", "WARNINGS")
+load("//tools/build:variants.bzl", "COPTS", "NO_SANITIZER", "STANDARD_C", "STANDARD_CXX", "VARIANTS", "VARIANT_TAGS", "WARNINGS")
 
 def variant_label(label, variant):
     """The label of the same box, compiled as `variant` (a suffix)."""
@@ -14,7 +14,7 @@ def variant_label(label, variant):
         return label + variant
     return label + ":" + label.split("/")[-1] + variant
 
-def hak_box(name, srcs = [], hdrs = [], deps = [], visibility = None, **kwargs):
+def hak_box(name, srcs = [], hdrs = [], deps = [], visibility = None, tags = [], **kwargs):
     """A box: one cc_library a variant. `deps` are other boxes.
 
     Sources of both languages make two libraries, as each has options of its own: NAME_c has those in C.
@@ -25,6 +25,7 @@ def hak_box(name, srcs = [], hdrs = [], deps = [], visibility = None, **kwargs):
       hdrs: its contract.
       deps: other boxes, by their plain labels.
       visibility: who may call it.
+      tags: as of cc_library.
       **kwargs: as of cc_library.
     """
     cxx = [src for src in srcs if src.endswith(".cc")]
@@ -39,6 +40,7 @@ def hak_box(name, srcs = [], hdrs = [], deps = [], visibility = None, **kwargs):
                 hdrs = hdrs,
                 copts = COPTS + STANDARD_C + copts,
                 linkstatic = True,
+                tags = tags + VARIANT_TAGS.get(variant, []),
                 visibility = visibility,
                 deps = boxes,
                 **kwargs
@@ -49,6 +51,7 @@ def hak_box(name, srcs = [], hdrs = [], deps = [], visibility = None, **kwargs):
             hdrs = hdrs,
             copts = COPTS + (STANDARD_CXX if cxx else STANDARD_C) + copts,
             linkstatic = True,
+            tags = tags + VARIANT_TAGS.get(variant, []),
             visibility = visibility,
             deps = boxes + ([":" + name + "_c" + variant] if both else []),
             **kwargs
@@ -121,9 +124,11 @@ def _compat(flavour):
     """The folder of a flavour's compat libraries, in bazel-bin."""
     return "compat/" + ("" if flavour == FLAVOURS[0] else flavour.name + "/")
 
-def _flavour(flavour, testonly = False):
+def _flavour_boxes(flavour, testonly = False):
+    """All of a flavour, as libraries: NAME_boxes. Returns what its shared object is made of."""
     name = flavour.name
     variant = flavour.variant
+    tags = VARIANT_TAGS.get(variant, [])
     alternative = [flavour.alternative] if flavour.alternative else []
     fronts = {front: True for front in flavour.fronts + alternative}.keys()
     copts = COPTS + STANDARD_C + VARIANTS[variant] + ["-DHAK_FLAVOUR='\"%s\"'" % name]
@@ -141,6 +146,7 @@ def _flavour(flavour, testonly = False):
         ],
         linkstatic = True,
         alwayslink = True,
+        tags = tags,
         visibility = ["//fronts/libc:__pkg__"],
         deps = [variant_label(dep, variant) for dep in fronts + [
             "//fronts/tiny_front",
@@ -158,10 +164,16 @@ def _flavour(flavour, testonly = False):
         ] + [variant_label(flavour.backend, variant)],
         linkstatic = True,
         alwayslink = True,
+        tags = tags,
         visibility = ["//fronts:__subpackages__"],
     )
 
-    shared = [":" + name + "_boxes", variant_label("//fronts/dl:dl_open", variant)]
+    return [":" + name + "_boxes", variant_label("//fronts/dl:dl_open", variant)]
+
+def _flavour(flavour, testonly = False):
+    name = flavour.name
+    variant = flavour.variant
+    shared = _flavour_boxes(flavour, testonly)
     cc_binary(
         name = "lib" + name + ".so",
         testonly = testonly,
@@ -228,6 +240,24 @@ def _flavour(flavour, testonly = False):
         visibility = ["//visibility:public"],
     )
 
+def _traced_flavour(flavour):
+    """Its shared object, whose undefined symbols are the simulator's."""
+    cc_binary(
+        name = "lib%s.so" % flavour.name,
+        testonly = True,
+        additional_linker_inputs = [
+            "//benchmarks/coherence:wraps.txt",
+            "//tools/build:exports.map",
+        ],
+        linkshared = True,
+        linkopts = [option for option in _SHARED_LINKOPTS if option != "-Wl,-z,defs"] + [
+            "-Wl,@$(location //benchmarks/coherence:wraps.txt)",
+        ],
+        tags = NO_SANITIZER,
+        visibility = ["//benchmarks/coherence:__pkg__"],
+        deps = _flavour_boxes(flavour, testonly = True),
+    )
+
 def hak_flavours():
     """The targets of every flavour, in the package that calls it."""
     native.alias(
@@ -239,6 +269,8 @@ def hak_flavours():
         _flavour(flavour)
     for flavour in TEST_FLAVOURS + FAULTY_FLAVOURS:
         _flavour(flavour, testonly = True)
+    for flavour in TRACED_FLAVOURS:
+        _traced_flavour(flavour)
 
 def _program(name, src, malloc, copts = [], linkopts = [], deps = []):
     """A program in C that a test runs."""

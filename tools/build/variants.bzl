@@ -11,6 +11,12 @@ VARIANTS = {
         "-DFREE_MARK=0",
     ],
     "_header": ["-DHAKMEM_HEADER=1"],
+    # For the simulator of benchmarks/coherence, which alone has the functions that the instrumentation calls.
+    "_traced": [
+        "-DCPU_TRACED=1",
+        "-fsanitize=thread",
+        "-g1",
+    ],
 }
 
 # Tags of what has its malloc preloaded or linked in: a sanitizer brings one of its own.
@@ -19,6 +25,12 @@ NO_SANITIZER = [
     "notsan",
     "noubsan",
 ]
+
+# Tags of all that is built as a variant. What has another sanitizer's instrumentation cannot be in such a build, and is
+# built where it is asked for.
+VARIANT_TAGS = {
+    "_traced": NO_SANITIZER + ["manual"],
+}
 
 WARNINGS = [
     "-Wall",
