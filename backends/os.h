@@ -1,6 +1,6 @@
-// SPDX-License-Identifier: Apache-2.0
-// os: everything the allocator asks of the kernel, as one seam. backends/linux makes the calls;
-// another backend may be linked in its place (one that fails on a script, for tests).
+// SPDX-License-Identifier: Apache-2.0 os: every call of the kernel that the allocator makes, behind
+// one interface. backends/linux makes the calls; another backend may be linked in its place (one
+// that fails on a script, for tests).
 //
 // Addresses and sizes are multiples of the page (4096 B) unless said otherwise. Every call is
 // thread-safe and async-signal-safe, never allocates, and leaves errno as it was.
@@ -35,12 +35,12 @@ enum os_result {
 // kernel choose; the address is then left in *got (which may be NULL otherwise).
 enum os_result os_reserve(void *at, size_t size, void **got);
 
-// As os_reserve, but readable and writable at once, zero-filled, charged only when touched where
-// the kernel's overcommit policy allows that.
+// As os_reserve(), but the range is readable, writable and zero-filled. The kernel charges a page
+// when it is touched, where its overcommit policy allows that.
 enum os_result os_map(void *at, size_t size, void **got);
 
-// As os_map with no address, for calls that come before the library is relocated: no function of
-// libc, no thread-local variable and nothing of the global offset table is used. NULL on failure.
+// As os_map() without an address, for calls before the library is relocated: uses no function of
+// libc, no thread-local variable and no entry of the global offset table. NULL on failure.
 void *os_map_early(size_t size);
 
 // OS_OK if the kernel's overcommit policy would grant the process `size` more writable bytes, asked
@@ -48,12 +48,12 @@ void *os_map_early(size_t size);
 // that, and would be granted more than the machine has.
 enum os_result os_would_grant(size_t size);
 
-// Gives a reserved range read and write rights. Contents are zero if never written. What has rights
-// already keeps its contents, so that several threads may call for the same range. OS_TAKEN: in a
-// sandbox that allows it for ranges which nobody uses only, by os_commit_alone().
+// Gives a reserved range read and write rights. Pages that were never written are zero. Pages that
+// have rights already keep their contents, so several threads may call for the same range. Returns
+// OS_TAKEN in a sandbox that allows this only by os_commit_alone().
 enum os_result os_commit(void *at, size_t size);
 
-// The same for a range that nobody else uses meanwhile. Contents are then undefined.
+// The same for a range that no other thread uses meanwhile. The contents are undefined afterwards.
 enum os_result os_commit_alone(void *at, size_t size);
 
 // False if os_commit would say OS_TAKEN, as far as is known by now.
@@ -70,8 +70,8 @@ enum os_result os_protect(void *at, size_t size, bool write, bool execute);
 // OS_NO_MEMORY if the kernel would not (the contents are then undefined but accessible).
 enum os_result os_purge(void *at, size_t size);
 
-// As os_purge for several ranges. (In a call each: process_madvise() would take them all in one,
-// but is nothing that hooks watch or sandboxes allow.)
+// As os_purge() for several ranges, by one system call each. (process_madvise() would take them all
+// at once, but memory hooks do not watch it, and sandboxes do not allow it.)
 struct os_range {
     void *at;
     size_t size;
@@ -83,9 +83,9 @@ enum os_result os_purge_ranges(const struct os_range *ranges, size_t count);
 // 65,530: then about an 8192th of what has been committed.
 size_t os_least_purge(void);
 
-// True if os_purge leaves its range mapped throughout, so that other threads may look at it
-// meanwhile. Not so in a sandbox, where a mapping is replaced by another, which the kernel may
-// refuse when the first one is gone.
+// True if os_purge() leaves its range mapped throughout, so that other threads may read it
+// meanwhile. False in a sandbox: there a new mapping replaces the old one, and the kernel may
+// refuse the new one after the old one is gone.
 bool os_purges_in_place(void);
 
 // Replaces a committed range, whatever its mappings look like by now, by one fresh zero mapping.

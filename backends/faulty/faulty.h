@@ -61,7 +61,8 @@ struct faulty_script {
 // Puts a script in force; numbers start at 1 again. Not while other threads make calls.
 void faulty_set(const struct faulty_script *script);
 
-// As faulty_set() with the text of HAK_FAULTY; false, and nothing changed, if it is none.
+// As faulty_set(), with a script as HAK_FAULTY has it. False, and nothing changed, if `text` is no
+// script.
 bool faulty_parse(const char *text, struct faulty_script *script);
 
 // Calls that have a number so far, under the script in force.

@@ -26,7 +26,7 @@ enum sandbox {
     SANDBOX_OWN,       // mmap alone, without which there is no allocator
 };
 
-// What is known so far. Only ever rises.
+// The kind of sandbox, as far as it is known. Only ever rises.
 enum sandbox sandbox_now(void);
 
 // True if the calling thread is in seccomp's strict mode, in which even mmap() kills.
@@ -41,8 +41,8 @@ struct sandbox_text {
     size_t length;
 };
 
-// Whether the text of /proc/PID/status (its first SANDBOX_STATUS bytes; none if it cannot be read)
-// says that the process has a filter, or leaves that open.
+// True if the text of /proc/PID/status (its first SANDBOX_STATUS bytes; none if the file cannot be
+// read) says that the process has a filter, or does not say.
 enum { SANDBOX_STATUS = 4096 };
 bool sandbox_is_filtered(struct sandbox_text status);
 

@@ -11,7 +11,7 @@
 
 HAK_C_BEGIN
 
-// What os_calls() returns.
+// The number of system calls so far, for os_calls().
 extern _Atomic uint64_t os_linux_calls;
 
 HAK_INLINE long sys6(long nr, long a, long b, long c, long d, long e, long f) {

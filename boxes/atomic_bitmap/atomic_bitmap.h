@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // atomic_bitmap: sets of small numbers as bits of 64-bit words, claimed and returned without locks.
 //
-// A set bit means "free": whoever clears it owns what it stands for, and gives it back by setting
-// it. There are no nodes, so a set cannot run out, and no pointers, so there is no ABA. Every
-// operation is lock-free and sequentially consistent; after any single step the set is usable, so a
-// forked child or the neighbours of a killed thread go on with it.
+// A set bit means "free". A thread that clears a bit owns the thing that the bit stands for, and
+// gives it back by setting the bit. There are no nodes, so a set cannot run out, and no pointers,
+// so there is no ABA. Every operation is lock-free and sequentially consistent; after any single
+// step the set is usable, so a forked child can go on with it.
 #ifndef HAKMEM_BOXES_ATOMIC_BITMAP_ATOMIC_BITMAP_H
 #define HAKMEM_BOXES_ATOMIC_BITMAP_ATOMIC_BITMAP_H
 
@@ -60,8 +60,9 @@ HAK_INLINE uint64_t atomic_bitmap_put(atomic_bitmap_word *word, uint64_t mask) {
     return atomic_fetch_or(word, mask);
 }
 
-// The same for bits that should be clear, in fewer instructions; where the result has one of them
-// set, the word is broken from then on. `alone`: hak_alone() says that no atomic step is needed.
+// The same for bits that are expected to be clear, in fewer instructions. If the result has one of
+// them set, the word is broken from then on. `alone`: hak_alone() says that no atomic step is
+// needed.
 HAK_INLINE uint64_t atomic_bitmap_put_clear(atomic_bitmap_word *word, uint64_t mask, bool alone) {
 #if CPU_PLAIN_STEPS
     if (alone) {
@@ -130,7 +131,7 @@ HAK_INLINE void atomic_bitmap_put_run(atomic_bitmap_word *words, size_t from, si
     }
 }
 
-// The same where they may be set already: words that have them all are not written.
+// The same for bits that may be set already: a word that has them all is not written.
 HAK_INLINE void atomic_bitmap_ensure_run(atomic_bitmap_word *words, size_t from, size_t count) {
     uint64_t mask;
     if (atomic_bitmap_is_short(from, count, &mask)) {
@@ -143,7 +144,7 @@ HAK_INLINE void atomic_bitmap_ensure_run(atomic_bitmap_word *words, size_t from,
 // Clears bits [from, from + count).
 void atomic_bitmap_clear_run(atomic_bitmap_word *words, size_t from, size_t count);
 
-// Counts set bits of [from, from + count); exact only when nobody changes them meanwhile.
+// Counts set bits of [from, from + count); exact only while no other thread changes them.
 size_t atomic_bitmap_count_run(atomic_bitmap_word *words, size_t from, size_t count);
 
 // Claims the lowest set bit of `bits` bits (a multiple of 64); ATOMIC_BITMAP_NONE if all are clear.

@@ -39,9 +39,9 @@ using std::memory_order_seq_cst;
 #    define memory_order_release memory_order_seq_cst
 #endif
 
-// A plain number or pointer that one thread writes and any may look at, at any time, for what it is
-// worth: the thread writes with HAK_POKE and reads as it likes, the others read with HAK_PEEK. Both
-// are plain moves, and order nothing.
+// For a plain number or pointer that one thread writes and all may read at any time, as a hint: the
+// writer writes with HAK_POKE and reads as it likes, other threads read with HAK_PEEK. Both are
+// plain moves, and order nothing.
 #define HAK_PEEK(at)        __atomic_load_n((at), __ATOMIC_RELAXED)
 #define HAK_POKE(at, value) __atomic_store_n((at), (value), __ATOMIC_RELAXED)
 #define HAK_COUNT(at, more) HAK_POKE((at), *(at) + (more)) // by the one writer: no atomic addition

@@ -12,7 +12,7 @@ CPU_INLINE void cpu_store_fence(void) {
     __asm__ volatile("dmb ishst" : : : "memory");
 }
 
-// Up, the pointer is released: what it points at was stored before, and a forked child may look at
+// A push stores the block first and then the pointer with release order: a forked child may read
 // the stacks of other threads.
 #define CPU_STEP_UP(words, place, now) \
     __atomic_store_n((void ***)(void *)(words) + (place), (now) + 1, __ATOMIC_RELEASE)

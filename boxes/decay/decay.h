@@ -5,13 +5,14 @@
 // block inside slabs in use (shared_pool). One walk over both is a round. A round begins at the
 // earliest half a decay time after the one before began, and at the earliest after a rest of
 // DECAY_REST times the work of the last round if that gave nothing back. A thread that misses its
-// cache does a step when one is due: for a bounded time, and no more than one part in DECAY_SHARE
-// of the time that passes. With HAKMEM_BACKGROUND=1 a thread does the steps instead.
+// cache does a step when one is due: for a bounded time, and for no more than one part in
+// DECAY_SHARE of the time that passes. With HAKMEM_BACKGROUND=1 a background thread does the steps
+// instead.
 //
-// Thread-safe. Nobody waits: one thread at a time does a step. Its claim to do so runs out, so a
-// thread that never comes back from a step (it left by longjmp(), or does not exist in this forked
-// child) holds the others up for DECAY_LEASE_MS. Two threads that do a step at the same time do no
-// harm.
+// Thread-safe. No thread waits. One thread at a time does a step, under a lease that runs out: a
+// thread that never returns from a step (it left by longjmp(), or does not exist in this forked
+// child) keeps others from steps for DECAY_LEASE_MS. Two threads that do a step at the same time do
+// no harm.
 #ifndef HAKMEM_BOXES_DECAY_DECAY_H
 #define HAKMEM_BOXES_DECAY_DECAY_H
 
@@ -36,11 +37,11 @@ void decay_tick(uint64_t now);
 #    define DECAY_GROWTH 4
 #endif
 
-// How long memory may be idle, in ms: what caches go by. UINT64_MAX: for ever.
+// Returns how long caches may keep idle memory, in ms; UINT64_MAX: for ever.
 uint64_t decay_idle_ms(void);
 
-// Gives back all that can be, now, but for about `keep` bytes of free slabs. Returns the pages
-// given back.
+// Gives all idle memory back now, but for about `keep` bytes of free slabs. Returns the number of
+// pages given back.
 size_t decay_all(size_t keep);
 
 // Starts the background thread if the settings ask for it; a warning line on stderr if it cannot.

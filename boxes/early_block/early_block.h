@@ -22,9 +22,8 @@ HAK_C_BEGIN
 // one thread when it is called.
 void *early_block_alloc(size_t size, size_t align);
 
-// The same for what realloc() asks, without errno: the block that starts at `ptr` grows or shrinks
-// to `size` bytes (1 or more), at its place or at another. NULL, and the block is as it was, if
-// there is no memory. Not thread-safe.
+// Resizes the block that starts at `ptr` to `size` bytes (1 or more), at its place or at another.
+// Does not set errno. NULL, and the block is as it was, if there is no memory. Not thread-safe.
 void *early_block_resize(void *ptr, size_t size);
 
 // Usable bytes of the live block that starts at `ptr`, a multiple of HAK_MIN_ALIGN; 0 if there is
@@ -34,7 +33,7 @@ size_t early_block_usable(const void *ptr);
 // Frees the live block that starts at `ptr`. False if there is none. Thread-safe.
 bool early_block_free(void *ptr);
 
-// Whether `ptr` lies in memory that blocks of this box were cut from. Thread-safe.
+// True if `ptr` lies in memory that blocks of this box were cut from. Thread-safe.
 bool early_block_owns(const void *ptr);
 
 // For readers outside of the process, see layout.h.

@@ -1,10 +1,9 @@
-// SPDX-License-Identifier: Apache-2.0
-// far_block: blocks so large that they are better off outside of the arena's window, or that it has
-// no room for, each a mapping of its own.
+// SPDX-License-Identifier: Apache-2.0 far_block: the largest blocks, and blocks that the arena's
+// window has no room for. Each is a mapping of its own.
 //
-// The arena's books cost time in proportion to a block's size. Here it is one system call. A table
-// says where they are; a look-up walks over it, and is over at once in a process that never had
-// such a block.
+// A claim in the arena takes time in proportion to a block's size; here it is one system call. A
+// table lists the blocks. A look-up walks over the entries that were ever used, of which most
+// processes have none.
 //
 // Thread-safe, lock-free. Nothing here touches errno.
 #ifndef HAKMEM_BOXES_FAR_BLOCK_FAR_BLOCK_H
@@ -25,7 +24,7 @@ enum { FAR_BLOCK_MOST = 1024 }; // blocks at a time
 // can be.
 void *far_block_alloc(size_t size, size_t align);
 
-// Frees the block that starts at `ptr`. False if no such block starts there (any more).
+// Frees the block that starts at `ptr`. False if no block of this box starts there.
 bool far_block_free(void *ptr);
 
 // The size of the block that starts at `ptr`, as it was asked for, 0 if there is none.

@@ -5,10 +5,10 @@
 // that the loaded pointer is NULL; push compares top with limit. The static empty cache, whose
 // stacks are empty and full at once (top = limit = a slot holding NULL), stands in for a thread
 // that has none, so neither path asks whether there is one. Blocks are never read or written here;
-// a freed one may be fetched into the processor's cache: it is the next that is handed out, and a
-// store to a line that is far away would hold up the stores behind it.
+// a freed block may be fetched into the processor's cache, for it is the next to be handed out, and
+// a store to a line that is far away would hold up the stores behind it.
 //
-// Not thread-safe: a cache belongs to one thread. Nothing here calls anything else.
+// Not thread-safe: a cache belongs to one thread.
 #ifndef HAKMEM_BOXES_FAST_CACHE_FAST_CACHE_H
 #define HAKMEM_BOXES_FAST_CACHE_FAST_CACHE_H
 
@@ -26,13 +26,12 @@ struct fast_bin {
 
 static_assert(sizeof(struct fast_bin) == 2 * sizeof(void **), "bin n is at word n * 2");
 
-// A stack starts narrow, all narrow ones close together: a thread that uses a bin a little touches
-// no page for it and keeps next to nothing. Of blocks larger than FAST_CACHE_NARROW_BYTES it keeps
-// none: a narrow stack of these has no slots, and is empty and full at once. Once enough blocks
-// have gone through it, it becomes wider: as wide as the bin allows, or, for a thread that frees
-// only, as is worth a step to the pool. One through which many blocks go to the pool and come back
-// becomes deep, in slots of its own: a program that allocates and frees in phases then keeps the
-// blocks of a phase.
+// A stack starts narrow, and all narrow stacks lie close together: a thread that uses few blocks of
+// a size class touches no page for its stack and keeps next to nothing. A narrow stack of blocks
+// larger than FAST_CACHE_NARROW_BYTES has no slots, and is empty and full at once. Once enough
+// blocks have gone through a stack, it becomes wide, or of middle width in a thread that only
+// frees. A stack becomes deep, in slots of its own, once many blocks have gone to the pool and come
+// back: a program that allocates and frees in phases then keeps the blocks of a phase.
 enum {
     FAST_CACHE_NARROW = 8,          // blocks in a narrow stack at most,
     FAST_CACHE_NARROW_BYTES = 4096, // and bytes,
@@ -141,11 +140,11 @@ void fast_cache_fill(struct fast_bin *bin, unsigned count);
 // Blocks in a stack of any thread; a guess while that thread uses it.
 unsigned fast_cache_held(const struct fast_bin *bins, void **const *bottoms, unsigned bin);
 
-// Takes the `count` (1 or more, and at most what is there) oldest blocks out of the stack that
-// starts at *bottom, and raises *bottom to where the stack starts now. Returns the blocks: they
-// stay where they are until fast_cache_settle(), which gives their slots, `low` being what this
-// returned, back to the stack. Several may be detached before that; the first one's `low` counts.
-// An empty stack may become narrow instead.
+// Detaches the `count` oldest blocks (1 or more, and at most as many as there are) from the stack
+// that starts at *bottom, and raises *bottom to the new start. Returns the slots of these blocks,
+// which keep them until fast_cache_settle() gives the slots back to the stack. `low` is the pointer
+// that this call returned; after several calls, the first one. A stack that is empty by then may
+// become narrow instead.
 void **fast_cache_detach(struct fast_bin *bin, void ***bottom, unsigned count);
 void fast_cache_settle(struct fast_bin *bin, void ***bottom, void **low);
 HAK_C_END

@@ -4,12 +4,12 @@
 //
 // The mark names the heap whose cache the block went to: its address, which is random from process
 // to process and which no program writes. A block that is freed with its heap's mark in it is
-// looked for, where free blocks of that heap are, and the program stops if it is there; a block
-// whose contents are the mark by chance is not there, and is freed as any other. malloc clears the
-// mark, so that a block which its user leaves as it came is not looked for.
+// searched for among the free blocks of that heap. If it is there, it is freed twice, and the
+// program stops. If it is not, its contents are the mark by chance, and it is freed as any other.
+// malloc clears the mark, so that a block to which the program wrote nothing is not searched for.
 //
 // The word lies in the cache line that free and the next malloc of the block touch anyway. Not
-// thread-safe: who asks, sets or clears a mark owns the block.
+// thread-safe: the caller owns the block.
 #ifndef HAKMEM_BOXES_FREE_MARK_FREE_MARK_H
 #define HAKMEM_BOXES_FREE_MARK_FREE_MARK_H
 

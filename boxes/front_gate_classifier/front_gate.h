@@ -19,10 +19,10 @@
 
 HAK_C_BEGIN
 
-// What the hit path of free needs to know of the window. No units (and no length): no pointer is
-// known, whatever the other fields are. A copy, which may be older than the heap: what it does not
-// know yet is the slow path's. A unit is 16 bytes; counted are those whose part of the page map can
-// be read.
+// A copy of the facts about the window that the hit path of free needs. Without units (and length)
+// it knows no pointer, whatever its other fields are. It may be older than the heap: pointers that
+// it does not know yet are for the slow path. A unit is 16 bytes. `units` counts those whose byte
+// of the page map can be read.
 struct front_gate {
 #if HAK_HEADER
     size_t units;
@@ -103,15 +103,15 @@ HAK_INLINE bool front_gate_find_registered(const struct front_gate *gate, const 
     return true;
 }
 
-// The same for every slab that there is, however new, and every pointer into it; 0 for one out of
-// the window. The window may be of a time when there was none: it has no slabs.
+// The same for the newest slabs too, and for pointers that are not aligned; 0 for a pointer out of
+// the window. A window without slabs, from before there was one, will do.
 HAK_INLINE unsigned front_gate_search(const struct page_arena_window *window, const void *ptr) {
     size_t slab = page_arena_slab_of(window, ptr);
     return slab < window->slabs && page_arena_reaches(slab) ? ((const uint8_t *)window->base)[slab]
                                                             : 0;
 }
 
-// As front_gate_find_registered(), by the flavour's strategy.
+// As front_gate_find_registered(), but by the flavour's strategy.
 HAK_INLINE bool front_gate_find(const struct front_gate *gate, const void *ptr, unsigned *place) {
 #if HAK_HEADER
     if (HAK_UNLIKELY((uintptr_t)ptr - gate->readable >= gate->length ||

@@ -71,7 +71,7 @@ bool heap_profile_owns(const void *at);
 void heap_profile_weigh(const struct heap_profile_sample *sample, uint64_t *objects,
                         uint64_t *bytes);
 
-// What could not be kept, and what is.
+// Samples that could not be kept, and those that are.
 struct heap_profile_stats {
     uint64_t samples;   // noted so far
     uint64_t stackless; // of them, without a stack

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // magazine: a bounded stack of free blocks of one bin, moved in batches.
 //
-// The traditional layer between a thread's lists and the pool: what the pool hands out and takes
-// back at once. Not thread-safe: a magazine belongs to one thread. All zero is an empty magazine.
+// The traditional layer between a thread's lists and the pool: a magazine is one batch, which the
+// pool hands out or takes back. Not thread-safe: a magazine belongs to one thread. All zero is an
+// empty magazine.
 #ifndef HAKMEM_BOXES_MAGAZINE_MAGAZINE_H
 #define HAKMEM_BOXES_MAGAZINE_MAGAZINE_H
 
@@ -17,7 +18,8 @@ struct magazine {
     void *blocks[MAGAZINE_BLOCKS];
 };
 
-// Where the next blocks go, at most *most of them; *most is then for how many there is room.
+// Returns where the next blocks go, at most *most of them. *most is then the number that there is
+// room for.
 void **magazine_room(struct magazine *magazine, unsigned *most);
 
 // Takes in the first `count` blocks that have been written there.

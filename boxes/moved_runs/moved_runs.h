@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // moved_runs: the runs of slabs whose pages were moved by the page table.
 //
-// The kernel keeps such a run as a mapping of its own, up to two more than the process had: it
-// cannot merge with its neighbours before it is mapped afresh. A process has 65,530 mappings unless
-// vm.max_map_count says otherwise, and the program wants some for itself. So each run is noted
-// here, and where there is no room for a note nothing is moved.
+// The kernel keeps a run whose pages were moved as a mapping of its own, which cannot merge with
+// its neighbours before it is mapped afresh: the process has up to two mappings more. A process has
+// 65,530 mappings unless vm.max_map_count says otherwise, and the program wants some for itself. So
+// each moved run is noted here. Without room for a note, nothing is moved.
 //
 // An entry is written by a thread that holds all slabs of its run; anyone may look at any time.
 // Thread-safe, lock-free; callable from anywhere. Where a thread ends in the middle of a call (in a
@@ -37,7 +37,7 @@ bool moved_runs_change(size_t index, struct moved_run was, struct moved_run now)
 // The entry `index` (below moved_runs_end()); of 0 slabs if there is none.
 struct moved_run moved_runs_at(size_t index);
 
-// No entry from this index on was ever used. Never falls.
+// One past the last entry that was ever used. Never falls.
 size_t moved_runs_end(void);
 
 // How many runs are noted; exact when no other thread adds or changes one.

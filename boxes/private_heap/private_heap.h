@@ -30,7 +30,7 @@ struct private_heap *private_heap_new(void);
 // if there is no memory, or size or align is beyond what can be.
 void *private_heap_alloc(struct private_heap *heap, size_t size, size_t align, bool zero);
 
-// The same for a block of which the byte at `offset` is at the multiple of `align`. It has a run of
+// The same for a block whose byte at `offset` is at a multiple of `align`. The block has a run of
 // slabs to itself.
 void *private_heap_alloc_at(struct private_heap *heap, size_t size, size_t align, size_t offset,
                             bool zero);
@@ -51,7 +51,8 @@ void private_heap_reset(struct private_heap *heap);
 // Frees the block that starts at `ptr`. False if there is no live block of a private heap.
 bool private_heap_free(const struct page_arena_window *window, void *ptr);
 
-// What any pointer is to private heaps. *usable are the bytes of a live block.
+// Says what a pointer, any pointer, is to private heaps. *usable is set to the bytes of a live
+// block.
 enum private_heap_look {
     PRIVATE_HEAP_NONE, // nothing of theirs
     PRIVATE_HEAP_LIVE, // the start of a live block

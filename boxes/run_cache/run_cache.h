@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: Apache-2.0
-// run_cache: runs of slabs that were given back a moment ago and are likely to be asked for again.
+// SPDX-License-Identifier: Apache-2.0 run_cache: keeps runs of slabs that were freed a moment ago,
+// for threads that are likely to want them again.
 //
 // A run is a number of adjacent slabs. The cache is 8 lines of 8 places. A thread puts runs into
 // one line, which it may share with others, and takes a run of exactly the length it wants from
@@ -41,8 +41,8 @@ struct run_cache_run run_cache_put(size_t from, size_t slabs);
 // slabs when it has looked at all.
 struct run_cache_run run_cache_take_own(unsigned *cursor);
 
-// Takes a run out of any line, looking at the places from *cursor (0 at first) on; of 0 slabs when
-// it has looked at all. It looks at no place twice: the end comes whatever other threads do.
+// Takes a run out of any line, from place *cursor (0 at first) on. Returns a run of 0 slabs after
+// the last place. No place is visited twice, so a loop of calls ends whatever other threads do.
 struct run_cache_run run_cache_take_any(unsigned *cursor);
 
 // Slabs in the cache; exact when no other thread uses it.

@@ -29,8 +29,8 @@ enum sampled_block_look {
     SAMPLED_BLOCK_INTERIOR,
 };
 
-// What a pointer is. *usable are the bytes of a live block, *start is the start of the block that
-// an interior pointer points into, live or not.
+// Says what a pointer is. *usable is set to the bytes of a live block, *start to the start of the
+// block that an interior pointer points into, live or not.
 enum sampled_block_look sampled_block_look(const void *ptr, size_t *usable, void **start);
 
 // Frees the block at ptr. False if no live block starts there.
@@ -39,7 +39,7 @@ bool sampled_block_free(void *ptr);
 // Bytes of live blocks, and bytes that chunks take.
 void sampled_block_count(size_t *live, size_t *held);
 
-// Where the range starts; chunks are in use from there on.
+// Returns where the range starts. Chunks are in use from there on.
 uintptr_t sampled_block_range(void);
 
 // True if a pointer is into this box's range.

@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: Apache-2.0
-// sampler: which allocations are sampled, and what a sampled one stands for.
+// SPDX-License-Identifier: Apache-2.0 sampler: decides which allocations are sampled, and how many
+// allocations each of them stands for.
 //
 // Bytes that a thread allocates are points of a line, and samples are a Poisson process on it: the
 // distance to the next is drawn from an exponential distribution whose mean is the rate. A block of
@@ -30,7 +30,7 @@ extern __thread int64_t sampler_left __attribute__((tls_model("initial-exec")));
 void sampler_start(uint64_t rate);
 uint64_t sampler_rate(void);
 
-// What a request counts.
+// Returns how many bytes a request counts as.
 HAK_INLINE uint64_t sampler_bytes(size_t size) {
     return size | 1;
 }

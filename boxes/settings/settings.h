@@ -70,8 +70,8 @@ extern const struct setting_text_row settings_text_table[SETTING_TEXTS];
 // another library's may have started threads before, which see the one value or the other.
 void settings_load(char *const *environment);
 
-// The same at the first call, nothing at further ones: for what other libraries' constructors may
-// call before ours. A thread that calls it at the same time may still see the defaults.
+// As settings_load(), at the first call only: for functions that other libraries' constructors may
+// call before ours. A thread that calls at the same time may still see the defaults.
 void settings_load_once(char *const *environment);
 
 // Parses one value into *out; false, and *out untouched, if it is not a decimal integer (with an
@@ -90,7 +90,7 @@ bool settings_set(enum setting setting, int64_t value);
 // changes nothing.
 const char *settings_text(enum setting_text text);
 
-// Where HAKMEM_STATS, if it is not 0, wants statistics, and as what.
+// Where statistics go, and in which form, if HAKMEM_STATS is not 0.
 struct settings_stats {
     const char *file; // as it was given; NULL: stderr
     bool json;        // or a table

@@ -82,9 +82,9 @@ HAK_INLINE unsigned size_class_bin_of(size_t size) {
 #endif
 }
 
-// Where free finds a bin's stack: its index in words among a heap's. That of a bin whose requests
-// may be hits is twice the bin. That of a larger one lies behind all stacks, where a heap has
-// closed ones (see thread_heap.h), so that each free of such a block takes the slow path.
+// A place is the index, in words, of a bin's stack in a heap: free finds the stack by it. The place
+// of a bin whose requests may be hits is bin * 2. The place of a larger bin lies behind all stacks,
+// at a closed stack (see thread_heap.h), so that each free of its blocks takes the slow path.
 enum {
     SIZE_CLASS_HIT_BINS = HAK_HEADER ? SIZE_CLASS_BINS : 29, // bins below that may be hits
     SIZE_CLASS_CLOSED = SIZE_CLASS_BINS - SIZE_CLASS_HIT_BINS,
@@ -156,8 +156,8 @@ HAK_INLINE bool size_class_is_start(const struct size_class_bin *bin, uint32_t o
     uint64_t product = (uint64_t)offset * bin->reciprocal;
     *block = product >> 32;
     // With e = reciprocal * size - 2^32 (below size), the fraction of the start of block k is k *
-    // e; that of any other offset is the reciprocal at least, which is more than any k * e. What is
-    // left behind the last block starts where one more would: if there is such a rest, e is not 0.
+    // e; that of any other offset is the reciprocal at least, which is more than any k * e. The
+    // tail after the last block looks like one more block: the bound on k rejects it.
     return (uint32_t)product <= (bin->blocks - 1u) * (bin->reciprocal * bin->size);
 }
 

@@ -22,7 +22,7 @@ struct stack_report {
     struct elf_name names[STACK_REPORT_DEPTH]; // of a stack, sorted
 };
 
-// Where it stands is up to the caller: a thread's stack may be small.
+// The caller decides where it lies: a thread's stack may be small.
 void stack_report_open(struct stack_report *report);
 void stack_report_close(struct stack_report *report);
 

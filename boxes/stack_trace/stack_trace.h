@@ -23,8 +23,8 @@ enum { STACK_TRACE_MOST = 128 };
 // library that this box is part of are left out at the start. Returns how many.
 unsigned stack_trace(uintptr_t *pcs, unsigned most);
 
-// The same for where a signal has interrupted the thread (a ucontext_t's registers): the first is
-// the interrupted instruction itself.
+// The same from the place where a signal has interrupted the thread (the registers of a
+// ucontext_t). The first address is that of the interrupted instruction itself.
 unsigned stack_trace_from(uintptr_t pc, uintptr_t sp, uintptr_t fp, uintptr_t *pcs, unsigned most);
 HAK_C_END
 

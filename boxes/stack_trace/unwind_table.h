@@ -17,7 +17,7 @@ uint64_t unwind_read_bytes(const uint8_t **at, unsigned bytes);
 uint64_t unwind_read_uleb(const uint8_t **at);
 int64_t unwind_read_sleb(const uint8_t **at);
 
-// What a function's record and the common record that it names say.
+// The contents of a function's record, and of the common record that it names.
 struct unwind_record {
     uintptr_t start, size;              // the function's code
     const uint8_t *common, *common_end; // instructions that come first

@@ -1,6 +1,5 @@
-// SPDX-License-Identifier: Apache-2.0
-// statistics: what the allocator holds and has done, as one C struct, as glibc's mallinfo has it,
-// and as text.
+// SPDX-License-Identifier: Apache-2.0 statistics: what the allocator holds and has done: as one C
+// struct, in the terms of glibc's mallinfo, and as texts.
 //
 // hak_stats() itself is declared in the public header. All is gathered by a walk, as described
 // there.
@@ -35,19 +34,20 @@ struct statistics_heap {
 };
 void statistics_get_heap(struct statistics_heap *heap);
 
-// Where a text goes, in one piece but where no memory for it is to be had.
+// The destination of a text. It gets the text in one piece, unless there is no memory for it.
 struct statistics_sink {
     void (*write)(void *to, const char *text, size_t size);
     void *to;
 };
 
-// What texts say of the process. The strings are to last; called once, at the start.
+// Sets what texts say of the process. Called once, at the start. `flavour` and `version` must stay
+// valid.
 void statistics_start(const char *program, const char *flavour, const char *version);
 
-// What HAKMEM_STATS asks for, to be called at the process's end: the table or JSON, on stderr or in
-// a file. In the file's name %p is the process's number and %% a '%'. A child of fork() writes
-// nothing, but to a file of its own: with %p in the name. Nothing is written to a file in a
-// sandbox.
+// Writes what HAKMEM_STATS asks for, the table or JSON, to stderr or to a file. To be called at the
+// process's end. In the file's name %p stands for the process's number and %% for a '%'. A child of
+// fork() writes only to a file of its own, that is, with %p in the name. In a sandbox no file is
+// written.
 void statistics_finish(void);
 void statistics_after_fork(void); // in the child
 

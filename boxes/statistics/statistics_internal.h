@@ -9,7 +9,7 @@
 
 HAK_C_BEGIN
 
-// What texts say of the process.
+// The facts about the process that texts state.
 struct statistics_process {
     char program[64]; // a copy: a program may write over its arguments
     const char *flavour, *version;

@@ -42,10 +42,12 @@ struct slab {
 };
 
 struct superslab {
-    // One bit a slab and bin: the slab may have free blocks of that bin. A hint that errs on the
-    // side of a set bit: whoever makes blocks free sets it, whoever finds none clears it.
+    // One bit for each slab and bin: the slab may have free blocks of that bin. The bit is a hint
+    // that errs towards set: a thread that frees blocks sets it, a thread that finds none clears
+    // it.
     _Atomic(uint32_t) listed[ARENA_GROUP_USER_WORDS];
-    // Who took blocks of a slab last, a number that tells most threads apart; 0: nobody. A hint.
+    // The thread that took blocks of a slab last, as a number that tells most threads apart; 0:
+    // none. A hint.
     _Atomic(uint8_t) taker[ARENA_SUPERSLAB_SLABS];
     struct slab slabs[ARENA_SUPERSLAB_SLABS];
     char pad_[HAK_PAGE - ARENA_GROUP_USER_WORDS * 4 - ARENA_SUPERSLAB_SLABS -
@@ -91,8 +93,8 @@ HAK_INLINE atomic_bitmap_word *superslab_bits(const struct page_arena_window *wi
     return superslab_bits_where(window, slab, superslab_bits_beside(bin));
 }
 
-// What the usable bytes of a large block are a multiple of (bytes, a power of two up to a page).
-// Those of the hardened flavour are its size.
+// The usable bytes of a large block are a multiple of this (a power of two, up to a page). In the
+// hardened flavour they are the requested size.
 extern size_t superslab_grain __attribute__((visibility("hidden")));
 
 // The usable bytes of a large block for which `size` bytes were asked. Its run has more, mostly, by

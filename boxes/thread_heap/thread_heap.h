@@ -3,9 +3,10 @@
 //
 // The current thread's heap is found through one initial-exec TLS pointer. It points at a static
 // empty heap until the thread's first miss, and at another one, "gone", after the thread's
-// destructors have given its heap back: such a thread is served from the pool, block by block.
-// A heap lives in one slab. A free heap is a set bit, and may still have blocks in its caches: who
-// takes the heap takes them too. In a forked child all heaps but the current one become free.
+// destructors have given its heap back: from then on the pool serves the thread, block by block. A
+// heap lives in one slab. A free heap is a set bit, and may still have blocks in its caches: a
+// thread that adopts the heap gets these too. In a forked child all heaps but the current one
+// become free.
 #ifndef HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_H
 #define HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_H
 
@@ -20,7 +21,7 @@
 
 HAK_C_BEGIN
 
-// What a heap has done, counted on misses only, by its thread with HAK_COUNT.
+// A heap's counts. Only its thread writes them, with HAK_COUNT, on misses.
 struct thread_heap_counts {
     uint64_t refills, refilled; // times and blocks
     uint64_t spills, spilled;
@@ -57,14 +58,14 @@ static_assert(offsetof(struct thread_heap, table) == SIZE_CLASS_PLACES * sizeof(
 static_assert(sizeof(struct thread_heap) + FAST_CACHE_SLOTS * sizeof(void *) <= ARENA_SLAB,
               "a heap fits in a slab");
 
-// What the hit path reads of a thread, in one cache line.
+// The thread-local data of the hit path, in one cache line.
 //
 // A call may come before the dynamic linker has relocated the library, from the IFUNC resolver of
 // another one. The variable's place is then read as the thread pointer itself, so that the fields
-// lie over glibc's thread control block, or as the right place, which is still all zero. So what is
-// looked at first, `sizes` and the gate's numbers of units and length, stands where that block has
-// zeros in a process of one thread: at 0x18 (its flags of threads), 0x20 (unused on x86-64) and
-// 0x38 (unused).
+// lie over glibc's thread control block, or as the right place, which is still all zero. So the
+// fields that are read first (`sizes`, the gate's `units`, and its `checked` or `length`) stand
+// where that block has zeros in a process of one thread: at 0x18 (its flags of threads), 0x20
+// (unused on x86-64) and 0x38 (unused).
 struct thread_heap_link {
     alignas(HAK_CACHE_LINE) struct thread_heap *heap;
     // True while this thread acquires a heap: a fork from a signal handler must then adopt none.
@@ -89,7 +90,7 @@ HAK_INLINE struct thread_heap *thread_heap_current(void) {
     return thread_heap_tls.heap;
 }
 
-// Whether the library can run at all; if not, only early_block can.
+// True if the library can run. If not, only early_block can.
 HAK_INLINE bool thread_heap_ready(void) {
     return thread_heap_tls.sizes != 0;
 }
@@ -114,7 +115,7 @@ HAK_INLINE void thread_heap_open_operators(void) {
     thread_heap_tls.operators = thread_heap_tls.heap;
 }
 
-// What the current thread's free looks pointers up in.
+// The gate in which the current thread's free looks pointers up.
 HAK_INLINE struct front_gate *thread_heap_gate(void) {
     return &thread_heap_tls.gate;
 }
@@ -123,29 +124,32 @@ HAK_INLINE struct front_gate *thread_heap_gate(void) {
 // destructors, or if there is no memory for one.
 struct thread_heap *thread_heap_get(void);
 
-// True if the stack of a bin, of the current thread's heap, has the block. Looks at each slot.
+// True if the block is in a heap's stack of a bin. The heap is the current thread's. Reads each
+// slot.
 bool thread_heap_caches(const struct thread_heap *heap, unsigned bin, const void *block);
 
 // Moves every cached block of the current thread to the pool (checking each).
 void thread_heap_flush(void);
 
-// The same for all heaps without a thread: those of a forked child's parent may have blocks.
+// The same for all heaps without a thread: in a forked child, heaps of the parent's threads may
+// have blocks.
 void thread_heap_flush_free(void);
 
 // For every miss, with the clock in ms: empties caches of bins without a miss for `idle_ms` or more
 // (UINT64_MAX: never), a bounded number of blocks a call.
 void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms);
 
-// What empties a front's own layers of a bin into the pool; called for every bin of a heap that is
-// flushed. Set once, before the first thread ends.
+// Sets the function that moves what a front holds of a bin to the pool. A flush of a heap calls it
+// for every bin. Set once, before the first thread ends.
 void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin));
 
 // One zeroed slab for a front's own state, which stays with the heap for good; NULL if there is no
 // memory.
 void *thread_heap_make_state(void);
 
-// Makes the stack of a bin deep (see fast_cache), in slabs that the heap has while it has such a
-// stack. False if it is, or cannot be: never under HAKMEM_LIMIT. Between enter and leave.
+// Makes the stack of a bin deep (see fast_cache), in slabs that the heap keeps as long as it has a
+// deep stack. False if the stack is deep already, or cannot be: never under HAKMEM_LIMIT. To be
+// called between thread_heap_enter() and thread_heap_leave().
 bool thread_heap_deepen(struct thread_heap *heap, unsigned bin);
 
 // For os_around_calls(): around a call in which code of others may allocate and free on the calling

@@ -2,7 +2,7 @@
 // tls_sll: a thread's singly linked list of free blocks of one bin, linked through the blocks.
 //
 // The traditional layer behind FastCache. The first 8 bytes of a listed block hold the next one. A
-// block that is listed twice makes the list a ring: the caller sees to it that none is. Not
+// block that is listed twice makes the list a ring: the caller makes sure that none is. Not
 // thread-safe: a list belongs to one thread. All zero is an empty list.
 #ifndef HAKMEM_BOXES_TLS_SLL_TLS_SLL_H
 #define HAKMEM_BOXES_TLS_SLL_TLS_SLL_H
@@ -23,11 +23,12 @@ void tls_sll_push(struct tls_sll *list, void *const *blocks, unsigned count);
 // Takes up to `most` blocks out into blocks[]; returns how many.
 unsigned tls_sll_pop(struct tls_sll *list, void **blocks, unsigned most);
 
-// The first of blocks[0..count) that is listed, or that is there twice; NULL if there is none.
-// Looks at each block of the list once, but for those that a hash does not tell from a listed one.
+// Returns the first of blocks[0..count) that is listed, or that is among them twice; NULL if there
+// is none. Reads each block of the list once, and again for blocks whose hash is that of a listed
+// one.
 void *tls_sll_find_twice(const struct tls_sll *list, void *const *blocks, unsigned count);
 
-// True if the block is listed. Looks at each block of the list.
+// True if the block is listed. Reads each block of the list.
 bool tls_sll_holds(const struct tls_sll *list, const void *block);
 HAK_C_END
 

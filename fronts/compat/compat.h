@@ -23,7 +23,7 @@ void *compat_alloc(size_t size, size_t align, bool zero);
 // The usable bytes of a block that compat_alloc() would give, 0 if it could not.
 size_t compat_good_size(size_t size, size_t align);
 
-// What the statistics come to, in bytes.
+// Totals of the statistics, in bytes.
 struct compat_totals {
     size_t allocated; // in live blocks
     size_t active; // in pages that hold them, or may hold small ones without a call of the kernel

@@ -52,7 +52,7 @@ void hak_decay(void);
 int64_t hak_decay_ms(void);
 bool hak_set_decay_ms(int64_t ms);
 
-// As aligned_alloc(), and all of the block is zero. NULL and ENOMEM if there is no memory.
+// As aligned_alloc(), but the block is all zero. NULL and ENOMEM if there is no memory.
 void *hak_aligned_zalloc(size_t align, size_t size);
 
 // Heaps whose blocks can all be freed at once; see private_heap.h. A block of one is freed, resized
@@ -64,7 +64,7 @@ struct hak_heap *hak_heap_new(void); // NULL: no memory
 void *hak_heap_alloc(struct hak_heap *heap, size_t size, size_t align, bool zero);
 // The byte at `offset` (up to size) of the block is at the multiple of `align`. 64 KiB at least.
 void *hak_heap_alloc_at(struct hak_heap *heap, size_t size, size_t align, size_t offset, bool zero);
-// As hak_good_size(); what malloc_usable_size() says of such a block.
+// As hak_good_size(), but returns what malloc_usable_size() would for that block.
 size_t hak_heap_good_size(size_t size, size_t align);
 // The heap is gone; its blocks stay until they are freed.
 void hak_heap_delete(struct hak_heap *heap);

@@ -2,10 +2,10 @@
 // The way of one allocation and one free, up to the first miss: what the C and the C++ front share.
 //
 // A size becomes the place of a stack through a table of the heap, a pointer becomes one through
-// the page map. A block in a cache bears its heap's mark (free_mark.h): a block that is freed and
-// bears it already is the slow path's to look for. Whatever is not a hit ends in one of the slow
-// calls below, as a tail call, so that the hit path saves no register. In the hardened flavour
-// nothing is a hit: each block is looked at (hardening.h).
+// the page map. A block in a cache bears its heap's mark (free_mark.h): the slow path searches for
+// a block that is freed and bears the mark already. All that is not a hit ends in one of the slow
+// calls below, as a tail call, so the hit path saves no register. In the hardened flavour nothing
+// is a hit: every block is checked (hardening.h).
 #ifndef HAKMEM_FRONTS_LIBC_HIT_PATH_H
 #define HAKMEM_FRONTS_LIBC_HIT_PATH_H
 
@@ -41,8 +41,8 @@ HAK_INLINE void slow_check_align(const char *call, const void *ptr, size_t align
 }
 #endif
 
-// Whether freed blocks are looked at depends on what the heap holds: each miss decides anew, and
-// this.
+// Decides anew whether free reads the blocks that it is given, which depends on the size of the
+// heap. Each miss does so too.
 void slow_look_anew(void);
 
 // Gives the pool what caches hold, which may be whole slabs, and the arena what short slabs do not
@@ -86,7 +86,7 @@ HAK_INLINE bool hit_push(struct thread_heap *heap, size_t place, void *ptr) {
     return true;
 }
 
-// The same for a block that is not looked at, as it would have to come from far away.
+// The same, but without reading the block, which may be far away from the processor's caches.
 HAK_INLINE bool hit_push_unseen(struct thread_heap *heap, size_t place, void *ptr) {
     void **top;
     if (HAK_UNLIKELY(!fast_cache_has_room_at(heap->bins, place, &top))) {
@@ -120,7 +120,7 @@ HAK_INLINE bool hit_free(void *ptr) {
 
 // As hit_free_to(), for a block of `size` bytes that came from hit_alloc_from() or slow_alloc():
 // its bin follows from the size, and a size that is wrong is found when the cache spills. Of the
-// pointer only its alignment is asked, and whether the heap is there.
+// pointer only its alignment is checked, and that it is in the heap.
 HAK_INLINE bool hit_free_sized_to(struct thread_heap *heap, void *ptr, size_t size) {
     const struct front_gate *gate = thread_heap_gate();
     if (HAK_HARDENED || HAK_UNLIKELY(size >= thread_heap_sizes())) {

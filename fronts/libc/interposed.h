@@ -23,7 +23,7 @@ enum {
     INTERPOSED_REALLOC = 1 << 2,
     INTERPOSED_ALIGNED_ALLOC = 1 << 3,
     INTERPOSED_C_CALLS = 4,
-    // Nothing can be said yet: this library is not relocated.
+    // Not known yet: this library is not relocated.
     INTERPOSED_UNKNOWN = 1u << 31,
 };
 
@@ -35,7 +35,7 @@ unsigned interposed_calls(void);
 // Bit n is set if pairs[n] is interposed; INTERPOSED_UNKNOWN as above.
 unsigned interposed_among(const struct interposed_pair *pairs, unsigned count);
 
-// What the process has under these names.
+// The functions that the process has under these names.
 void process_free(void *ptr);
 void *process_realloc(void *ptr, size_t size);
 

@@ -11,14 +11,15 @@
 extern "C" {
 #endif
 
-// As slow_alloc(): a block that is all zero, and one above SIZE_CLASS_TINY_MAX for what has
-// outgrown another. NULL and ENOMEM if there is no memory.
+// As slow_alloc(). The first returns a block that is all zero. The second is for a block above
+// SIZE_CLASS_TINY_MAX into which a block that has outgrown its place will be copied. NULL and
+// ENOMEM if there is no memory.
 void *slow_zero_alloc(size_t size);
 void *slow_grown_alloc(size_t size);
 // Does the thread's share of what is due, as every slow call does.
 void slow_tick(void);
 
-// As slow_aligned_alloc(): a large block that is all zero. size > 0.
+// As slow_aligned_alloc(), for a large block that is all zero. size > 0.
 void *slow_zero_aligned_alloc(size_t align, size_t size);
 
 #ifdef __cplusplus

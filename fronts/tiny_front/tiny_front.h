@@ -18,21 +18,24 @@ struct tiny_front {
     // Called when the stack of `bin` is empty: puts blocks into it. Returns how many, 0 only if
     // there is no memory.
     unsigned (*refill)(struct thread_heap *heap, unsigned bin);
-    // Called when the stack of `bin` is full: takes at least one block out of it.
+    // Called when the stack of `bin` is full: makes it wider or takes blocks out of it, so that
+    // there is room, unless the stack can have no slots.
     void (*spill)(struct thread_heap *heap, unsigned bin);
     // Called when the heap's thread ends or its memory is wanted: what the front itself holds of
     // `bin` goes to the pool. NULL for a front that holds nothing.
     void (*flush)(struct thread_heap *heap, unsigned bin);
     // True if the front itself holds this block of `bin`. NULL for a front that holds nothing.
     bool (*holds)(const struct thread_heap *heap, unsigned bin, const void *block);
-    // What heap->front_state is, for readers outside of the process. NULL for a front without one.
+    // Describes heap->front_state to readers outside of the process. NULL for a front without such
+    // a state.
     const struct hak_layout *layout;
 };
 
 // By class, C0..C7. Written by tiny_front_start() only.
 extern const struct tiny_front *tiny_fronts[SIZE_CLASS_CLASSES];
 
-// What the flavour links for C2 and C3 when HAKMEM_TINY_FRONT_C23_SIMPLE is 0; NULL: no choice.
+// The front of C2 and C3 when HAKMEM_TINY_FRONT_C23_SIMPLE is 0; NULL if the flavour has no other
+// one.
 extern const struct tiny_front *const tiny_front_alternative;
 
 // The flavour's name.
@@ -49,8 +52,8 @@ HAK_INLINE const struct tiny_front *tiny_front_of(unsigned bin) {
     return HAK_PEEK(&tiny_fronts[size_class_of_bin(bin)]);
 }
 
-// What a front is made of. Between begin and end the heap may be inconsistent: a forked child does
-// not take it over then.
+// Parts to make a front of. Between begin and end the heap may be inconsistent, and a forked child
+// does not adopt it.
 HAK_INLINE void tiny_front_begin(struct thread_heap *heap) {
     thread_heap_enter(heap);
 }
@@ -71,8 +74,8 @@ void tiny_front_check(unsigned bin, void *const *blocks, unsigned count);
 // Not if it is in another heap's cache. A search: for a block that bears the heap's mark.
 bool tiny_front_is_free(const struct thread_heap *heap, unsigned bin, const void *block);
 
-// The same past the heap's cache, for a bin whose stack has no slots yet: one block from the pool,
-// NULL if there is no memory; and one block to it.
+// Take one block from the pool (NULL if there is no memory) and give one block to it, past the
+// heap's cache: for a bin whose stack has no slots yet.
 void *tiny_front_take_one(struct thread_heap *heap, unsigned bin);
 void tiny_front_give_one(struct thread_heap *heap, unsigned bin, void *block);
 

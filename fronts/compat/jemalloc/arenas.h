@@ -17,7 +17,7 @@ enum {
 
 struct hak_heap;
 
-// The heap of an arena from 1 on; NULL if there is no such arena.
+// Returns the heap of arena `number` (1 or more), or NULL if there is no such arena.
 struct hak_heap *arenas_heap(size_t number);
 
 // One more than the highest number that was ever in use.
@@ -26,8 +26,8 @@ unsigned arenas_count(void);
 // Makes an arena; 0 if there is no memory, or no number.
 unsigned arenas_create(void);
 
-// Takes an arena away from its number, which may be used again; the heap is the caller's. NULL if
-// there is no such arena.
+// Removes an arena, whose number may be used again, and returns its heap, which is the caller's
+// from then on; NULL if there is no such arena.
 struct hak_heap *arenas_remove(size_t number);
 
 // The number of the arena that the live block at `ptr` is of.

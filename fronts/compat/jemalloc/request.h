@@ -10,7 +10,7 @@
 
 HAK_C_BEGIN
 
-// What was asked: the numbers in the name, and the caller's buffers.
+// A request: the numbers in its name, and the caller's buffers.
 struct request {
     size_t numbers[2]; // in place of <i>, and of <j>
     void *oldp;
@@ -25,7 +25,7 @@ HAK_INLINE bool reads(const struct request *r) {
     return r->oldp != NULL && r->oldlenp != NULL;
 }
 
-// As much of the value as fits is written even where the length is not the value's.
+// Writes the value, or as much of it as fits. EINVAL if the caller's length is not the value's.
 HAK_INLINE int reply(const struct request *r, const void *value, size_t size) {
     if (!reads(r)) {
         return 0;
@@ -40,7 +40,7 @@ HAK_INLINE bool writes(const struct request *r) {
     return r->newp != NULL || r->newlen != 0;
 }
 
-// What is new, if anything is: 0, or EINVAL for a wrong length.
+// Reads the new value, if there is one. EINVAL if its length is wrong.
 HAK_INLINE int take(const struct request *r, void *value, size_t size) {
     if (r->newp == NULL) {
         return 0;
@@ -62,12 +62,13 @@ HAK_INLINE int only_read(const struct request *r, const void *value, size_t size
         return only_read(r, &answer, sizeof answer); \
     }
 
-// Neither to be read nor written.
+// True if the caller neither reads nor writes.
 HAK_INLINE bool is_plain(const struct request *r) {
     return r->oldp == NULL && r->oldlenp == NULL && !writes(r);
 }
 
-// For what is created: nothing is unless its number can be told.
+// True if the caller has room for a number of `size` bytes: nothing is created unless its number
+// can be returned.
 HAK_INLINE bool can_tell(const struct request *r, size_t size) {
     if (reads(r) && *r->oldlenp == size) {
         return true;

@@ -19,8 +19,8 @@ struct mi_heap {
 // The calling thread's default heap, which mi_malloc() and kin use.
 extern __thread struct mi_heap *heaps_default __attribute__((tls_model("initial-exec")));
 
-// What a call that mi_register_error() may have something to say about ends with: NULL, and `error`
-// in errno.
+// The end of a call that failed: calls the handler of mi_register_error(), sets errno to `error`,
+// and returns NULL.
 void *heaps_fail(int error);
 
 // A block of a heap; NULL and ENOMEM if there is no memory, or size or align is beyond what can be.
@@ -29,7 +29,8 @@ void *heaps_fail(int error);
 void *heaps_alloc(struct mi_heap *heap, size_t size, bool zero);
 void *heaps_alloc_at(struct mi_heap *heap, size_t size, size_t align, size_t offset, bool zero);
 
-// As realloc(), into that heap; size 0 gets a block. What the block has grown by is zero if `zero`.
+// As realloc(), with the new block in that heap; a size of 0 gets a block too. The bytes by which
+// the block grew are zero if `zero`.
 void *heaps_realloc(struct mi_heap *heap, void *ptr, size_t size, bool zero);
 void *heaps_realloc_at(struct mi_heap *heap, void *ptr, size_t size, size_t align, size_t offset,
                        bool zero);

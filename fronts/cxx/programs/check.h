@@ -24,7 +24,7 @@ static int check_failures;
     } while (0)
 
 // True if libc's malloc made the small block at `ptr`, on the main thread: it takes them from the
-// program break, which nobody else moves. Calls no function that allocates.
+// program break, which no other code moves. Calls no function that allocates.
 static inline int check_is_of_libc(const void *ptr) {
     static char maps[1 << 18];
     size_t length = 0;
