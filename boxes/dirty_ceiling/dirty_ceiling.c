@@ -11,6 +11,7 @@ static struct {
     _Atomic(size_t) most_before;                   // and in the one before
     _Atomic(size_t) given;                         // given back, and not yet claimed again
     _Atomic(size_t) may;                           // twice what was freed above the ceiling
+    _Atomic(size_t) misses; // times in a row that next to nothing was given back
     // Number of this period. The numbers of one length of period are not those of another, which
     // only matters while the length changes.
     _Atomic(uint32_t) period;
@@ -72,9 +73,20 @@ size_t dirty_ceiling_surplus(size_t dirty, size_t held, size_t freed, uint32_t n
 }
 
 void dirty_ceiling_count_given(size_t dirty, size_t surplus, size_t given) {
+    enum { LITTLE = 8 }; // less than one part in so many of the surplus is a miss
     store(&state.given, load(&state.given) + given);
-    if (given < surplus && dirty > load(&state.most)) {
-        store(&state.most, dirty);
+    size_t misses = load(&state.misses);
+    if (HAK_LIKELY(given >= surplus / LITTLE)) {
+        if (misses != 0) {
+            store(&state.misses, 0);
+        }
+        return;
+    }
+    // A single miss says little: another thread may be giving back what this one was looking for.
+    store(&state.misses, misses + 1);
+    if (misses + 1 >= DIRTY_CEILING_MISSES) {
+        store(&state.misses, 0);
+        store(&state.most, hak_max(load(&state.most), dirty));
     }
 }
 

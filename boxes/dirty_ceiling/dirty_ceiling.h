@@ -30,6 +30,7 @@ enum {
     DIRTY_CEILING_SHARE = 8,
     DIRTY_CEILING_STEP = 32,  // a smaller surplus is not worth a system call
     DIRTY_CEILING_MOST = 128, // what one free pays for at most: 8 MiB, some 0.7 ms
+    DIRTY_CEILING_MISSES = 8, // frees in a row that find nothing to give back, until none is asked
 };
 
 // Slabs that a free of `freed` slabs is to give back: 0, or DIRTY_CEILING_STEP..DIRTY_CEILING_MOST,
@@ -39,9 +40,9 @@ enum {
 size_t dirty_ceiling_surplus(size_t dirty, size_t held, size_t freed, uint32_t now_ms,
                              uint32_t period_ms);
 
-// Of a surplus `given` slabs were given back. If that is not all, because the kernel would not take
-// them or they are not to be found, as many as there are (`dirty`) may stay for this period and the
-// next one.
+// Of a surplus `given` slabs were given back. After DIRTY_CEILING_MISSES calls in a row with next
+// to nothing given back, because the kernel would not take the slabs or they are not to be found,
+// as many as there are (`dirty`) may stay for this period and the next one.
 void dirty_ceiling_count_given(size_t dirty, size_t surplus, size_t given);
 
 // `slabs` were claimed, of which `dirty` had pages.
