@@ -65,16 +65,23 @@ static size_t colour_of(size_t slab, size_t room) {
     return (hash * lines >> 32) * HAK_CACHE_LINE;
 }
 
-static size_t claim(size_t size, size_t run, size_t align, bool *zero) {
+static size_t claim(size_t size, size_t run, size_t align, enum large_block_use use, bool *zero) {
     size_t slab = align <= ARENA_SLAB ? page_arena_reuse(run) : ARENA_NONE;
     if (slab != ARENA_NONE) {
         *zero = false;
         return slab;
     }
-    // A block of one or more SuperSlabs may be a sparse table; shorter ones are filled, mostly. But
-    // those that do not fill their last slab leave the rest of it, each of them.
-    bool filled = run < ARENA_SUPERSLAB_SLABS && size >= (run << ARENA_SLAB_SHIFT) / 16 * 15;
-    return filled ? page_arena_claim_filled(run, align, zero) : page_arena_claim(run, align, zero);
+    // A block of one or more SuperSlabs may be a sparse table, one by calloc in particular; shorter
+    // ones are filled, mostly. But those that do not fill their last slab leave the rest of it,
+    // each of them.
+    size_t bytes = run << ARENA_SLAB_SHIFT;
+    bool whole = run >= ARENA_SUPERSLAB_SLABS;
+    if (!whole && size >= bytes / 16 * 15) {
+        return page_arena_claim_filled(run, align, zero);
+    }
+    return (whole ? use != LARGE_BLOCK_ZERO : size >= bytes / 4 * 3)
+               ? page_arena_claim_again(run, align, zero)
+               : page_arena_claim(run, align, zero);
 }
 
 // Bytes behind a block that are not its user's: in the hardened flavour they tell of writes there.
@@ -199,10 +206,10 @@ static void *alloc_near(size_t asked, size_t align, enum large_block_use use, bo
                 settings_get(SETTING_LIMIT) == 0;
     size_t least = slabs_for(size);
     size_t run = slabs_for(room ? size + COLOURS_BYTES : size);
-    size_t slab = claim(size, run, align, is_zero);
+    size_t slab = claim(size, run, align, use, is_zero);
     if (slab == ARENA_NONE && run > least) {
         run = least;
-        slab = claim(size, run, align, is_zero);
+        slab = claim(size, run, align, use, is_zero);
     }
     if (slab == ARENA_NONE) {
         return NULL;
@@ -213,6 +220,9 @@ static void *alloc_near(size_t asked, size_t align, enum large_block_use use, bo
         if (!*is_zero) {
             memset((char *)page_arena_address(&window, slab) + colour, 0, size);
         }
+    }
+    if (use == LARGE_BLOCK_ZERO && *is_zero && size >= HAK_LARGE_ZERO_PURGE) {
+        page_arena_use_sparsely(slab, run);
     }
     char *block = begin(&window, slab, run, colour, asked);
     settle_slack(&window, slab,

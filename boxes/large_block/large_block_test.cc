@@ -374,7 +374,7 @@ TEST_F(LargeBlock, WhatLeavesMuchOfItsSlabIsNotPutOnHugePages) {
         }
         return advised() - before;
     };
-    EXPECT_EQ(grown_by(ARENA_SLAB / 16 * 15 - HAK_CACHE_LINE), 0u);
+    EXPECT_EQ(grown_by(ARENA_SLAB / 4 * 3 - HAK_CACHE_LINE), 0u);
     EXPECT_EQ(grown_by(ARENA_SLAB + ARENA_SLAB / 8), 0u);
     EXPECT_GE(grown_by(ARENA_SLAB / 16 * 15), kBlocks / 2 * size_t{ARENA_SLAB});
     page_arena_mark_dense(false);

@@ -75,7 +75,13 @@ static enum os_result refresh(const struct page_arena_window *window, struct mov
     return result;
 }
 
+enum os_result arena_refresh(const struct page_arena_window *window, size_t from, size_t slabs) {
+    struct moved_run held = {from, slabs};
+    return noted_in(held) == NOTED_PART ? OS_NO_MEMORY : refresh(window, held);
+}
+
 bool arena_purge_held(const struct page_arena_window *window, size_t from, size_t slabs) {
+    arena_note_emptied(window, from, slabs);
     if (os_purge(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT) != OS_OK) {
         return false;
     }

@@ -7,6 +7,7 @@
 // What else there is to know of a claim.
 struct wish {
     bool huge;    // advise huge pages
+    bool again;   // advise them to what is filled again
     bool bare;    // without rights, if the process is tight
     bool counted; // its slabs are counted as held already
 };
@@ -62,6 +63,9 @@ static HAK_NOINLINE bool make_ready(const struct page_arena_window *window, size
 // Ends a claim: counts, commits, and answers whether every page of the run is untouched.
 static HAK_NOINLINE bool finish_claim(const struct page_arena_window *window, size_t from,
                                       size_t slabs, const struct wish *wish, bool *zero) {
+    if (wish->again) {
+        arena_make_huge_again(window, from, slabs);
+    }
     size_t end = hak_round_up(from + slabs, ARENA_GROUP_SLABS);
     if (atomic_load(&arena_state.top) < end) {
         load_max(&arena_state.top, end);
@@ -154,13 +158,12 @@ static HAK_NOINLINE size_t claim(const struct page_arena_window *window, size_t 
     }
 }
 
-static size_t claim_held(size_t slabs, size_t align, bool huge, bool *zero) {
+static size_t claim_held(size_t slabs, size_t align, struct wish wish, bool *zero) {
     struct page_arena_window window = arena_window();
-    struct wish wish = {.huge = huge};
     if (slabs > window.slabs || !take_quota(slabs, &wish)) {
         return ARENA_NONE;
     }
-    size_t from = claim(&window, slabs, hak_max(align, ARENA_SLAB), huge);
+    size_t from = claim(&window, slabs, hak_max(align, ARENA_SLAB), wish.huge);
     if (from != ARENA_NONE && finish_claim(&window, from, slabs, &wish, zero)) {
         return from;
     }
@@ -169,7 +172,7 @@ static size_t claim_held(size_t slabs, size_t align, bool huge, bool *zero) {
 }
 
 size_t page_arena_claim(size_t slabs, size_t align, bool *zero) {
-    return claim_held(slabs, align, false, zero);
+    return claim_held(slabs, align, (struct wish){0}, zero);
 }
 
 void page_arena_mark_dense(bool dense) {
@@ -191,12 +194,20 @@ size_t page_arena_sparse(void) {
 }
 
 static bool wants_huge(void) {
-    // Under a limit nothing is advised: it may be in memory without being held.
-    return page_arena_is_dense() && settings_get(SETTING_THP) == 2 && limit_slabs() == 0;
+    return page_arena_is_dense() && may_be_huge();
+}
+
+static bool is_again(void) {
+    return PAGE_ARENA_HUGE_AGAIN != 0 && may_be_huge();
 }
 
 size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero) {
-    return claim_held(slabs, align, wants_huge(), zero);
+    struct wish wish = {.huge = wants_huge(), .again = is_again()};
+    return claim_held(slabs, align, wish, zero);
+}
+
+size_t page_arena_claim_again(size_t slabs, size_t align, bool *zero) {
+    return claim_held(slabs, align, (struct wish){.again = is_again()}, zero);
 }
 
 size_t page_arena_claim_bare(bool *zero) {
@@ -377,6 +388,7 @@ void page_arena_get_stats(struct page_arena_stats *stats) {
         .purged_slabs = atomic_load(&arena_state.purged_slabs),
         .moved_slabs = atomic_load(&arena_state.moved_slabs),
         .moved_runs = moved_runs_count(),
+        .refilled_superslabs = atomic_load(&arena_state.refilled),
     };
     size_t groups = (high + ARENA_GROUP_SLABS - 1) / ARENA_GROUP_SLABS;
     for (size_t g = 0; g < groups; g++) {

@@ -62,7 +62,9 @@ struct page_arena_group {
     atomic_bitmap_word lost;      // SuperSlabs with free slabs that may not be mapped
     alignas(HAK_CACHE_LINE) atomic_bitmap_word user[ARENA_GROUP_USER_WORDS]; // the box above
     atomic_bitmap_word mapped[ARENA_GROUP_SLABS / 64]; // mapped, now or before; set for good
-    uint64_t unused_[ARENA_GROUP_SLABS / 64];          // two groups make a page
+    // Of what was given back of each SuperSlab since it was last free and clean: slabs in the upper
+    // half, pages that were in memory in the lower one. An estimate, the arena's own.
+    _Atomic(uint32_t) emptied[ARENA_GROUP_SUPERSLABS];
 };
 
 // Summaries of the runs of free slabs (or free dirty slabs) of a region and of each of its groups.
@@ -110,6 +112,11 @@ size_t page_arena_claim(size_t slabs, size_t align, bool *zero);
 // put to use for them is advised huge pages.
 size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero);
 
+// The same for slabs of which nobody knows whether they will be filled. A SuperSlab that was filled
+// when it was last given back, and that is put to use again for these or those above, is advised
+// huge pages whatever the heap is like (build setting PAGE_ARENA_HUGE_AGAIN; 0: not).
+size_t page_arena_claim_again(size_t slabs, size_t align, bool *zero);
+
 // True in a process that may have less than 16 MiB of data (RLIMIT_DATA) when the window is placed.
 // There slabs can be written only as long as they are held, and a slab of blocks need not be
 // written as a whole: page_arena_claim_bare() claims one without rights, page_arena_give_rights()
@@ -117,6 +124,10 @@ size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero);
 bool page_arena_is_tight(void);
 size_t page_arena_claim_bare(bool *zero);
 bool page_arena_give_rights(size_t slab, unsigned page, unsigned pages);
+
+// Of held slabs without pages, which will be used here and there: withdraws the advice of those of
+// their SuperSlabs that have no page in use.
+void page_arena_use_sparsely(size_t from, size_t slabs);
 
 // Says whether the heap is large and full, nearly all of it. A hint.
 void page_arena_mark_dense(bool dense);
@@ -237,6 +248,8 @@ struct page_arena_stats {
     uint64_t purged_slabs;  // given back so far
     uint64_t moved_slabs;   // moved by page_arena_move
     size_t moved_runs;      // of them, runs that may still be mappings of their own
+    // Times that a SuperSlab was advised huge pages because it was filled before.
+    uint64_t refilled_superslabs;
 };
 
 // A snapshot; exact when no other thread uses the arena.

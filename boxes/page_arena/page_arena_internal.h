@@ -7,7 +7,9 @@
 //   growth.c       new slabs from the kernel
 //   search.c       the search for the lowest run of free slabs
 //   release.c      slabs that become free
+//   emptied.c      how full SuperSlabs were when their pages went back
 //   moved.c        runs that mremap() moved pages to
+//   refilled.c     huge pages for SuperSlabs that are filled again
 //   purge.c        pages that go back to the kernel
 //   page_arena.c   claims, which use all of the above, and the figures
 //
@@ -38,6 +40,11 @@
 #include "boxes/moved_runs/moved_runs.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/settings/settings.h"
+
+// Build setting: 0 advises huge pages to no SuperSlab because it was filled before.
+#ifndef PAGE_ARENA_HUGE_AGAIN
+#    define PAGE_ARENA_HUGE_AGAIN 1
+#endif
 
 // The window is placed between the random hints of JavaScript engines (below 64 TiB) and the
 // addresses that the kernel gives programs (above 85 TiB).
@@ -81,6 +88,8 @@ struct arena_state {
     _Atomic size_t sparse;     // see page_arena_count_sparse()
     _Atomic size_t given_word; // see give_back()
     _Atomic size_t settled;    // see arena_settle()
+    _Atomic size_t pieces;     // see refresh_huge()
+    _Atomic uint64_t refilled; // SuperSlabs that were advised huge pages there
 };
 extern struct arena_state arena_state;
 
@@ -287,6 +296,17 @@ HAK_INLINE uint64_t superslab_mask(size_t first, size_t count) {
     return atomic_bitmap_mask(from, last - from + 1);
 }
 
+HAK_INLINE bool is_huge(const struct page_arena_window *window, size_t superslab) {
+    return atomic_bitmap_test(&window->groups[superslab / ARENA_GROUP_SUPERSLABS].huge,
+                              superslab % ARENA_GROUP_SUPERSLABS);
+}
+
+// True if SuperSlabs may be advised huge pages that the settings do not ask for. Under a limit none
+// is: it may be in memory without being held.
+HAK_INLINE bool may_be_huge(void) {
+    return settings_get(SETTING_THP) == 2 && limit_slabs() == 0 && !page_arena_is_tight();
+}
+
 // Maps those of held slabs again that the kernel has lost. Clears the mark of each SuperSlab all of
 // whose slabs are among them. False if the kernel refuses.
 bool arena_map_lost(const struct page_arena_window *window, size_t from, size_t slabs);
@@ -372,7 +392,23 @@ size_t arena_release(size_t from, size_t slabs, bool dirty, uint32_t *now);
 // for many runs would add up in one call.
 bool arena_release_aside(bool all);
 
+// --- emptied.c
+
+// Counts the pages in memory of held slabs that are about to be given back.
+void arena_note_emptied(const struct page_arena_window *window, size_t from, size_t slabs);
+
+// True if enough of a SuperSlab was given back to say how full it was.
+bool arena_is_judged(const struct page_arena_window *window, size_t superslab);
+
+// True if nearly all of what was given back of a SuperSlab was in memory. Begins its count anew.
+bool arena_take_was_filled(const struct page_arena_window *window, size_t superslab);
+
 // --- moved.c
+
+// Maps held slabs without pages afresh, with the advice that their SuperSlabs have. Returns
+// OS_NO_MEMORY if nothing has changed: the kernel refuses, or a part of a moved run is in them. The
+// kernel may lose the slabs in that; whoever claims them next maps them again.
+enum os_result arena_refresh(const struct page_arena_window *window, size_t from, size_t slabs);
 
 // Gives back the pages of a run that the caller holds and goes on holding. False if the kernel
 // would not.
@@ -385,5 +421,11 @@ bool arena_purge_for_good(const struct page_arena_window *window, size_t from, s
 // Maps moved runs afresh that are free; only clean ones unless `dirty`. Looks at up to `looks`
 // notes of moved runs, from where the last call ended. True if it mapped one.
 bool arena_settle(const struct page_arena_window *window, size_t looks, bool dirty);
+
+// --- refilled.c
+
+// For slabs that are claimed, and may be lost after it: advises huge pages to those of their
+// SuperSlabs that were filled before and have no page in use.
+void arena_make_huge_again(const struct page_arena_window *window, size_t from, size_t slabs);
 
 #endif

@@ -4,10 +4,12 @@
 #include "boxes/atomic_bitmap/atomic_bitmap.c"
 
 // The arena as one source.
+#include "boxes/page_arena/emptied.c"
 #include "boxes/page_arena/growth.c"
 #include "boxes/page_arena/moved.c"
 #include "boxes/page_arena/page_arena.c"
 #include "boxes/page_arena/purge.c"
+#include "boxes/page_arena/refilled.c"
 #include "boxes/page_arena/release.c"
 #include "boxes/page_arena/rights.c"
 #include "boxes/page_arena/search.c"

@@ -650,6 +650,9 @@ os_result os_move(void *, void *, size_t) {
 }
 void os_release(void *, size_t) {}
 void os_huge_pages(void *, size_t, bool) {}
+bool os_touched(const void *, size_t, unsigned char *) {
+    return false;
+}
 size_t os_address_limit() {
     return SIZE_MAX;
 }

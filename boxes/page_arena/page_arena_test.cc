@@ -25,7 +25,8 @@
 // The test's link puts these between the arena and the backend: a clock that the test moves, and
 // calls that fail when it says so.
 static std::atomic<uint64_t> clock_ms{1000};
-static size_t advised;                 // bytes, huge pages
+static std::atomic<size_t> advised;    // bytes, huge pages
+static bool all_touched;               // whatever the kernel says
 static std::function<void()> on_clock; // called when the arena looks at the clock
 static bool refuse_commit, refuse_reserve, refuse_map, refuse_purge, refuse_move;
 static size_t map_most = SIZE_MAX; // larger mappings are refused
@@ -64,6 +65,14 @@ enum os_result __wrap_os_commit_alone(void *at, size_t size) {
 void __wrap_os_huge_pages(void *at, size_t size, bool on) {
     advised += on ? size : 0;
     __real_os_huge_pages(at, size, on);
+}
+// On a machine with swap, too.
+bool __wrap_os_touched(const void *at, size_t size, unsigned char *pages) {
+    if (all_touched) {
+        memset(pages, 1, size / HAK_PAGE);
+        return true;
+    }
+    return mincore(const_cast<void *>(at), size, pages) == 0;
 }
 enum os_result __wrap_os_reserve(void *at, size_t size, void **got) {
     return refuse_reserve ? OS_NO_MEMORY : __real_os_reserve(at, size, got);
@@ -375,7 +384,7 @@ TEST_F(PageArena, HugePagesAreForFilledRunsOfADenseHeap) {
             EXPECT_NE(from, ARENA_NONE);
             held.push_back({from, kRun});
             if (from == ARENA_NONE || from >= high) {
-                return advised;
+                return advised.load();
             }
         }
     };
@@ -1881,7 +1890,10 @@ TEST_F(PageArena, FirstFitAgainstAModel) {
 
 // Threads claim, extend, move and return runs while others purge; a shadow knows each slab's owner,
 // and each slab's first word does, too.
+// Half of the claims are of what is filled again, as all pages are said to be.
 TEST_F(PageArena, Storm) {
+    all_touched = true;
+    uint64_t before = stats().refilled_superslabs;
     constexpr int kThreads = 4;
     constexpr int kRounds = 2500;
     constexpr size_t kMost = 1 << 16;
@@ -1912,10 +1924,14 @@ TEST_F(PageArena, Storm) {
             unsigned what = random() % 16;
             if (what < 6) {
                 size_t align = size_t{ARENA_SLAB} << random() % 5;
-                size_t from = page_arena_claim(slabs, align, &is_zero);
+                size_t from = random() % 2 == 0 ? page_arena_claim(slabs, align, &is_zero)
+                                                : page_arena_claim_again(slabs, align, &is_zero);
                 if (from == ARENA_NONE) {
                     faults++;
                     continue;
+                }
+                if (is_zero && random() % 4 == 0) {
+                    page_arena_use_sparsely(from, slabs);
                 }
                 faults += reinterpret_cast<uintptr_t>(address(from)) % align != 0;
                 own({from, slabs}, is_zero);
@@ -1974,10 +1990,133 @@ TEST_F(PageArena, Storm) {
     for (std::thread &thread : threads) {
         thread.join();
     }
+    all_touched = false;
     EXPECT_EQ(faults.load(), 0);
+    EXPECT_GT(stats().refilled_superslabs, before);
 }
 
 // Tests that reserve much come last: others walk over all that was ever reserved.
+
+TEST_F(PageArena, WhatIsFilledAgainIsOnHugePages) {
+    constexpr size_t kSuperSlabs = 4;
+    constexpr size_t kRun = kSuperSlabs * ARENA_SUPERSLAB_SLABS;
+    std::vector<Extent> held;
+    // A run behind all that was ever in use is claimed, written to, given back in pieces, and
+    // claimed once more. Returns the bytes that were advised huge pages then.
+    auto again = [&](size_t pages, size_t piece, auto second) -> size_t {
+        size_t high = page_arena_high();
+        size_t from;
+        do {
+            from = page_arena_claim(kRun, ARENA_SUPERSLAB, &zero);
+            held.push_back({from, kRun});
+        } while (from != ARENA_NONE && from < high);
+        EXPECT_NE(from, ARENA_NONE);
+        for (size_t i = 0; i < kRun; i++) {
+            for (size_t page = 0; page < pages; page++) {
+                address(from + i)[page * HAK_PAGE] = 1;
+            }
+        }
+        held.pop_back();
+        for (size_t at = 0; at < kRun; at += piece) {
+            page_arena_discard(from + at, piece);
+        }
+        advised = 0;
+        size_t same = second();
+        EXPECT_EQ(same, from);
+        EXPECT_TRUE(zero);
+        for (size_t i = 0; i < kRun; i++) {
+            EXPECT_EQ(address(same + i)[0], 0);
+            address(same + i)[0] = 1;
+        }
+        held.push_back({same, kRun});
+        return advised;
+    };
+    auto maybe = [&] { return page_arena_claim_again(kRun, ARENA_SUPERSLAB, &zero); };
+    auto filled = [&] { return page_arena_claim_filled(kRun, ARENA_SUPERSLAB, &zero); };
+    auto sparse = [&] { return page_arena_claim(kRun, ARENA_SUPERSLAB, &zero); };
+    constexpr size_t kAll = kSuperSlabs * ARENA_SUPERSLAB;
+    constexpr size_t kPages = ARENA_SLAB / HAK_PAGE;
+    uint64_t before = stats().refilled_superslabs;
+    EXPECT_EQ(again(kPages, kRun, maybe), kAll);
+    EXPECT_EQ(again(kPages, 8, maybe), kAll) << "given back in pieces";
+    EXPECT_EQ(again(kPages, kRun, filled), kAll);
+    EXPECT_EQ(stats().refilled_superslabs, before + 3 * kSuperSlabs);
+    EXPECT_EQ(again(kPages, kRun, sparse), 0u);
+    EXPECT_EQ(again(kPages / 2, kRun, maybe), 0u) << "it was half filled";
+    settings_values[SETTING_THP] = 0;
+    EXPECT_EQ(again(kPages, kRun, maybe), 0u) << "switched off";
+    settings_values[SETTING_THP] = 2;
+    settings_values[SETTING_LIMIT] = INT64_MAX;
+    EXPECT_EQ(again(kPages, kRun, maybe), 0u) << "under a limit";
+    settings_values[SETTING_LIMIT] = 0;
+    for (const Extent &run : held) {
+        page_arena_release(run.from, run.slabs, true);
+    }
+}
+
+TEST_F(PageArena, WhatIsUsedHereAndThereIsNotOnHugePages) {
+    all_touched = true;
+    constexpr size_t kRun = 2 * ARENA_SUPERSLAB_SLABS;
+    size_t run = page_arena_claim(kRun, ARENA_SUPERSLAB, &zero);
+    ASSERT_NE(run, ARENA_NONE);
+    for (int i = 0; i < 2; i++) { // the first claim forgets what tests before this one have left
+        page_arena_discard(run, kRun);
+        ASSERT_EQ(page_arena_claim_again(kRun, ARENA_SUPERSLAB, &zero), run);
+    }
+    auto is_advised = [&](size_t slab) {
+        size_t superslab = slab / ARENA_SUPERSLAB_SLABS;
+        return (window.groups[superslab / 64].huge.load() >> superslab % 64 & 1) != 0;
+    };
+    EXPECT_TRUE(is_advised(run));
+    size_t second = run + ARENA_SUPERSLAB_SLABS;
+    fill(second, 1, 9); // has pages from now on
+    page_arena_release(second, ARENA_SUPERSLAB_SLABS, true);
+    const size_t before = refreshes;
+    page_arena_use_sparsely(run, ARENA_SUPERSLAB_SLABS);
+    EXPECT_EQ(refreshes, before + 1);
+    EXPECT_FALSE(is_advised(run));
+    EXPECT_TRUE(page_arena_claim_at(second, ARENA_SUPERSLAB_SLABS, &zero));
+    EXPECT_FALSE(zero);
+    page_arena_use_sparsely(second, 2);
+    EXPECT_TRUE(is_advised(second)) << "it has pages";
+    EXPECT_TRUE(all(second, 1, 9));
+    all_touched = false;
+    page_arena_release(run, kRun, true);
+}
+
+TEST_F(PageArena, ASuperSlabInUseIsNotMadeHuge) {
+    all_touched = true;
+    std::vector<Extent> below;
+    size_t run = ARENA_NONE; // behind all that is free, so that a claim of a part finds it again
+    for (size_t high = page_arena_high(); run == ARENA_NONE || run < high;) {
+        run = page_arena_claim(ARENA_SUPERSLAB_SLABS, ARENA_SUPERSLAB, &zero);
+        ASSERT_NE(run, ARENA_NONE);
+        below.push_back({run, ARENA_SUPERSLAB_SLABS});
+    }
+    below.pop_back();
+    for (size_t from = 0; from < run;) {
+        from = page_arena_claim(1, 1, &zero);
+        below.push_back({from, 1});
+    }
+    for (bool in_use : {true, false}) {
+        size_t used = run + ARENA_SUPERSLAB_SLABS - 1;
+        fill(used, 1, 7);
+        page_arena_discard(run, ARENA_SUPERSLAB_SLABS - 1);
+        if (!in_use) {
+            page_arena_discard(used, 1);
+        }
+        advised = 0;
+        ASSERT_EQ(page_arena_claim_again(16, 1, &zero), run);
+        EXPECT_EQ(advised, in_use ? 0u : size_t{ARENA_SUPERSLAB});
+        EXPECT_TRUE(!in_use || all(used, 1, 7));
+        ASSERT_TRUE(page_arena_claim_at(run + 16, in_use ? 15 : 16, &zero));
+    }
+    all_touched = false;
+    below.push_back({run, ARENA_SUPERSLAB_SLABS});
+    for (const Extent &extent : below) {
+        page_arena_release(extent.from, extent.slabs, true);
+    }
+}
 
 TEST_F(PageArena, RunsAcrossGroupsAndRegionsAreFound) {
     // Free runs over each kind of border, in a heap that is held but for them.

@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+// emptied: estimates how full each SuperSlab was when its pages went back to the kernel.
+//
+// The count of a SuperSlab begins anew when the SuperSlab is mapped afresh. Threads that count at
+// the same time may lose some of it, which an estimate can bear.
+#include "boxes/page_arena/page_arena_internal.h"
+
+enum {
+    SLAB_PAGES = ARENA_SLAB / HAK_PAGE,
+    EMPTIED_SHIFT = 16,                        // slabs above the pages of them that were in memory
+    EMPTIED_LEAST = ARENA_SUPERSLAB_SLABS / 2, // slabs by which a SuperSlab is judged
+};
+
+static _Atomic(uint32_t) *emptied_of(const struct page_arena_window *window, size_t superslab) {
+    return &window->groups[superslab / ARENA_GROUP_SUPERSLABS]
+                .emptied[superslab % ARENA_GROUP_SUPERSLABS];
+}
+
+// The slabs [from, from + slabs) of SuperSlab `superslab` in the form of a count. 0: they are not
+// worth the look, or the kernel does not tell.
+static uint32_t count_of(const struct page_arena_window *window, size_t from, size_t slabs) {
+    enum { LEAST = 4, PART = 16 };
+    unsigned char touched[PART * SLAB_PAGES];
+    uint32_t count = 0;
+    for (size_t at = from, part; at < from + slabs; at += part) {
+        part = hak_min(hak_round_up(at + 1, PART), from + slabs) - at;
+        if (part < LEAST ||
+            !os_touched(page_arena_address(window, at), part << ARENA_SLAB_SHIFT, touched)) {
+            continue;
+        }
+        count += (uint32_t)part << EMPTIED_SHIFT;
+        for (size_t i = 0; i < part * SLAB_PAGES; i++) {
+            count += touched[i] & 1;
+        }
+    }
+    return count;
+}
+
+void arena_note_emptied(const struct page_arena_window *window, size_t from, size_t slabs) {
+    enum { SLABS_MOST = 1024 };
+    if (PAGE_ARENA_HUGE_AGAIN == 0 || !may_be_huge()) {
+        return;
+    }
+    for (size_t at = from, next; at < from + slabs; at = next) {
+        next = hak_min(hak_round_up(at + 1, ARENA_SUPERSLAB_SLABS), from + slabs);
+        size_t superslab = at / ARENA_SUPERSLAB_SLABS;
+        _Atomic(uint32_t) *emptied = emptied_of(window, superslab);
+        uint32_t seen = atomic_load_explicit(emptied, memory_order_relaxed);
+        if (seen >> EMPTIED_SHIFT >= SLABS_MOST) {
+            continue;
+        }
+        // A part of a huge page that goes back leaves a table of small pages.
+        const uint32_t torn = EMPTIED_LEAST << EMPTIED_SHIFT | EMPTIED_LEAST * SLAB_PAGES;
+        uint32_t count = !is_huge(window, superslab)         ? count_of(window, at, next - at)
+                         : next - at < ARENA_SUPERSLAB_SLABS ? torn
+                                                             : 0;
+        if (count != 0) {
+            atomic_store_explicit(emptied, seen + count, memory_order_relaxed);
+        }
+    }
+}
+
+bool arena_is_judged(const struct page_arena_window *window, size_t superslab) {
+    return atomic_load_explicit(emptied_of(window, superslab), memory_order_relaxed) >>
+           EMPTIED_SHIFT >= EMPTIED_LEAST;
+}
+
+bool arena_take_was_filled(const struct page_arena_window *window, size_t superslab) {
+    _Atomic(uint32_t) *emptied = emptied_of(window, superslab);
+    uint32_t seen = atomic_load_explicit(emptied, memory_order_relaxed);
+    atomic_store_explicit(emptied, 0, memory_order_relaxed);
+    uint32_t slabs = seen >> EMPTIED_SHIFT;
+    uint32_t pages = seen & ((UINT32_C(1) << EMPTIED_SHIFT) - 1);
+    return slabs >= EMPTIED_LEAST && pages * 16 >= slabs * SLAB_PAGES * 13;
+}

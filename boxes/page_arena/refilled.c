@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+// refilled: puts SuperSlabs that are filled again on huge pages.
+//
+// A program that frees much and allocates as much again, a large temporary or a burst of blocks,
+// pays for each page twice: when the page goes back and when it is touched anew. The memory is not
+// kept, as nobody knows when it is wanted again; but one fault for 2 MiB costs a sixth of 512. So a
+// SuperSlab nearly all of which was in memory when it went back is advised huge pages when it is
+// put to use again as a whole: the program has shown that it fills it.
+#include "boxes/page_arena/page_arena_internal.h"
+
+static void put_rest(const struct page_arena_window *window, struct moved_run all, size_t from,
+                     size_t end) {
+    if (from != all.from) {
+        arena_put_avail(window, all.from, from - all.from, false);
+    }
+    if (end != all.from + all.slabs) {
+        arena_put_avail(window, end, all.from + all.slabs - end, false);
+    }
+}
+
+// Claims the slabs of a SuperSlab but for [from, end), which the caller holds. False if one of them
+// is in use.
+static bool claim_rest(const struct page_arena_window *window, struct moved_run all, size_t from,
+                       size_t end) {
+    size_t below = from - all.from;
+    size_t above = all.from + all.slabs - end;
+    if (below != 0 && !arena_claim_avail(window, all.from, below)) {
+        return false;
+    }
+    if (above != 0 && !arena_claim_avail(window, end, above)) {
+        put_rest(window, all, from, all.from + all.slabs);
+        return false;
+    }
+    return true;
+}
+
+// Maps a SuperSlab that is held as a whole afresh, with the advice: a table of small pages that is
+// left would keep a huge one out. SuperSlabs apart from each other may be mappings of their own
+// from then on, so that there is an end to it.
+static void refresh_huge(const struct page_arena_window *window, struct moved_run all) {
+    enum { SHARE = 128 }; // of the mappings that the kernel grants
+    size_t superslab = all.from / ARENA_SUPERSLAB_SLABS;
+    bool alone = !is_huge(window, superslab) && !is_huge(window, superslab - 1);
+    if (alone && atomic_fetch_add_explicit(&arena_state.pieces, 1, memory_order_relaxed) >=
+                     os_most_mappings() / SHARE) {
+        return;
+    }
+    arena_mark_huge(window, all.from, all.slabs);
+    if (arena_refresh(window, all.from, all.slabs) != OS_NO_MEMORY) {
+        atomic_fetch_add_explicit(&arena_state.refilled, 1, memory_order_relaxed);
+    }
+}
+
+// The same without the advice.
+static void refresh_small(const struct page_arena_window *window, struct moved_run all) {
+    size_t superslab = all.from / ARENA_SUPERSLAB_SLABS;
+    atomic_fetch_and(&window->groups[superslab / ARENA_GROUP_SUPERSLABS].huge,
+                     ~(UINT64_C(1) << superslab % ARENA_GROUP_SUPERSLABS));
+    if (arena_refresh(window, all.from, all.slabs) == OS_NO_MEMORY) {
+        arena_mark_huge(window, all.from, all.slabs);
+    }
+}
+
+static bool is_committed(const struct page_arena_window *window, size_t superslab) {
+    return atomic_bitmap_test(&window->groups[superslab / ARENA_GROUP_SUPERSLABS].committed,
+                              superslab % ARENA_GROUP_SUPERSLABS);
+}
+
+// Maps a SuperSlab whose slabs [from, end) the caller holds afresh, if the others are free and none
+// has pages.
+static HAK_NOINLINE void refresh_around(const struct page_arena_window *window, size_t from,
+                                        size_t end, bool huge) {
+    size_t superslab = from / ARENA_SUPERSLAB_SLABS;
+    struct moved_run all = {superslab * ARENA_SUPERSLAB_SLABS, ARENA_SUPERSLAB_SLABS};
+    if (!is_committed(window, superslab) || !os_purges_in_place() ||
+        !claim_rest(window, all, from, end)) {
+        return;
+    }
+    bool filled = arena_take_was_filled(window, superslab);
+    if (arena_count_dirty(window, all.from, all.slabs) == 0) {
+        if (!huge) {
+            refresh_small(window, all);
+        } else if (filled) {
+            refresh_huge(window, all);
+        }
+    }
+    put_rest(window, all, from, end);
+}
+
+void arena_make_huge_again(const struct page_arena_window *window, size_t from, size_t slabs) {
+    size_t end = from + slabs;
+    for (size_t at = from, next; at < end; at = next) {
+        next = hak_min(hak_round_up(at + 1, ARENA_SUPERSLAB_SLABS), end);
+        if (HAK_UNLIKELY(arena_is_judged(window, at / ARENA_SUPERSLAB_SLABS))) {
+            refresh_around(window, at, next, true);
+        }
+    }
+}
+
+void page_arena_use_sparsely(size_t from, size_t slabs) {
+    struct page_arena_window window = arena_window();
+    size_t end = from + slabs;
+    for (size_t at = from, next; at < end && may_be_huge(); at = next) {
+        next = hak_min(hak_round_up(at + 1, ARENA_SUPERSLAB_SLABS), end);
+        if (HAK_UNLIKELY(is_huge(&window, at / ARENA_SUPERSLAB_SLABS))) {
+            refresh_around(&window, at, next, false);
+        }
+    }
+}
