@@ -38,7 +38,7 @@ static bool claim_rest(const struct page_arena_window *window, struct moved_run 
 // left would keep a huge one out. SuperSlabs apart from each other may be mappings of their own
 // from then on, so that there is an end to it.
 static void refresh_huge(const struct page_arena_window *window, struct moved_run all) {
-    enum { SHARE = 128 }; // of the mappings that the kernel grants
+    enum { SHARE = 1024 }; // of the mappings that the kernel grants
     size_t superslab = all.from / ARENA_SUPERSLAB_SLABS;
     bool alone = !is_huge(window, superslab) && !is_huge(window, superslab - 1);
     if (alone && atomic_fetch_add_explicit(&arena_state.pieces, 1, memory_order_relaxed) >=
