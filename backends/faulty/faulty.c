@@ -134,8 +134,8 @@ static HAK_NORETURN void refuse(const char *line) {
 }
 
 static void read_environment(void) {
-    // Another thread may come by meanwhile and see no script yet; a program that wants exact
-    // numbers makes its first call before it has threads.
+    // Another thread that calls meanwhile may see no script yet; a program that wants exact numbers
+    // makes its first call before it has threads.
     int unread = 0;
     if (atomic_load_explicit(&environment_read, memory_order_relaxed) != 0 ||
         !atomic_compare_exchange_strong(&environment_read, &unread, 1)) {
@@ -180,7 +180,7 @@ EXPORT const char *faulty_name(enum faulty_kind which) {
     return names[which];
 }
 
-// Which numbers fail depends on the seed and not on who makes the call.
+// Which numbers fail depends on the seed, not on the caller.
 static uint64_t mix(uint64_t value) {
     return hak_mix(value + HAK_GOLDEN);
 }

@@ -14,7 +14,7 @@
 #include <time.h>
 
 size_t os_read_file(const char *path, char *buf, size_t size) {
-    // As the dynamic linker does, so that it may be done at the start in any sandbox.
+    // By the same call as the dynamic linker, so that any sandbox allows it at the start.
     long fd = sys6(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
     if (is_error(fd)) {
         return 0;

@@ -25,7 +25,8 @@
 
 _Atomic uint64_t os_linux_calls;
 
-// What a filter answers that does not kill; the kernel has no such answer for the calls here.
+// True for the errors of a filter that does not kill. The kernel itself returns none of them for
+// the calls here.
 static bool is_refused(long ret) {
     return ret == -EPERM || ret == -ENOSYS || ret == -EACCES;
 }
@@ -42,9 +43,9 @@ void os_around_calls(const struct os_around *what) {
     atomic_store(&around, what);
 }
 
-// Who runs above the frame of the call on the same stack has left it by a jump. The time tells that
-// from a signal handler's stack, or another one that something outside runs on for a moment; and
-// from a call that lasts, where deeper frames have followed the jump.
+// A thread that runs above the frame of the call, on the same stack, has left the call by a jump.
+// It may also run on another stack for a moment, a signal handler's for example, and after a jump
+// it may have called deeper functions. The time tells these cases apart.
 static __attribute__((noinline)) bool is_still_outside(void) {
     enum { LEFT_ABOVE_MS = 1000, LEFT_BELOW_MS = 60000 };
     uint64_t now = os_now_ms();
@@ -186,7 +187,7 @@ static enum os_result remap(void *at, size_t size, int prot) {
     if (again != OS_NO_MEMORY) {
         return again == OS_OK ? OS_OK : OS_NO_MEMORY;
     }
-    // Whether it is mapped cannot be told; so it is unmapped.
+    // The range may be mapped or not, and there is no way to tell: it is unmapped.
     return !is_error(unmap(at, size)) ? OS_LOST : OS_NO_MEMORY;
 }
 
@@ -206,8 +207,8 @@ void *os_map_early(size_t size) {
     return map_without_tls(NULL, size, PROT_READ | PROT_WRITE, &got) == OS_OK ? got : NULL;
 }
 
-// The same where no mapping can be taken away again: one range of addresses for all questions,
-// which threads may ask at the same time.
+// The same in a sandbox in which no mapping can be removed: all questions use one range of
+// addresses, from all threads at the same time.
 static enum os_result ask_in_place(size_t size) {
     static _Atomic uintptr_t place;
     const size_t most = (size_t)16 << 40;
@@ -415,8 +416,8 @@ uint64_t os_calls(void) {
     return atomic_load_explicit(&os_linux_calls, memory_order_relaxed);
 }
 
-// Whether something says that the process runs in a container: its runtime's mark, in the file
-// system or in the environment.
+// True if the process seems to run in a container: its runtime leaves a mark in the file system or
+// in the environment.
 static bool is_in_container(void) {
     static const char *const marks[] = {"container=", "KUBERNETES_SERVICE_HOST="};
     for (char **entry = environ; entry != NULL && *entry != NULL; entry++) {
@@ -439,7 +440,7 @@ void os_start(enum os_calls_allowed allowed) {
         [OS_SANDBOXED] = SANDBOX_ASSUME,
         [OS_FIND_OUT] = SANDBOX_FIND_OUT,
     };
-    // Not on the stack: a program's first one may be of 16 KiB, as ulimit -s can have it.
+    // Not on the stack: ulimit -s can make a program's first stack as small as 16 KiB.
     static char own_bytes[SANDBOX_STATUS], init_bytes[SANDBOX_STATUS];
     struct sandbox_text own = {own_bytes, 0}, init = {init_bytes, 0};
     if (allowed == OS_FIND_OUT) {

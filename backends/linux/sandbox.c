@@ -208,7 +208,7 @@ __asm__(".pushsection .text\n"
 
 // --- What the process was started with
 
-// What stands behind `field` in the text; NULL if the text does not have it.
+// Returns the text behind `field`, or NULL if the text has no such field.
 static const char *find_field(struct sandbox_text text, const char *field, size_t size) {
     const char *at = memmem(text.bytes, text.length, field, size);
     return at == NULL || at + size == text.bytes + text.length ? NULL : at + size;
@@ -225,8 +225,8 @@ static unsigned count_filters(struct sandbox_text text) {
     return count;
 }
 
-// Where the text is not there to be read, as in a chroot, or not all of it, nobody knows: then
-// there may be a filter. A kernel without filters has no such line.
+// If the text cannot be read, as in a chroot, or only a part of it, there may be a filter. A kernel
+// without filters writes no such line.
 bool sandbox_is_filtered(struct sandbox_text status) {
     static const char field[] = "\nSeccomp:\t";
     const char *at = find_field(status, field, sizeof field - 1);

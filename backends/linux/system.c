@@ -107,7 +107,8 @@ uint64_t os_secret(unsigned number) {
     return hak_mix(value ^ hak_mix(random_half(1) ^ 0xd1b54a32d192ed03u * (number + 1)));
 }
 
-// The kernel reads the set of signals before it finds out that there is no such way to change them.
+// The kernel reads the set of signals before it rejects the way to change them: the error says
+// whether the page can be read.
 bool os_can_read(const void *page) {
     enum { NO_SUCH_WAY = ~0, SET_BYTES = 8 };
     return is_free_to_call() &&

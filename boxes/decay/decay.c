@@ -16,10 +16,10 @@
 #include <time.h>
 
 static struct {
-    _Atomic(uint64_t) due_ms; // clock before which nobody needs to look
-    _Atomic(uint64_t) lease;  // who does a step, and since when; 0: nobody. See take_lease()
+    _Atomic(uint64_t) due_ms; // clock before which no step is due
+    _Atomic(uint64_t) lease;  // the thread that does a step, see take_lease(); 0: none
     _Atomic(uint64_t) beat;   // clock of the background thread's last look; 0: there is none
-    // Written by whoever has the lease, with HAK_POKE.
+    // Written by the thread that has the lease, with HAK_POKE.
     uint64_t round_ms; // when this round began
     uint64_t round_ns; // what it has taken so far
     uint64_t last_ns;  // when the last step ended
@@ -34,7 +34,7 @@ static struct {
 
 enum { GROWTH_EACH = 8, GROWTH_PAGES = 256 };
 
-// Slices small enough to look at the clock in between.
+// A step is made of slices so small that it can read the clock in between.
 enum { SLICE_SLABS = 16, SLICE_LOOKS = 16, SLICE_PAGES = 64, SLICE_WORDS = 1024 };
 
 // One slice of the round, which adds to *given what it gave back. False at the end of the round. A
@@ -118,9 +118,9 @@ uint64_t decay_idle_ms(void) {
     return decay < 0 ? UINT64_MAX : (uint64_t)decay / 2;
 }
 
-// The lease is the clock at which it was taken, and a mark of the thread that took it. It is to be
-// had where nobody has it, where the thread itself has (it left the step in which it took it), and
-// where it has run out.
+// The lease is the clock at which it was taken, and a mark of the thread that took it. A thread can
+// take it if no thread has it, if it has run out, or if the thread has it itself (it left the step
+// in which it took the lease by a jump).
 static bool take_lease(uint64_t now, uint64_t *lease) {
     enum { MARK_BITS = 8 };
     uint64_t seen = atomic_load_explicit(&state.lease, memory_order_relaxed);
@@ -149,10 +149,10 @@ static bool has_background(uint64_t now) {
     return beat != 0 && (int64_t)(now - beat) < GONE_MS;
 }
 
-// A heap that grows while pages of its slabs are idle, because it wants blocks of other sizes than
-// it has free, does not wait until these are old: for each slab that the pool puts to use it looks
-// at DECAY_GROWTH others, and gives back what is idle in those whose blocks have not moved since it
-// looked at them last.
+// A heap may grow while pages of its slabs are idle, because the program wants other sizes than are
+// free. Such a heap does not wait until the pages are old: for each slab that the pool puts to use,
+// DECAY_GROWTH others are visited, and those whose blocks have not moved since the last visit lose
+// their idle pages.
 static HAK_NOINLINE void grow_step(size_t grown) {
     struct shared_pool_walk walk = {.cursor = HAK_PEEK(&state.grown_cursor)};
     size_t look = hak_min(grown - HAK_PEEK(&state.grown), (size_t)2 * GROWTH_EACH) * DECAY_GROWTH;
@@ -276,7 +276,8 @@ void decay_start(void) {
 }
 
 void decay_after_fork(void) {
-    // Misses do the steps from here on. Whoever was at one is gone; his cursors are good.
+    // Misses do the steps from here on. A thread that was doing one is gone; the cursors that it
+    // left are good.
     atomic_store(&state.beat, 0);
     atomic_store(&state.lease, 0);
 }

@@ -13,7 +13,7 @@ struct header {
 };
 static_assert(sizeof(struct header) == HAK_MIN_ALIGN, "a header keeps the alignment");
 
-// What blocks are cut from. The first chunk needs no system call.
+// Blocks are cut from chunks. The first chunk needs no system call.
 struct chunk {
     struct chunk *next; // NULL in the first one, which is the last of the list
     char *from, *used, *end;
@@ -59,8 +59,8 @@ static void *cut(struct chunk *chunk, size_t size, size_t align) {
     if (block < used || block > end || end - block < size) {
         return NULL;
     }
-    // What the alignment leaves in front is a dead block, and one without a byte if it is no more
-    // than a header.
+    // The bytes that the alignment leaves in front become a dead block, which has no byte beside
+    // its header if they are no more.
     size_t gap = block - sizeof(struct header) - used;
     if (gap > 0) {
         *(struct header *)used = (struct header){.size = gap - sizeof(struct header)};

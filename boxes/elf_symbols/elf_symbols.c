@@ -324,7 +324,8 @@ static const char *map_file(struct elf_symbols *symbols, const char *path, size_
     return image;
 }
 
-// Where Debian and others keep what they strip off. The build id has two bytes at least.
+// The path of the file in which Debian and others keep the symbols that they strip off. The build
+// id has at least two bytes.
 static void debug_path(const struct elf_mapping *mapping, char *path) {
     strcpy(path, "/usr/lib/debug/.build-id/");
     char *at = hak_hex(path + strlen(path), mapping->build_id, 1);

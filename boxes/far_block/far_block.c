@@ -4,9 +4,9 @@
 #include "backends/os.h"
 #include "boxes/base/atomic.h"
 
-// An entry of the table. Whoever has changed `start` from FREE or from a block's address to HELD
-// has the entry until it stores another value. The size is written by that thread alone, before the
-// address is stored (release).
+// An entry of the table. A thread that has changed `start` from FREE or from a block's address to
+// HELD owns the entry until it stores another value. The size is written by that thread alone,
+// before the address is stored (release).
 enum { FREE = 0, HELD = 1 };
 static struct {
     _Atomic(uintptr_t) start;
@@ -131,7 +131,7 @@ void *far_block_resize(void *ptr, size_t size) {
         }
         return put(i, ptr, size);
     }
-    // What lies behind it may be free: the pages need not move then.
+    // If the addresses behind the block are free, its pages need not move.
     if (os_map((char *)ptr + was, want - was, NULL) == OS_OK) {
         return put(i, ptr, size);
     }

@@ -149,8 +149,8 @@ void fast_cache_settle(struct fast_bin *bin, void ***bottom, void **low) {
     void **high = *bottom;
     size_t held = (size_t)(bin->top - high);
     DIAG_ASSERT(low <= high);
-    // Empty while blocks move: whoever leaves in the middle of it, by longjmp() or in a forked
-    // child, loses blocks, and has none of them twice.
+    // The stack is empty while its blocks move: a thread that leaves here by longjmp(), and a
+    // forked child, lose the blocks, but have none of them twice.
     *low = NULL;
     HAK_POKE(&bin->top, low);
     HAK_POKE(bottom, low);

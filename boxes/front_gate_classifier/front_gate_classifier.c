@@ -28,7 +28,7 @@ static struct classified classify_private(const struct page_arena_window *window
 
 static struct classified classify_rest(const struct page_arena_window *window, const void *ptr,
                                        size_t slab) {
-    // Not the first slab of anything: free, or inside a run whose head is further down.
+    // The slab starts nothing: it is free, or inside a run that starts below.
     if (atomic_bitmap_test(window->groups[slab / ARENA_GROUP_SLABS].avail,
                            slab % ARENA_GROUP_SLABS)) {
         return (struct classified){.kind = CLASSIFIED_FREE_PAGES, .slab = slab};

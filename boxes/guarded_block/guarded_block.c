@@ -141,7 +141,7 @@ const char *guarded_block_free(void *ptr) {
     if (block == NULL || block->start != ptr || atomic_load(&block->state) == GUARDED_NEVER) {
         return "pointer into a block, not to its start";
     }
-    // What the block's free is told by, should another one follow.
+    // Notes the calls that free the block, for the report should a second free follow.
     struct guarded_calls calls;
     note_calls(&calls);
     if (!atomic_compare_exchange_strong(&block->state, &live, GUARDED_BUSY)) {

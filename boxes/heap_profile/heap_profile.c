@@ -249,7 +249,8 @@ static void add(struct heap_profile_sum *sum, uint64_t weight, uint64_t bytes) {
     atomic_fetch_add_explicit(&sum->bytes, bytes, memory_order_relaxed);
 }
 
-// The same number for a sample whenever it is asked for, so that what was added can be taken away.
+// Returns the same number for a sample at each call, so that the number that was added can be
+// subtracted.
 static uint64_t bytes_of(size_t size, uint64_t weight) {
     return (uint64_t)((unsigned __int128)size * weight >> SAMPLER_FRACTION);
 }
@@ -344,7 +345,8 @@ void heap_profile_get_stats(struct heap_profile_stats *stats) {
     };
 }
 
-// Who reads from outside finds a sample as heap_profile_take() does: places_of() is part of it.
+// Readers outside of the process find a sample as heap_profile_take() does, and so depend on
+// places_of().
 HAK_LAYOUT(heap_profile_layout,
            HAK_ROWS(HAK_VARIABLE("profile.levels", levels),
                     HAK_VARIABLE("profile.level_count", level_count)),

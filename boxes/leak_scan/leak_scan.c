@@ -132,14 +132,14 @@ look(struct scan *scan, const char *at, const char *end) {
     }
 }
 
-// What the heap and the profile have written down leads to every block. The kernel may show it as
-// one mapping with others.
+// The records of the heap and of the profile point to every block, so they are left out. The kernel
+// may show them as one mapping with others.
 static bool is_own(const struct scan *scan, const char *page) {
     return (uintptr_t)page - (uintptr_t)scan->window.base < scan->window_bytes ||
            sampled_block_owns(page) || heap_profile_owns(page);
 }
 
-// The same for memory that may not be readable as a whole, or has not been touched.
+// The same for memory of which parts may not be readable, or were never touched.
 static void look_carefully(struct scan *scan, const char *at, const char *end, bool block) {
     enum { PIECE = 1 << 20 };
     static unsigned char pages[PIECE / HAK_PAGE];
@@ -300,6 +300,6 @@ static HAK_NOINLINE bool scan_all(leak_scan_visitor *visit, void *to) {
 bool leak_scan(leak_scan_visitor *visit, void *to) {
     __builtin_unwind_init(); // The caller's registers are on the stack from here on.
     bool done = scan_all(visit, to);
-    __asm__ volatile("" ::: "memory"); // No tail call: this frame is to stay.
+    __asm__ volatile("" ::: "memory"); // not a tail call: this frame must stay
     return done;
 }

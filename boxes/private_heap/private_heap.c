@@ -10,7 +10,7 @@
 
 enum {
     CHUNK_BLOCKS = 8, // a chunk has room for so many blocks; larger blocks get a run each
-    CHUNK_LOOKS = 8,  // chunks that an allocation looks at before it makes one
+    CHUNK_LOOKS = 8,  // chunks that an allocation visits before it makes a new one
     LARGE_OFFSET = 128,
 };
 
@@ -30,7 +30,7 @@ struct chunk {
 
 static_assert(offsetof(struct chunk, free) <= LARGE_OFFSET, "a large block starts behind it");
 
-// Where a heap notes its large blocks.
+// The table in which a heap notes its large blocks.
 struct table {
     _Atomic(struct table *) next;
     size_t count;
@@ -197,7 +197,7 @@ static void *alloc_small(struct private_heap *heap, unsigned bin) {
         }
         void *block = take(chunk);
         if (block != NULL) {
-            // Published again: who finds the chunk here has not read `newest`.
+            // Published again: a thread that finds the chunk here has not read `newest`.
             atomic_store_explicit(&heap->current[bin], chunk, memory_order_release);
             return block;
         }
@@ -237,7 +237,8 @@ static bool note(struct private_heap *heap, struct chunk *chunk) {
     }
 }
 
-// Where a large block starts in its run: the byte at `at` of it is a multiple of `align`.
+// Returns where a large block starts in its run, so that its byte at `at` is at a multiple of
+// `align`.
 static size_t large_offset(size_t align, size_t at) {
     return hak_round_up(LARGE_OFFSET + at, align) - at;
 }

@@ -63,7 +63,7 @@ static void put_head(struct profile_writer *w) {
         [S_INUSE_OBJECTS] = "inuse_objects",
         [S_INUSE_SPACE] = "inuse_space",
         [S_SPACE] = "space",
-        // What stands between the program and the allocator.
+        // The functions between the program and the allocator, for pprof to drop.
         [S_DROP] = "(malloc|calloc|realloc|reallocarray|memalign|aligned_alloc|posix_memalign|"
                    "valloc|pvalloc|operator new.*|_Zn[wa].*)",
         [S_COMMENT] = "hakmem heap profile: bytes as asked for",

@@ -99,8 +99,8 @@ static void add_number(struct text *to, uint64_t value) {
     add_text(to, at, (size_t)(end - at));
 }
 
-// Where the extension of a name starts: the first dot of its last part that is not its first
-// character.
+// Returns the start of a name's extension: the first dot in its last component, but for a dot at
+// the component's start.
 static const char *extension_of(const char *path) {
     const char *name = strrchr(path, '/');
     name = name == NULL ? path : name + 1;

@@ -88,7 +88,7 @@ static char *memory_of(const struct chunk *chunk) {
     return (char *)sampled_block_base + (size_t)(chunk - chunks) * CHUNK;
 }
 
-// A chunk that nobody has used, with all its blocks free; the calling thread has it.
+// Returns a chunk that was never used, with all its blocks free. The calling thread owns it.
 static struct chunk *fresh(unsigned bin) {
     uint32_t most = (uint32_t)(sampled_block_bytes / CHUNK);
     uint32_t index = atomic_load(&chunks_used);

@@ -101,7 +101,8 @@ const char *settings_text(enum setting_text text) {
     return texts[text];
 }
 
-// The number at the start of a small file, SIZE_MAX if there is none ("max", or no such file).
+// Returns the number at the start of a small file, or SIZE_MAX if there is none (the file is
+// missing, or says "max").
 static size_t number_in_file(const char *path) {
     char text[32];
     size_t length = os_read_file(path, text, sizeof text);
@@ -145,7 +146,7 @@ size_t settings_memory(void) {
                                        "/memory.limit_in_bytes"));
 }
 
-// What may follow the digits of a number of bytes; false if `suffix` is something else.
+// Reads the suffix of a number of bytes. False if it is none that a setting may have.
 static bool scale(const char *suffix, bool percent, int64_t *value) {
     static const char units[] = "KMGT";
     if (percent && strcmp(suffix, "%") == 0) {

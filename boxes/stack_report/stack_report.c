@@ -79,8 +79,8 @@ static void add_place(struct stack_report *report, uintptr_t pc, const struct el
     }
 }
 
-// Where frame `i` is: within its call, of which a stack has the return address. The first one may
-// be exact.
+// Returns an address within the call of frame `i`: a stack holds return addresses, which lie behind
+// the call. The first frame's address may be exact.
 static uintptr_t place_of(const uintptr_t *pcs, unsigned i, bool exact) {
     return exact && i == 0 ? pcs[i] : pcs[i] - 1;
 }

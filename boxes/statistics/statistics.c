@@ -16,7 +16,7 @@
 
 #include <string.h>
 
-// What a call works with: too much for a small stack.
+// The memory that a call works in: too much for a small stack.
 struct parts {
     struct superslab_stats slabs;
     struct thread_heap_stats heaps;
@@ -235,7 +235,7 @@ void statistics_json(const struct statistics_sink *sink) {
     write_text(statistics_write_json, sink);
 }
 
-// What hak_stats_json() has written so far.
+// The text that hak_stats_json() has written so far.
 struct buffer {
     char *at;
     size_t size, length; // the room, and what all of the text takes
@@ -293,7 +293,7 @@ static void write_to_file(void *to, const char *text, size_t size) {
 static HAK_NOINLINE HAK_COLD void write_file(const char *pattern, bool json) {
     static char name[1200]; // At the process's end there is one caller, and perhaps a small stack.
     bool own;
-    // No number: a sandbox may not allow files either.
+    // Without a process number the process is in a sandbox, which may not allow files either.
     if (os_process() == 0 || !file_name(pattern, name, sizeof name, &own) ||
         (statistics_process.forked && !own)) {
         return;

@@ -75,7 +75,7 @@ static void register_exit(struct thread_heap *heap) {
             pthread_key_delete(fresh);
         }
     }
-    // May call calloc for a high key: the heap is in place by now.
+    // pthread_setspecific() may call calloc for a high key: the heap is in place by now.
     pthread_setspecific((pthread_key_t)(key - 1), heap);
 }
 
@@ -83,7 +83,7 @@ static bool is_own(const struct thread_heap *heap) {
     return heap != &empty_heap && heap != &gone_heap;
 }
 
-// What the heaps that have lost their pages had counted.
+// The counts of heaps that have lost their pages.
 static struct { _Atomic(uint64_t) refills, refilled, spills, spilled; } retired;
 
 static void retire_counts(struct thread_heap_counts *counts) {
@@ -97,8 +97,8 @@ static void retire_counts(struct thread_heap_counts *counts) {
     HAK_POKE(&counts->spilled, 0);
 }
 
-// Slabs are or are no more the thread heaps' own: for the statistics, for whoever classifies a
-// pointer, and for whoever asks how densely the memory is used.
+// Records that slabs belong to thread heaps, or no longer do: for the statistics, for the
+// classifier of pointers, and for the count of mostly empty slabs.
 static void count_own(const struct page_arena_window *window, size_t slab, size_t slabs,
                       enum slab_kind kind) {
     for (size_t i = 0; i < slabs; i++) {

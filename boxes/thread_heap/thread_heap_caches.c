@@ -14,7 +14,7 @@ enum { DEEP_SLABS = FAST_CACHE_DEEP_SLOTS * sizeof(void *) / ARENA_SLAB };
 static_assert(DEEP_SLABS * ARENA_SLAB == FAST_CACHE_DEEP_SLOTS * sizeof(void *), "whole slabs");
 
 bool thread_heap_deepen(struct thread_heap *heap, unsigned bin) {
-    // Under a limit what one thread keeps is what another cannot have.
+    // Under a limit, memory that one thread keeps is missing elsewhere.
     if (!fast_cache_can_be_deep(bin) || settings_get(SETTING_LIMIT) != 0) {
         return false;
     }
@@ -30,7 +30,7 @@ static bool is_deep(const struct thread_heap *heap, unsigned bin) {
            (uintptr_t)heap->bottoms[bin] - (uintptr_t)heap->deep < DEEP_SLABS * ARENA_SLAB;
 }
 
-// Gives the slots of deep stacks back if there is no such stack any more.
+// Gives the slots of deep stacks back if the heap has no deep stack any more.
 static void drop_deep(struct thread_heap *heap) {
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
         if (is_deep(heap, bin)) {

@@ -62,7 +62,7 @@ struct compat_totals compat_totals_of(const struct hak_stats *stats) {
     size_t tiny = stats->tiny_slabs * SLAB;
     tiny -= hak_min(tiny, stats->clean);
     size_t rest = stats->large_slabs * SLAB + stats->far;
-    // The pages that large blocks lie in; what their runs have behind them is nobody's.
+    // Counts the pages that large blocks lie in, but not the rest of their runs.
     size_t large = hak_round_up(stats->large_live, HAK_PAGE) + stats->large_blocks * HAK_PAGE;
     large = hak_min(large, rest);
     size_t private = stats->private_slabs * SLAB;

@@ -33,7 +33,7 @@ void *malloc(size_t size) {
 }
 
 void free(void *ptr) {
-    // Whoever frees what is not from here breaks off.
+    // A program that frees a block of another malloc stops.
     if (ptr != NULL && (uintptr_t)ptr - (uintptr_t)space >= sizeof space) {
         __builtin_trap();
     }

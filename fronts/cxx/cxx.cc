@@ -32,7 +32,7 @@ __attribute__((weak)) new_handler get_new_handler() noexcept;
 
 namespace {
 
-// What was asked for.
+// The requested size.
 enum : unsigned { PLAIN = 0, ARRAY = 1, ALIGNED = 2, NOTHROW = 4 };
 
 constexpr const char *kNames[] = {
@@ -127,7 +127,7 @@ HAK_COLD void *ask_runtime(std::size_t size, std::align_val_t align, unsigned fo
                            const void *caller) {
     void *found = operators_of_runtime(kNames[form], caller);
     if (found == nullptr && (form & NOTHROW) != 0 && interposed()) {
-        return call_new(size, align, form & ~NOTHROW); // and nobody who could throw
+        return call_new(size, align, form & ~NOTHROW); // and no code that could throw
     }
     if (found == nullptr) {
         diag_misuse("operator new", nullptr,
@@ -186,7 +186,7 @@ HAK_NOINLINE void *slow_new(std::size_t size, std::align_val_t align, unsigned f
     return HAK_LIKELY(block != nullptr) ? block : closed_new(size, align, form, CALLER);
 }
 
-// As slow_new() in a C++ program, for what must not throw.
+// As slow_new() in a C++ program, for operators that must not throw.
 HAK_COLD void *try_new(std::size_t size, std::align_val_t align, unsigned form) noexcept {
     try {
         if (interposed()) {
@@ -247,7 +247,7 @@ HAK_NOINLINE void slow_delete(void *ptr, std::align_val_t align, unsigned form) 
     open_operators();
 }
 
-// The same for the two that are derived from free().
+// The same for the two operators that are derived from free().
 HAK_NOINLINE void slow_delete_basic(void *ptr) noexcept {
     if (HAK_LIKELY(thread_heap_operators_open())) {
         slow_free(ptr);
@@ -263,7 +263,7 @@ HAK_NOINLINE void slow_delete_basic(void *ptr) noexcept {
 
 constexpr std::align_val_t kNone{};
 
-// What a delete is told of a block is compared where the block is this library's.
+// The size and the alignment that a delete is given are compared if the block is this library's.
 HAK_INLINE void check_size(void *ptr, std::align_val_t align, std::size_t size) {
     if (HAK_HARDENED && !interposed()) {
         slow_check_size("operator delete", ptr, number(align), size);

@@ -57,7 +57,7 @@ static const struct link_map *object_at(const void *address) {
     return dladdr1(address, &info, (void **)&map, RTLD_DL_LINKMAP) != 0 ? map : NULL;
 }
 
-// The same for an operator, past this library's own.
+// The same for an operator, behind this library's own.
 static void *find_operator(const char *object, const char *name) {
     // A function of the C++ library's that has one name in all of them.
     static const char landmark[] = "_ZSt17__throw_bad_allocv";

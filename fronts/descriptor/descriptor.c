@@ -65,7 +65,7 @@ const struct hakmem_descriptor hak_descriptor_own = {
         },
 };
 
-// The same under the name that debuggers ask for, which may be another library's.
+// The same under the name that debuggers look up, which another library may define too.
 extern const struct hakmem_descriptor hakmem_descriptor
     __attribute__((alias("hak_descriptor_own"), visibility("default")));
 

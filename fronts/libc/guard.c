@@ -17,8 +17,8 @@
 #include <string.h>
 #include <ucontext.h>
 
-// What the program had for SIGSEGV when the handler was put in front. Two, of which the newer one
-// counts: a handler may run while the other is being written.
+// The program's handler of SIGSEGV, from when ours was put in front of it. There are two, of which
+// the newer one counts: a signal may arrive while the other is being written.
 static struct sigaction others[2];
 static _Atomic(unsigned) newer;
 
@@ -72,7 +72,7 @@ static const char *name_of(const struct guarded_block *block, uintptr_t at) {
     return at >= start + block->size ? "overflow" : at < start ? "underflow" : "wild access";
 }
 
-// Who did it, the `depth` addresses in pcs, and what is known of the block.
+// Reports the calls that made the access, pcs[depth], and what is known of the block.
 static void end_report(const struct guarded_block *block, unsigned depth, bool exact) {
     stack_report_text(&report, ", by");
     stack_report_end_line(&report);

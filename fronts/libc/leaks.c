@@ -7,7 +7,7 @@
 #include "boxes/sampler/sampler.h"
 #include "boxes/stack_report/stack_report.h"
 
-// What is lost by a stack of calls.
+// The blocks that a stack of calls allocated and that are lost.
 struct lost {
     struct heap_profile_stack *stack;
     uint64_t objects, bytes; // objects with SAMPLER_FRACTION bits behind the point

@@ -31,8 +31,8 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-// own_NAME is the same function as NAME, whoever interposes NAME. What this file does for itself
-// goes by get(), put() and get_aligned(), and not by the public names.
+// own_NAME is this library's NAME, also where another library interposes NAME. This file itself
+// calls get(), put() and get_aligned(), and not the public names.
 #define TEXT(name) #name
 #define OWN(name)  __attribute__((copy(name), alias(TEXT(name)), visibility("hidden")))
 
@@ -202,8 +202,8 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
 // Tiny blocks that stay where they are or grow into another bin; all else is slow_resize()'s.
 static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
     unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
-    // A look at the block's bit would bring a line of the slab's bitmap into the processor's cache
-    // for each call: a block that is free bears a mark.
+    // The block's mark says whether it is free: reading its bit would bring a line of the slab's
+    // bitmap into the processor's cache at each call.
     size_t block;
     if (HAK_UNLIKELY(
             HAK_HARDENED || bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||

@@ -25,7 +25,7 @@
 #include <errno.h>
 #include <string.h>
 
-// Every miss looks at the clock, and may have to do a share of what is due.
+// Every miss reads the clock, and does a share of the work that is due.
 static void tick_at(struct thread_heap *heap, uint64_t now) {
     decay_tick(now);
     if (HAK_LIKELY(heap != NULL)) {
@@ -37,10 +37,10 @@ static void tick(struct thread_heap *heap) {
     tick_at(heap, os_now_ms());
 }
 
-// The same for a large block that is allocated, which is about as quick as a tick: the clock moves
-// every few ms only, and what was seen at a time of it need not be looked at again. The heap of a
-// thread that has none is an empty one, whose seen_ms is 0: such a thread looks each time. A free
-// of a large block does not look: what it has freed is not idle yet.
+// The same for the allocation of a large block, which takes about as long as a tick. The clock
+// moves every few ms only, so a thread ticks once for each of its values. A thread without a heap
+// has the empty one, whose seen_ms is 0, and ticks each time. A free of a large block does not
+// tick: the freed block is not idle yet.
 static void tick_once(void) {
     uint64_t now = os_now_ms();
     if (HAK_UNLIKELY(now != thread_heap_current()->seen_ms)) {
@@ -59,8 +59,9 @@ HAK_COLD void slow_make_room(void) {
     shared_pool_give_short();
 }
 
-// A look at a freed block costs little as long as the blocks lie in the processor's cache: while
-// those of the process are on no more pages than are likely to be there.
+// True if free should read the blocks that it is given. That costs little as long as they lie in
+// the processor's cache, that is, as long as all blocks of the process together are not larger than
+// it.
 static bool is_worth_a_look(void) {
     enum { NEAR = 2 << 20 }; // bytes
     int64_t setting = settings_get(SETTING_CHECK_FREES);
@@ -305,7 +306,7 @@ void *slow_zero_alloc(size_t size) {
     }
     void *block = slow_alloc(size);
 #if HAK_HARDENED
-    // Not one that is sampled or guarded: these are not of the heap's slabs.
+    // The block comes from a slab of the heap: it is neither sampled nor guarded.
     if (hardening_is_zero() && front_gate_registry(thread_heap_gate(), block) != 0) {
         return block;
     }

@@ -89,9 +89,10 @@ bool tiny_front_widen(struct thread_heap *heap, unsigned bin) {
         if (thread_heap_deepen(heap, bin)) {
             return true;
         }
-        heap->taken[bin] = WIDEN_AFTER; // it is, or there is no memory: not asked at every spill
+        // Already deep, or out of memory. Reset so that not every spill tries again.
+        heap->taken[bin] = WIDEN_AFTER;
     }
-    // What a thread that frees only keeps is of no use to it.
+    // A thread that only frees has no use for the blocks that it keeps.
     return fast_cache_widen(heap->bins, heap->bottoms, heap->slots, bin,
                             taken < WIDEN_AFTER ? FAST_CACHE_MIDDLE : FAST_CACHE_WIDE);
 }
@@ -127,7 +128,8 @@ unsigned tiny_front_next_batch(struct thread_heap *heap, unsigned bin) {
     const struct size_class_bin *info = &size_class_bins[bin];
     unsigned want = heap->want[bin];
     if (want == 0) {
-        // Whole cache lines at first: two threads that take turns do not get blocks of one line.
+        // A first batch fills whole cache lines, so that two threads that take turns do not get
+        // blocks of one line.
         want = info->size < HAK_CACHE_LINE ? FAST_CACHE_NARROW : 1;
     }
     want = (unsigned)hak_min(want, info->batch);
@@ -136,7 +138,8 @@ unsigned tiny_front_next_batch(struct thread_heap *heap, unsigned bin) {
 }
 
 unsigned tiny_front_spill_batch(const struct thread_heap *heap, unsigned bin) {
-    // What stays is moved down in its stack: the more there is, the less often.
+    // The blocks that stay are moved down in the stack: the more there are, the rarer a spill
+    // should be.
     unsigned quarter = fast_cache_held(heap->bins, heap->bottoms, bin) / 4;
     return (unsigned)hak_max(size_class_bins[bin].batch, quarter);
 }

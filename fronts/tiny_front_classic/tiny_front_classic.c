@@ -119,8 +119,8 @@ static HAK_NOINLINE void list_oldest(struct thread_heap *heap, unsigned bin, str
     unsigned count = size_class_bins[bin].batch;
     void **blocks = tiny_front_detach(heap, bin, &count);
     if (blocks != NULL) {
-        // The list is threaded through the blocks: what is not the start of one must not get there,
-        // nor what is there already.
+        // The list goes through the blocks: a pointer into a block must not get into it, and no
+        // block twice.
         tiny_front_check(bin, blocks, count);
         void *twice = tls_sll_find_twice(list, blocks, count);
         if (HAK_UNLIKELY(twice != NULL)) {

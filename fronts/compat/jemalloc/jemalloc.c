@@ -12,9 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-// What a block has to be, from the flags of a call. Bits 0 to 5 are the logarithm of the alignment,
-// bit 6 asks for zeros, bits 8 to 19 name a thread cache, and the rest an arena. There is one cache
-// a thread, which is no part of the contract, so the bits that name one are not looked at.
+// The properties of a block, from the flags of a call. Bits 0 to 5 are the logarithm of the
+// alignment, bit 6 asks for zeros, bits 8 to 19 name a thread cache, and the rest an arena. Each
+// thread has one cache, whatever number the bits name: they are ignored.
 struct wish {
     size_t align;
     bool zero;

@@ -59,7 +59,7 @@ READ_ONLY(quantum, size_t, HAK_MIN_ALIGN)
 READ_ONLY(page, size_t, HAK_PAGE)
 READ_ONLY(tcache_max, size_t, SIZE_CLASS_TINY_MAX)
 
-// jemalloc's interface, and who is behind it.
+// The version of jemalloc's interface, and the flavour behind it.
 static int version(const struct request *r) {
     static char text[64];
     static _Atomic(bool) made;
@@ -117,7 +117,7 @@ static int rw_decay_ms(const struct request *r) {
     return error == 0 && wanted != value && !hak_set_decay_ms(wanted) ? EFAULT : error;
 }
 
-// Nothing stays between "dirty" and "clean" for any time.
+// There is no state between "dirty" and "clean".
 static int rw_muzzy_ms(const struct request *r) {
     ssize_t value = 0;
     ssize_t wanted = value;
@@ -157,7 +157,7 @@ static int arena_purge(const struct request *r) {
     return 0;
 }
 
-// Only an arena that the program has made can be emptied.
+// Only an arena that the program made can be emptied.
 static int arena_reset(const struct request *r) {
     if (!is_plain(r)) {
         return EPERM;

@@ -163,7 +163,7 @@ COMPAT_EXPORT void mi_thread_stats_print_out(output_function *function, void *ar
     mi_stats_print_out(function, arg);
 }
 
-// The numbers are what there is now, gathered when they are asked for.
+// The numbers are those of now, gathered at each call.
 COMPAT_EXPORT void mi_stats_reset(void) {}
 
 COMPAT_EXPORT void mi_stats_merge(void) {}
