@@ -5,7 +5,6 @@
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <linux/seccomp.h>
 #include <stdatomic.h>
 #include <stdint.h>
 #include <string.h>
@@ -13,6 +12,8 @@
 
 // Of <linux/prctl.h>; <sys/prctl.h> declares the function otherwise than it is defined here.
 enum { SET_SECCOMP = 22, SET_NO_NEW_PRIVS = 38 };
+// Of <linux/seccomp.h>, which a C library's own headers do not bring.
+enum { MODE_STRICT = 1, MODE_FILTER = 2, SET_MODE_STRICT = 0, SET_MODE_FILTER = 1 };
 
 static _Atomic(int) state = SANDBOX_NONE;
 static _Atomic(bool) ignored;      // SANDBOX_IGNORE
@@ -51,9 +52,9 @@ void sandbox_thread_ends(void) {
 // programs make to find out whether the kernel has filters, change nothing.
 
 static void watch_mode(long mode, const void *filter) {
-    if (mode == SECCOMP_MODE_STRICT) {
+    if (mode == MODE_STRICT) {
         strict = !atomic_load(&ignored);
-    } else if (mode == SECCOMP_MODE_FILTER && filter != NULL) {
+    } else if (mode == MODE_FILTER && filter != NULL) {
         rise(SANDBOX_OWN);
     }
 }
@@ -70,10 +71,10 @@ static void watch_prctl(long option, unsigned long value, const void *filter) {
 __attribute__((used)) void sandbox_watch_syscall(long number, long a, long b, long c) {
     if (number == SYS_prctl) {
         watch_prctl((int)a, (unsigned long)b, (const void *)c);
-    } else if (a == SECCOMP_SET_MODE_FILTER) {
-        watch_mode(SECCOMP_MODE_FILTER, (const void *)c);
-    } else if (a == SECCOMP_SET_MODE_STRICT && b == 0 && c == 0) {
-        watch_mode(SECCOMP_MODE_STRICT, NULL);
+    } else if (a == SET_MODE_FILTER) {
+        watch_mode(MODE_FILTER, (const void *)c);
+    } else if (a == SET_MODE_STRICT && b == 0 && c == 0) {
+        watch_mode(MODE_STRICT, NULL);
     }
 }
 

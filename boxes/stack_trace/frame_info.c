@@ -2,6 +2,7 @@
 #include "boxes/stack_trace/frame_info.h"
 
 #include "boxes/base/atomic.h"
+#include "boxes/base/libc.h"
 #include "boxes/stack_trace/unwind_rules.h"
 #include "boxes/stack_trace/unwind_table.h"
 
@@ -10,8 +11,26 @@
 #include <link.h>
 #include <string.h>
 
-// glibc's, from 2.35 on; takes no lock. Not in every static program.
-extern __typeof(_dl_find_object) _dl_find_object __attribute__((weak));
+// What the program headers say of the object that is `moved` from where it was linked for. False if
+// pc is not in it.
+static bool describe(uintptr_t moved, const Elf64_Phdr *parts, unsigned count, uintptr_t pc,
+                     struct frame_object *object) {
+    const Elf64_Phdr *table = NULL;
+    uintptr_t start = UINTPTR_MAX, end = 0;
+    for (unsigned i = 0; i < count; i++) {
+        if (parts[i].p_type == PT_GNU_EH_FRAME) {
+            table = &parts[i];
+        } else if (parts[i].p_type == PT_LOAD) {
+            start = start < parts[i].p_vaddr ? start : parts[i].p_vaddr;
+            end = hak_max(end, parts[i].p_vaddr + parts[i].p_memsz);
+        }
+    }
+    const uint8_t *header = table == NULL ? NULL : (const uint8_t *)(moved + table->p_vaddr);
+    *object = (struct frame_object){moved + start, moved + end, header, true};
+    return pc - object->start < object->end - object->start;
+}
+
+#ifdef __GLIBC__
 
 // The linker's: the header of the object that this code is in, where that is mapped.
 extern const Elf64_Ehdr __ehdr_start __attribute__((weak, visibility("hidden")));
@@ -23,22 +42,18 @@ static bool own_object(uintptr_t pc, struct frame_object *object) {
         return false;
     }
     const Elf64_Phdr *parts = (const Elf64_Phdr *)((const char *)header + header->e_phoff);
-    const Elf64_Phdr *table = NULL;
-    uintptr_t moved = 0, end = 0;
+    uintptr_t moved = 0;
     for (unsigned i = 0; i < header->e_phnum; i++) {
         if (parts[i].p_type == PT_LOAD && parts[i].p_offset == 0) {
             moved = (uintptr_t)header - parts[i].p_vaddr;
-        } else if (parts[i].p_type == PT_GNU_EH_FRAME) {
-            table = &parts[i];
-        }
-        if (parts[i].p_type == PT_LOAD) {
-            end = hak_max(end, parts[i].p_vaddr + parts[i].p_memsz);
         }
     }
-    *object = (struct frame_object){(uintptr_t)header, moved + end, NULL, true};
-    object->header = table == NULL ? NULL : (const uint8_t *)(moved + table->p_vaddr);
-    return pc - object->start < object->end - object->start;
+    return describe(moved, parts, header->e_phnum, pc, object);
 }
+
+#    if HAK_GLIBC(2, 35)
+// Takes no lock. Not in every static program.
+extern __typeof(_dl_find_object) _dl_find_object __attribute__((weak));
 
 bool frame_object_of(uintptr_t pc, struct frame_object *object) {
     struct dl_find_object found;
@@ -56,6 +71,40 @@ bool frame_object_of(uintptr_t pc, struct frame_object *object) {
     };
     return true;
 }
+#    else
+bool frame_object_of(uintptr_t pc, struct frame_object *object) {
+    return own_object(pc, object);
+}
+#    endif
+
+#else // musl
+
+struct search {
+    uintptr_t pc;
+    struct frame_object *object;
+    bool later; // the program is the first of all
+};
+
+static int visit(struct dl_phdr_info *info, size_t size, void *arg) {
+    (void)size;
+    struct search *search = arg;
+    bool program = !search->later;
+    search->later = true;
+    if (!describe(info->dlpi_addr, info->dlpi_phdr, info->dlpi_phnum, search->pc, search->object)) {
+        return 0;
+    }
+    search->object->program = program;
+    return 1;
+}
+
+// The dynamic linker's lock is held between two objects only; fork() takes it as well, and so no
+// child is born with it held by a thread that it does not have.
+bool frame_object_of(uintptr_t pc, struct frame_object *object) {
+    struct search search = {pc, object, false};
+    return dl_iterate_phdr(visit, &search) != 0;
+}
+
+#endif
 
 // The stack machine that runs an expression of the tables.
 struct machine {

@@ -29,7 +29,6 @@ enum operators_state operators_state(void) {
 }
 
 // Weak: a static program is to get no dynamic loader from here.
-extern __typeof(dladdr1) dladdr1 __attribute__((weak));
 extern __typeof(dlclose) dlclose __attribute__((weak));
 extern __typeof(dlsym) dlsym __attribute__((weak));
 
@@ -51,11 +50,38 @@ static void *find_from(const char *object, const char *name) {
     return found;
 }
 
+// The link map of the object that an address is in; NULL if there is none.
+#ifdef __GLIBC__
+extern __typeof(dladdr1) dladdr1 __attribute__((weak));
+
 static const struct link_map *object_at(const void *address) {
     Dl_info info;
     struct link_map *map = NULL;
     return dladdr1(address, &info, (void **)&map, RTLD_DL_LINKMAP) != 0 ? map : NULL;
 }
+
+static bool can_look_up(void) {
+    return dladdr1 != NULL && dlclose != NULL && dlsym != NULL;
+}
+#else
+extern __typeof(dladdr) dladdr __attribute__((weak));
+extern __typeof(dlinfo) dlinfo __attribute__((weak));
+
+static const struct link_map *object_at(const void *address) {
+    Dl_info info;
+    struct link_map *map = NULL;
+    void *handle = dladdr(address, &info) != 0 ? open_object(info.dli_fname) : NULL;
+    if (handle != NULL) {
+        map = dlinfo(handle, RTLD_DI_LINKMAP, &map) == 0 ? map : NULL;
+        dlclose(handle);
+    }
+    return map;
+}
+
+static bool can_look_up(void) {
+    return dladdr != NULL && dlinfo != NULL && dlclose != NULL && dlsym != NULL;
+}
+#endif
 
 // The same for an operator, behind this library's own.
 static void *find_operator(const char *object, const char *name) {
@@ -73,7 +99,7 @@ static void *find_operator(const char *object, const char *name) {
 }
 
 void *operators_of_runtime(const char *name, const void *caller) {
-    if (dladdr1 == NULL || dlclose == NULL || dlsym == NULL) {
+    if (!can_look_up()) {
         return NULL;
     }
     void *found = find_operator("", name);

@@ -36,8 +36,8 @@ static struct hash_table hash_table_of(const struct object *object) {
     return table;
 }
 
-// An address in the dynamic section: glibc has added the base to it, unless that section is
-// read-only.
+// An address in the dynamic section: glibc, but not musl, has added the base to it, unless that
+// section is read-only.
 static uintptr_t address(const struct object *object, uintptr_t value) {
     return value < object->base ? object->base + value : value;
 }
@@ -78,10 +78,6 @@ static struct object object_of(const struct dl_phdr_info *info) {
     return object;
 }
 
-static bool is_libc(const struct object *object) {
-    return object->name != NULL && strcmp(object->name, "libc.so.6") == 0;
-}
-
 static uint32_t hash_of(const char *name) {
     uint32_t hash = 5381;
     for (; *name != '\0'; name++) {
@@ -110,6 +106,15 @@ static Elf64_Sym *find(const struct object *object, const char *name, const Elf6
             return NULL;
         }
     }
+}
+
+static bool is_libc(const struct object *object) {
+#ifdef __GLIBC__
+    return object->name != NULL && strcmp(object->name, "libc.so.6") == 0;
+#else // musl's, which is the dynamic linker as well, has a name of its own in some distributions
+      // only
+    return find(object, "__libc_start_main", NULL) != NULL;
+#endif
 }
 
 // What of libc leads into the heap, or says something about it.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// dlopen() and dlmopen(), of the shared object only.
+// dlopen() and dlmopen(), which musl does not have, of the shared object only.
 //
 // Both go on to the next ones by a jump: the dynamic linker finds by the return address who calls,
 // and with that the caller's $ORIGIN, its DT_RUNPATH and its namespace. As a call in C may or may
@@ -26,7 +26,9 @@ static struct onward onward(const char *name, _Atomic(void *) *next, bool opens,
     }
     // Where libc's table cannot be changed the library had better see the process's symbols first.
     if (opens && !dl_redirect_libc()) {
+#ifdef RTLD_DEEPBIND
         flags &= ~RTLD_DEEPBIND;
+#endif
     }
     return (struct onward){found, flags};
 }
@@ -37,11 +39,13 @@ __attribute__((used)) struct onward dl_onward_dlopen(const char *file, int flags
     return onward("dlopen", &next, file != NULL, flags);
 }
 
+#ifdef LM_ID_BASE
 // A namespace but the base one has a libc, and so a malloc, of its own.
 __attribute__((used)) struct onward dl_onward_dlmopen(Lmid_t space, const char *file, int flags) {
     static _Atomic(void *) next;
     return onward("dlmopen", &next, file != NULL && space == LM_ID_BASE, flags);
 }
+#endif
 
 // NAME: keeps the three registers with arguments over the call of dl_onward_NAME, whose flags go
 // into register FLAGS. Without a next function, which a libc older than 2.34 may not have loaded,
@@ -114,7 +118,9 @@ __attribute__((used)) struct onward dl_onward_dlmopen(Lmid_t space, const char *
 #endif
 
 FORWARD(dlopen, FILE_FLAGS);
+#ifdef LM_ID_BASE
 FORWARD(dlmopen, SPACE_FILE_FLAGS);
+#endif
 
 static __attribute__((constructor(102))) void start(void) {
     if (dl_looks_up()) {

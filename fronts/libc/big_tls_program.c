@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // A program with KIB KiB of thread-local data: says how many threads it has, after its own has
 // ended, and whether idle memory goes back while it does nothing.
-#include <malloc.h>
+#include "fronts/libc/glibc_malloc.h"
+
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+#pragma weak mallinfo2 // what is preloaded may be the only one to have it
 
 static __thread char big[KIB << 10] = {1};
 

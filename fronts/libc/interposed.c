@@ -1,31 +1,38 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fronts/libc/interposed.h"
 
+#include "boxes/base/libc.h"
+
 #include <dlfcn.h>
-#include <gnu/libc-version.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 
-// The link map of the object that an address lies in. NULL if there is none, or none can be found:
-// glibc before 2.35 has no way to look that takes no lock.
+// Whether the process's malloc is libc's, which is not this object: it stands behind libc. False
+// where there is no way to find that out which takes no lock. musl opens no library later that has
+// thread-local storage of this kind.
+#if HAK_GLIBC(2, 35)
+#    include <gnu/libc-version.h>
+
+// The link map of the object that an address lies in; NULL if there is none, or none can be found.
 static const void *object_of(void *address) {
-#if __GLIBC_PREREQ(2, 35)
     extern __typeof(_dl_find_object) _dl_find_object __attribute__((weak));
     struct dl_find_object found;
     if (_dl_find_object != NULL && _dl_find_object(address, &found) == 0) {
         return found.dlfo_link_map;
     }
-#endif
-    (void)address;
     return NULL;
 }
 
-// The process's malloc is libc's, which is not this object: it stands behind libc.
 static bool is_behind_libc(void) {
     const void *libc = object_of((void *)gnu_get_libc_version);
     return libc != NULL && object_of((void *)malloc) == libc &&
            object_of((void *)own_malloc) != libc;
 }
+#else
+static bool is_behind_libc(void) {
+    return false;
+}
+#endif
 
 unsigned interposed_among(const struct interposed_pair *pairs, unsigned count) {
     // The compiler takes two functions for different ones.

@@ -13,9 +13,10 @@
 // turn, in the middle of a call of the allocator.
 //
 // Whoever finds something wrong says so in one line and ends with a status other than 0.
+#include "fronts/libc/glibc_malloc.h"
+
 #include <dlfcn.h>
 #include <errno.h>
-#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -31,6 +32,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#pragma weak malloc_trim // what is preloaded may be the only one to have it
 
 enum {
     THREADS = 16,

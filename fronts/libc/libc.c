@@ -2,6 +2,7 @@
 // The C allocation interface: malloc, free and kin, as ISO C, POSIX and glibc describe them.
 #include "fronts/libc/libc.h"
 #include "fronts/descriptor/descriptor.h"
+#include "fronts/libc/glibc_malloc.h"
 #include "fronts/libc/guard.h"
 #include "fronts/libc/hit_path.h"
 #include "fronts/libc/interposed.h"
@@ -381,7 +382,9 @@ EXPORT int mallopt(int param, int value) {
 
 // glibc exports its allocator under these names as well. Without them a block of one allocator
 // would reach the other's free(). Weak, so that debuggers and disassemblers show the usual names.
-#define LIBC_NAME(of) __attribute__((weak, alias(TEXT(of)), copy(of)))
+// musl calls its own allocator by some of them, which is to stay its own.
+#ifdef __GLIBC__
+#    define LIBC_NAME(of) __attribute__((weak, alias(TEXT(of)), copy(of)))
 EXPORT LIBC_NAME(malloc) void *__libc_malloc(size_t size);
 EXPORT LIBC_NAME(free) void __libc_free(void *ptr);
 EXPORT LIBC_NAME(calloc) void *__libc_calloc(size_t count, size_t size);
@@ -398,6 +401,7 @@ struct mallinfo __libc_mallinfo(void);
 EXPORT struct mallinfo __libc_mallinfo(void) { // no alias: glibc's header calls mallinfo() outdated
     return narrow_info();
 }
+#endif
 
 static void after_fork(void) {
     os_forked();

@@ -11,6 +11,9 @@
 
 namespace {
 
+// Instead of std::nothrow, for which a program in C would need the C++ library.
+constexpr std::nothrow_t kNothrow{};
+
 // More than there can be: the operator calls the new-handler and throws.
 constexpr std::size_t kTooMuch = SIZE_MAX;
 
@@ -56,13 +59,13 @@ COMPAT_EXPORT void *mi_new_n(std::size_t count, std::size_t size) {
     return allocate(heaps_default, product(count, size));
 }
 COMPAT_EXPORT void *mi_new_nothrow(std::size_t size) noexcept {
-    return ::operator new(size, std::nothrow);
+    return ::operator new(size, kNothrow);
 }
 COMPAT_EXPORT void *mi_new_aligned(std::size_t size, std::size_t align) {
     return ::operator new (size, std::align_val_t{align});
 }
 COMPAT_EXPORT void *mi_new_aligned_nothrow(std::size_t size, std::size_t align) noexcept {
-    return ::operator new (size, std::align_val_t{align}, std::nothrow);
+    return ::operator new (size, std::align_val_t{align}, kNothrow);
 }
 COMPAT_EXPORT void *mi_new_realloc(void *ptr, std::size_t size) {
     return reallocate(ptr, size);

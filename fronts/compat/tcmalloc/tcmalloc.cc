@@ -2,15 +2,20 @@
 // The tc_ names of gperftools' tcmalloc 2.10: malloc and kin, and the operators of C++, by other
 // names.
 #include "fronts/compat/compat.h"
-
-#include <malloc.h>
+#include "fronts/libc/glibc_malloc.h"
 
 #include <cerrno>
 #include <cstddef>
 #include <cstdlib>
 #include <new>
 
+// Which a program in C has not.
+__asm__(".weak __gxx_personality_v0\n");
+
 namespace {
+
+// Instead of std::nothrow, for which a program in C would need the C++ library.
+constexpr std::nothrow_t kNothrow{};
 
 // As tc_set_new_mode() says: 1 makes tc_malloc() and kin call the new-handler before they fail.
 int new_mode = 0;
@@ -18,7 +23,7 @@ int new_mode = 0;
 // What stands behind a call that found no memory. The new-handler may free some.
 void *retry(std::size_t size) {
     return __atomic_load_n(&new_mode, __ATOMIC_RELAXED) == 0 ? nullptr
-                                                             : ::operator new(size, std::nothrow);
+                                                             : ::operator new(size, kNothrow);
 }
 
 } // namespace
