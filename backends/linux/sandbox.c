@@ -68,6 +68,7 @@ static void watch_prctl(long option, unsigned long value, const void *filter) {
 }
 
 // Called by syscall() below.
+void sandbox_watch_syscall(long number, long a, long b, long c);
 __attribute__((used)) void sandbox_watch_syscall(long number, long a, long b, long c) {
     if (number == SYS_prctl) {
         watch_prctl((int)a, (unsigned long)b, (const void *)c);
@@ -85,6 +86,7 @@ __attribute__((used)) void sandbox_watch_syscall(long number, long a, long b, lo
 static int (*_Atomic next_prctl)(int, unsigned long, unsigned long, unsigned long, unsigned long);
 __attribute__((used)) void *sandbox_next_syscall;
 
+long sandbox_fail(long result);
 __attribute__((used)) long sandbox_fail(long result) {
     errno = (int)-result;
     return -1;

@@ -607,7 +607,7 @@ static bool lengthen(const struct page_arena_window *window, size_t slab, unsign
     // of this bin.
     unsigned first = superslab_blocks_on(bin, pages);
     unsigned least = pages_for(bin, first + 1);
-    unsigned now = hak_max(least, hak_min(pages * 2u, SLAB_PAGES));
+    unsigned now = (unsigned)hak_max(least, hak_min(pages * 2u, SLAB_PAGES));
     if (!is_tiny(window, slab, bin) ||
         (!page_arena_give_rights(slab, pages, now - pages) &&
          ((now = least), !page_arena_give_rights(slab, pages, now - pages)))) {

@@ -67,6 +67,8 @@ static void put_derived(void *ptr) {
     }
 }
 
+void cfree(void *ptr); // glibc's until 2.26
+
 EXPORT void cfree(void *ptr) {
     put_derived(ptr);
 }

@@ -19,6 +19,7 @@
 #include "boxes/settings/settings.h"
 #include "boxes/shared_pool/shared_pool.h"
 #include "fronts/libc/guard.h"
+#include "fronts/libc/libc.h"
 #include "fronts/libc/profile.h"
 #include "fronts/tiny_front/tiny_front.h"
 
