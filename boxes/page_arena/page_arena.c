@@ -4,7 +4,7 @@
 #include "boxes/dirty_ceiling/dirty_ceiling.h"
 #include "boxes/run_cache/run_cache.h"
 
-// What else there is to know of a claim.
+// Properties of a claim.
 struct wish {
     bool huge;    // advise huge pages
     bool again;   // advise them to what is filled again
@@ -28,8 +28,8 @@ static bool give_rights(void *at, size_t bytes) {
            (give_rights_back() && os_commit_alone(at, bytes) == OS_OK);
 }
 
-// True if nothing is to be done before slabs can be used: a look at all that concerns their
-// SuperSlabs, for runs that lie in one group.
+// True if held slabs can be used at once: their SuperSlabs are mapped, have rights, and have
+// metadata marked as in use. False for runs that cross groups, and in a tight process.
 static bool is_ready(const struct page_arena_window *window, size_t from, size_t slabs) {
     size_t first = from % ARENA_GROUP_SLABS;
     if (page_arena_is_tight() || slabs > ARENA_GROUP_SLABS - first) {
@@ -133,7 +133,8 @@ static HAK_NOINLINE size_t claim(const struct page_arena_window *window, size_t 
             from = arena_find_run(window, slabs, align, true);
         }
         if (from == ARENA_NONE) {
-            // What has pages comes before what has none. Once: others may set aside all the time.
+            // Slabs with pages come before slabs without. Only once: other threads may set slabs
+            // aside all the time.
             if (!looked_aside) {
                 looked_aside = true;
                 if (arena_release_aside(false)) {
@@ -280,7 +281,8 @@ static size_t give_back(size_t most) {
     return got == most ? got : got + page_arena_purge_highest(most - got);
 }
 
-// `freed` slabs with pages have become free: what there are too many of goes back to the kernel.
+// Called after `freed` slabs with pages have become free. Gives the pages of those above the
+// ceiling back to the kernel.
 static void keep_ceiling(size_t freed, uint32_t now) {
     int64_t decay = settings_get(SETTING_DECAY_MS);
     if (decay < 0 || settings_get(SETTING_BACKGROUND) != 0) {
@@ -321,7 +323,7 @@ void page_arena_discard(size_t from, size_t slabs) {
     page_arena_release(from, slabs, !arena_purge_for_good(&window, from, slabs));
 }
 
-// What is set aside is still held as the arena's own books have it.
+// Slabs that are set aside still count as held in the arena's own counts.
 size_t page_arena_dirty(void) {
     return counted_dirty() + run_cache_slabs();
 }

@@ -1,15 +1,16 @@
-// SPDX-License-Identifier: Apache-2.0
-// page_arena: where SuperSlabs and large blocks get their pages.
+// SPDX-License-Identifier: Apache-2.0 page_arena: one range of addresses, from which SuperSlabs and
+// large blocks get their pages.
 //
 // One window of addresses, cut into slabs of 64 KiB and SuperSlabs of 2 MiB, is used from the
-// bottom up. Next to nothing of the window is mapped before it is needed, and nothing reserved but
-// a few hundred KiB: a heap grows by a SuperSlab at a time, a small one by less, at fixed
-// addresses, and skips what others have mapped there. What the arena writes down grows with it. So
-// limits on address space, data and locked memory leave a process what they leave it with any other
-// allocator, and may change while it runs. A run is a number of adjacent slabs; runs are claimed
-// first-fit, lowest address first, runs that still hold pages ("dirty") before fresh ones, and are
-// split and joined for free because a free slab is just a bit. The first bytes of the window are
-// the page map: one byte a slab, so that the byte of a pointer is base[(ptr - base) >> 16].
+// bottom up. Slabs of the window are mapped when they are needed, and no more than a few hundred
+// KiB are reserved from the start: a heap grows by a SuperSlab at a time, a small heap by less, at
+// fixed addresses, and skips foreign mappings there. The arena's metadata grows with the heap. So
+// limits on address space, data and locked memory leave a process as much as with any other
+// allocator, and may change while it runs. A run is a number of adjacent slabs. Runs are claimed
+// first-fit, lowest address first, and runs that still hold pages ("dirty") before fresh ones. They
+// are split and joined without work, because a free slab is just a bit. The first bytes of the
+// window are the page map: one byte a slab, so that the byte of a pointer is base[(ptr - base) >>
+// 16].
 //
 // The life of a slab, as the arena sees it (avail, dirty and committed are bits):
 //
@@ -55,7 +56,8 @@ struct page_arena_group {
     atomic_bitmap_word dirty[ARENA_GROUP_SLABS / 64]; // may hold pages; written by a slab's holder
     _Atomic(uint32_t)
         freed_at[ARENA_GROUP_SUPERSLABS]; // ms clock of the last release of dirty slabs
-    // What every look-up of a pointer reads stands apart from what every release writes.
+    // Every look-up of a pointer reads the words below. They stand on other cache lines than the
+    // words above, which every release writes.
     alignas(HAK_CACHE_LINE) atomic_bitmap_word committed; // SuperSlabs with read and write rights
     atomic_bitmap_word meta_used; // SuperSlabs whose metadata may hold pages
     atomic_bitmap_word huge;      // SuperSlabs that were advised huge pages
@@ -74,12 +76,13 @@ struct page_arena_runs {
     atomic_bitmap_word group[ARENA_REGION_GROUPS];
 };
 
-// A level above the groups: 64 of them (8 GiB), so that a search need not look at each group. The
-// last region of a small window stands for the groups that there are.
+// A region is 64 groups (8 GiB). Its summaries let a search pass all of them at once. The last
+// region of a small window has fewer groups.
 struct page_arena_region {
     struct page_arena_runs free, dirty;
     atomic_bitmap_word meta; // groups that may have a SuperSlab in meta_used
-    // A word a group, a bit a SuperSlab: nobody else may map slabs of it. The arena's own.
+    // A word for each group, a bit for each SuperSlab: set while one thread alone may map slabs of
+    // it. For the arena itself.
     alignas(HAK_CACHE_LINE) atomic_bitmap_word taken[ARENA_REGION_GROUPS];
     // The box above: bit g of user[i] is for word user[i] of the region's group g.
     alignas(HAK_CACHE_LINE) atomic_bitmap_word user[ARENA_GROUP_USER_WORDS];
@@ -96,8 +99,8 @@ struct page_arena_window {
     char *meta;                        // ARENA_SUPERSLAB_META bytes for each SuperSlab
 };
 
-// Finds the window's place. True if there is one, now or before; any thread may call at any time.
-// False if the kernel refuses the little that it takes, after a few system calls.
+// Finds a place for the window, unless there is a window. True if there is one now. False if the
+// kernel refuses memory, after a few system calls. Any thread may call at any time.
 bool page_arena_init(void);
 
 // The window; base is NULL and slabs is 0 before page_arena_init().
@@ -108,13 +111,13 @@ struct page_arena_window page_arena_get_window(void);
 // Returns the first slab's index, or ARENA_NONE if the kernel refuses memory.
 size_t page_arena_claim(size_t slabs, size_t align, bool *zero);
 
-// The same for slabs that will be filled: as long as the heap is marked dense, a SuperSlab that is
-// put to use for them is advised huge pages.
+// The same for slabs that will be filled. While the heap is marked dense, a SuperSlab that is put
+// to use for them is advised huge pages.
 size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero);
 
-// The same for slabs of which nobody knows whether they will be filled. A SuperSlab that was filled
-// when it was last given back, and that is put to use again for these or those above, is advised
-// huge pages whatever the heap is like (build setting PAGE_ARENA_HUGE_AGAIN; 0: not).
+// The same for slabs that may be filled or not. A SuperSlab that was filled when it was last given
+// back is advised huge pages when it is put to use again by this call or the one above, whether the
+// heap is dense or not (build setting PAGE_ARENA_HUGE_AGAIN; 0: never).
 size_t page_arena_claim_again(size_t slabs, size_t align, bool *zero);
 
 // True in a process that may have less than 16 MiB of data (RLIMIT_DATA) when the window is placed.
@@ -125,16 +128,16 @@ bool page_arena_is_tight(void);
 size_t page_arena_claim_bare(bool *zero);
 bool page_arena_give_rights(size_t slab, unsigned page, unsigned pages);
 
-// Of held slabs without pages, which will be used here and there: withdraws the advice of those of
-// their SuperSlabs that have no page in use.
+// For held slabs without pages that will be used sparsely: withdraws the advice of those of their
+// SuperSlabs that have no page in use.
 void page_arena_use_sparsely(size_t from, size_t slabs);
 
-// Says whether the heap is large and full, nearly all of it. A hint.
+// Marks the heap as dense, that is, large and nearly full, or as not dense. A hint.
 void page_arena_mark_dense(bool dense);
 bool page_arena_is_dense(void);
 
-// Counts slabs, of those claimed, that stay empty for the most part; a negative number when they
-// are given back. How many there are.
+// page_arena_count_sparse() adds `slabs` (negative: removes) to the count of claimed slabs that
+// stay mostly empty; page_arena_sparse() returns the count.
 void page_arena_count_sparse(ptrdiff_t slabs);
 size_t page_arena_sparse(void);
 
@@ -145,16 +148,16 @@ bool page_arena_claim_at(size_t from, size_t slabs, bool *zero);
 // Gives slabs back. dirty: they may hold something else than zero bytes.
 void page_arena_release(size_t from, size_t slabs, bool dirty);
 
-// Gives held slabs back, whatever is in them, to where the same thread finds them when it wants the
-// same number again, aligned to a slab: then neither takes a look at the clock or the bits. The
-// next owner finds their contents as they were. ARENA_NONE if nothing such is set aside by this
-// thread or by one that shares its place.
+// page_arena_set_aside() gives held slabs back with their contents, to a place where the same
+// thread finds them when it wants the same number again. page_arena_reuse() returns such slabs,
+// whose contents are as they were, or ARENA_NONE if no run of that length is set aside at the
+// thread's place, which other threads may share. Neither reads the clock or the bits.
 //
-// At most RUN_CACHE_MOST slabs are set aside at a time, and nothing under HAKMEM_LIMIT; the rest,
-// and what there is no room for, is released as dirty. So is what the thread's place has when a
-// claim finds no other slabs with pages, or a claim of given slabs fails, and what all places have
-// when a claim would need more address space, or a purge starts at 0 (its age counts from then on).
-// Slabs set aside count as free and dirty.
+// At most RUN_CACHE_MOST slabs are set aside at a time, and none under HAKMEM_LIMIT; runs that
+// there is no room for are released as dirty. The runs at the thread's place are released as dirty
+// when a claim finds no other slabs with pages, or when page_arena_claim_at() would fail. The runs
+// at all places are released when a claim would need more address space, or when a purge starts at
+// 0 (their age counts from then on). Slabs set aside count as free and dirty.
 void page_arena_set_aside(size_t from, size_t slabs);
 size_t page_arena_reuse(size_t slabs);
 
@@ -172,11 +175,11 @@ bool page_arena_is_spacious(void);
 // kernel would not.
 bool page_arena_clean(size_t from, size_t slabs);
 
-// Gives slabs back, and their pages to the kernel. Where it would not take them, this is a release
-// of dirty slabs.
+// Gives slabs back, and their pages to the kernel. If the kernel does not take the pages, this is a
+// release of dirty slabs.
 void page_arena_discard(size_t from, size_t slabs);
 
-// What a step of giving pages back has done.
+// The outcome of a step that gives pages back.
 struct page_arena_purged {
     size_t slabs; // given back
     size_t looks; // work: words looked at; a system call counts as ARENA_PURGE_CALL of them
@@ -188,11 +191,11 @@ enum { ARENA_PURGE_CALL = 256 };
 // than 2^31) or longer ago. The metadata of a SuperSlab without a slab in use is given back too:
 // all of it is zero afterwards.
 //
-// Walks from *cursor on, past what holds nothing without a look at it. Stops when it has given back
-// `budget` slabs, when it has done about `looks` (both 1 or more), at the end of the heap, which
-// leaves 0 in *cursor, or when the kernel refuses. Who goes on from *cursor after that goes on
-// behind the place that failed (a locked mapping will fail again); a walk had better end there, and
-// the next one begin there, so that one refusal a walk is all there is.
+// Walks from *cursor on, and passes groups and regions that hold nothing to give back. Stops when
+// it has given back `budget` slabs, when it has done about `looks` (both 1 or more), when the
+// kernel refuses, or at the end of the heap, which leaves 0 in *cursor. After a refusal *cursor is
+// behind the place that failed, which will fail again if it is a locked mapping: a caller should
+// end its walk there, and begin the next one there, so that each walk meets one refusal at most.
 struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget,
                                           size_t looks);
 
@@ -216,16 +219,16 @@ size_t page_arena_high(void);
 // is outside of the window, or so far from what was ever in use that there is nothing to read.
 bool page_arena_reaches(size_t slab);
 
-// A bound for those who want to ask less often: page_arena_reaches() all slabs below this index.
+// A bound for callers that ask often: page_arena_reaches() is true of all slabs below this index.
 size_t page_arena_mapped(void);
 
 // A bound for walks over the heap: no slab from this index (a multiple of ARENA_GROUP_SLABS) on is
-// held, or dirty. Falls again after a purge. A walk that comes by while a slab is claimed there may
-// miss it, as if it had been earlier; the next one does not.
+// held, or dirty. Falls again after a purge. A walk may miss a slab that is claimed above the bound
+// meanwhile, as if the walk had been earlier; the next walk does not.
 size_t page_arena_top(void);
 
-// The same, with the window that goes with it: a window that was asked for before may be that of a
-// time when there was none yet.
+// The same, with the window that goes with it: a window from an earlier call may be from before
+// there was one.
 size_t page_arena_walk(struct page_arena_window *window);
 
 // Counts how often slabs were mapped. While the count is the same, what page_arena_mapped() and
@@ -241,7 +244,7 @@ char *page_arena_readable(size_t *length);
 struct page_arena_stats {
     size_t reserved_bytes;  // address range of the heap: what was ever mapped of it
     size_t committed_bytes; // of it, with read and write rights
-    size_t held_slabs;      // claimed by someone
+    size_t held_slabs;      // claimed
     size_t peak_slabs;      // the most that were claimed at a time, about
     size_t dirty_slabs;     // free, with pages
     size_t aside_slabs;     // of them, set aside

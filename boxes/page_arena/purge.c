@@ -2,7 +2,7 @@
 // purge: gives the pages of free slabs, and the metadata of free SuperSlabs, back to the kernel.
 #include "boxes/page_arena/page_arena_internal.h"
 
-// A release may be newer than a look at the clock that came first: by less than this.
+// A release may be newer than the time that a purge has read before: by less than this.
 enum { CLOCK_SLACK_MS = 1 << 24 };
 
 static bool is_old(_Atomic uint32_t *freed_at, uint32_t now, uint32_t age_ms) {
@@ -68,9 +68,9 @@ static HAK_NOINLINE void purge_word(const struct page_arena_window *window, size
     purge_bits(window, word, bits, budget, false, done);
 }
 
-// Gives back what a SuperSlab has that is free and clean, and held by the caller: its metadata,
-// which other threads may look at all the same, and, where it is charged, its rights. False if the
-// kernel would not.
+// Gives back the metadata of a SuperSlab and, where the kernel charges for them, its rights. The
+// caller holds all its slabs, which are clean. Other threads may read the metadata meanwhile. False
+// if the kernel refuses.
 static bool purge_superslab(const struct page_arena_window *window, size_t first) {
     struct page_arena_group *group = &window->groups[first / ARENA_GROUP_SLABS];
     uint64_t bit = superslab_mask(first % ARENA_GROUP_SLABS, 1);
@@ -96,7 +96,7 @@ static bool purge_superslab(const struct page_arena_window *window, size_t first
     return true;
 }
 
-// The same for the SuperSlabs of a word none of whose slabs is in use or dirty.
+// The same for those SuperSlabs of a word that have no slab in use and no dirty slab.
 static HAK_NOINLINE void purge_meta(const struct page_arena_window *window, size_t word,
                                     struct page_arena_purged *done) {
     struct page_arena_group *group = &window->groups[word / 32];
@@ -123,8 +123,8 @@ static HAK_NOINLINE void purge_meta(const struct page_arena_window *window, size
     }
 }
 
-// Whether there is something to give back in a group: of free dirty slabs, or metadata of free
-// SuperSlabs. Brings the summaries down to what there is.
+// True if a group has something to give back: free dirty slabs, or metadata of free SuperSlabs.
+// Lowers the summaries to what there is.
 static HAK_NOINLINE bool group_has_idle(const struct page_arena_window *window, size_t group,
                                         struct page_arena_purged *done) {
     struct page_arena_region *region = &window->regions[group / ARENA_REGION_GROUPS];
@@ -141,7 +141,7 @@ static HAK_NOINLINE bool group_has_idle(const struct page_arena_window *window, 
     if (atomic_load(&window->groups[group].meta_used) == 0) {
         atomic_fetch_and(&region->meta, ~bit);
         if (atomic_load(&window->groups[group].meta_used) != 0) {
-            atomic_bitmap_put(&region->meta, bit); // used again before that: nobody else says so
+            atomic_bitmap_put(&region->meta, bit); // used again before it was cleared
         }
         return false;
     }

@@ -77,7 +77,7 @@ static void mark_meta(const struct page_arena_window *window, size_t index, uint
 void arena_mark_committed(const struct page_arena_window *window, size_t index,
                           uint64_t superslabs) {
     atomic_bitmap_put(&window->groups[index].committed, superslabs);
-    if (is_charged()) { // so that the purge comes by
+    if (is_charged()) { // so that the purge visits it
         mark_meta(window, index, superslabs);
     }
 }

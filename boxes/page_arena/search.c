@@ -19,7 +19,7 @@ static size_t first_word(const struct page_arena_window *window, size_t word, si
     return end;
 }
 
-// Where searches may start, a word's index; `words` if nothing is free.
+// Returns the index of the word at which searches may start; `words` if nothing is free.
 static size_t raise_lowest(const struct page_arena_window *window, size_t words) {
     size_t lowest = atomic_load(&arena_state.lowest);
     if (lowest >= words ||
@@ -38,7 +38,7 @@ static size_t raise_lowest(const struct page_arena_window *window, size_t words)
     return word;
 }
 
-// What a search looks for.
+// The run that a search wants.
 struct search {
     const struct page_arena_window *window;
     size_t slabs;
@@ -189,7 +189,7 @@ static size_t claim_in_group(const struct search *search, size_t group, size_t l
             if (from != ARENA_NONE) {
                 return from;
             }
-            // Not where only the alignment is in the way: the summary has no word of that.
+            // Not if only the alignment is in the way: the summary says nothing of that.
             if (search->step == 1 || runs.longest == ARENA_GROUP_SLABS) {
                 *carry = crossing ? survey_carry(search, group, *carry) : *carry;
                 runs = arena_survey(search->window, group, search->dirty);
@@ -214,8 +214,8 @@ static HAK_NOINLINE size_t claim_in_only_group(const struct search *search, size
     return from;
 }
 
-// The same of a region. By its groups: the bound of the region says nothing of where its run lies,
-// and those at its end may not be mapped.
+// The same for a region, by its groups: the region's bound does not say where its run lies, and
+// groups at its end may not be mapped.
 static size_t carry_over_region(const struct page_arena_window *window, size_t region_end,
                                 bool dirty, size_t carry) {
     size_t at_end = 0;

@@ -30,7 +30,8 @@ static void raise_runs(const struct page_arena_window *window, size_t group, boo
     raise(&runs->all, region_most);
 }
 
-// Marks a summary; 0 if someone changed it meanwhile: then there is no mark.
+// Marks a summary, and returns its value with the mark. Returns 0, and there is no mark, if another
+// thread changed it meanwhile.
 static uint64_t begin_survey(atomic_bitmap_word *summary) {
     uint64_t seen = atomic_load(summary);
     uint64_t marked = ((seen | survey_mark) + survey_tag);

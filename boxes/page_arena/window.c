@@ -155,7 +155,7 @@ bool page_arena_init(void) {
 }
 
 bool page_arena_reaches(size_t slab) {
-    // No piece is open that is not in the window.
+    // Only pieces of the window are open.
     return slab / PIECE_SLABS < PIECES_MOST && is_open(slab / PIECE_SLABS);
 }
 
