@@ -166,6 +166,12 @@ void os_close_file(int file);
 // Renames a file, over another one if there is one of that name; false on any failure.
 bool os_rename_file(const char *from, const char *to);
 
+// Makes a part of an existing file zero, which lengthens it as need be, and maps that part to be
+// written to: what is written is in the file whatever becomes of the process, and a child that is
+// forked shares it. `offset` and `size` are multiples of the page. NULL if there is no room for it,
+// on any other failure, and in a sandbox. To be given back by os_release().
+void *os_map_part(const char *path, uint64_t offset, size_t size);
+
 // Maps a whole file for reading; *size are its bytes. NULL on any failure, and for an empty one. To
 // be given back by os_release(), its size rounded up to the page.
 const void *os_map_file(const char *path, size_t *size);

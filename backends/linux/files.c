@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -78,6 +79,42 @@ const void *os_map_file(const char *path, size_t *size) {
     }
     sys3(SYS_close, fd, 0, 0);
     return is_error(at) ? NULL : (const void *)at;
+}
+
+// A write beyond a limit on files would end the process.
+static bool may_be_so_long(uint64_t bytes) {
+    struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
+    return !is_error(sys6(SYS_prlimit64, 0, RLIMIT_FSIZE, 0, (long)&limit, 0, 0)) &&
+           bytes <= limit.rlim_cur;
+}
+
+// Zeros are written, and not left out: where there is no room for them the write fails, and not a
+// later store to the mapping, by a signal.
+static bool write_zeros(long fd, uint64_t offset, size_t size) {
+    static const char zeros[4096];
+    for (size_t done = 0; done < size; done += sizeof zeros) {
+        if (sys6(SYS_pwrite64, fd, (long)zeros, sizeof zeros, (long)(offset + done), 0, 0) !=
+            (long)sizeof zeros) {
+            return false;
+        }
+    }
+    return true;
+}
+
+void *os_map_part(const char *path, uint64_t offset, size_t size) {
+    if (!is_free_to_call() || !may_be_so_long(offset + size)) {
+        return NULL;
+    }
+    long fd = sys6(SYS_openat, AT_FDCWD, (long)path, O_RDWR | O_CLOEXEC, 0, 0, 0);
+    if (is_error(fd)) {
+        return NULL;
+    }
+    long at = -ENOSPC;
+    if (write_zeros(fd, offset, size)) {
+        at = sys6(SYS_mmap, 0, (long)size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, (long)offset);
+    }
+    sys3(SYS_close, fd, 0, 0);
+    return is_error(at) ? NULL : (void *)at;
 }
 
 static _Atomic(long) kept_stderr = -1;

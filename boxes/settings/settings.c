@@ -64,6 +64,8 @@ const struct setting_row settings_table[SETTING_COUNT] = {
 const struct setting_text_row settings_text_table[SETTING_TEXTS] = {
     [SETTING_TEXT_PROFILE] = {"HAKMEM_PROFILE",
                               "sample allocations, and write a heap profile to this file"},
+    [SETTING_TEXT_RECORD] = {"HAKMEM_RECORD",
+                             "record what is allocated and freed in this file"},
 };
 
 int64_t settings_values[SETTING_COUNT] = {

@@ -47,6 +47,7 @@ enum setting {
 // Settings that are texts.
 enum setting_text {
     SETTING_TEXT_PROFILE, // file that profiles are written to
+    SETTING_TEXT_RECORD,  // file that calls are recorded in
     SETTING_TEXTS,
 };
 

@@ -7,6 +7,7 @@
 #include "fronts/libc/hit_path.h"
 #include "fronts/libc/interposed.h"
 #include "fronts/libc/profile.h"
+#include "fronts/libc/record.h"
 
 #include "backends/os.h"
 #include "boxes/decay/decay.h"
@@ -17,6 +18,7 @@
 #include "boxes/heap_profile/heap_profile.h"
 #include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
+#include "boxes/recorder/recorder.h"
 #include "boxes/settings/settings.h"
 #include "boxes/shared_pool/shared_pool.h"
 #include "boxes/statistics/statistics.h"
@@ -152,6 +154,8 @@ static HAK_NOINLINE void *move(void *ptr, size_t size, size_t usable) {
     return fresh;
 }
 
+static HAK_COLD void *recorded_resize(const char *call, void *ptr, size_t size);
+
 static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) {
     if (HAK_UNLIKELY(!thread_heap_ready())) {
         if (size != 0) {
@@ -159,6 +163,9 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
         }
         early_block_free(ptr);
         return NULL;
+    }
+    if (recorder_enters()) {
+        return recorded_resize(call, ptr, size);
     }
     struct classified old = classify_live(call, ptr);
     if (size == 0) {
@@ -200,6 +207,16 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
         }
     }
     return move(ptr, size, old.usable);
+}
+
+static void *recorded_resize(const char *call, void *ptr, size_t size) {
+    size != 0 ? recorder_resizes(ptr, size) : recorder_frees(ptr);
+    void *block = slow_resize(call, ptr, size);
+    if (size != 0) {
+        recorder_resized(block);
+    }
+    recorder_leaves();
+    return block;
 }
 
 // Tiny blocks that stay where they are or grow into another bin; all else is slow_resize()'s.
@@ -410,6 +427,7 @@ static void after_fork(void) {
     thread_heap_after_fork();
     decay_after_fork();
     profile_after_fork();
+    record_after_fork();
     statistics_after_fork();
 }
 
@@ -438,6 +456,7 @@ static __attribute__((constructor(101))) void start(void) {
         decay_start();
         profile_start();
         guard_start();
+        record_start(tiny_front_flavour);
     }
 }
 

@@ -14,6 +14,7 @@
 #include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/private_heap/private_heap.h"
+#include "boxes/recorder/recorder.h"
 #include "boxes/sampled_block/sampled_block.h"
 #include "boxes/sampler/sampler.h"
 #include "boxes/settings/settings.h"
@@ -73,9 +74,18 @@ static bool is_worth_a_look(void) {
     return totals.slabs <= NEAR + totals.clean;
 }
 
+// While calls are recorded no free is a hit.
+static void close_gate(void) {
+    *thread_heap_gate() = (struct front_gate){.units = 0};
+}
+
 // Copies the window's gate for the current thread, whose heap this is, if the window has grown.
 static HAK_NOINLINE void renew_gate(struct thread_heap *heap) {
     struct front_gate *gate = thread_heap_gate();
+    if (recorder_is_on()) {
+        close_gate();
+        return;
+    }
     size_t growths = page_arena_growths();
     if (HAK_LIKELY(growths == heap->gate_growths)) {
         front_gate_set_check(gate, is_worth_a_look());
@@ -285,12 +295,46 @@ static HAK_NOINLINE void *alloc_due(size_t size) {
     return block != NULL ? block : take_counted(size);
 }
 
+// Calls that are recorded. A thread from before the recording began has a gate for its frees.
+
+static HAK_COLD void *recorded(enum trace_kind kind, void *block, size_t size, size_t align) {
+    close_gate();
+    recorder_allocated(kind, block, size, align);
+    recorder_leaves();
+    return block;
+}
+
+static HAK_COLD void *recorded_alloc(size_t size) {
+    return recorded(TRACE_MALLOC, slow_alloc(size), size, 1);
+}
+
+static HAK_COLD void *recorded_zero_alloc(size_t size) {
+    return recorded(TRACE_CALLOC, slow_zero_alloc(size), size, 1);
+}
+
+static HAK_COLD void *recorded_aligned_alloc(size_t align, size_t size) {
+    return recorded(TRACE_ALIGNED, slow_aligned_alloc(align, size), size, align);
+}
+
+static HAK_COLD void *recorded_zero_aligned_alloc(size_t align, size_t size) {
+    return recorded(TRACE_ALIGNED, slow_zero_aligned_alloc(align, size), size, align);
+}
+
+static HAK_COLD void recorded_free(void *ptr) {
+    recorder_frees(ptr);
+    slow_free(ptr);
+    recorder_leaves();
+}
+
 // While allocations are sampled every malloc comes here. Those that would be hits otherwise are
 // served in a few instructions, with a table's word for where their stack is, and all else is a
 // tail call: no register is saved.
 void *slow_alloc(size_t size) {
     if (HAK_UNLIKELY(!thread_heap_ready())) {
         return early_block_alloc(size, 1);
+    }
+    if (recorder_enters()) {
+        return recorded_alloc(size);
     }
     if (HAK_UNLIKELY(size - 1 >= SIZE_CLASS_HIT_MAX)) { // 0, too: it has no place in the table
         return alloc_unhit(size);
@@ -301,6 +345,9 @@ void *slow_alloc(size_t size) {
 void *slow_zero_alloc(size_t size) {
     if (HAK_UNLIKELY(!thread_heap_ready())) {
         return early_block_alloc(size, 1);
+    }
+    if (recorder_enters()) {
+        return recorded_zero_alloc(size);
     }
     if (HAK_UNLIKELY(size > SIZE_CLASS_TINY_MAX)) {
         return large(size, 1, LARGE_BLOCK_ZERO);
@@ -320,12 +367,18 @@ void *slow_grown_alloc(size_t size) {
 }
 
 void *slow_zero_aligned_alloc(size_t align, size_t size) {
+    if (recorder_enters()) {
+        return recorded_zero_aligned_alloc(align, size);
+    }
     return large(size, align, LARGE_BLOCK_ZERO);
 }
 
 void *slow_aligned_alloc(size_t align, size_t size) {
     if (HAK_UNLIKELY(!thread_heap_ready())) {
         return early_block_alloc(size, align);
+    }
+    if (recorder_enters()) {
+        return recorded_aligned_alloc(align, size);
     }
     unsigned bin = size_class_aligned_bin(size, align);
     if (bin == 0) {
@@ -540,6 +593,10 @@ void slow_free(void *ptr) {
     }
     if (HAK_UNLIKELY(!thread_heap_ready())) {
         early_block_free(ptr); // A wrong pointer cannot be reported yet.
+        return;
+    }
+    if (recorder_enters()) {
+        recorded_free(ptr);
         return;
     }
     struct page_arena_window window = page_arena_get_window();

@@ -292,7 +292,7 @@ def _program(name, src, malloc, copts = [], linkopts = [], deps = []):
         deps = deps,
     )
 
-def hak_preload_test(name, srcs, program, copts = [], linkopts = [], linked = False, **kwargs):
+def hak_preload_test(name, srcs, program, copts = [], linkopts = [], linked = False, data = [], deps = [], **kwargs):
     """A test that runs a C program with each flavour preloaded, by shell.h: NAME and PROGRAM.
 
     Args:
@@ -302,6 +302,8 @@ def hak_preload_test(name, srcs, program, copts = [], linkopts = [], linked = Fa
       copts: more options for the program's compiler.
       linkopts: and for its linker.
       linked: whether there is to be a PROGRAM_linked with hakmem_c23 in itself, too.
+      data: files that the test needs besides.
+      deps: boxes that the test links besides, by their plain labels.
       **kwargs: as of hak_test.
     """
     mallocs = {program: "@bazel_tools//tools/cpp:malloc"}
@@ -318,10 +320,10 @@ def hak_preload_test(name, srcs, program, copts = [], linkopts = [], linked = Fa
     hak_test(
         name = name,
         srcs = srcs,
-        data = mallocs.keys() + ["//:lib%s.so" % flavour.name for flavour in FLAVOURS],
+        data = mallocs.keys() + ["//:lib%s.so" % flavour.name for flavour in FLAVOURS] + data,
         local_defines = ["HAK_FLAVOURS=" + ",".join(['\\"%s\\"' % flavour.name for flavour in FLAVOURS])],
         tags = NO_SANITIZER,
-        deps = ["//fronts/libc:shell"],
+        deps = ["//fronts/libc:shell"] + deps,
         **kwargs
     )
 

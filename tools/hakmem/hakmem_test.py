@@ -41,7 +41,7 @@ def library(flavour):
 
 def hakmem(*arguments, **more):
     """(exit status, stdout, stderr). What starts no program is called, which is quicker than an interpreter each."""
-    if arguments[0] not in ("run", "tune"):
+    if arguments[0] not in ("run", "tune", "record", "replay"):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
@@ -716,6 +716,78 @@ class Tune(Case):
         self.fails(1, "has ended with 3", "tune", *Run.LIBRARY, "sh", "-c", "exit 3")
         self.fails(127, "no such program", "tune", *Run.LIBRARY, "/nowhere/program")
         self.fails(2, "NAME=VALUE is wanted", "tune", *Run.LIBRARY, "--try", "THP", "true")
+
+
+class Record(Case):
+    """What is recorded and replayed is held to the truth by tools/replay's tests; this is about the commands."""
+
+    REPLAYER = ("--replayer", os.path.join(ROOT, "tools/replay/hakmem-replay"))
+    PROGRAM = "import ctypes, os; malloc = ctypes.CDLL(None).malloc; [malloc(7777) for _ in range(50)]; child = os.fork(); os.waitpid(child, 0) if child else malloc(7777); os._exit(5)"
+
+    def record(self, folder, *options):
+        """(status, stderr) of a recording of PROGRAM in a folder."""
+        status, out, err = hakmem("record", *Run.LIBRARY, *self.REPLAYER, *options, sys.executable, "-c", self.PROGRAM, cwd=folder)
+        self.assertEqual(out, "")
+        return status, err
+
+    def test_traces_are_named_and_the_status_is_the_programs(self):
+        for options, names in (((), [r"hakmem\.\d+\.trace"] * 2), (("-o", "a.b.trace"), [r"a\.\d+\.b\.trace", r"a\.b\.trace"])):
+            with self.subTest(options), tempfile.TemporaryDirectory() as folder:
+                for other in ("hakmem.x.trace", "a.5.b.trace"):  # another's, and one of an earlier time
+                    with open(os.path.join(folder, other), "w"):
+                        pass
+                status, err = self.record(folder, *options)
+                self.assertEqual(status, 5)
+                made = sorted(set(os.listdir(folder)) - {"hakmem.x.trace", "a.5.b.trace"})
+                self.assertEqual(len(made), 2)
+                for name, pattern in zip(made, names):
+                    self.assertRegex(name, f"^{pattern}$")
+                    self.assertRegex(err, rf"(?m)^hakmem: {re.escape(name)}: .*python.*, \d+ calls of 1 thread in \d+\.\d s, at most \S+ \w+ live$")
+                self.assertEqual(err.count("\n"), 2, err)
+
+    def test_replay_compares_mallocs_and_settings(self):
+        with tempfile.TemporaryDirectory() as folder:
+            self.record(folder, "-o", "a.trace")
+            trace = os.path.join(folder, "a.trace")
+            about = json.loads(self.succeeds("replay", *self.REPLAYER, "--info", "--json", trace))
+            self.assertGreater(about["malloc"], 50)
+            self.assertIn(f"{about['malloc']} malloc, ", self.succeeds("replay", *self.REPLAYER, "--info", trace))
+            tried = f"glibc,hakmem:DECAY_MS=0,{library('hakmem_classic')}"
+            found = json.loads(self.succeeds("replay", *self.REPLAYER, *Run.LIBRARY, "--rounds", 3, "--json", "--allocators", tried, trace))
+            self.assertEqual(list(found["runs"]), tried.split(","))
+            for runs in found["runs"].values():
+                self.assertEqual(len(runs), 3)
+                self.assertTrue(all(run["seconds"] > 0 and run["refused"] == 0 for run in runs))
+            table = self.succeeds("replay", *self.REPLAYER, *Run.LIBRARY, "--rounds", 3, "--allocators", tried, trace)
+            self.assertRegex(table, r"(?m)^malloc +time +CPU +peak RSS +RSS at the end +page faults$")
+            self.assertRegex(table, r"(?m)^glibc +\d+\.\d+ s +\d+\.\d+ s +\d")
+            self.assertRegex(table, r"(?m)^hakmem:DECAY_MS=0 +\d+\.\d+ s \(\d+\.\d\d \.\. ")
+
+    def test_settings_reach_the_malloc_that_they_are_for(self):
+        from hakmemlib import cmd_replay
+
+        found = dict(cmd_replay.choices(r"glibc:GLIBC_TUNABLES=a=1,hakmem:DECAY_MS=0:HAKMEM_THP=1,/bin/true:CONF=a:1\,b:2", Run.LIBRARY[1]))
+        glibc, served, other = found.values()
+        self.assertEqual((glibc["GLIBC_TUNABLES"], "LD_PRELOAD" in glibc), ("a=1", False))
+        self.assertEqual((served["HAKMEM_DECAY_MS"], served["HAKMEM_THP"]), ("0", "1"))
+        self.assertIn("libhakmem_c23.so", served["LD_PRELOAD"])
+        self.assertEqual(other["CONF"], "a:1,b:2")
+
+    def test_what_is_wrong_is_said(self):
+        self.fails(127, "no such program", "record", *Run.LIBRARY, *self.REPLAYER, "/nowhere/program")
+        self.fails(125, "no program given", "record", *Run.LIBRARY)
+        self.fails(125, "no such program: /nowhere", "record", *Run.LIBRARY, "--replayer", "/nowhere", "true")
+        self.fails(125, "statically linked|nothing can be preloaded|no trace", "record", *Run.LIBRARY, *self.REPLAYER, "-o", "/nowhere/a.trace", "true")
+        self.fails(1, "/nowhere.trace: it cannot be opened", "replay", *self.REPLAYER, "/nowhere.trace")
+        self.fails(1, "not a trace", "replay", *self.REPLAYER, TOOL)
+        self.fails(1, "no such program: /nowhere", "replay", "--replayer", "/nowhere", TOOL)
+        with tempfile.TemporaryDirectory() as folder:
+            self.record(folder, "-o", "a.trace")
+            trace = os.path.join(folder, "a.trace")
+            self.fails(2, "3 at least", "replay", *self.REPLAYER, "--rounds", 2, trace)
+            self.fails(2, "neither a shared object nor one of", "replay", *self.REPLAYER, "--allocators", "nothing", trace)
+            self.fails(2, "different ones are wanted", "replay", *self.REPLAYER, "--allocators", "glibc,glibc", trace)
+            self.fails(2, "cannot be preloaded", "replay", *self.REPLAYER, "--allocators", TOOL, trace)
 
 
 class Files(Case):

@@ -152,6 +152,10 @@ class Package(unittest.TestCase):
         # The tool finds what it needs where it was installed.
         said = run(prefix + "/bin/hakmem", "run", "--stats", "/bin/true", env={"PATH": os.environ["PATH"]})
         self.assertIn("hakmem statistics", said)
+        trace = os.path.join(self.work, "a.trace")
+        run(prefix + "/bin/hakmem", "record", "-o", trace, "/bin/date", env={"PATH": os.environ["PATH"]})
+        said = run(prefix + "/bin/hakmem", "replay", "--rounds", "3", "--allocators", "glibc,hakmem", trace, env={"PATH": os.environ["PATH"]})
+        self.assertRegex(said, r"(?m)^hakmem +\d+\.\d+ s")
         # Over itself, and away again.
         self.install("--prefix", prefix)
         self.install("--prefix", prefix, "--remove")

@@ -178,6 +178,8 @@ def tree(sources, prefix, lib):
             add(f"share/man/man1/{name}", sources.bytes(path), TOOLS)
         else:
             add(f"share/hakmem/{name}", sources.bytes(path), TOOLS)
+    add("bin/hakmem-replay", sources.bytes("tools/replay/hakmem-replay"), TOOLS, 0o755)
+    add("share/man/man1/hakmem-replay.1", b".so man1/hakmem.1\n", TOOLS)
     for name in ("CHANGELOG.md", "LICENSE", "README.md"):
         add(f"share/doc/hakmem/{name}", sources.bytes(name), None)
     return sorted(entries)
@@ -186,8 +188,12 @@ def tree(sources, prefix, lib):
 # --- Debian packages
 
 
+def is_elf(entry):
+    return (entry.content or b"").startswith(b"\x7fELF")
+
+
 def stripped(name, content):
-    """A shared library without symbols that only a debugger needs, an archive without what nothing needs."""
+    """A program or a shared library without symbols that only a debugger needs, an archive without what nothing needs."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, name)
         with open(path, "wb") as file:
@@ -289,7 +295,7 @@ def debian_package(sources, package, entries):
     usr = []
     for entry in entries:
         content = entry.content
-        if content and re.search(r"\.(so[.\d]*|a)$", entry.path):
+        if is_elf(entry) or (content and entry.path.endswith(".a")):
             content = stripped(os.path.basename(entry.path), content)
         if entry.path.startswith("share/man/"):
             entry, content = entry._replace(path=entry.path + ".gz"), compressed(content)
@@ -303,11 +309,12 @@ def debian_package(sources, package, entries):
         usr.append(Entry(f"usr/share/lintian/overrides/{package}", 0o644, override.encode(), None, package))
     usr.sort()
 
-    libraries = [entry for entry in usr if re.search(r"\.so[.\d]*$", entry.path) and entry.content]
+    binaries = [entry for entry in usr if is_elf(entry)]
+    needed = f"libc6 (>= {needed_libc(entry.content for entry in binaries)})"
     depends = {
-        RUNTIME: f"libc6 (>= {needed_libc(entry.content for entry in libraries)})" if libraries else "",
+        RUNTIME: needed,
         DEVELOPMENT: f"{RUNTIME} (= {sources.version}), libc6-dev",
-        TOOLS: f"python3:any, {RUNTIME} (>= {sources.version})",
+        TOOLS: f"{needed}, python3:any, {RUNTIME} (>= {sources.version})",
     }[package]
     kibibytes = sum(-(-len(entry.content or b"") // 1024) for entry in usr)
     title, lines = ABOUT[package]
@@ -315,7 +322,7 @@ def debian_package(sources, package, entries):
         ("Package", package),
         ("Source", "hakmem"),
         ("Version", sources.version),
-        ("Architecture", "all" if package == TOOLS else "amd64"),
+        ("Architecture", "amd64"),
         ("Multi-Arch", "foreign" if package == TOOLS else "same"),
         ("Maintainer", MAINTAINER),
         ("Installed-Size", str(kibibytes)),
@@ -329,7 +336,7 @@ def debian_package(sources, package, entries):
         f"{hashlib.md5(entry.content).hexdigest()}  {entry.path}\n" for entry in usr if not entry.link
     )
     if package == RUNTIME:
-        names = [os.path.basename(entry.path) for entry in libraries if "/hakmem/" not in entry.path]
+        names = [os.path.basename(entry.path) for entry in binaries if "/hakmem/" not in entry.path]
         control["shlibs"] = "".join(
             f"{name.split('.so.')[0]} {sources.major} {RUNTIME} (>= {sources.version})\n" for name in names
         )

@@ -40,11 +40,11 @@ def complete(arguments):
     return done
 
 
-def find_library(given):
+def find_library(given, status=125):
     """The library as an absolute path."""
     if given:
         if not os.path.exists(given):
-            raise Failure(f"no such library: {given}", 125)
+            raise Failure(f"no such library: {given}", status)
         return os.path.realpath(given)
     here = os.path.dirname(os.path.realpath(sys.argv[0]))
     up = os.path.join(here, "..")
@@ -56,7 +56,7 @@ def find_library(given):
             path = os.path.join(place, name)
             if os.path.exists(path):
                 return os.path.realpath(path)
-    raise Failure(f"{_LIBRARY} is not to be found; say where it is with --library", 125)
+    raise Failure(f"{_LIBRARY} is not to be found; say where it is with --library", status)
 
 
 def _interpreted(path):
@@ -154,20 +154,28 @@ def preloading(library, env):
     return dict(env, LD_PRELOAD=f"{library}:{rest}" if rest else library)
 
 
-def environment(args, library):
-    env = preloading(library, os.environ)
-    wanted = {"STATS": args.stats, "PROFILE": args.profile, "LEAKS": "1" if args.leaks else None, "GUARD": args.guard}
-    for pair in args.set:
+def settings(pairs):
+    """The environment's part of what --set was given."""
+    found = {}
+    for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
             raise Failure(f"--set {pair}: NAME=VALUE is wanted", 125)
-        wanted[name[7:] if name.startswith("HAKMEM_") else name] = value
+        found["HAKMEM_" + name.removeprefix("HAKMEM_")] = value
+    return found
+
+
+def environment(args, library):
+    env = preloading(library, os.environ)
+    wanted = {"STATS": args.stats, "PROFILE": args.profile, "LEAKS": "1" if args.leaks else None, "GUARD": args.guard}
     env.update({f"HAKMEM_{name}": str(value) for name, value in wanted.items() if value is not None})
+    env.update(settings(args.set))
     return env
 
 
-def run(args):
-    program = args.program[1:] if args.program[:1] == ["--"] else args.program
+def find_program(words):
+    """(command line, path) of the program that the rest of the arguments name."""
+    program = words[1:] if words[:1] == ["--"] else words
     if not program:
         raise Failure("no program given", 125)
     path = shutil.which(program[0])
@@ -175,6 +183,11 @@ def run(args):
         if os.path.exists(program[0]):
             raise Failure(f"{program[0]}: not a program that can be executed", 126)
         raise Failure(f"{program[0]}: no such program", 127)
+    return program, path
+
+
+def run(args):
+    program, path = find_program(args.program)
     library = find_library(args.library)
     problems, remarks = check(path)
     for remark in remarks:

@@ -9,7 +9,7 @@ import sys
 from . import Failure, cmd_run
 from .memory import Unreadable
 
-COMMANDS = ("run", "stat", "top", "map", "where", "serve", "profile", "tune")
+COMMANDS = ("run", "stat", "top", "map", "where", "serve", "profile", "tune", "record", "replay")
 
 
 def _parser():
