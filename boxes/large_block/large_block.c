@@ -18,6 +18,11 @@
 #    define HAK_LARGE_COLOURS (HAK_HEADER == 0)
 #endif
 
+// Build setting: blocks that start at different lines, at most; those above start at a page.
+#ifndef HAK_LARGE_COLOURED_MOST
+#    define HAK_LARGE_COLOURED_MOST 1024
+#endif
+
 // Build setting: 0 gives blocks that grow no more addresses than they ask for.
 #ifndef HAK_LARGE_ROOM
 #    define HAK_LARGE_ROOM 1
@@ -51,8 +56,14 @@ void large_block_round_to_pages(void) {
     }
 }
 
+// Blocks in the arena's window. A block that starts within its first page costs a page more where
+// only its first pages are used: where there are more blocks than a first-level cache has lines, a
+// program does not go through all of them at once, and so few of them would gain from that.
+static _Atomic(size_t) live;
+
 static bool is_coloured(size_t align) {
-    return align <= HAK_CACHE_LINE && HAK_LARGE_COLOURS != 0;
+    return align <= HAK_CACHE_LINE && HAK_LARGE_COLOURS != 0 &&
+           atomic_load_explicit(&live, memory_order_relaxed) < HAK_LARGE_COLOURED_MOST;
 }
 
 size_t large_block_good_size(size_t size) {
@@ -153,6 +164,12 @@ static void settle_slack(const struct page_arena_window *window, size_t slab, en
     set_slack(meta, pages);
 }
 
+// To be called once by whoever ends a block, before its run is given back.
+static void count_ended(struct slab *meta) {
+    set_slack(meta, 0);
+    hak_step_add(&live, (size_t)-1);
+}
+
 #if HAK_HARDENED
 // The word behind those that hardening_fill() writes, which are two.
 static hardening_word *tail_end(const char *block, size_t size) {
@@ -186,6 +203,7 @@ static void check_tail(const char *call, const char *block, size_t size) {
 static char *begin(const struct page_arena_window *window, size_t slab, size_t run, size_t colour,
                    size_t asked) {
     struct slab *meta = superslab_slab(window, slab);
+    hak_step_add(&live, 1);
     atomic_store_explicit(&meta->owner, hak_thread_mark(), memory_order_relaxed);
     atomic_store_explicit(&meta->colour, (uint16_t)colour, memory_order_relaxed);
     atomic_store_explicit(&meta->run, run, memory_order_relaxed);
@@ -351,7 +369,7 @@ bool large_block_free(const struct page_arena_window *window, void *ptr, size_t 
     if (!hak_step_swap_byte(&meta->kind, SLAB_LARGE, SLAB_NONE)) {
         return false;
     }
-    set_slack(meta, 0);
+    count_ended(meta);
     // The run is read after that step, not before: where two threads free a block, the second may
     // meet the next block there, of another length.
     size_t run = drop_room(meta, slab);
@@ -520,7 +538,7 @@ static void *copy_near(const struct page_arena_window *window, char *ptr, size_t
     size_t run = drop_room(meta, slab);
     // A run with few pages would have to be filled for the next block that grows.
     if (copied < bytes / 2 && page_arena_clean(slab, run)) {
-        set_slack(meta, 0);
+        count_ended(meta);
         atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
         page_arena_release(slab, run, false);
     } else {
@@ -551,7 +569,7 @@ static void *move_near(const struct page_arena_window *window, size_t slab, size
         clean = copy_run(window, slab, to, run, zero);
     }
     drop_room(meta, slab);
-    set_slack(meta, 0);
+    count_ended(meta);
     atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
     page_arena_release(slab, run, !clean);
     // Pages moved as they were, and so the block starts at the same line of its page.

@@ -146,6 +146,38 @@ TEST_F(LargeBlock, BlocksOfOneSizeStartAtManyLinesOfTheirPages) {
     }
 }
 
+// A program that uses the first page of each of many blocks pays for no second one.
+TEST_F(LargeBlock, ManyBlocksStartAtAPage) {
+    constexpr size_t kSize = 40000;
+    constexpr size_t kFew = 1000;
+    std::vector<char *> blocks;
+    const auto at_a_page = [&](size_t count) {
+        size_t sum = 0;
+        for (size_t i = 0; i < count; i++) {
+            blocks.push_back(alloc(kSize, 1));
+            sum += reinterpret_cast<uintptr_t>(blocks.back()) % HAK_PAGE == 0 ? 1 : 0;
+        }
+        return sum;
+    };
+    EXPECT_LT(at_a_page(kFew), kFew / 4);
+    at_a_page(kFew / 10);
+    EXPECT_EQ(at_a_page(kFew), kFew);
+    for (size_t i = 0; i < blocks.size(); i++) {
+        // Blocks that move end in other ways.
+        for (size_t size = 200 << 10; i < 50 && size <= size_t{2} << 20; size *= 10) {
+            if (char *moved = resize(blocks[i], size); moved != nullptr) {
+                blocks[i] = moved;
+            }
+        }
+        EXPECT_TRUE(release(blocks[i]));
+    }
+    blocks.clear();
+    EXPECT_LT(at_a_page(kFew), kFew / 20) << "all that was is gone";
+    for (char *block : blocks) {
+        EXPECT_TRUE(release(block));
+    }
+}
+
 TEST_F(LargeBlock, ResizeKeepsTheLine) {
     size_t size = LARGE_BLOCK_MOVE;
     char *ptr = alloc(size, 1);
