@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/model_checker/atomics.h"
 
+// The pool as one source.
+#include "boxes/shared_pool/purge.c"
+#include "boxes/shared_pool/put.c"
 #include "boxes/shared_pool/shared_pool.c"
+#include "boxes/shared_pool/short_slab.c"
 
 #include "boxes/shared_pool/shared_pool_model.h"
 

@@ -1,0 +1,334 @@
+// SPDX-License-Identifier: Apache-2.0
+// put: takes blocks out of a slab's bitmap and puts them back; gives slabs away that are free as a
+// whole. All of that is in one file, where the compiler knows which registers each step leaves
+// alone: split in two, a batch that is put back took 5 % more instructions.
+//
+// In the hardened flavour a slab serves one bin for good, so that no address is ever used for
+// blocks of another size. Slabs without a live block keep their pages while there are few of them.
+#include "boxes/shared_pool/shared_pool_internal.h"
+
+_Atomic(size_t) pool_empty_slabs;
+
+void pool_freed_twice(const struct page_arena_window *window, size_t slab, unsigned bin,
+                      unsigned word, uint64_t before, uint64_t mask) {
+    size_t block = word * 64 + (size_t)__builtin_ctzll(before & mask);
+    diag_misuse(DIAG_CALL_FREE,
+                (char *)page_arena_address(window, slab) + block * size_class_bins[bin].size,
+                "block freed twice");
+}
+
+bool pool_put_first_or_last(const struct page_arena_window *window, size_t slab, unsigned bin,
+                            unsigned word, uint64_t before, uint64_t after) {
+    if (before ==
+        0) { // Otherwise the slab is listed, or the thread that set the first bit lists it.
+        pool_list(window, slab, bin);
+    }
+    return after == superslab_full_word(bin, word);
+}
+
+uint64_t pool_hold(const struct page_arena_window *window, size_t slab, unsigned bin, unsigned word,
+                   uint64_t want, unsigned *owed) {
+    atomic_bitmap_word *at = superslab_bits(window, slab, bin) + word;
+    uint64_t got = atomic_fetch_and(at, ~want) & want;
+    if (HAK_UNLIKELY(got != 0 && !is_tiny(window, slab, bin))) {
+        struct slab *meta = superslab_slab(window, slab);
+        unsigned now = atomic_load(&meta->bin);
+        DIAG_ASSERT(atomic_load(&meta->kind) == SLAB_TINY);
+        if (put_mask(window, slab, now, at, word, got, false)) {
+            *owed = now;
+        }
+        return 0;
+    }
+    return got;
+}
+
+// True if every block of the slab is free. `word` is one that was full a moment ago.
+static bool is_all_free(const struct page_arena_window *window, size_t slab, unsigned bin,
+                        unsigned word) {
+    atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
+    unsigned words = size_class_bins[bin].words;
+    // Blocks often come back in the order of their addresses, upwards or downwards. Then one of the
+    // two neighbouring words is not full, and the other words need not be read.
+    if ((word > 0 && !is_word_full(bits, bin, word - 1)) ||
+        (word + 1 < words && !is_word_full(bits, bin, word + 1))) {
+        return false;
+    }
+    for (unsigned w = words; w-- > 0;) {
+        if (!is_word_full(bits, bin, w)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// Holds every block of a slab. False, and none is held, if one of them is not free; then *owed is
+// set to the bin for which the caller owes a pool_reclaim_if_free(), if there is one.
+static HAK_NOINLINE bool hold_all(const struct page_arena_window *window, size_t slab, unsigned bin,
+                                  unsigned *owed) {
+    atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
+    unsigned words = size_class_bins[bin].words;
+    for (unsigned w = 0; w < words; w++) {
+        uint64_t full = superslab_full_word(bin, w);
+        uint64_t got = pool_hold(window, slab, bin, w, full, owed);
+        if (got == full) {
+            continue;
+        }
+        // Another thread has taken a block. The thread that puts the last block back checks again.
+        bool last = got != 0 && put_mask(window, slab, bin, bits + w, w, got, false);
+        while (w-- > 0) {
+            uint64_t mask = superslab_full_word(bin, w);
+            last = put_mask(window, slab, bin, bits + w, w, mask, false) || last;
+        }
+        *owed = last ? bin : *owed;
+        return false;
+    }
+    return true;
+}
+
+void pool_give_away(const struct page_arena_window *window, size_t slab, unsigned bin) {
+    struct slab *meta = superslab_slab(window, slab);
+    if (HAK_HARDENED && atomic_load(&meta->clean) == UINT16_MAX) {
+        pool_count_bare(false);
+    }
+    atomic_store(map_of(window, slab), 0);
+    atomic_store(&meta->kind, SLAB_NONE);
+    pool_count_clean(0, atomic_exchange(&meta->clean, 0));
+    pool_count_gone(bin);
+    pool_unlist(window, slab, bin);
+    page_arena_release(slab, 1, true);
+}
+
+// As pool_reclaim_if_free(), where slabs stay: gives the pages of the slab back if there are enough
+// empty slabs that keep theirs.
+static HAK_NOINLINE void keep_empty(const struct page_arena_window *window, size_t slab,
+                                    unsigned bin, unsigned word) {
+    enum { MOST = 128 };
+    struct slab *meta = superslab_slab(window, slab);
+    // (With the last of its pages put back after a purge, it has none left.)
+    if (atomic_load(&meta->clean) == UINT16_MAX || !is_all_free(window, slab, bin, word)) {
+        return;
+    }
+    if (atomic_load_explicit(&pool_empty_slabs, memory_order_relaxed) < MOST) {
+        if (atomic_exchange(&meta->empty, 1) == 0) {
+            atomic_fetch_add_explicit(&pool_empty_slabs, 1, memory_order_relaxed);
+        }
+        return;
+    }
+    pool_leave_empty(meta);
+    size_t given = 0;
+    pool_purge_slab(window, slab, bin, &given);
+}
+
+void pool_reclaim_if_free(const struct page_arena_window *window, size_t slab, unsigned bin,
+                          unsigned word) {
+    if (stays()) {
+        keep_empty(window, slab, bin, word);
+        return;
+    }
+    while (bin != 0 && is_all_free(window, slab, bin, word)) {
+        unsigned owed = 0;
+        if (hold_all(window, slab, bin, &owed)) {
+            pool_give_away(window, slab, bin);
+            return;
+        }
+        bin = owed;
+        word = 0; // is_all_free() reads all words, or finds that the first is not full
+    }
+}
+
+void *shared_pool_block_start(unsigned bin, const void *ptr) {
+    uint32_t offset = (uint32_t)((uintptr_t)ptr & (ARENA_SLAB - 1));
+    uint32_t block = size_class_block_at(bin, offset);
+    if (block >= size_class_bins[bin].blocks) {
+        return NULL;
+    }
+    return (char *)ptr - (offset - block * size_class_bins[bin].size);
+}
+
+bool shared_pool_is_free(unsigned bin, const void *ptr) {
+    struct page_arena_window window = page_arena_get_window();
+    size_t slab = page_arena_slab_of(&window, ptr);
+    uint32_t block = size_class_block_at(bin, (uint32_t)((uintptr_t)ptr & (ARENA_SLAB - 1)));
+    return atomic_bitmap_test(superslab_bits(&window, slab, bin), block);
+}
+
+// Stops the program: a block came back for a bin that its slab does not serve.
+static HAK_NORETURN HAK_COLD void not_of_bin(const struct page_arena_window *window, size_t slab,
+                                             const void *ptr) {
+    const char *fault = "not a pointer of this heap";
+    if (superslab_known(window, slab)) {
+        fault =
+            atomic_load(&superslab_slab(window, slab)->kind) == SLAB_TINY
+                ? (HAK_HEADER ? "heap corruption: header byte overwritten, or a wrong size given"
+                              : "block freed twice, or the size given does not fit it")
+                : "block freed twice (its slab is gone)";
+    }
+    diag_misuse(DIAG_CALL_FREE, ptr, fault);
+}
+
+// True if a block could start at ptr: *block is its number in the slab.
+HAK_INLINE bool starts_at(const struct size_class_bin *info, const void *ptr, size_t *block) {
+    return HAK_LIKELY(size_class_is_start(info, (uintptr_t)ptr & (ARENA_SLAB - 1), block));
+}
+
+// True if ptr is a block of a larger bin. C++'s sized delete may be told the size of a base class,
+// or a smaller size than was requested. That does no harm, and programs do it; the debug flavour
+// reports it. With headers it cannot be told from a header that was overwritten.
+static bool is_larger(const struct page_arena_window *window, size_t slab, unsigned bin,
+                      const void *ptr, unsigned *own, size_t *block) {
+    if (HAK_HEADER || HAK_DEBUG || !superslab_known(window, slab) ||
+        atomic_load(&superslab_slab(window, slab)->kind) != SLAB_TINY) {
+        return false;
+    }
+    *own = atomic_load(&superslab_slab(window, slab)->bin);
+    return *own > bin && *own < SIZE_CLASS_BINS && starts_at(&size_class_bins[*own], ptr, block) &&
+           !atomic_bitmap_test(superslab_bits(window, slab, *own), *block);
+}
+
+// Puts a block of a larger bin back. Stops the program at any other pointer that is no block of the
+// bin.
+static HAK_NOINLINE HAK_COLD void put_misfit(const struct page_arena_window *window, unsigned bin,
+                                             const void *ptr) {
+    size_t slab = page_arena_slab_of(window, ptr);
+    unsigned own;
+    size_t block;
+    if (is_larger(window, slab, bin, ptr, &own, &block)) {
+        put_word(window, slab, own, superslab_bits(window, slab, own) + block / 64,
+                 (unsigned)(block / 64), UINT64_C(1) << (block % 64), false);
+        return;
+    }
+    // If the slab serves another bin, the bin is wrong and not the address.
+    if (!starts_at(&size_class_bins[bin], ptr, &block) && superslab_known(window, slab) &&
+        is_tiny(window, slab, bin)) {
+        diag_misuse(DIAG_CALL_FREE, ptr, "pointer into a block, not to its start");
+    }
+    not_of_bin(window, slab, ptr);
+}
+
+// Blocks of one word go back in one step; neighbours in a cache are often neighbours in a slab.
+struct gathered {
+    atomic_bitmap_word *word;
+    size_t place; // of the word: its slab, and its number in the low GATHERED_NUMBER bits
+    uint64_t mask;
+};
+
+enum { GATHERED_NUMBER = 10 };
+
+HAK_INLINE void put_gathered(const struct page_arena_window *window, unsigned bin,
+                             const struct gathered *some, bool alone) {
+    unsigned number = (unsigned)(some->place & ((1u << GATHERED_NUMBER) - 1));
+    put_word(window, some->place >> GATHERED_NUMBER, bin, some->word, number, some->mask, alone);
+}
+
+// `mapped` is page_arena_mapped().
+HAK_INLINE bool serves(const struct page_arena_window *window, size_t mapped, size_t slab,
+                       unsigned bin) {
+    return HAK_LIKELY((slab < mapped || page_arena_reaches(slab)) &&
+                      atomic_load_explicit(map_of(window, slab), memory_order_relaxed) ==
+                          size_class_place(bin));
+}
+
+// Puts each block back in a step of its own. beside: where the bitmaps of the bin are, see
+// superslab_bits_where().
+HAK_INLINE void put_each(const struct page_arena_window *window, unsigned bin, void *const *blocks,
+                         unsigned count, bool beside) {
+    const struct size_class_bin info = size_class_bins[bin];
+    size_t mapped = page_arena_mapped();
+    for (void *const *end = blocks + count; blocks != end; blocks++) {
+        const void *ptr = *blocks;
+        size_t slab = page_arena_slab_of(window, ptr);
+        size_t block;
+        if (!starts_at(&info, ptr, &block) || !serves(window, mapped, slab, bin)) {
+            put_misfit(window, bin, ptr);
+            continue;
+        }
+        put_word(window, slab, bin, superslab_bits_where(window, slab, beside) + block / 64,
+                 (unsigned)(block / 64), UINT64_C(1) << (block % 64), true);
+    }
+}
+
+// Puts neighbours that follow each other back in one step.
+HAK_INLINE void put_runs(const struct page_arena_window *window, unsigned bin, void *const *blocks,
+                         unsigned count, bool alone) {
+    const struct size_class_bin info = size_class_bins[bin];
+    size_t mapped = page_arena_mapped();
+    struct gathered some = {NULL, SIZE_MAX, 0};
+    for (unsigned i = 0; i < count; i++) {
+        const void *ptr = blocks[i];
+        size_t slab = page_arena_slab_of(window, ptr);
+        size_t block;
+        if (!starts_at(&info, ptr, &block)) {
+            put_misfit(window, bin, ptr);
+            continue;
+        }
+        uint64_t bit = UINT64_C(1) << (block % 64);
+        size_t place = slab << GATHERED_NUMBER | block / 64;
+        if (place == some.place && (some.mask & bit) == 0) {
+            some.mask |= bit;
+            continue;
+        }
+        if (HAK_LIKELY(some.mask != 0)) {
+            put_gathered(window, bin, &some, alone);
+        }
+        // Asked after each step: the step may have given the slab away, if the next block was freed
+        // twice.
+        if (!serves(window, mapped, slab, bin)) {
+            put_misfit(window, bin, ptr);
+            some.mask = 0;
+            some.place = SIZE_MAX;
+            continue;
+        }
+        some.word = superslab_bits(window, slab, bin) + block / 64;
+        some.place = place;
+        some.mask = bit;
+    }
+    if (some.mask != 0) {
+        put_gathered(window, bin, &some, alone);
+    }
+}
+
+// A guess, from two pairs of blocks: true if most blocks follow a neighbour.
+static bool are_in_order(unsigned bin, void *const *blocks, unsigned count) {
+    uintptr_t near = 2 * (uintptr_t)size_class_bins[bin].size;
+    unsigned middle = count / 2;
+    return count >= 4 && (uintptr_t)blocks[0] - (uintptr_t)blocks[1] + near <= 2 * near &&
+           (uintptr_t)blocks[middle] - (uintptr_t)blocks[middle + 1] + near <= 2 * near;
+}
+
+void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
+    const struct page_arena_window window = page_arena_get_window();
+    bool alone = hak_alone();
+    // Gathering blocks that are no neighbours costs more than steps that are not atomic.
+    if (!alone || are_in_order(bin, blocks, count)) {
+        put_runs(&window, bin, blocks, count, alone);
+    } else if (superslab_bits_beside(bin)) {
+        put_each(&window, bin, blocks, count, true);
+    } else {
+        put_each(&window, bin, blocks, count, false);
+    }
+    if (count != 0) {
+        // One slab of the batch will do: reading the metadata of all would cost too much.
+        mark_active(superslab_slab(&window, page_arena_slab_of(&window, blocks[count - 1])));
+    }
+}
+
+void shared_pool_check(unsigned bin, void *const *blocks, unsigned count) {
+    struct page_arena_window window = page_arena_get_window();
+    for (unsigned i = 0; i < count; i++) {
+        size_t slab = page_arena_slab_of(&window, blocks[i]);
+        if (HAK_UNLIKELY(!superslab_known(&window, slab) || !is_tiny(&window, slab, bin))) {
+            unsigned own;
+            size_t block;
+            if (is_larger(&window, slab, bin, blocks[i], &own, &block)) {
+                continue;
+            }
+            not_of_bin(&window, slab, blocks[i]);
+        }
+        if (HAK_UNLIKELY(shared_pool_block_start(bin, blocks[i]) != blocks[i])) {
+            diag_misuse(DIAG_CALL_FREE, blocks[i], "pointer into a block, not to its start");
+        }
+        if (HAK_UNLIKELY(shared_pool_is_free(bin, blocks[i]))) {
+            diag_misuse(DIAG_CALL_FREE, blocks[i], "block freed twice");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+// shared_pool_internal: what the files of the pool share.
+//
+//   shared_pool.c   the counts, the lists of slabs with free blocks, and the taking of blocks
+//   put.c           blocks out of a slab's bitmap and back, and slabs that are free as a whole
+//   purge.c         pages without a live block go back to the kernel
+//   short_slab.c    slabs with a part of their pages, in tight processes
+//
+// What is ordered, and by what:
+//
+// - A block's contents, and a slab's kind, bin, bitmap and byte in the page map, go from thread to
+//   thread with a bit of the slab's bitmap: setting the bit releases, taking it acquires. A thread
+//   that has a block has seen all writes from before the block was handed out, and so reads the
+//   page map without an atomic.
+// - A thread that puts blocks back sets a bit and then reads `listed`; a thread that unlists the
+//   slab clears `listed` and then reads the bits. One of the two must see the other, so all four
+//   steps are sequentially consistent. The same holds at each level above, between `listed` and its
+//   summaries.
+// - Reads that only choose where to try (find_listed(), the first look at a word, `active`, whether
+//   `clean` is zero) are relaxed: a read-modify-write follows.
+// - Totals order nothing.
+// - While the process has one thread nothing needs an order: then a bit is set without an atomic
+//   step (atomic_bitmap_put_clear()).
+#ifndef HAKMEM_BOXES_SHARED_POOL_SHARED_POOL_INTERNAL_H
+#define HAKMEM_BOXES_SHARED_POOL_SHARED_POOL_INTERNAL_H
+
+#include "boxes/diagnostics/diagnostics.h"
+#include "boxes/hardening/hardening.h"
+#include "boxes/page_arena/page_arena.h"
+#include "boxes/shared_pool/shared_pool.h"
+#include "boxes/size_class/size_class.h"
+#include "boxes/superslab/superslab.h"
+
+enum { SLAB_PAGES = ARENA_SLAB / HAK_PAGE };
+
+HAK_INLINE bool is_tiny(const struct page_arena_window *window, size_t slab, unsigned bin) {
+    struct slab *meta = superslab_slab(window, slab);
+    return atomic_load(&meta->kind) == SLAB_TINY && atomic_load(&meta->bin) == bin;
+}
+
+HAK_INLINE bool has_free(atomic_bitmap_word *bits, unsigned bin) {
+    for (unsigned w = 0; w < size_class_bins[bin].words; w++) {
+        if (atomic_load(&bits[w]) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Returns a slab's byte in the page map, which is the place of its bin while the slab is in use.
+HAK_INLINE _Atomic(uint8_t) *map_of(const struct page_arena_window *window, size_t slab) {
+    return (_Atomic(uint8_t) *)window->base + slab;
+}
+
+HAK_INLINE void mark_active(struct slab *meta) {
+    if (atomic_load_explicit(&meta->active, memory_order_relaxed) == 0) {
+        atomic_store_explicit(&meta->active, 1, memory_order_relaxed);
+    }
+}
+
+// True if a slab serves one bin for good, as in the hardened flavour: see put.c.
+HAK_INLINE bool stays(void) {
+#if HAK_HARDENED
+    return hardening_has(HARDENING_SEPARATE);
+#else
+    return false;
+#endif
+}
+
+// The blocks [first, last] of a slab that are in word `w` of its bitmap, as bits.
+HAK_INLINE uint64_t blocks_in_word(size_t first, size_t last, size_t w) {
+    size_t from = hak_max(first, w * 64);
+    size_t end = hak_min(last + 1, w * 64 + 64);
+    return from >= end ? 0 : atomic_bitmap_mask((unsigned)(from % 64), (unsigned)(end - from));
+}
+
+HAK_INLINE bool is_word_full(atomic_bitmap_word *bits, unsigned bin, unsigned word) {
+    return atomic_load(&bits[word]) == superslab_full_word(bin, word);
+}
+
+// --- shared_pool.c
+
+// Counts a slab of the bin as no longer in use.
+void pool_count_gone(unsigned bin);
+
+// Counts pages, as bits, that have lost their memory or got some.
+void pool_count_clean(uint16_t gained, uint16_t lost);
+
+// Lists a slab that may have free blocks of the bin.
+void pool_list(const struct page_arena_window *window, size_t slab, unsigned bin);
+
+// Takes a slab without free blocks off the list. Reads its bitmap again afterwards, and lists the
+// slab again if a block has become free.
+void pool_unlist(const struct page_arena_window *window, size_t slab, unsigned bin);
+
+// Adds blocks of a slab to the `got` blocks in blocks[], up to `want`. Returns their number then.
+// *more says that the slab may have more, for which there was no room. Once the batch has blocks,
+// no word is split to fill it up: splitting takes a step for each block, and the rest of the word
+// would split the next batch's words.
+unsigned pool_take_from(const struct page_arena_window *window, size_t slab, unsigned bin,
+                        void **blocks, unsigned got, unsigned want, bool *more);
+
+// Puts a slab that the caller holds to use for `bin`, with `pages` pages (0: all). Its first
+// blocks, up to `want`, go to blocks[]. Returns their number.
+unsigned pool_format(size_t slab, bool zero, unsigned bin, void **blocks, unsigned want,
+                     unsigned pages);
+
+// --- put.c
+
+// Slabs without a live block that have pages; an estimate. Only where slabs stay, see stays().
+extern _Atomic(size_t) pool_empty_slabs;
+
+// Counts a slab that stays as one without pages (true), or as one with some again.
+HAK_INLINE void pool_count_bare(bool bare) {
+    if (HAK_HARDENED) {
+        page_arena_count_sparse(bare ? 1 : -1);
+    }
+}
+
+// To be called when a slab is used again, or has no pages any more.
+HAK_INLINE void pool_leave_empty(struct slab *meta) {
+    if (HAK_HARDENED && atomic_load_explicit(&meta->empty, memory_order_relaxed) != 0 &&
+        atomic_exchange(&meta->empty, 0) != 0) {
+        atomic_fetch_sub_explicit(&pool_empty_slabs, 1, memory_order_relaxed);
+    }
+}
+
+// Stops the program: bits of `mask` were set before.
+HAK_NORETURN HAK_COLD void pool_freed_twice(const struct page_arena_window *window, size_t slab,
+                                            unsigned bin, unsigned word, uint64_t before,
+                                            uint64_t mask);
+
+// Called when bits were set in a word that had none, or that may be full now. Lists the slab in the
+// first case. True if the word is full.
+bool pool_put_first_or_last(const struct page_arena_window *window, size_t slab, unsigned bin,
+                            unsigned word, uint64_t before, uint64_t after);
+
+// Sets the bits of `mask` in `at`, word `word` of a slab's bitmap. True if all blocks of that word
+// are free now: the caller owes a pool_reclaim_if_free().
+HAK_INLINE bool put_mask(const struct page_arena_window *window, size_t slab, unsigned bin,
+                         atomic_bitmap_word *at, unsigned word, uint64_t mask, bool alone) {
+    uint64_t before = atomic_bitmap_put_clear(at, mask, alone);
+    if (HAK_UNLIKELY((before & mask) != 0)) {
+        pool_freed_twice(window, slab, bin, word, before, mask);
+    }
+    // A full word is 2^n - 1, so the next number has no bit in common with `before`. (If `before`
+    // is 0, no number has.)
+    uint64_t after = before + mask;
+    return HAK_UNLIKELY((before & (after + 1)) == 0) &&
+           pool_put_first_or_last(window, slab, bin, word, before, after);
+}
+
+// Gives a slab away if all of its blocks are free. To be called by a thread that has made word
+// `word` of the bitmap full.
+void pool_reclaim_if_free(const struct page_arena_window *window, size_t slab, unsigned bin,
+                          unsigned word);
+
+HAK_INLINE void put_word(const struct page_arena_window *window, size_t slab, unsigned bin,
+                         atomic_bitmap_word *at, unsigned word, uint64_t mask, bool alone) {
+    if (HAK_UNLIKELY(put_mask(window, slab, bin, at, word, mask, alone))) {
+        pool_reclaim_if_free(window, slab, bin, word);
+    }
+}
+
+// The one way to take blocks out of a bitmap. Takes those of the bits `want` of word `word` that
+// are set, and returns them. The slab may serve another bin by now. This is checked after the bits
+// are taken, because bits that are held keep the slab from changing again. If the slab does serve
+// another bin, the bits go back to that bin, and 0 is returned; *owed is set to that bin if the
+// caller owes a pool_reclaim_if_free() for it.
+uint64_t pool_hold(const struct page_arena_window *window, size_t slab, unsigned bin, unsigned word,
+                   uint64_t want, unsigned *owed);
+
+// Gives a slab back to the arena. The caller holds all of its blocks.
+void pool_give_away(const struct page_arena_window *window, size_t slab, unsigned bin);
+
+// --- purge.c
+
+// True if the blocks [first, last] are free. Changes nothing.
+bool pool_are_free(atomic_bitmap_word *bits, size_t first, size_t last);
+
+// Holds the blocks [first, last]. False, and none is held, if one of them is not free.
+bool pool_hold_blocks(const struct page_arena_window *window, size_t slab, unsigned bin,
+                      size_t first, size_t last, unsigned *owed);
+
+// Gives back those pages of a slab that have memory and no live block, and adds their number to
+// *given. Holds the blocks on them meanwhile, so that no other thread can take one. False if the
+// kernel refuses.
+bool pool_purge_slab(const struct page_arena_window *window, size_t slab, unsigned bin,
+                     size_t *given);
+
+// Returns `slab`, or the slab at which a walk goes on if `slab` starts a SuperSlab without
+// metadata, such as one inside a large block.
+size_t pool_skip_unknown(const struct page_arena_window *window, size_t slab);
+
+// --- short_slab.c
+
+// As shared_pool_take(), for a tight process in which no slab in use has a free block. Gives the
+// slab of the hint more pages, or puts a fresh slab to use.
+unsigned pool_take_short(unsigned bin, void **blocks, unsigned want, shared_pool_hint *hint);
+
+#endif
