@@ -247,10 +247,6 @@ void page_arena_set_aside(size_t from, size_t slabs) {
     }
 }
 
-static bool try_claim(const struct page_arena_window *window, size_t from, size_t slabs) {
-    return arena_all_avail(window, from, slabs) && arena_claim_avail(window, from, slabs);
-}
-
 bool page_arena_claim_at(size_t from, size_t slabs, bool *zero) {
     struct page_arena_window window = arena_window();
     if (from > page_arena_high() || slabs > window.slabs - from) {

@@ -158,7 +158,7 @@ struct arena_control {
     atomic_bitmap_word begun[PIECES_MOST / 64];
     atomic_bitmap_word open[PIECES_MOST / 64]; // mapped
     _Atomic size_t more_regions;               // regions with rights after the first one
-    _Atomic bool adding;                       // see arena_add_alone()
+    _Atomic bool adding;                       // see add_alone()
     _Atomic size_t pieces;                     // all below are open; may be behind
 };
 extern struct arena_control arena_control;
@@ -175,12 +175,6 @@ HAK_INLINE bool is_group_open(size_t group) {
 
 // The first SuperSlab behind the control area. Those that the area covers stay out of use.
 size_t arena_first_superslab(const struct page_arena_window *window);
-
-// Calls `add`, which gives something rights in a way that empties what has rights already. So `add`
-// runs in one thread at a time, and first looks whether another thread has done its work. Returns
-// OS_NO_MEMORY, without waiting, while another thread is in here.
-enum os_result arena_add_alone(const struct page_arena_window *window, size_t what,
-                               enum os_result (*add)(const struct page_arena_window *, size_t));
 
 // Maps a piece of the control area, if it is not mapped. Returns OS_TAKEN if another thread is
 // mapping the piece, or if a foreign mapping is in the way.
@@ -280,6 +274,10 @@ bool arena_claim_avail(const struct page_arena_window *window, size_t from, size
 // True if all of the slabs are available. A look that changes nothing, before a claim that would
 // mostly fail.
 bool arena_all_avail(const struct page_arena_window *window, size_t from, size_t count);
+
+HAK_INLINE bool try_claim(const struct page_arena_window *window, size_t from, size_t count) {
+    return arena_all_avail(window, from, count) && arena_claim_avail(window, from, count);
+}
 
 // Returns how many of the slabs are dirty. Exact for held slabs.
 size_t arena_count_dirty(const struct page_arena_window *window, size_t from, size_t count);

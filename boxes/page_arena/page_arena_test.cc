@@ -1740,7 +1740,7 @@ TEST(PageArenaDeathTest, InASandboxDecommittedSuperSlabsAreCommittedOnce) {
         EXPECT_GE(decommits, 100u);
         os_start(OS_SANDBOXED);
         late_commit = true;
-        std::atomic<int> faults{0};
+        std::atomic<int> faults{0}, refused{0};
         std::atomic<size_t> claimed{0};
         std::vector<std::thread> threads;
         for (int t = 1; t <= 4; t++) {
@@ -1749,7 +1749,8 @@ TEST(PageArenaDeathTest, InASandboxDecommittedSuperSlabsAreCommittedOnce) {
                 while (claimed < kSlabs / 2) {
                     bool is_zero;
                     size_t slab = page_arena_claim(1, ARENA_SLAB, &is_zero);
-                    if (slab == ARENA_NONE) { // another thread is at it
+                    if (slab == ARENA_NONE) {
+                        refused++;
                         continue;
                     }
                     auto *at = static_cast<char *>(page_arena_address(&window, slab));
@@ -1769,6 +1770,7 @@ TEST(PageArenaDeathTest, InASandboxDecommittedSuperSlabsAreCommittedOnce) {
             thread.join();
         }
         EXPECT_EQ(faults, 0);
+        EXPECT_EQ(refused, 0) << "while another thread was at it";
         size_t before = decommits;
         purge_all();
         EXPECT_EQ(decommits, before);
@@ -1794,6 +1796,33 @@ TEST(PageArenaDeathTest, InASandboxRegionsAreAdded) {
         }
         EXPECT_GE(big[4], 3 * ARENA_REGION_SLABS);
         EXPECT_EQ(page_arena_claim(2, ARENA_SLAB, &zero), run + 1);
+        _exit(testing::Test::HasFailure() ? 1 : 0);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
+// Where there is a sandbox from the start nobody is refused memory while another thread adds some.
+TEST(PageArenaDeathTest, InASandboxNoClaimIsRefusedWhileRegionsAreAdded) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        os_start(OS_SANDBOXED);
+        EXPECT_TRUE(page_arena_init());
+        late_commit = true;
+        std::atomic<int> refused{0};
+        std::vector<std::thread> threads;
+        for (int t = 0; t < 4; t++) {
+            threads.emplace_back([&refused] {
+                for (int i = 0; i < 3; i++) {
+                    bool zero;
+                    size_t slabs = ARENA_REGION_SLABS * 3 / 4;
+                    refused += page_arena_claim(slabs, ARENA_SLAB, &zero) == ARENA_NONE;
+                }
+            });
+        }
+        for (std::thread &thread : threads) {
+            thread.join();
+        }
+        EXPECT_EQ(refused, 0);
         _exit(testing::Test::HasFailure() ? 1 : 0);
     };
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");

@@ -82,32 +82,50 @@ void arena_mark_committed(const struct page_arena_window *window, size_t index,
     }
 }
 
-// A SuperSlab that was decommitted gets its rights back.
-static enum os_result commit_alone(const struct page_arena_window *window, size_t superslab) {
-    size_t index = superslab / ARENA_GROUP_SUPERSLABS;
-    uint64_t bit = UINT64_C(1) << superslab % ARENA_GROUP_SUPERSLABS;
-    if ((atomic_load(&window->groups[index].committed) & bit) != 0) {
-        return OS_OK;
+// Gives the held slabs [from, end) of a SuperSlab that was decommitted their rights back, where
+// that empties what has rights already. The whole SuperSlab gets them if the rest of it can be held
+// meanwhile. Otherwise the slabs of others are left alone, and the SuperSlab is not marked: the
+// next claims of its slabs do the same.
+static bool commit_held(const struct page_arena_window *window, size_t from, size_t end) {
+    size_t superslab = from / ARENA_SUPERSLAB_SLABS;
+    size_t first = superslab * ARENA_SUPERSLAB_SLABS;
+    size_t last = first + ARENA_SUPERSLAB_SLABS;
+    bool below = try_claim(window, first, from - first);
+    bool whole = below && try_claim(window, end, last - end);
+    size_t start = whole ? first : from;
+    size_t stop = whole ? last : end;
+    bool done = os_commit_alone(page_arena_address(window, start),
+                                (stop - start) << ARENA_SLAB_SHIFT) == OS_OK;
+    if (done && whole) {
+        arena_mark_committed(window, superslab / ARENA_GROUP_SUPERSLABS,
+                             UINT64_C(1) << superslab % ARENA_GROUP_SUPERSLABS);
     }
-    enum os_result result = os_commit_alone(
-        page_arena_address(window, superslab * ARENA_SUPERSLAB_SLABS), ARENA_SUPERSLAB);
-    if (result == OS_OK) {
-        arena_mark_committed(window, index, bit);
+    if (below && from > first) {
+        arena_put_avail(window, first, from - first, true);
     }
-    return result;
+    if (whole && last > end) {
+        arena_put_avail(window, end, last - end, true);
+    }
+    return done;
 }
 
-// Gives `count` SuperSlabs that were decommitted, of held slabs, their rights back in one call; or
-// the first of them alone, where the kernel has to map it anew. Returns how many have rights now;
-// 0: the kernel refuses.
+// Slabs [from, end) of a claim.
+struct held {
+    size_t from, end;
+};
+
+// Gives `count` SuperSlabs that were decommitted, of held slabs, their rights
+// back in one call; or the first of them alone, where the kernel has to map it anew. Returns how
+// many are done; 0: the kernel refuses.
 static size_t commit_some(const struct page_arena_window *window, size_t superslab, size_t count,
-                          bool huge) {
+                          struct held held, bool huge) {
     size_t from = superslab * ARENA_SUPERSLAB_SLABS;
     size_t end = from + count * ARENA_SUPERSLAB_SLABS;
     char *start = page_arena_address(window, from);
     enum os_result result = os_commit(start, count * ARENA_SUPERSLAB);
     if (result == OS_TAKEN) {
-        return arena_add_alone(window, superslab, commit_alone) == OS_OK ? 1 : 0;
+        size_t stop = hak_min(from + ARENA_SUPERSLAB_SLABS, held.end);
+        return commit_held(window, hak_max(from, held.from), stop) ? 1 : 0;
     }
     if (result != OS_OK) {
         return 0;
@@ -135,7 +153,8 @@ bool arena_commit(const struct page_arena_window *window, size_t from, size_t sl
             i += has == ~UINT64_C(0) ? 64 : (size_t)__builtin_ctzll(~has);
             continue;
         }
-        size_t count = commit_some(window, i, count_uncommitted(window, i, last - i + 1), huge);
+        size_t most = count_uncommitted(window, i, last - i + 1);
+        size_t count = commit_some(window, i, most, (struct held){from, from + slabs}, huge);
         if (count == 0) {
             return false;
         }

@@ -9,8 +9,9 @@ struct arena_known arena_known;
 struct arena_control arena_control;
 
 // The whole configuration in one word, so that it is published by one compare-and-swap: the base
-// (2 MiB aligned), and log2 of the window's slabs in bits 0..7.
+// (2 MiB aligned), log2 of the window's slabs in bits 0..7, and whether all regions have rights.
 static _Atomic uintptr_t config;
+enum { ALL_REGIONS = 1 << 8 };
 
 // A process that may have less data than this is tight.
 static const size_t data_tight = (size_t)16 << 20;
@@ -60,13 +61,18 @@ size_t arena_first_superslab(const struct page_arena_window *window) {
 }
 
 // Reserves the regions of a window at `at`, which makes the place the arena's, and gives the first
-// region rights.
-static enum os_result take_place(uintptr_t at, size_t slabs) {
+// region rights. Where only a mapping that replaces what there was can give rights, all regions get
+// them, and *all is true: no thread uses them yet, and later one thread at a time could add some.
+static enum os_result take_place(uintptr_t at, size_t slabs, bool *all) {
     char *regions = (char *)at + regions_offset(slabs);
     enum os_result result = os_reserve(regions, regions_size(slabs), NULL);
     if (result == OS_OK) {
         size_t first = hak_round_up(sizeof(struct page_arena_region), HAK_PAGE);
         result = os_commit_alone(regions, first);
+        *all = result == OS_OK && !os_commits();
+        if (*all) {
+            result = os_commit_alone(regions, regions_size(slabs));
+        }
         if (result != OS_OK) {
             os_release(regions, regions_size(slabs));
         }
@@ -79,8 +85,9 @@ static void leave_place(uintptr_t at, size_t slabs) {
 }
 
 // Finds a place for a window of *slabs slabs, or of fewer where none of that size is free; *slabs
-// is then the window's size. Returns 0 if the kernel has no memory at all.
-static uintptr_t place_window(size_t *slabs) {
+// is then the window's size, and *all as take_place() says. Returns 0 if the kernel has no memory
+// at all.
+static uintptr_t place_window(size_t *slabs, bool *all) {
     enum { PLACES = 16 };
     uint64_t seed = os_random();
     enum os_result result = OS_TAKEN;
@@ -90,7 +97,7 @@ static uintptr_t place_window(size_t *slabs) {
         seed = seed * 6364136223846793005u + 1442695040888963407u;
         uintptr_t at = ZONE_START + (seed >> 16) % ((ZONE_SIZE - whole) >> ARENA_SUPERSLAB_SHIFT) *
                                         ARENA_SUPERSLAB;
-        result = take_place(at, *slabs);
+        result = take_place(at, *slabs, all);
         if (result == OS_OK) {
             return at;
         }
@@ -108,7 +115,7 @@ static uintptr_t place_window(size_t *slabs) {
         if (os_reserve(NULL, whole + ARENA_SUPERSLAB, &range) == OS_OK) {
             os_release(range, whole + ARENA_SUPERSLAB);
             uintptr_t at = hak_round_up((uintptr_t)range, ARENA_SUPERSLAB);
-            if (take_place(at, *slabs) == OS_OK) {
+            if (take_place(at, *slabs, all) == OS_OK) {
                 return at;
             }
         }
@@ -131,7 +138,8 @@ bool page_arena_init(void) {
         bytes *= 2;
     }
     size_t slabs = bytes >> ARENA_SLAB_SHIFT;
-    uintptr_t at = place_window(&slabs);
+    bool all = false; // regions have rights
+    uintptr_t at = place_window(&slabs, &all);
     if (at == 0) {
         return false;
     }
@@ -143,7 +151,7 @@ bool page_arena_init(void) {
         policy == '2') {
         atomic_store_explicit(&arena_state.charged, true, memory_order_relaxed);
     }
-    uintptr_t word = at | hak_log2(slabs);
+    uintptr_t word = at | hak_log2(slabs) | (all ? ALL_REGIONS : 0);
     uintptr_t none = 0;
     if (!atomic_compare_exchange_strong(&config, &none, word)) {
         leave_place(at, slabs);
@@ -185,28 +193,31 @@ static enum os_result add_regions(const struct page_arena_window *window, size_t
     return result;
 }
 
-enum os_result arena_add_alone(const struct page_arena_window *window, size_t what,
-                               enum os_result (*add)(const struct page_arena_window *, size_t)) {
+static bool has_rights(size_t region) {
+    return region <= atomic_load(&arena_control.more_regions) ||
+           (atomic_load_explicit(&config, memory_order_relaxed) & ALL_REGIONS) != 0;
+}
+
+// As add_regions(), where giving rights empties what has rights already: in a process that has
+// entered a sandbox since the window was placed. So it is for one thread at a time, which first
+// looks whether another thread has done it. Returns OS_NO_MEMORY, without waiting, while another
+// thread is in here.
+static enum os_result add_alone(const struct page_arena_window *window, size_t region) {
     if (atomic_exchange(&arena_control.adding, true)) {
         return OS_NO_MEMORY;
     }
-    enum os_result result = add(window, what);
+    enum os_result result =
+        has_rights(region) ? OS_OK : add_regions(window, region, os_commit_alone);
     atomic_store(&arena_control.adding, false);
     return result;
 }
 
-static enum os_result add_regions_alone(const struct page_arena_window *window, size_t region) {
-    return region <= atomic_load(&arena_control.more_regions)
-               ? OS_OK
-               : add_regions(window, region, os_commit_alone);
-}
-
 static enum os_result open_regions(const struct page_arena_window *window, size_t region) {
-    if (region <= atomic_load(&arena_control.more_regions)) {
+    if (has_rights(region)) {
         return OS_OK;
     }
     enum os_result result = add_regions(window, region, os_commit);
-    return result == OS_TAKEN ? arena_add_alone(window, region, add_regions_alone) : result;
+    return result == OS_TAKEN ? add_alone(window, region) : result;
 }
 
 static enum os_result map_piece(const struct page_arena_window *window, size_t piece) {
