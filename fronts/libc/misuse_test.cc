@@ -497,6 +497,45 @@ TEST(SizedDelete, OfALargerBlockLosesNothing) {
     EXPECT_EQ(ending, "exit 0");
 }
 
+// Nor is it handed out where more alignment is asked for than it has.
+TEST(SizedDelete, OfALargerBlockLeavesAlignmentsAsTheyAre) {
+    if (!kSmallerSizesPass) {
+        GTEST_SKIP() << "this flavour stops";
+    }
+    const std::string ending = test_util::InChild([] {
+        constexpr size_t kBlocks = 40, kBlock = 80, kSaid = 64;
+        static void *others[kBlocks], *blocks[kBlocks];
+        auto take = [](void *(&some)[kBlocks], size_t size) {
+            for (void *&p : some) {
+                p = ::operator new(size);
+                memset(p, 0xff, size);
+            }
+        };
+        take(others, kSaid);
+        for (void *p : others) { // the cache gets room for so many, which is left free
+            free(p);
+        }
+        take(others, kSaid);
+        take(blocks, kBlock);
+        for (void *p : blocks) {
+            ::operator delete(p, kSaid);
+        }
+        for (void *&p : blocks) {
+            p = aligned_alloc(kSaid, kSaid);
+            if (reinterpret_cast<uintptr_t>(Hide(p)) % kSaid != 0) {
+                return 1;
+            }
+            memset(p, 0xff, kSaid);
+        }
+        for (size_t i = 0; i < kBlocks; i++) {
+            free(blocks[i]);
+            free(others[i]);
+        }
+        return 0;
+    });
+    EXPECT_EQ(ending, "exit 0");
+}
+
 TEST(TinyDeathTest, DoubleFreeOfTheLastBlockOfASlab) {
     // Blocks of a size that nothing else here has: with this one free the slab is free.
     UseCaches(28000);

@@ -373,6 +373,17 @@ void *slow_zero_aligned_alloc(size_t align, size_t size) {
     return large(size, align, LARGE_BLOCK_ZERO);
 }
 
+// A cache may have a block that is larger than its bin's, where sized delete was given too small a
+// size, and less aligned. Such a block goes where it belongs, and another one is taken.
+static HAK_COLD HAK_NOINLINE void *take_aligned(void *block, unsigned bin, size_t size,
+                                                size_t align) {
+    while (((uintptr_t)block & (align - 1)) != 0) {
+        slow_free(block);
+        block = small(bin, size, align);
+    }
+    return block;
+}
+
 void *slow_aligned_alloc(size_t align, size_t size) {
     if (HAK_UNLIKELY(!thread_heap_ready())) {
         return early_block_alloc(size, align);
@@ -384,7 +395,10 @@ void *slow_aligned_alloc(size_t align, size_t size) {
     if (bin == 0) {
         return large(size == 0 ? 1 : size, align, LARGE_BLOCK_ANY);
     }
-    return small(bin, size, align);
+    void *block = small(bin, size, align);
+    return HAK_LIKELY(((uintptr_t)block & (align - 1)) == 0)
+               ? block
+               : take_aligned(block, bin, size, align);
 }
 
 void slow_sample_moved(void *block, size_t size) {
