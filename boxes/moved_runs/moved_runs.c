@@ -6,7 +6,7 @@
 
 // The first slab in the upper half of a word and the number of slabs in the lower one: 0 is free.
 static _Atomic(uint64_t) table[MOVED_RUNS_MOST + 1];
-static _Atomic(size_t) count; // entries in use, and those that are about to be
+static _Atomic(size_t) count; // entries in use
 static _Atomic(size_t) end;
 
 static uint64_t pack(struct moved_run run) {
@@ -22,24 +22,20 @@ static size_t most(size_t noted) {
 
 bool moved_runs_add(struct moved_run run) {
     size_t noted = atomic_load(&count);
-    do {
-        if (noted >= most(noted)) {
-            return false;
-        }
-    } while (!atomic_compare_exchange_weak(&count, &noted, noted + 1));
-    // Fewer than MOVED_RUNS_MOST others have one, or are at it: there is a free entry, or there
-    // will be one when they are done with changes.
+    if (noted >= most(noted)) {
+        return false;
+    }
     for (size_t i = 0; i != MOVED_RUNS_MOST; i++) {
         uint64_t none = 0;
         if (atomic_load_explicit(&table[i], memory_order_relaxed) == 0 &&
             atomic_compare_exchange_strong(&table[i], &none, pack(run))) {
+            atomic_fetch_add(&count, 1);
             size_t seen = atomic_load(&end);
             while (seen <= i && !atomic_compare_exchange_weak(&end, &seen, i + 1)) {
             }
             return true;
         }
     }
-    atomic_fetch_sub(&count, 1);
     return false;
 }
 

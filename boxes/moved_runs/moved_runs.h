@@ -27,7 +27,7 @@ struct moved_run {
 };
 
 // Notes a run. False if there is no room for it: MOVED_RUNS_MOST are noted, or one for each 72
-// mappings that the kernel grants.
+// mappings that the kernel grants, and perhaps some more where threads note theirs at one time.
 bool moved_runs_add(struct moved_run run);
 
 // Puts `now` (of 0 slabs: nothing) in the place of `was`, entry `index`. False, and nothing

@@ -67,11 +67,11 @@ HAK_INLINE bool stays(void) {
 #endif
 }
 
-// The blocks [first, last] of a slab that are in word `w` of its bitmap, as bits.
+// The blocks [first, last] of a slab that are in word `w` of its bitmap, as bits: one at least.
 HAK_INLINE uint64_t blocks_in_word(size_t first, size_t last, size_t w) {
     size_t from = hak_max(first, w * 64);
     size_t end = hak_min(last + 1, w * 64 + 64);
-    return from >= end ? 0 : atomic_bitmap_mask((unsigned)(from % 64), (unsigned)(end - from));
+    return atomic_bitmap_mask((unsigned)(from % 64), (unsigned)(end - from));
 }
 
 HAK_INLINE bool is_word_full(atomic_bitmap_word *bits, unsigned bin, unsigned word) {
