@@ -109,13 +109,17 @@ bool arena_purge_for_good(const struct page_arena_window *window, size_t from, s
 }
 
 // Maps the run of note `index` afresh, with all noted runs that overlap it, if all of these slabs
-// are free and, unless `dirty`, clean. True if it did.
-static bool settle_run(const struct page_arena_window *window, size_t index, bool dirty) {
+// are free and no more than `most` of them are dirty. True if it did. Adds to *looks what it cost.
+static bool settle_run(const struct page_arena_window *window, size_t index, size_t most,
+                       size_t *looks) {
     struct moved_run run = moved_runs_at(index);
     size_t end = moved_runs_end();
-    if (run.slabs == 0 || !arena_all_avail(window, run.from, run.slabs)) {
+    *looks += 1 + run.slabs / 64;
+    if (run.slabs == 0 || !arena_all_avail(window, run.from, run.slabs) ||
+        arena_count_dirty(window, run.from, run.slabs) > most) {
         return false;
     }
+    *looks += end + ARENA_PURGE_CALL;
     for (size_t i = 0; i < end; i++) {
         struct moved_run other = moved_runs_at(i);
         if (other.slabs != 0 && overlaps(other, run) && !is_within(other, run)) {
@@ -126,13 +130,13 @@ static bool settle_run(const struct page_arena_window *window, size_t index, boo
         }
     }
     if (!arena_all_avail(window, run.from, run.slabs) ||
-        (!dirty && arena_count_dirty(window, run.from, run.slabs) != 0) ||
+        arena_count_dirty(window, run.from, run.slabs) > most ||
         !arena_claim_avail(window, run.from, run.slabs)) {
         return false;
     }
     size_t pages = arena_count_dirty(window, run.from, run.slabs);
-    bool done = (dirty || pages == 0) && noted_in(run) == NOTED_WHOLE &&
-                refresh(window, run) != OS_NO_MEMORY;
+    bool done =
+        pages <= most && noted_in(run) == NOTED_WHOLE && refresh(window, run) != OS_NO_MEMORY;
     if (done && pages != 0) {
         arena_clear_dirty(window, run.from, run.slabs);
         count_slabs(0, -(ptrdiff_t)pages);
@@ -142,16 +146,32 @@ static bool settle_run(const struct page_arena_window *window, size_t index, boo
     return done;
 }
 
-bool arena_settle(const struct page_arena_window *window, size_t looks, bool dirty) {
+// Makes room for a note, by a run that is free with no more than `most` dirty slabs. Looks at a few
+// notes, from where the last call ended. False if it found none.
+static bool settle_one(const struct page_arena_window *window, size_t most) {
+    enum { NOTES = 64 };
     size_t end = moved_runs_end();
     size_t at = atomic_load_explicit(&arena_state.settled, memory_order_relaxed);
-    bool any = false;
-    for (size_t i = 0; i < hak_min(looks, end) && !page_arena_is_tight(); i++, at++) {
+    size_t looks = 0;
+    bool done = false;
+    for (size_t i = 0; i < hak_min(NOTES, end) && !done; i++, at++) {
         at = at < end ? at : 0;
-        any |= settle_run(window, at, dirty);
+        done = settle_run(window, at, most, &looks);
     }
     atomic_store_explicit(&arena_state.settled, at, memory_order_relaxed);
-    return any;
+    return done;
+}
+
+bool arena_settle(const struct page_arena_window *window, size_t *note, size_t looks,
+                  struct page_arena_purged *done) {
+    size_t end = page_arena_is_tight() || moved_runs_count() == 0 ? 0 : moved_runs_end();
+    for (; *note < end; ++*note) {
+        if (done->looks >= looks) {
+            return true;
+        }
+        settle_run(window, *note, 0, &done->looks);
+    }
+    return false;
 }
 
 // Updates the notes after pages were moved from `from` to `to`; `to` is noted. Pages that were
@@ -190,7 +210,6 @@ static void forget(struct moved_run run) {
 }
 
 bool page_arena_move(size_t from, size_t to, size_t slabs) {
-    enum { LOOKS = 64 };
     struct page_arena_window window = arena_window();
     struct moved_run source = {from, slabs};
     struct moved_run run = {to, slabs};
@@ -199,7 +218,8 @@ bool page_arena_move(size_t from, size_t to, size_t slabs) {
     if (noted_in(source) == NOTED_PART) {
         return false;
     }
-    if (!moved_runs_add(run) && !(arena_settle(&window, LOOKS, true) && moved_runs_add(run))) {
+    // Otherwise the pages are copied: to give back no more of them costs less.
+    if (!moved_runs_add(run) && !(settle_one(&window, slabs) && moved_runs_add(run))) {
         return false;
     }
     enum os_result result = os_move(page_arena_address(&window, from),

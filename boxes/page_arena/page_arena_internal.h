@@ -87,7 +87,7 @@ struct arena_state {
     _Atomic uint64_t moved_slabs;
     _Atomic size_t sparse;     // see page_arena_count_sparse()
     _Atomic size_t given_word; // see give_back()
-    _Atomic size_t settled;    // see arena_settle()
+    _Atomic size_t settled;    // see settle_one()
     _Atomic size_t pieces;     // see refresh_huge()
     _Atomic uint64_t refilled; // SuperSlabs that were advised huge pages there
 };
@@ -416,9 +416,10 @@ bool arena_purge_held(const struct page_arena_window *window, size_t from, size_
 // afresh; the kernel may lose them in that, and then the next claim maps them again.
 bool arena_purge_for_good(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// Maps moved runs afresh that are free; only clean ones unless `dirty`. Looks at up to `looks`
-// notes of moved runs, from where the last call ended. True if it mapped one.
-bool arena_settle(const struct page_arena_window *window, size_t looks, bool dirty);
+// Maps moved runs afresh that are free and clean, from note *note on, as long as done->looks is
+// below `looks`. False if all have been looked at; otherwise *note is the one to go on at.
+bool arena_settle(const struct page_arena_window *window, size_t *note, size_t looks,
+                  struct page_arena_purged *done);
 
 // --- refilled.c
 

@@ -1217,11 +1217,16 @@ TEST_F(PageArena, NoMoreRunsAreMovedThanMayBe) {
     // Those that are free make room for others, with pages or without.
     page_arena_release(first, 3 * done / 2, true);
     size_t again = 0;
+    size_t settled = 0; // in one of these calls
+    size_t before_call = refreshes;
     for (size_t i = done; i < kMost && page_arena_move(from, first + 3 * i, 2); i++) {
+        settled = std::max(settled, refreshes - before_call);
         fill(from, 2, 1);
         again++;
+        before_call = refreshes;
     }
     EXPECT_EQ(again, kMost - done);
+    EXPECT_LE(settled, 1u) << "a call does not pay for others";
     EXPECT_LE(mappings(), before + 2 * done + 2);
     page_arena_release(first + 3 * done / 2, 3 * kMost - 3 * done / 2, true);
     page_arena_release(from, 2, true);
@@ -1229,6 +1234,28 @@ TEST_F(PageArena, NoMoreRunsAreMovedThanMayBe) {
     EXPECT_EQ(stats().moved_runs, 0u);
     EXPECT_EQ(page_arena_dirty(), 0u);
     EXPECT_LE(mappings(), before + 2);
+}
+
+TEST_F(PageArena, AStepOfAPurgeSettlesAFewRuns) {
+    constexpr size_t kRuns = 500;
+    size_t from = claim(2);
+    size_t first = claim(3 * kRuns);
+    for (size_t i = 0; i < kRuns; i++) {
+        fill(from, 2, 1);
+        ASSERT_TRUE(page_arena_move(from, first + 3 * i, 2));
+    }
+    page_arena_release(first, 3 * kRuns, true);
+    page_arena_release(from, 2, true);
+    constexpr size_t kLooks = 1024;
+    size_t cursor = 0;
+    size_t most = 0;
+    do {
+        size_t before = refreshes;
+        page_arena_purge(&cursor, 0, SIZE_MAX, kLooks);
+        most = std::max(most, refreshes - before);
+    } while (cursor != 0);
+    EXPECT_LE(most, kLooks / ARENA_PURGE_CALL + 1);
+    EXPECT_EQ(stats().moved_runs, 0u);
 }
 
 TEST_F(PageArena, MoveThatTheKernelRefusesChangesNothing) {

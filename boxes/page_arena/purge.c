@@ -205,6 +205,9 @@ static HAK_NOINLINE void lower_top(const struct page_arena_window *window, size_
     }
 }
 
+// A cursor that has passed the window, and goes on at a note of moved runs.
+static const size_t settling = SIZE_MAX / 2;
+
 struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget,
                                           size_t looks) {
     enum { GROUP_WORDS = ARENA_GROUP_SLABS / 64, REGION_WORDS = ARENA_REGION_SLABS / 64 };
@@ -236,11 +239,10 @@ struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_
         }
     }
     if (word >= words) {
-        word = 0;
-        if (window.base != NULL && moved_runs_count() > 0 && !done.failed) {
-            arena_settle(&window, SIZE_MAX, false);
-        }
-        if (words > 0) {
+        size_t note = word < settling ? 0 : word - settling;
+        bool more = words > 0 && !done.failed && arena_settle(&window, &note, looks, &done);
+        word = more ? settling + note : 0;
+        if (!more && words > 0) {
             lower_top(&window, looks, &done);
         }
     }
