@@ -86,10 +86,9 @@ static uintptr_t place_of(const uintptr_t *pcs, unsigned i, bool exact) {
 }
 
 // All of a stack's names at once: each look-up goes over a symbol table.
-static void find_names(struct stack_report *report, const uintptr_t *pcs, unsigned depth,
-                       bool exact) {
+static void find_names(struct stack_report *report, unsigned depth, bool exact) {
     for (unsigned i = 0; i < depth; i++) {
-        uintptr_t pc = place_of(pcs, i, exact);
+        uintptr_t pc = place_of(report->pcs, i, exact);
         unsigned at = i;
         for (; at > 0 && report->names[at - 1].pc > pc; at--) {
             report->names[at] = report->names[at - 1];
@@ -104,9 +103,12 @@ static void find_names(struct stack_report *report, const uintptr_t *pcs, unsign
 void stack_report_stack(struct stack_report *report, const uintptr_t *pcs, unsigned depth,
                         bool exact) {
     depth = (unsigned)hak_min(depth, STACK_REPORT_DEPTH);
-    find_names(report, pcs, depth, exact);
     for (unsigned i = 0; i < depth; i++) {
-        uintptr_t pc = place_of(pcs, i, exact);
+        report->pcs[i] = __atomic_load_n(&pcs[i], __ATOMIC_RELAXED);
+    }
+    find_names(report, depth, exact);
+    for (unsigned i = 0; i < depth; i++) {
+        uintptr_t pc = place_of(report->pcs, i, exact);
         unsigned at = 0;
         while (report->names[at].pc != pc) {
             at++;

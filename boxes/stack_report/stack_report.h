@@ -19,7 +19,8 @@ struct stack_report {
     bool has_symbols;
     size_t used;
     char line[768];                            // what is longer is cut
-    struct elf_name names[STACK_REPORT_DEPTH]; // of a stack, sorted
+    uintptr_t pcs[STACK_REPORT_DEPTH];         // a stack that is shown
+    struct elf_name names[STACK_REPORT_DEPTH]; // its names, sorted
 };
 
 // The caller decides where it lies: a thread's stack may be small.
@@ -35,7 +36,9 @@ void stack_report_end_line(struct stack_report *report);
 // "1 block" or "2 blocks".
 void stack_report_count(struct stack_report *report, uint64_t count, const char *what);
 
-// A line a frame. The first is an instruction (`exact`), all others are return addresses.
+// A line a frame. The first is an instruction (`exact`), all others are return addresses. Other
+// threads may write to `pcs` meanwhile: then the report shows what was there at one time or
+// another.
 void stack_report_stack(struct stack_report *report, const uintptr_t *pcs, unsigned depth,
                         bool exact);
 HAK_C_END
