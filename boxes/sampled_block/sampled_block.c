@@ -112,11 +112,12 @@ static struct chunk *fresh(unsigned bin) {
 }
 
 static bool has_free(struct chunk *chunk, unsigned words) {
-    for (unsigned word = 0; word < words; word++) {
+    unsigned word = 0; // A bin has one at least.
+    do {
         if (atomic_load(&chunk->bits[word]) != 0) {
             return true;
         }
-    }
+    } while (++word < words);
     return false;
 }
 
