@@ -64,8 +64,8 @@ static void put_head(struct profile_writer *w) {
         [S_INUSE_SPACE] = "inuse_space",
         [S_SPACE] = "space",
         // The functions between the program and the allocator, for pprof to drop.
-        [S_DROP] = "(malloc|calloc|realloc|reallocarray|memalign|aligned_alloc|posix_memalign|"
-                   "valloc|pvalloc|operator new.*|_Zn[wa].*)",
+        [S_DROP] = ("(malloc|calloc|realloc|reallocarray|memalign|aligned_alloc|posix_memalign|"
+                    "valloc|pvalloc|operator new.*|_Zn[wa].*)"),
         [S_COMMENT] = "hakmem heap profile: bytes as asked for",
     };
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) {

@@ -37,7 +37,13 @@
 // own_NAME is this library's NAME, also where another library interposes NAME. This file itself
 // calls get(), put() and get_aligned(), and not the public names.
 #define TEXT(name) #name
-#define OWN(name)  __attribute__((copy(name), alias(TEXT(name)), visibility("hidden")))
+#define OWN(name)  __attribute__((COPY(name) alias(TEXT(name)), visibility("hidden")))
+// gcc wants to be told the same of both names.
+#ifdef __clang__
+#    define COPY(of)
+#else
+#    define COPY(of) copy(of),
+#endif
 
 HAK_INLINE void *get(size_t size) {
     void *block = hit_alloc(size);
@@ -403,7 +409,7 @@ EXPORT int mallopt(int param, int value) {
 // would reach the other's free(). Weak, so that debuggers and disassemblers show the usual names.
 // musl calls its own allocator by some of them, which is to stay its own.
 #ifdef __GLIBC__
-#    define LIBC_NAME(of) __attribute__((weak, alias(TEXT(of)), copy(of)))
+#    define LIBC_NAME(of) __attribute__((COPY(of) weak, alias(TEXT(of))))
 EXPORT LIBC_NAME(malloc) void *__libc_malloc(size_t size);
 EXPORT LIBC_NAME(free) void __libc_free(void *ptr);
 EXPORT LIBC_NAME(calloc) void *__libc_calloc(size_t count, size_t size);

@@ -477,6 +477,7 @@ HAK_INLINE bool push(struct thread_heap *heap, unsigned bin, void *ptr) {
     return true;
 }
 
+#if !HAK_HARDENED
 // True if a block is among the newest of its stack, whose slots are in a line or two.
 HAK_INLINE bool is_newest(const struct thread_heap *heap, unsigned bin, const void *ptr) {
     enum { NEWEST = 8 };
@@ -509,6 +510,7 @@ HAK_INLINE bool free_medium(void *ptr) {
     fast_cache_fetch(ptr);
     return true;
 }
+#endif
 
 static HAK_NOINLINE void free_tiny(unsigned bin, void *ptr) {
     struct thread_heap *heap = thread_heap_get();

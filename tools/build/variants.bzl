@@ -43,7 +43,11 @@ WARNINGS = [
 
 # A workspace that takes a flavour from here may have other standards, or Bazel's, which is C++11.
 STANDARD_C = ["-std=gnu17"]
-STANDARD_CXX = ["-std=c++17"]
+STANDARD_CXX = [
+    "-std=c++17",
+    # Clang before 19 does not take that from the standard.
+    "-fsized-deallocation",
+]
 
 COPTS = WARNINGS + [
     "-D_GNU_SOURCE",
