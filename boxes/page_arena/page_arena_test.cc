@@ -691,6 +691,31 @@ TEST(PageArenaDeathTest, WhatOthersHaveMappedInTheControlAreaIsSkipped) {
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 
+// Nor does the arena look there as it puts the first SuperSlab behind it on huge pages again.
+TEST(PageArenaDeathTest, WhatIsFilledAgainMayBeBehindWhatOthersHaveMapped) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        constexpr size_t kPiece = HAK_PAGE;
+        bool zero;
+        EXPECT_TRUE(page_arena_init());
+        page_arena_window window = page_arena_get_window();
+        map_page_of_another(window.base + HAK_PAGE);
+        size_t run;
+        do {
+            run = page_arena_claim(512, ARENA_SUPERSLAB, &zero);
+        } while (run < kPiece);
+        EXPECT_EQ(run, 2 * kPiece);
+        memset(page_arena_address(&window, run), 1, 512 * ARENA_SLAB);
+        page_arena_discard(run, 512);
+        EXPECT_EQ(page_arena_claim_again(512, ARENA_SUPERSLAB, &zero), run);
+        page_arena_stats stats;
+        page_arena_get_stats(&stats);
+        EXPECT_EQ(stats.refilled_superslabs, 512u / ARENA_SUPERSLAB_SLABS);
+        _exit(testing::Test::HasFailure() ? 1 : 0);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
 // The last groups of a region are not mapped, as something of others' is in the way, or as another
 // thread is about to map them; those behind are. A search for a run that might go on from region to
 // region does not look there.

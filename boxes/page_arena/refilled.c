@@ -40,7 +40,9 @@ static bool claim_rest(const struct page_arena_window *window, struct moved_run 
 static void refresh_huge(const struct page_arena_window *window, struct moved_run all) {
     enum { SHARE = 1024 }; // of the mappings that the kernel grants
     size_t superslab = all.from / ARENA_SUPERSLAB_SLABS;
-    bool alone = !is_huge(window, superslab) && !is_huge(window, superslab - 1);
+    size_t before = superslab - 1; // Perhaps in a piece that is not used.
+    bool alone = !is_huge(window, superslab) &&
+                 !(is_group_open(before / ARENA_GROUP_SUPERSLABS) && is_huge(window, before));
     if (alone && atomic_fetch_add_explicit(&arena_state.pieces, 1, memory_order_relaxed) >=
                      os_most_mappings() / SHARE) {
         return;
