@@ -271,7 +271,7 @@ void Machine::pass(uint64_t ps) {
     turn();
 }
 
-void Machine::count(const Outcome &outcome, uintptr_t line, uintptr_t pc) {
+void Machine::count(const Outcome &outcome, uint64_t since, uintptr_t line, uintptr_t pc) {
     Counts more;
     more.accesses = 1;
     more.cold = outcome.cold;
@@ -279,7 +279,7 @@ void Machine::count(const Outcome &outcome, uintptr_t line, uintptr_t pc) {
     more.upgrades = outcome.upgrade;
     more.invalidations = outcome.invalidations;
     if (outcome.transfer()) {
-        more.wait = outcome.done - cores_[current_].clock;
+        more.wait = outcome.done - since;
         sites_[pc].add(more);
         lines_[line][pc]++;
     }
@@ -289,9 +289,14 @@ void Machine::count(const Outcome &outcome, uintptr_t line, uintptr_t pc) {
 void Machine::access(uintptr_t at, size_t size, Access access, uintptr_t pc) {
     for (uintptr_t line = at & ~(kLine - 1); line < at + size; line += kLine) {
         Core &c = cores_[current_];
+        const uint64_t since = c.clock;
+        c.clock = model_.queue(current_, line, access, since);
+        if (c.clock != since) {
+            turn();
+        }
         const Outcome outcome = model_.access(current_, line, access, c.clock);
         if (measuring_) {
-            count(outcome, line, pc);
+            count(outcome, since, line, pc);
         }
         c.clock = outcome.done;
         turn();

@@ -124,7 +124,7 @@ class Machine {
     void turn();
     void leave();
     void enter_core(unsigned core, void **save);
-    void count(const Outcome &outcome, uintptr_t line, uintptr_t pc);
+    void count(const Outcome &outcome, uint64_t since, uintptr_t line, uintptr_t pc);
 
     Setup setup_;
     Model model_;

@@ -40,6 +40,21 @@ uint64_t Model::farthest(const Line &line, unsigned core) const {
     return most;
 }
 
+uint64_t Model::queue(unsigned core, uintptr_t address, Access access, uint64_t now) {
+    Line &line = page(address)->lines[address % kPage / kLine];
+    if (hits(line, core, access) || line.sharers.none() ||
+        (access == Access::kRead && line.busy <= now && line.sharers.count() > 1)) {
+        return now;
+    }
+    uint64_t start = now;
+    if (line.last != core && line.busy + costs_.hold > now) {
+        start = std::max(now, line.busy + costs_.hold);
+    }
+    line.busy = std::max(start, line.busy) + distance(line.last, core);
+    line.last = static_cast<uint16_t>(core);
+    return start;
+}
+
 Outcome Model::access(unsigned core, uintptr_t address, Access access, uint64_t now) {
     Page *page = this->page(address);
     Line &line = page->lines[address % kPage / kLine];
@@ -52,35 +67,28 @@ Outcome Model::access(unsigned core, uintptr_t address, Access access, uint64_t 
         page->touched = true;
         outcome.done += costs_.fault;
     }
-    const bool has = line.sharers[core];
-    if (has && (!writes || line.owner == static_cast<int>(core))) {
+    if (hits(line, core, access)) {
         return outcome;
     }
-    uint64_t wait = 0;
+    const bool has = line.sharers[core];
     if (line.sharers.none()) {
         outcome.cold = true;
-        wait = costs_.cold;
+        outcome.done += costs_.cold;
         line.owner = static_cast<int16_t>(core); // alone: the first write need not ask
+        line.last = static_cast<uint16_t>(core);
     } else if (!writes) {
         outcome.fetch = true;
-        wait = nearest(line, core);
+        outcome.done += nearest(line, core);
         line.owner = -1;
     } else {
         outcome.upgrade = has;
         outcome.fetch = !has;
-        wait = farthest(line, core);
+        outcome.done += farthest(line, core);
         outcome.invalidations = static_cast<unsigned>(line.sharers.count()) - (has ? 1 : 0);
         line.sharers.reset();
         line.owner = static_cast<int16_t>(core);
     }
-    // Readers of a line that nobody writes do not wait for each other.
-    const bool alone = outcome.cold || (outcome.fetch && !writes && line.sharers.count() > 1);
     line.sharers[core] = true;
-    const uint64_t start = std::max(now, line.busy);
-    outcome.done += start - now + wait;
-    if (!alone) {
-        line.busy = start + wait;
-    }
     return outcome;
 }
 

@@ -66,17 +66,33 @@ TEST(Model, ALineComesFromTheNearestReaderAndIsTakenFromTheFarthest) {
     EXPECT_EQ(took(10, Access::kWrite), costs.group);
 }
 
-TEST(Model, CoresThatWantOneLineWaitForEachOther) {
-    Model model{Costs()};
+TEST(Model, CoresThatWantOneLineHaveItInTurn) {
+    const Costs costs;
+    Model model{costs};
     const uint64_t now = model.access(0, kAt, Access::kWrite, 0).done;
+    const uint64_t later = now + 1000000;
+    // The owner goes on with it until the first of the others has its turn.
     for (unsigned core = 1; core < 8; core++) {
-        EXPECT_EQ(model.access(core, kAt, Access::kWrite, now).done,
-                  now + core * Costs().group + Costs().hit);
+        EXPECT_EQ(model.queue(core, kAt, Access::kWrite, later),
+                  later + (core - 1) * (costs.group + costs.hold));
     }
+    EXPECT_EQ(model.queue(0, kAt, Access::kWrite, later), later);
+    EXPECT_FALSE(model.access(0, kAt, Access::kWrite, later).transfer());
+    EXPECT_TRUE(model.access(1, kAt, Access::kWrite, later).fetch);
+    EXPECT_EQ(model.queue(0, kAt, Access::kRead, later), later + 7 * (costs.group + costs.hold));
     // Another line is another matter.
     model.access(0, kAt + kLine, Access::kWrite, 0);
-    EXPECT_EQ(model.access(1, kAt + kLine, Access::kWrite, now).done,
-              now + Costs().group + Costs().hit);
+    EXPECT_EQ(model.queue(1, kAt + kLine, Access::kWrite, later), later);
+}
+
+TEST(Model, ReadersOfALineThatNobodyWritesDoNotWait) {
+    Model model{Costs()};
+    model.access(0, kAt, Access::kRead, 0);
+    model.access(1, kAt, Access::kRead, 0);
+    for (unsigned core = 2; core < kMostCores; core++) {
+        EXPECT_EQ(model.queue(core, kAt, Access::kRead, 1000000), 1000000u);
+        EXPECT_TRUE(model.access(core, kAt, Access::kRead, 1000000).fetch);
+    }
 }
 
 TEST(Model, MemoryThatIsGivenBackIsColdAgain) {

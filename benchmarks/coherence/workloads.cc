@@ -92,7 +92,7 @@ class Replace : public Program {
     }
 
   private:
-    static constexpr size_t kWarm = 30; // steps a slot until it counts
+    static constexpr size_t kWarm = 60; // steps a slot until it counts
 
     // A full slot is freed, an empty one gets a block.
     uint64_t step(std::vector<void *> *slots) {
@@ -185,7 +185,7 @@ class Larson : public Program {
         std::vector<void *> mine = std::move(arrays_.front());
         arrays_.pop_front();
         if (first) {
-            replace(&mine, kLife / 2);
+            replace(&mine, 2 * kLife);
             begin(core);
         }
         const uint64_t replaced = replace(&mine, scaled(kLife));
@@ -201,7 +201,7 @@ class Larson : public Program {
 
   private:
     static constexpr size_t kSlots = 200;
-    static constexpr uint64_t kLife = 500;
+    static constexpr uint64_t kLife = 1000;
     static constexpr unsigned kLives = 3;
 
     void *block() { return allocate(8 + below(993)); }
