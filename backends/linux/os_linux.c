@@ -23,7 +23,7 @@
 #    define MREMAP_DONTUNMAP 4
 #endif
 
-_Atomic uint64_t os_linux_calls;
+struct os_linux_calls os_linux_calls;
 
 // True for the errors of a filter that does not kill. The kernel itself returns none of them for
 // the calls here.
@@ -79,7 +79,7 @@ static struct way_out go_outside(void) {
             way.around->before();
         }
     }
-    atomic_fetch_add_explicit(&os_linux_calls, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&os_linux_calls.count, 1, memory_order_relaxed);
     return way;
 }
 
@@ -413,7 +413,7 @@ enum os_result os_forbid(void *at, size_t size) {
 }
 
 uint64_t os_calls(void) {
-    return atomic_load_explicit(&os_linux_calls, memory_order_relaxed);
+    return atomic_load_explicit(&os_linux_calls.count, memory_order_relaxed);
 }
 
 // True if the process seems to run in a container: its runtime leaves a mark in the file system or

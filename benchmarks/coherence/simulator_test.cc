@@ -85,6 +85,15 @@ TEST(Simulator, RunsEachWorkloadOnHakmem) {
     }
 }
 
+// The heap of many threads grows: what all of them count, or look at in each miss, is spread.
+TEST(Hakmem, NoLineHasASixthOfTheTransfersWhileTheHeapGrows) {
+    const Result own = simulate(kOwn, "--workload growth --cores 16");
+    ASSERT_EQ(own.status, 0);
+    const double all = own.number("allocator", "transfers");
+    EXPECT_GT(all, 1000);
+    EXPECT_LT(own.number("lines", "transfers"), all / 6); // of the first, which moves most
+}
+
 TEST(Simulator, SaysWhatItCannotRun) {
     EXPECT_NE(simulate("/nowhere.so", "2>/dev/null").status, 0);
     EXPECT_NE(simulate(kToy, "--workload nothing 2>/dev/null").status, 0);

@@ -9,11 +9,12 @@
 #    define SHARED_POOL_HUGE_MEDIUM 0
 #endif
 
+// Apart by how often they change: each miss reads `grown`.
 static struct {
-    _Atomic(size_t) slabs; // in use
-    _Atomic(size_t) small; // of them, of small blocks
-    _Atomic(size_t) clean; // pages of them without memory
-    _Atomic(size_t) grown; // slabs put to use so far
+    alignas(HAK_CACHE_LINE) _Atomic(size_t) slabs; // in use
+    _Atomic(size_t) small;                         // of them, of small blocks
+    alignas(HAK_CACHE_LINE) _Atomic(size_t) clean; // pages of them without memory
+    alignas(HAK_CACHE_LINE) _Atomic(size_t) grown; // slabs put to use so far
 } totals;
 
 size_t shared_pool_grown(void) {

@@ -80,7 +80,9 @@ static void close_gate(void) {
 }
 
 // Copies the window's gate for the current thread, whose heap this is, if the window has grown.
-static HAK_NOINLINE void renew_gate(struct thread_heap *heap) {
+// `anew`: sees also whether the process has become small again. That takes totals which all threads
+// change, so it is not asked at each miss.
+static HAK_NOINLINE void renew_gate(struct thread_heap *heap, bool anew) {
     struct front_gate *gate = thread_heap_gate();
     if (recorder_is_on()) {
         close_gate();
@@ -88,7 +90,9 @@ static HAK_NOINLINE void renew_gate(struct thread_heap *heap) {
     }
     size_t growths = page_arena_growths();
     if (HAK_LIKELY(growths == heap->gate_growths)) {
-        front_gate_set_check(gate, is_worth_a_look());
+        if (anew || front_gate_checks(gate)) {
+            front_gate_set_check(gate, is_worth_a_look());
+        }
         return;
     }
     struct page_arena_window window = page_arena_get_window();
@@ -99,7 +103,7 @@ static HAK_NOINLINE void renew_gate(struct thread_heap *heap) {
 void slow_look_anew(void) {
     struct thread_heap *heap = thread_heap_get();
     if (heap != NULL) {
-        renew_gate(heap);
+        renew_gate(heap, true);
     }
 }
 
@@ -198,8 +202,9 @@ static HAK_NOINLINE void *miss(unsigned bin, size_t size) {
                     ? take_uncached(heap, bin, size)
                     : take_refilled(heap, bin, size);
     }
-    renew_gate(heap);
+    uint64_t before = heap->seen_ms;
     tick(heap);
+    renew_gate(heap, heap->seen_ms != before);
     return block;
 }
 
@@ -448,7 +453,7 @@ static HAK_NOINLINE void free_hardened_slowly(struct thread_heap *heap, unsigned
         shared_pool_put(bin, &ptr, 1);
         return;
     }
-    renew_gate(heap);
+    renew_gate(heap, true);
     hardened_path_start(heap);
     void *out = hardened_path_keep(heap, bin, ptr);
     if (out != NULL) {
@@ -524,7 +529,7 @@ static HAK_NOINLINE void free_tiny(unsigned bin, void *ptr) {
         shared_pool_put(bin, &ptr, 1);
         return;
     }
-    renew_gate(heap);
+    renew_gate(heap, true);
     check_twice(heap, bin, ptr);
     if (!push(heap, bin, ptr)) {
         tiny_front_of(bin)->spill(heap, bin);
