@@ -5,6 +5,7 @@
 #include "boxes/base/atomic.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/page_arena/page_arena.h"
+#include "boxes/probe/probe.h"
 #include "boxes/settings/settings.h"
 #include "boxes/shared_pool/shared_pool.h"
 #include "boxes/thread_heap/thread_heap.h"
@@ -44,6 +45,9 @@ static bool slice(uint32_t age_ms, bool all, size_t *given) {
     if (HAK_PEEK(&state.phase) == ARENA) {
         size_t cursor = HAK_PEEK(&state.arena_cursor);
         struct page_arena_purged done = page_arena_purge(&cursor, age_ms, SLICE_SLABS, SLICE_WORDS);
+        if (done.slabs != 0) {
+            probe_purge(done.slabs * ARENA_SLAB);
+        }
         *given += done.slabs * (ARENA_SLAB / HAK_PAGE);
         HAK_POKE(&state.arena_cursor, cursor);
         if (cursor == 0 || done.failed) {
@@ -55,6 +59,9 @@ static bool slice(uint32_t age_ms, bool all, size_t *given) {
     shared_pool_purge(&walk, SLICE_LOOKS, SLICE_PAGES);
     HAK_POKE(&state.pool_cursor, walk.cursor);
     atomic_fetch_add_explicit(&state.pages, walk.pages, memory_order_relaxed);
+    if (walk.pages != 0) {
+        probe_purge(walk.pages * HAK_PAGE);
+    }
     *given += walk.pages;
     if (walk.cursor == 0 || walk.refused) {
         HAK_POKE(&state.phase, IDLE);

@@ -4,6 +4,7 @@
 #include "backends/os.h"
 #include "boxes/base/atomic.h"
 #include "boxes/base/digits.h"
+#include "boxes/probe/probe.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -52,6 +53,7 @@ static HAK_NORETURN void stop(struct line *line) {
 }
 
 void diag_misuse(const char *call, const void *ptr, const char *fault) {
+    probe_misuse(call, ptr, fault);
     struct line line = {.length = 0};
     add_text(&line, "hakmem: ", SIZE_MAX);
     add_text(&line, call, SIZE_MAX);

@@ -2,6 +2,7 @@
 #include "boxes/heap_profile/heap_profile.h"
 
 #include "backends/os.h"
+#include "boxes/probe/probe.h"
 #include "boxes/sampler/sampler.h"
 #include "boxes/stack_trace/stack_trace.h"
 
@@ -257,7 +258,9 @@ static uint64_t bytes_of(size_t size, uint64_t weight) {
 
 void heap_profile_drop(const struct heap_profile_sample *sample) {
     uint64_t weight = sampler_weight(sample->size, sampler_rate());
-    add(&sample->stack->freed, weight, bytes_of(sample->size, weight));
+    uint64_t bytes = bytes_of(sample->size, weight);
+    probe_sample_free(sample->ptr, sample->size, bytes);
+    add(&sample->stack->freed, weight, bytes);
 }
 
 void heap_profile_put_back(const struct heap_profile_sample *sample) {
@@ -272,6 +275,7 @@ void heap_profile_note(const void *ptr, size_t size) {
     struct heap_profile_sample sample = {ptr, size, stack_here()};
     uint64_t weight = sampler_weight(size, sampler_rate());
     uint64_t bytes = bytes_of(size, weight);
+    probe_sample(ptr, size, bytes);
     add(&sample.stack->allocated, weight, bytes);
     atomic_fetch_add(&allocated, bytes);
     atomic_fetch_add(&samples, 1);

@@ -7,6 +7,8 @@
 // blocks of another size. Slabs without a live block keep their pages while there are few of them.
 #include "boxes/shared_pool/shared_pool_internal.h"
 
+#include "boxes/probe/probe.h"
+
 _Atomic(size_t) pool_empty_slabs;
 
 void pool_freed_twice(const struct page_arena_window *window, size_t slab, unsigned bin,
@@ -86,6 +88,7 @@ static HAK_NOINLINE bool hold_all(const struct page_arena_window *window, size_t
 }
 
 void pool_give_away(const struct page_arena_window *window, size_t slab, unsigned bin) {
+    probe_slab_release(page_arena_address(window, slab), size_class_bins[bin].size);
     struct slab *meta = superslab_slab(window, slab);
     if (HAK_HARDENED && atomic_load(&meta->clean) == UINT16_MAX) {
         pool_count_bare(false);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "boxes/shared_pool/shared_pool_internal.h"
 
+#include "boxes/probe/probe.h"
+
 #include <string.h>
 
 // Build setting: 1 puts slabs of all blocks on huge pages in a dense heap, and not of those up to a
@@ -375,9 +377,10 @@ static HAK_NOINLINE unsigned take_from_fresh(unsigned bin, void **blocks, unsign
     if (slab == ARENA_NONE) {
         return 0;
     }
+    const struct page_arena_window window = page_arena_get_window();
+    probe_slab_claim(page_arena_address(&window, slab), size_class_bins[bin].size);
     if (HAK_HARDENED && !zero) {
         // Free blocks are zero. The slab is not in use yet, so no other thread reads it.
-        const struct page_arena_window window = page_arena_get_window();
         memset(page_arena_address(&window, slab), 0, ARENA_SLAB);
     }
     *hint = slab;

@@ -3,6 +3,7 @@
 
 #include "backends/os.h"
 #include "boxes/diagnostics/diagnostics.h"
+#include "boxes/probe/probe.h"
 #include "boxes/settings/settings.h"
 #include "boxes/superslab/superslab.h"
 #include "boxes/thread_heap/thread_heap_internal.h"
@@ -215,6 +216,7 @@ static struct thread_heap *make(void) {
     }
     start(heap, id, zero);
     atomic_store(place_of(id), heap);
+    probe_heap_make(heap, id);
     return heap;
 }
 
@@ -233,6 +235,7 @@ static struct thread_heap *adopt(void) {
         start(heap, (uint32_t)id, true);
         atomic_bitmap_claim(directory.cold, id);
     }
+    probe_heap_adopt(heap, id);
     return heap;
 }
 
@@ -330,6 +333,7 @@ void thread_heap_flush_free(void) {
 static void give(struct thread_heap *heap) {
     enum { KEEP = 16 };
     uint32_t id = heap->id;
+    probe_heap_give(heap, id);
     if (atomic_fetch_add(&directory.idle, 1) >= KEEP && heap->front_state == NULL) {
         struct page_arena_window window = page_arena_get_window();
         retire_counts(&heap->counts);

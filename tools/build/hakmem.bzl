@@ -168,7 +168,10 @@ def _flavour_boxes(flavour, testonly = False):
         visibility = ["//fronts:__subpackages__"],
     )
 
-    return [":" + name + "_boxes", variant_label("//fronts/dl:dl_open", variant)]
+    return [":" + name + "_boxes"] + [
+        variant_label(dep, variant)
+        for dep in ["//fronts/dl:dl_open", "//boxes/probe:notes"]
+    ]
 
 def _flavour(flavour, testonly = False):
     name = flavour.name

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "boxes/probe/probe.h"
+
+// The arguments are where a call has put them: nothing is done before the NOP. Not inlined, and not
+// changed for a caller (noipa), so that there is one of each.
+#define POINT(name)                                  \
+    __asm__ volatile(".globl hak_probe_" #name "\n"  \
+                     ".hidden hak_probe_" #name "\n" \
+                     "hak_probe_" #name ": nop")
+#define PROBE __attribute__((noipa))
+
+PROBE void probe_sample(const void *block, size_t size, uint64_t bytes) {
+    POINT(sample);
+    (void)block, (void)size, (void)bytes;
+}
+
+PROBE void probe_sample_free(const void *block, size_t size, uint64_t bytes) {
+    POINT(sample_free);
+    (void)block, (void)size, (void)bytes;
+}
+
+PROBE void probe_slab_claim(const void *slab, size_t block_size) {
+    POINT(slab_claim);
+    (void)slab, (void)block_size;
+}
+
+PROBE void probe_slab_release(const void *slab, size_t block_size) {
+    POINT(slab_release);
+    (void)slab, (void)block_size;
+}
+
+PROBE void probe_purge(size_t bytes) {
+    POINT(purge);
+    (void)bytes;
+}
+
+PROBE void probe_heap_make(const void *heap, size_t number) {
+    POINT(heap_make);
+    (void)heap, (void)number;
+}
+
+PROBE void probe_heap_adopt(const void *heap, size_t number) {
+    POINT(heap_adopt);
+    (void)heap, (void)number;
+}
+
+PROBE void probe_heap_give(const void *heap, size_t number) {
+    POINT(heap_give);
+    (void)heap, (void)number;
+}
+
+PROBE void probe_misuse(const char *call, const void *ptr, const char *fault) {
+    POINT(misuse);
+    (void)call, (void)ptr, (void)fault;
+}
