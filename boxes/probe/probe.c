@@ -2,12 +2,16 @@
 #include "boxes/probe/probe.h"
 
 // The arguments are where a call has put them: nothing is done before the NOP. Not inlined, and not
-// changed for a caller (noipa), so that there is one of each.
+// changed for a caller (noipa, where there is that), so that there is one of each.
 #define POINT(name)                                  \
     __asm__ volatile(".globl hak_probe_" #name "\n"  \
                      ".hidden hak_probe_" #name "\n" \
                      "hak_probe_" #name ": nop")
-#define PROBE __attribute__((noipa))
+#if defined(__clang__)
+#    define PROBE __attribute__((noinline))
+#else
+#    define PROBE __attribute__((noipa))
+#endif
 
 PROBE void probe_sample(const void *block, size_t size, uint64_t bytes) {
     POINT(sample);
