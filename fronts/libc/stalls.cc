@@ -27,12 +27,18 @@
 // and those for more threads than can have a heap. Others are for kernels and limits that this
 // machine does not have: the process makes system calls end as they would there (seccomp), so that
 // memory is refused, is charged for, or gets lost. For a lost race up to three threads are held at
-// other steps meanwhile, which lead to the step that is wanted: those of the same function, and
-// those of functions that it calls, as long as it is on the thread's stack. A long run lists what
-// it has not held.
+// other steps meanwhile, which lead to the step that is wanted: those of the same function, those
+// of functions that it calls, as long as it is on the thread's stack, and those that kMeetings
+// names.
+//
+// There are some twenty kinds of processes. Each gets its share of the time; besides, every other
+// process of a long run has a goal, a step that was not held yet, and is of a kind that has been
+// seen to call the goal's function. To see that, the first byte of each function is a trap in a
+// kind's first processes. A long run lists what it has not held.
 //
 // The steps that leave out the atomic prefix, which a process of one thread takes, are not held:
 // nobody is there who could come in between.
+#include <dirent.h>
 #include <dlfcn.h>
 #include <elf.h>
 #include <errno.h>
@@ -44,6 +50,7 @@
 #include <linux/seccomp.h>
 #include <malloc.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -203,7 +210,40 @@ constexpr unsigned kMostHolds = 5;     // until others are armed
 constexpr unsigned kMostPartners = 3;  // threads that are held at a time so that others lose races
 constexpr unsigned kPartnerHolds = 20; // of them, until others are armed
 constexpr unsigned kMostPasses = 300;  // of a trap by threads that are not held there; then it goes
-constexpr uint64_t kTurns = 18;        // kinds of processes
+
+// The kinds of processes. The first ones make system calls end as they would on another kernel, or
+// under limits that this one does not have.
+enum Kind : uint64_t {
+    kPurges,  // for half of the heap madvise() fails
+    kCommits, // mprotect() fails
+    kMaps,    // mmap() fails
+    kMoves,   // mremap() fails
+    kOldMaps, // likewise, and mmap() knows no MAP_FIXED_NOREPLACE
+    kFars,    // blocks of GiBs, for which there is no room in one piece
+    kLosses,  // mmap() over a mapping fails, and loses it
+    kCharges, // what can be written to is charged for
+    kTight,   // little data is allowed
+    kTaken,   // others have mapped what the heap is about to grow by
+    kFewMaps, // few mappings are allowed
+    kWays,    // so many of these
+    kLimits = kWays,
+    kStatistics,
+    kHuge,
+    kGrows,
+    kFilters, // the program gives itself filters
+    kProfiles,
+    kGuards,
+    kRecords,
+    kPages, // slabs of small blocks lose pages
+    kPlain,
+    kKinds,
+};
+constexpr const char *kKindNames[] = {
+    "purges",  "commits", "maps",     "moves",    "old maps", "fars",       "losses",
+    "charges", "tight",   "taken",    "few maps", "limits",   "statistics", "huge",
+    "grows",   "filters", "profiles", "guards",   "records",  "pages",      "plain",
+};
+static_assert(sizeof kKindNames / sizeof *kKindNames == kKinds, "a name for each");
 
 struct Shared {
     std::atomic<uint32_t> held[kMostPlaces][kModes];         // times
@@ -211,7 +251,10 @@ struct Shared {
     std::atomic<uint64_t> operations, stalls, forks, threads, processes;
     // The functions that were on the stack of a thread which came to a place, words of a bit each.
     std::atomic<uint64_t> callers[kMostPlaces][kMostFunctions / 64];
+    // The functions that a kind of process has called.
+    std::atomic<bool> called[kKinds][kMostFunctions];
     // Of the process that runs now.
+    std::atomic<int> goal;             // a place that is to be held; -1: none
     std::atomic<uint32_t> told;        // its stalls so far
     std::atomic<uint32_t> last[kTold]; // the place and mode of the last ones
     std::atomic<bool> to_abort;        // it misuses the heap, and is to end by that
@@ -270,6 +313,7 @@ struct Options {
     const char *flavour = nullptr;
     double minutes = 0; // 0: until most places have been held
     uint64_t seed = 0;
+    const char *scratch = "/tmp";          // a folder for files of the library
     std::vector<std::pair<int, int>> only; // places and modes (-1: any), and no others
 };
 Options options;
@@ -286,6 +330,9 @@ struct Regime {
     bool sweeps_halve;
     bool keeps;     // what is live: the heap is to grow, and sweeps only give back
     bool filters;   // the program says that it gives itself filters
+    bool profiles;  // the program asks for a heap profile now and then
+    bool guards;    // the program sets its handler of faults now and then
+    bool misfits;   // blocks are freed with a size that is too small
     bool in_turn;   // one size between two sweeps
     bool most_free; // all threads but the first few only free what is there
 };
@@ -313,6 +360,8 @@ std::atomic<bool> stopping;      // workers are to end
 std::atomic<uintptr_t> base;     // where the library lies; 0: not yet
 bool null_allowed;               // there are limits: a call may fail
 bool trims_exactly = true;       // everything can be given back
+bool takes_misfits;              // a block may be freed with a size that is too small
+Kind kind;
 pid_t process;
 
 thread_local bool in_fork;
@@ -341,6 +390,8 @@ struct {
     void (*hak_heap_destroy)(struct hak_heap *);
     void (*hak_heap_reset)(struct hak_heap *);
     const char *(*hak_flavour)();
+    bool (*hak_profile_dump)(const char *);
+    void (*sized_delete)(void *, size_t);
 } lib;
 
 template <typename Fn> void Find(uintptr_t start, const char *name, Fn *fn) {
@@ -378,6 +429,20 @@ unsigned char Original(int place) {
 void WriteCode(int place, unsigned char byte) {
     volatile unsigned char *at = code.load() + places[static_cast<size_t>(place)].at;
     *at = byte;
+}
+
+// A trap at the start of a function tells that it is called, and is gone then.
+bool IsProbed(size_t function) {
+    uintptr_t at = functions[function].first;
+    return options.minutes > 0 && options.only.empty() && function + 1 < functions.size() &&
+           FindPlace(at) < 0 && !shared->called[kind][function];
+}
+
+void OnProbe(int function) {
+    uintptr_t at = functions[static_cast<size_t>(function)].first;
+    shared->called[kind][function] = true;
+    volatile unsigned char *first = code.load() + at;
+    *first = image[FileOffset(at)];
 }
 
 int OpenCode(struct dl_phdr_info *info, size_t, void *arg) {
@@ -418,6 +483,8 @@ int OpenCode(struct dl_phdr_info *info, size_t, void *arg) {
         Find(at, "hak_heap_destroy", &lib.hak_heap_destroy);
         Find(at, "hak_heap_reset", &lib.hak_heap_reset);
         Find(at, "hak_flavour", &lib.hak_flavour);
+        Find(at, "hak_profile_dump", &lib.hak_profile_dump);
+        Find(at, "_ZdlPvm", &lib.sized_delete);
         code = reinterpret_cast<unsigned char *>(at);
         base = at;
         return 1;
@@ -560,11 +627,17 @@ void OnTrap(int, siginfo_t *info, void *context) {
     uintptr_t at = static_cast<uintptr_t>(registers[REG_RIP]) - 1;
     Open(at);
     int place = FindPlace(at - base);
+    registers[REG_RIP] = static_cast<greg_t>(at);
     if (place < 0) {
-        Fail("a trap at %zx, which is none of ours", static_cast<size_t>(at - base));
+        int function = FindFunction(at - base);
+        if (function < 0 || functions[static_cast<size_t>(function)].first != at - base) {
+            Fail("a trap at %zx, which is none of ours", static_cast<size_t>(at - base));
+        }
+        OnProbe(function);
+        errno = saved;
+        return;
     }
     WriteCode(place, Original(place));
-    registers[REG_RIP] = static_cast<greg_t>(at);
     if (stepping >= 0) { // another thread has set the trap again before the instruction was run
         errno = saved;
         return;
@@ -597,6 +670,25 @@ void OnTrap(int, siginfo_t *info, void *context) {
     errno = saved;
 }
 
+// Races that a function loses only to a thread that is held in another one.
+struct Meeting {
+    const char *loser;
+    const char *winner;
+};
+constexpr Meeting kMeetings[] = {
+    // What is above the slabs of a claim is lowered before the claim raises it again.
+    {"lower_top", "arena_claim_avail"},
+    {"lower_top", "atomic_bitmap_claim_long_run"},
+    {"lower_top", "finish_claim"},
+    {"group_has_idle", "mark_meta"},
+};
+
+bool IsIn(int place, const char *function) {
+    const std::string &name = places[static_cast<size_t>(place)].name;
+    size_t length = strlen(function);
+    return name.compare(0, length, function) == 0 && strchr(":.", name[length]) != nullptr;
+}
+
 // For a stall that only a race leads to, one that another thread wins while this one is held
 // somewhere else: mostly in the same function, or in one that it calls. Holds threads there again
 // and again, up to `most` at a time.
@@ -611,7 +703,9 @@ void DrawPartners(Random *random, unsigned most) {
     if (wanted.empty()) {
         return;
     }
-    goal = wanted[random->Below(wanted.size())];
+    int given = shared->goal;
+    bool is_given = given >= 0 && armed[given] != kNotArmed && !random->OneIn(4);
+    goal = is_given ? given : wanted[random->Below(wanted.size())];
     size_t function = static_cast<size_t>(places[static_cast<size_t>(goal.load())].function);
     auto arm = [=](int place, Role as) {
         if (armed[place] == kNotArmed) {
@@ -630,6 +724,13 @@ void DrawPartners(Random *random, unsigned most) {
     if (random->OneIn(2)) {
         for (uint64_t n = 1 + random->Below(3); n > 0; n--) {
             arm(static_cast<int>(random->Below(places.size())), kMeets);
+        }
+    }
+    for (const Meeting &meeting : kMeetings) {
+        for (int i = 0; i < count && IsIn(goal, meeting.loser); i++) {
+            if (IsIn(i, meeting.winner) && random->OneIn(2)) {
+                arm(i, kMeets);
+            }
         }
     }
     partners_most = 1 + static_cast<unsigned>(random->Below(most));
@@ -757,8 +858,8 @@ size_t DrawSize(Random *random) {
     }
     if (regime.huge_in != 0 && random->OneIn(regime.huge_in)) {
         // More than the heap grows by at a time; more than it has in one group of SuperSlabs.
-        static constexpr size_t kHuge[] = {5 * kMiB, 9 * kMiB, 65 * kMiB, 130 * kMiB, 260 * kMiB};
-        return regime.far ? kFar + random->Below(kFar / 4) : random->Of(kHuge);
+        static constexpr size_t kMany[] = {5 * kMiB, 9 * kMiB, 65 * kMiB, 130 * kMiB, 260 * kMiB};
+        return regime.far ? kFar + random->Below(kFar / 4) : random->Of(kMany);
     }
     size_t most = size_t{1} << (4 + random->Below(21));
     return 1 + random->Below(std::min(most, regime.most));
@@ -873,6 +974,13 @@ void Resize(Slot *slot, Random *random) {
         slot->state = Slot::kLive;
         return;
     }
+    if (random->OneIn(50)) {
+        if (lib.realloc(slot->p, size_t{1} << (43 + random->Below(20))) != nullptr) {
+            Fail("realloc() to more than there is");
+        }
+        slot->state = Slot::kLive;
+        return;
+    }
     size_t size = DrawSize(random);
     if (is_far) {
         size = slot->size - kFar / 8 + random->Below(kFar / 6);
@@ -964,7 +1072,11 @@ void Batch(Random *random) {
             }
         }
         for (Slot &slot : some) {
-            if (slot.state == Slot::kLive) {
+            if (slot.state == Slot::kLive && regime.misfits && random->OneIn(16)) {
+                // As C++ does that was told the size of a base class.
+                Leave(&slot, "delete of a batch");
+                lib.sized_delete(slot.p, size / 2);
+            } else if (slot.state == Slot::kLive) {
                 Release(&slot, "free of a batch");
             }
         }
@@ -1051,7 +1163,7 @@ void PretendFilter(Random *random) {
         return;
     }
     constexpr uintptr_t kNoFilter = 8;
-    switch (random->Below(4)) {
+    switch (random->Below(5)) {
     case 0:
         lib.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
         break;
@@ -1061,8 +1173,37 @@ void PretendFilter(Random *random) {
     case 2:
         lib.syscall(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
         break;
+    case 3:
+        lib.syscall(SYS_prctl, PR_SET_SECCOMP, SECCOMP_MODE_FILTER, kNoFilter, 0, 0);
+        break;
     default:
         lib.syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, kNoFilter);
+    }
+}
+
+void OnFault(int signal, siginfo_t *info, void *context);
+
+// The heap's window lies between 64 and 80 TiB.
+bool IsInHeap(const void *p) {
+    return reinterpret_cast<uintptr_t>(p) >> 44 == 4;
+}
+
+void Catch(int signal, void (*handler)(int, siginfo_t *, void *)) {
+    struct sigaction act = {};
+    act.sa_sigaction = handler;
+    // A handler's own fault is told of, too.
+    act.sa_flags = SA_SIGINFO | SA_RESTART | SA_NODEFER;
+    sigaction(signal, &act, nullptr);
+}
+
+// What the program does now and then in the kinds of processes that are there for it.
+void DoWhatIsRare(Random *random) {
+    PretendFilter(random);
+    if (regime.profiles && random->OneIn(20)) {
+        lib.hak_profile_dump(nullptr);
+    }
+    if (regime.guards) {
+        Catch(SIGSEGV, OnFault); // the library puts its own in front again
     }
 }
 
@@ -1131,7 +1272,7 @@ void OneOperation(Random *random) {
     } else if (random->OneIn(300)) {
         UsePrivateHeap(random);
     } else if (random->OneIn(100)) {
-        PretendFilter(random);
+        DoWhatIsRare(random);
     } else {
         UseSlot(&slots[random->Below(regime.slots)], random);
     }
@@ -1267,8 +1408,11 @@ void DrawRegime(Random *random, const Plan &plan) {
     r.life = static_cast<unsigned>(20 << random->Below(9));
     r.sweeps_halve = random->OneIn(3);
     r.most = 512 * kKiB;
-    constexpr uint64_t kRuns = 5, kHuge = 6;
-    switch (plan.moves ? kRuns : plan.huge || plan.far ? kHuge : random->Below(10)) {
+    constexpr uint64_t kWords = 3, kRuns = 5, kMany = 6;
+    switch (plan.moves              ? kRuns
+            : plan.huge || plan.far ? kMany
+            : kind == Kind::kPages  ? kWords
+                                    : random->Below(10)) {
     case 0:
     case 1:
     case 2:
@@ -1285,12 +1429,12 @@ void DrawRegime(Random *random, const Plan &plan) {
         r.trim_in = static_cast<unsigned>(3 << random->Below(6));
         r.in_turn = !random->OneIn(4);
         break;
-    case 3:
+    case kWords:
         // Words of 64 and a few more or less.
         r.size_count = static_cast<unsigned>(2 + random->Below(3));
         for (unsigned i = 0; i < r.size_count; i++) {
-            static constexpr size_t kWords[] = {1024, 960, 896, 832, 1152, 512, 480, 2048, 64, 32};
-            r.sizes[i] = random->Of(kWords);
+            static constexpr size_t kSome[] = {1024, 960, 896, 832, 1152, 512, 480, 2048, 64, 32};
+            r.sizes[i] = random->Of(kSome);
         }
         r.slots = 512;
         r.batch_in = 50;
@@ -1308,10 +1452,13 @@ void DrawRegime(Random *random, const Plan &plan) {
         r.size_count = static_cast<unsigned>(2 + random->Below(3));
         for (unsigned i = 0; i < r.size_count; i++) {
             r.sizes[i] = 33 * kKiB + random->Below(size_t{1} << (15 + random->Below(7)));
+            if (kind == kFewMaps) { // what is moved by the page table
+                r.sizes[i] = kMiB + random->Below(3 * kMiB);
+            }
         }
         r.slots = std::min(r.slots, 24u);
         break;
-    case kHuge:
+    case kMany:
         r.huge_in = 100;
         r.slots = std::min(r.slots, 16u);
         if (plan.huge || plan.far) {
@@ -1334,7 +1481,23 @@ void DrawRegime(Random *random, const Plan &plan) {
     if (plan.trims) {
         r.trim_in = static_cast<unsigned>(3 << random->Below(4));
     }
-    r.filters = plan.filters;
+    if (kind == kPages) {
+        // Whole pages are free, and slabs are not.
+        r.batch_in = 20;
+        r.batch = 400;
+        r.trim_in = static_cast<unsigned>(5 << random->Below(4));
+        r.sweeps_halve = !random->OneIn(4);
+        r.misfits = takes_misfits;
+    }
+    if (kind == kProfiles && random->OneIn(2)) {
+        // Many live blocks at a time, all of them samples perhaps.
+        r.size_count = 0;
+        r.batch_in = 50;
+        r.batch = 3000;
+    }
+    r.filters = kind == kFilters || plan.filters;
+    r.profiles = kind == kProfiles;
+    r.guards = kind == kGuards;
     if (plan.tides && random->OneIn(2)) {
         r.most_free = true;
         r.slots = 256;
@@ -1353,7 +1516,9 @@ template <size_t n> void Install(struct sock_filter (&filter)[n]) {
     }
 }
 
-constexpr int kReal = -77; // as the descriptor of an anonymous mmap(): the call is to be made
+// As the descriptor of an anonymous mmap(), or the fourth argument of mprotect(): the call is to be
+// made.
+constexpr int kReal = -77;
 
 // Makes a system call end otherwise for a half of the heap's addresses: the half whose bit number
 // `shift` is set.
@@ -1373,6 +1538,29 @@ void Intercept(int call, unsigned shift, uint32_t action) {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset(4, false)),
         BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(kReal), 1, 0),
         BPF_STMT(BPF_RET | BPF_K, action),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    Install(filter);
+}
+
+// Traps an anonymous mmap(), or an mprotect(), of addresses that are not the heap's, but for those
+// that a trap makes itself.
+void InterceptOutside(int call) {
+    const size_t mark = call == SYS_mmap ? 4 : 3;
+    const uint32_t value = static_cast<uint32_t>(call == SYS_mmap ? -1 : kReal);
+    const uint8_t otherwise = call == SYS_mmap ? 0 : 1;
+    auto offset = [](size_t member, bool high) {
+        return static_cast<uint32_t>(offsetof(struct seccomp_data, args) + member * 8 + 4 * high);
+    };
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<uint32_t>(call), 0, 6),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset(0, true)),
+        BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0xfffff000),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0x4000, 3, 0),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offset(mark, false)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, otherwise, static_cast<uint8_t>(1 - otherwise)),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRAP),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     Install(filter);
@@ -1410,6 +1598,7 @@ void InterceptLimits() {
 enum class Kernel {
     kOld,   // does not know MAP_FIXED_NOREPLACE, and takes the address for a hint
     kLossy, // unmaps a range before it finds that it cannot map it afresh, and maps it later
+    kTaken, // has mapped something of others' there, or refuses memory
 };
 Kernel kernel;
 
@@ -1420,8 +1609,15 @@ long MapTrapped(const greg_t *registers) {
         flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
         return syscall(SYS_mmap, nullptr, size, registers[REG_RDX], flags, -1, 0);
     }
-    // A call that replaces a mapping loses it, and so the one that is made to mend that fails too.
     static std::atomic<uint64_t> count;
+    if (kernel == Kernel::kTaken && (flags & MAP_FIXED) == 0) {
+        Random random(++count);
+        if (!random.OneIn(3)) {
+            errno = random.OneIn(4) ? ENOMEM : EEXIST;
+            return -1;
+        }
+    }
+    // A call that replaces a mapping loses it, and so the one that is made to mend that fails too.
     static thread_local greg_t lost;
     bool mends = registers[REG_RDI] == lost;
     lost = 0;
@@ -1437,17 +1633,48 @@ long MapTrapped(const greg_t *registers) {
     return syscall(SYS_mmap, registers[REG_RDI], size, registers[REG_RDX], flags, kReal, 0);
 }
 
-// An openat() of the file that says whether the kernel charges for writable memory: it says so.
+bool refuses_much; // all large mappings, and no others
+
+// The library asks for memory outside of the heap: it is refused now and then.
+bool IsRefused(const greg_t *registers) {
+    constexpr int kLooks = 4; // at what is on top of the stack: libc's function may keep something
+    const uintptr_t *stack = reinterpret_cast<const uintptr_t *>(registers[REG_RSP]);
+    bool ours = base != 0 && FindFunction(static_cast<uintptr_t>(registers[REG_RIP]) - base) >= 0;
+    for (int i = 0; i < kLooks; i++) {
+        ours = ours || (base != 0 && FindFunction(stack[i] - base) >= 0);
+    }
+    constexpr greg_t kMuch = 256 << 10;
+    static std::atomic<uint64_t> count;
+    return ours && (refuses_much ? registers[REG_RSI] >= kMuch : Random(++count).OneIn(2));
+}
+
+long CallOutside(long call, const greg_t *registers) {
+    if (IsRefused(registers)) {
+        errno = ENOMEM;
+        return -1;
+    }
+    if (call == SYS_mprotect) {
+        return syscall(call, registers[REG_RDI], registers[REG_RSI], registers[REG_RDX], kReal);
+    }
+    return syscall(call, registers[REG_RDI], registers[REG_RSI], registers[REG_RDX],
+                   registers[REG_R10], kReal, 0);
+}
+
+// An openat() of a file that tells of the kernel's limits: it says something else.
+const char *lying_file;
+const char *lie;
+
 long OpenTrapped(const greg_t *registers) {
     const char *path = reinterpret_cast<const char *>(registers[REG_RSI]);
-    if (strcmp(path, "/proc/sys/vm/overcommit_memory") != 0) {
+    if (strcmp(path, lying_file) != 0) {
         // Files that exist, so that no mode is needed.
         return syscall(SYS_openat, registers[REG_RDI], path, registers[REG_RDX] & ~O_CREAT,
                        kRealOpen);
     }
-    int fd = memfd_create("policy", MFD_CLOEXEC);
-    if (fd >= 0 && (write(fd, "2\n", 2) != 2 || lseek(fd, 0, SEEK_SET) != 0)) {
-        Fail("no file that says 2: %s", strerror(errno));
+    int fd = memfd_create("lie", MFD_CLOEXEC);
+    ssize_t length = static_cast<ssize_t>(strlen(lie));
+    if (fd >= 0 && (write(fd, lie, strlen(lie)) != length || lseek(fd, 0, SEEK_SET) != 0)) {
+        Fail("no file that says %s: %s", lie, strerror(errno));
     }
     return fd;
 }
@@ -1463,8 +1690,12 @@ void OnTrappedCall(int, siginfo_t *info, void *context) {
     case SYS_prlimit64:
         *reinterpret_cast<struct rlimit *>(registers[REG_R10]) = {12 * kMiB, RLIM_INFINITY};
         break;
+    case SYS_mprotect:
+        result = CallOutside(SYS_mprotect, registers);
+        break;
     default:
-        result = MapTrapped(registers);
+        result = (registers[REG_RDI] >> 44) == 4 ? MapTrapped(registers)
+                                                 : CallOutside(SYS_mmap, registers);
     }
     registers[REG_RAX] = result == -1 ? -errno : result;
     errno = saved;
@@ -1477,16 +1708,10 @@ void Set(const char *name, const char *value) {
 }
 
 // Another kernel, or limits that this one does not have: for a half of the heap.
-enum Way { kPurges, kCommits, kMaps, kMoves, kOldMaps, kFars, kLosses, kCharges, kTight, kWays };
-
-void InterceptAs(Way way, Random *random, Plan *plan) {
+void InterceptAs(Kind way, Random *random, Plan *plan) {
     constexpr unsigned kSlab = 16, kSuperSlab = 21, kChunk = 26; // bits of an address
     constexpr uint32_t kFails = SECCOMP_RET_ERRNO | ENOMEM;
     const char *what = "";
-    struct sigaction act = {};
-    act.sa_sigaction = OnTrappedCall;
-    act.sa_flags = SA_SIGINFO | SA_RESTART;
-    sigaction(SIGSYS, &act, nullptr);
     switch (way) {
     case kPurges:
         what = "madvise() fails";
@@ -1530,7 +1755,7 @@ void InterceptAs(Way way, Random *random, Plan *plan) {
     case kTight:
         InterceptLimits();
         what = "RLIMIT_DATA is 12 MiB";
-        if (random->OneIn(3)) {
+        if (random->OneIn(2)) {
             Set("HAKMEM_LIMIT", random->OneIn(2) ? "1M" : "4M");
         }
         if (random->OneIn(2)) {
@@ -1538,9 +1763,27 @@ void InterceptAs(Way way, Random *random, Plan *plan) {
             Intercept(SYS_mprotect, kSuperSlab, kFails);
         }
         break;
+    case kTaken:
+        what = "others have mapped something, or mmap() fails";
+        kernel = Kernel::kTaken;
+        Intercept(SYS_mmap, kSuperSlab, SECCOMP_RET_TRAP);
+        plan->huge = true;
+        break;
+    case kFewMaps:
+        what = "max_map_count is 700";
+        lying_file = "/proc/sys/vm/max_map_count";
+        lie = "700\n";
+        InterceptOpen();
+        plan->moves = true;
+        break;
     default:
         what = "overcommit_memory is 2";
+        lying_file = "/proc/sys/vm/overcommit_memory";
+        lie = "2\n";
         InterceptOpen();
+        if (random->OneIn(2)) {
+            Set("HAKMEM_THP", "1");
+        }
         if (random->OneIn(2)) {
             plan->moves = plan->trims = true;
             what = "overcommit_memory is 2, and mmap() over a mapping fails, and loses it";
@@ -1553,7 +1796,7 @@ void InterceptAs(Way way, Random *random, Plan *plan) {
              "(%s for half of the heap) ", what);
 }
 
-Plan DrawPlan(Random *random, uint64_t seed) {
+Plan DrawPlan(Random *random) {
     Plan plan = {};
     shared->settings[0] = '\0';
     static constexpr const char *kDecay[] = {"0", "0", "1", "1", "500", "-1"};
@@ -1564,7 +1807,7 @@ Plan DrawPlan(Random *random, uint64_t seed) {
         plan.threads = kThreads;
     }
     plan.rounds = options.minutes == 0 ? 8 : 40;
-    plan.seconds = 3;
+    plan.seconds = 2;
     Set("HAKMEM_DECAY_MS", plan.background ? "1" : random->Of(kDecay));
     if (plan.background) {
         Set("HAKMEM_BACKGROUND", "1");
@@ -1573,45 +1816,75 @@ Plan DrawPlan(Random *random, uint64_t seed) {
     Set("HAKMEM_THP", random->Of(kTwo));
     Set("HAKMEM_TINY_FRONT_C23_SIMPLE", random->OneIn(3) ? "0" : "1");
     Set("HAKMEM_TINY_FRONT_C23_REFILL", random->OneIn(2) ? "0" : "1");
-    // In turn, as each may be the only one that leads to some of the places.
-    uint64_t turn = seed % kTurns;
-    switch (turn) {
-    case kWays: {
-        static constexpr const char *kLimits[] = {"1M", "4M", "16M", "50%", "50%"};
-        Set("HAKMEM_LIMIT", random->Of(kLimits));
+    char text[100];
+    switch (kind) {
+    case kLimits: {
+        static constexpr const char *kSome[] = {"1M", "4M", "16M", "50%", "50%"};
+        Set("HAKMEM_LIMIT", random->Of(kSome));
         null_allowed = true;
         break;
     }
-    case kWays + 1:
+    case kStatistics:
         Set("HAKMEM_STATS", "1");
         break;
-    case kWays + 2:
-    case kWays + 3:
+    case kHuge:
         plan.huge = true;
         break;
-    case kWays + 4:
+    case kGrows:
         plan.huge = plan.grows = true;
-        Set("HAKMEM_SANDBOX", random->OneIn(2) ? "0" : "1");
+        // A sandbox that is entered as the heap grows: a thread that gives regions rights refuses
+        // memory to others.
+        plan.filters = null_allowed = random->OneIn(3);
+        Set("HAKMEM_SANDBOX", plan.filters ? "2" : random->OneIn(2) ? "0" : "1");
         break;
-    case kWays + 5:
-        plan.filters = true;
+    case kProfiles: {
+        static constexpr const char *kRates[] = {"1", "100", "4K"};
+        snprintf(text, sizeof text, "%s/%%p.profile", options.scratch);
+        Set("HAKMEM_PROFILE", text);
+        Set("HAKMEM_PROFILE_RATE", random->Of(kRates));
+        Set("HAKMEM_PROFILE_EVERY", "4M");
+        Set("HAKMEM_PROFILE_SECONDS", "1");
+        refuses_much = random->OneIn(2);
+        if (random->OneIn(2)) {
+            InterceptOutside(SYS_mmap);
+            InterceptOutside(SYS_mprotect);
+        }
+        break;
+    }
+    case kGuards: {
+        static constexpr const char *kRates[] = {"1", "3", "30"};
+        Set("HAKMEM_GUARD", random->Of(kRates));
+        if (random->OneIn(3)) {
+            InterceptOutside(SYS_mprotect);
+        }
+        break;
+    }
+    case kRecords:
+        // At times there is no such folder, and the recording ends as it begins.
+        snprintf(text, sizeof text, "%s%s/%%p.record", options.scratch,
+                 random->OneIn(4) ? "/none" : "");
+        Set("HAKMEM_RECORD", text);
+        break;
+    case kFilters:
+    case kPages:
+    case kPlain:
+    case kKinds:
         break;
     default:
         // A few blocks of a GiB that are copied fill a machine that runs other tests as well.
-        if (turn < kWays && (turn != kFars || options.minutes > 0)) {
-            InterceptAs(static_cast<Way>(turn), random, &plan);
+        if (kind != kFars || options.minutes > 0) {
+            InterceptAs(kind, random, &plan);
             // These filters are no sandbox, but may be taken for one. In one blocks are not moved
             // but copied: of the far ones there is not so much memory.
             static constexpr const char *kSandbox[] = {"0", "0", "0", "1", "2", "2"};
-            const char *sandbox = turn == kCharges && random->OneIn(2) ? "1" : random->Of(kSandbox);
+            const char *sandbox = kind == kCharges && random->OneIn(2) ? "1" : random->Of(kSandbox);
             Set("HAKMEM_SANDBOX", plan.far ? "0" : sandbox);
         }
-        break;
     }
     if (plan.grows || plan.far) {
         Set("HAKMEM_THP", "0"); // on huge pages what is touched here and there is all of it
     }
-    plan.misuses = random->OneIn(8);
+    plan.misuses = random->OneIn(kind == kGuards ? 3 : 8);
     plan.exits_busy = random->OneIn(4);
     return plan;
 }
@@ -1641,6 +1914,11 @@ int MakeCopy() {
     for (size_t i = 0; i < places.size(); i++) {
         if (armed[i] != kNotArmed) {
             copy[FileOffset(places[i].at)] = 0xCC;
+        }
+    }
+    for (size_t i = 0; i < functions.size(); i++) {
+        if (IsProbed(i)) {
+            copy[FileOffset(functions[i].first)] = 0xCC;
         }
     }
     int fd = memfd_create("stalls", MFD_CLOEXEC);
@@ -1721,10 +1999,67 @@ void MakeCrowd(size_t most) {
     Disarm();
 }
 
+constexpr size_t kGuarded = 60; // bytes, so that some more are within the block's alignment
+
+// A block that stands against a page that nobody may touch; null if none is to be had.
+unsigned char *AllocateGuarded() {
+    constexpr int kTries = 20000;
+    for (int i = 0; i < kTries; i++) {
+        void *p = lib.malloc(kGuarded);
+        if (p != nullptr && !IsInHeap(p)) {
+            return static_cast<unsigned char *>(p);
+        }
+        lib.free(p);
+    }
+    return nullptr;
+}
+
+thread_local sigjmp_buf after_fault;
+thread_local volatile unsigned char *forbidden;
+
+// Reads a guarded block that is free: a fault, which the library tells of, and hands to the
+// program's handler.
+void *TouchForbidden(void *) {
+    volatile unsigned char *p = AllocateGuarded();
+    if (p != nullptr) {
+        lib.free(const_cast<unsigned char *>(p));
+        forbidden = p;
+        if (sigsetjmp(after_fault, 1) == 0) {
+            static_cast<void>(*p); // no fault, if another thread has got the block
+        }
+        forbidden = nullptr;
+    }
+    return nullptr;
+}
+
 void *Misuse(void *) {
     static char none_of_the_heap[256];
+    unsigned char *p = kind == kGuards ? AllocateGuarded() : nullptr;
+    if (p != nullptr && shared->processes % 2 == 0) {
+        lib.free(p + 1);
+        Fail("the inside of a block could be freed");
+    }
+    if (p != nullptr) {
+        p[kGuarded] = 0;
+        lib.free(p);
+        Fail("a block could be freed that was written past");
+    }
     lib.free(none_of_the_heap + 128);
     Fail("static data could be freed");
+}
+
+void MisuseOnce(const Plan &plan, Random *random, Random *of_places, bool only_new,
+                void *(*misuse)(void *)) {
+    MakeEndless(plan, random);
+    DrawPlaces(of_places, only_new, plan.threads);
+    stall_seed = random->Next();
+    Arm();
+    pthread_t thread;
+    StartThread(&thread, nullptr, misuse, nullptr);
+    pthread_join(thread, nullptr);
+    Disarm();
+    RunUntil(plan, random, [] { return holding == 0; });
+    ends_at = 0;
 }
 
 // Everything is freed: nothing may be left in use.
@@ -1753,6 +2088,9 @@ void CheckEmpty() {
 
 // A fault of memory that is not the model's: where in the library it is.
 void OnFault(int signal, siginfo_t *info, void *context) {
+    if (info->si_addr != nullptr && info->si_addr == forbidden) {
+        siglongjmp(after_fault, 1);
+    }
     const greg_t *registers = static_cast<ucontext_t *>(context)->uc_mcontext.gregs;
     std::string where;
     auto add = [&where](uintptr_t at) {
@@ -1772,6 +2110,20 @@ void OnFault(int signal, siginfo_t *info, void *context) {
          where.c_str());
 }
 
+bool TakesMisfits() {
+    return strcmp(options.flavour, "hakmem_hardened") != 0 &&
+           std::any_of(places.begin(), places.end(), [](const Place &place) {
+               return place.name.compare(0, 11, "put_misfit:") == 0;
+           });
+}
+
+void SetHandlers() {
+    Catch(SIGTRAP, OnTrap);
+    Catch(SIGSYS, OnTrappedCall);
+    Catch(SIGSEGV, OnFault);
+    Catch(SIGBUS, OnFault);
+}
+
 [[noreturn]] void RunProcess(uint64_t seed, bool only_new) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     process = getpid();
@@ -1786,7 +2138,10 @@ void OnFault(int signal, siginfo_t *info, void *context) {
     // does not, so that a seed repeats it.
     Random random(seed);
     Random of_places(seed + shared->stalls);
-    Plan plan = DrawPlan(&random, seed);
+    kind = static_cast<Kind>(seed % kKinds);
+    takes_misfits = TakesMisfits();
+    SetHandlers();
+    Plan plan = DrawPlan(&random);
     plan.crowd = !null_allowed &&
                  (shared->wants_crowd || (options.minutes > 0 && only_new && random.OneIn(10)));
     trims_exactly = !plan.background;
@@ -1800,13 +2155,6 @@ void OnFault(int signal, siginfo_t *info, void *context) {
     }
     DrawRegime(&random, plan);
     sink = fopen("/dev/null", "w");
-    struct sigaction act = {};
-    act.sa_sigaction = OnTrap;
-    act.sa_flags = SA_SIGINFO | SA_RESTART;
-    sigaction(SIGTRAP, &act, nullptr);
-    act.sa_sigaction = OnFault;
-    sigaction(SIGSEGV, &act, nullptr);
-    sigaction(SIGBUS, &act, nullptr);
     if (pthread_key_create(&at_end, AtEnd) != 0) {
         Fail("no key");
     }
@@ -1862,15 +2210,12 @@ void OnFault(int signal, siginfo_t *info, void *context) {
             break; // others have other settings
         }
     }
+    if (kind == kGuards && !plan.misuses) {
+        MisuseOnce(plan, &random, &of_places, only_new, TouchForbidden);
+    }
     if (plan.misuses) {
-        MakeEndless(plan, &random);
-        DrawPlaces(&of_places, only_new, plan.threads);
-        stall_seed = random.Next();
         shared->to_abort = true;
-        Arm();
-        pthread_t thread;
-        StartThread(&thread, nullptr, Misuse, nullptr);
-        pthread_join(thread, nullptr);
+        MisuseOnce(plan, &random, &of_places, only_new, Misuse);
     }
     if (plan.exits_busy || plan.crowd) {
         MakeEndless(plan, &random);
@@ -1954,7 +2299,21 @@ bool Judge(uint64_t seed, int status, bool hangs, int err) {
     return false;
 }
 
+// What the last process and its children have written.
+void EmptyScratch() {
+    DIR *folder = opendir(options.scratch);
+    while (struct dirent *entry = folder == nullptr ? nullptr : readdir(folder)) {
+        if (strstr(entry->d_name, ".record") != nullptr) {
+            unlinkat(dirfd(folder), entry->d_name, 0);
+        }
+    }
+    if (folder != nullptr) {
+        closedir(folder);
+    }
+}
+
 bool RunOne(uint64_t seed, bool only_new, int err) {
+    EmptyScratch();
     shared->told = 0;
     shared->to_abort = false;
     shared->fault[0] = '\0';
@@ -2031,19 +2390,60 @@ bool EnoughHeld() {
     return true;
 }
 
-// The seed of a process, which says of what kind it is. Each kind gets as much time as the others;
-// a short run makes those that cost little.
+// A place that was not held yet, of those that have been a goal least often; -1 if there is none.
+int DrawGoal(Random *random) {
+    static std::vector<unsigned> &tries = *new std::vector<unsigned>(places.size());
+    int best = -1;
+    unsigned equal = 0;
+    for (size_t i = 0; i < places.size(); i++) {
+        int place = static_cast<int>(i);
+        if (ExceptionOf(places[i]) != nullptr ||
+            (WasHeld(place, kBefore) && WasHeld(place, kBehind))) {
+            continue;
+        }
+        if (best < 0 || tries[i] < tries[static_cast<size_t>(best)]) {
+            best = place;
+            equal = 1;
+        } else if (tries[i] == tries[static_cast<size_t>(best)] && random->OneIn(++equal)) {
+            best = place;
+        }
+    }
+    if (best >= 0) {
+        tries[static_cast<size_t>(best)]++;
+    }
+    return best;
+}
+
+// A kind of process that has called the goal's function, or any if none has.
+uint64_t DrawKind(int wanted, Random *random) {
+    size_t function = static_cast<size_t>(places[static_cast<size_t>(wanted)].function);
+    std::vector<uint64_t> kinds;
+    for (uint64_t i = 0; i < kKinds; i++) {
+        if (shared->called[i][function]) {
+            kinds.push_back(i);
+        }
+    }
+    return kinds.empty() ? random->Below(kKinds) : kinds[random->Below(kinds.size())];
+}
+
+// The seed of a process, which says of what kind it is, and its goal. Each kind gets as much time
+// as the others, but for every other process, which is for its goal. A short run makes those that
+// cost little.
 uint64_t DrawSeed(uint64_t i, const double *spent) {
-    static constexpr uint64_t kCheap[] = {kTurns - 1, kPurges, kWays + 1, kCommits,
-                                          kWays,      kTight,  kWays + 5};
+    static constexpr uint64_t kCheap[] = {kPlain, kPurges,   kStatistics, kCommits, kLimits,
+                                          kTight, kProfiles, kFilters,    kGuards};
     constexpr uint64_t kCheaps = sizeof kCheap / sizeof *kCheap;
-    uint64_t turn = static_cast<uint64_t>(std::min_element(spent, spent + kTurns) - spent);
+    Random random(options.seed + i);
+    uint64_t turn = static_cast<uint64_t>(std::min_element(spent, spent + kKinds) - spent);
+    shared->goal = options.minutes == 0 ? -1 : DrawGoal(&random);
     if (options.minutes == 0) {
         turn = kCheap[i % kCheaps];
-    } else if (i < kTurns) {
+    } else if (i < kKinds) {
         turn = i;
+    } else if (i % 2 == 0 && shared->goal >= 0) {
+        turn = DrawKind(shared->goal, &random);
     }
-    return (options.seed + i) * kTurns + turn;
+    return (options.seed + i) * kKinds + turn;
 }
 
 void Summary(double seconds, bool complete) {
@@ -2054,10 +2454,17 @@ void Summary(double seconds, bool complete) {
             at_fork_only |= shared->held[i][mode] == 0 && shared->held_at_fork[i][mode] != 0;
             if (complete && !WasHeld(static_cast<int>(i), mode)) {
                 const Exception *exception = ExceptionOf(places[i]);
+                std::string kinds;
+                for (size_t k = 0; k < kKinds; k++) {
+                    if (shared->called[k][places[i].function]) {
+                        kinds +=
+                            std::string(kinds.empty() ? "; called in: " : ", ") + kKindNames[k];
+                    }
+                }
                 printf(
                     "stalls: never held: %s%s%s\n",
                     NameOf(static_cast<uint32_t>(i * kModes) + static_cast<uint32_t>(mode)).c_str(),
-                    exception == nullptr ? "" : "; need not be: ",
+                    exception == nullptr ? kinds.c_str() : "; need not be: ",
                     exception == nullptr ? "" : exception->why);
             }
         }
@@ -2088,6 +2495,8 @@ bool Parse(int argc, char **argv, const char **list, const char **library) {
             options.minutes = strtod(value, nullptr);
         } else if (name == "--seed") {
             options.seed = strtoull(value, nullptr, 10);
+        } else if (name == "--scratch") {
+            options.scratch = value;
         } else if (name == "--place") {
             place = value;
         } else {
@@ -2157,7 +2566,7 @@ int main(int argc, char **argv) {
     signal(SIGINT, OnInterrupt);
     signal(SIGTERM, OnInterrupt);
     double begin = Now();
-    double spent[kTurns] = {};              // seconds
+    double spent[kKinds] = {};              // seconds
     bool crowded = false;                   // a process has had so many threads
     constexpr uint64_t kMostOfShort = 2000; // processes; one that needs more is a fault
     bool repeat = !options.only.empty();
@@ -2179,7 +2588,7 @@ int main(int argc, char **argv) {
             Summary(Now() - begin, false);
             return 1;
         }
-        spent[seed % kTurns] += Now() - from;
+        spent[seed % kKinds] += Now() - from;
     }
     Summary(Now() - begin, !repeat);
     return repeat || EnoughHeld() ? 0 : 1;
