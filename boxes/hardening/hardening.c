@@ -16,7 +16,13 @@ struct hardening hardening = {
           HARDENING_ZERO | HARDENING_CHECK_ZERO | HARDENING_QUARANTINE | HARDENING_RANDOM |
           HARDENING_SEPARATE,
     .quarantine = 32 << 10,
+    .choice = 7,
+    .zero_most = UINT64_MAX,
 };
+
+#    define LOWEST(n) ((n) == 8 ? UINT64_MAX : (UINT64_C(1) << (n) % 8 * 8) - 1)
+const uint64_t hardening_bytes[9] = {LOWEST(0), LOWEST(1), LOWEST(2), LOWEST(3), LOWEST(4),
+                                     LOWEST(5), LOWEST(6), LOWEST(7), LOWEST(8)};
 
 void hardening_prepare(void) {
     // Threads that come at the same time write the same.
@@ -39,7 +45,7 @@ void hardening_start(void) {
         {SETTING_ZERO, 1, HARDENING_ZERO},
         {SETTING_ZERO, 2, HARDENING_CHECK_ZERO},
         {SETTING_QUARANTINE, 1, HARDENING_QUARANTINE},
-        {SETTING_RANDOM, 1, HARDENING_RANDOM},
+        {SETTING_RANDOM, 2, HARDENING_RANDOM},
         {SETTING_SEPARATE, 1, HARDENING_SEPARATE},
     };
     uint32_t on = 0;
@@ -47,40 +53,56 @@ void hardening_start(void) {
         on |= settings_get(rows[i].setting) >= rows[i].least ? rows[i].bit : 0;
     }
     HAK_POKE(&hardening.quarantine, (uint32_t)settings_get(SETTING_QUARANTINE));
+    uint64_t choice = (uint64_t)settings_get(SETTING_RANDOM);
+    HAK_POKE(&hardening.choice, (UINT32_C(1) << hak_log2(choice | 1)) - 1);
+    HAK_POKE(&hardening.zero_most, (uint64_t)settings_get(SETTING_ZERO_MOST));
     HAK_POKE(&hardening.on, on);
 }
 
-bool hardening_is_clear_many(const void *at, size_t bytes) {
-    const hardening_pair *from = at;
-    const hardening_pair *end = (const hardening_pair *)((const char *)at + bytes);
-    hardening_pair any = {0, 0};
-    for (; end - from >= 4; from += 4) {
-        any |= from[0] | from[1] | from[2] | from[3];
-    }
-    for (; from != end; from++) {
-        any |= *from;
-    }
-    return (any[0] | any[1]) == 0;
+// The bytes at each end of a block of so many that become zero and are looked at: all, or few.
+static size_t at_each_end(size_t bytes) {
+    enum { END = HARDENING_ZERO_LEAST / 2 };
+    return bytes <= HAK_PEEK(&hardening.zero_most) ? bytes : END;
 }
 
 void hardening_clear_many(void *at, size_t bytes) {
-    enum { PART = 1024 };
-    if (bytes <= HAK_PAGE) {
-        memset(at, 0, bytes);
-        return;
-    }
-    // Pages that were never touched stay so.
-    for (size_t done = 0; done < bytes; done += PART) {
-        char *part = (char *)at + done;
-        size_t size = hak_min(bytes - done, PART);
-        if (!hardening_is_clear_many(part, size)) {
-            memset(part, 0, size);
-        }
+    size_t part = at_each_end(bytes);
+    memset(at, 0, part);
+    if (part != bytes) {
+        memset((char *)at + bytes - part, 0, part);
     }
 }
 
+// Sixteen or more bytes. A page is written to before it is read: see hardening_add().
+static uint64_t any_of(char *at, size_t bytes) {
+    uint64_t any = 0;
+    for (char *end = at + bytes; at != end;) {
+        size_t page = hak_min((size_t)(end - at), HAK_PAGE - (uintptr_t)at % HAK_PAGE);
+        hardening_add((hardening_word *)at, 0);
+        any |= ((hardening_word *)at)[0] | ((hardening_word *)at)[1];
+        char *last = at + page;
+        for (at += sizeof(hardening_pair); at != last;) {
+            size_t few = hak_min((size_t)(last - at), HARDENING_FEW);
+            any |= hardening_any(at, few);
+            at += few;
+        }
+    }
+    return any;
+}
+
+bool hardening_is_clear_many(void *at, size_t bytes) {
+    // What follows in the block is its last pair.
+    size_t part = at_each_end(bytes + sizeof(hardening_pair));
+    if (part > bytes) {
+        return any_of(at, bytes) == 0;
+    }
+    char *end = (char *)at + bytes;
+    return (any_of(at, part) |
+            any_of(end - (part - sizeof(hardening_pair)), part - sizeof(hardening_pair))) == 0;
+}
+
 enum hardening_kind hardening_look(unsigned bin, const void *block, size_t *size) {
-    if (HAK_LIKELY(hardening_wrong(bin, block, size) == 0)) {
+    if (HAK_LIKELY(hardening_intact(bin, block, size))) {
         return HARDENING_LIVE;
     }
     *size = size_class_usable(bin);
@@ -106,14 +128,8 @@ void hardening_refuse(unsigned bin, const void *block) {
     }
 }
 
-void hardening_refuse_twice(const void *block) {
-    if (hardening_has(HARDENING_STATE)) {
-        diag_misuse(DIAG_CALL_FREE, block, "block freed twice");
-    }
-}
-
-void hardening_refuse_written(const void *block) {
-    diag_misuse("malloc", block, "block was written to after it was freed");
+void hardening_refuse_written(const char *call, const void *block) {
+    diag_misuse(call, block, "block was written to after it was freed");
 }
 
 void hardening_measure(struct hardening_heap *heap) {
@@ -124,6 +140,8 @@ void hardening_measure(struct hardening_heap *heap) {
     heap->quarantine = bytes;
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
         size_t blocks = bytes / size_class_bins[bin].size;
+        // (What waits beyond the last place does so until the queue is flushed.)
+        heap->queues[bin].next = 0;
         heap->queues[bin].most = (uint16_t)hak_min(hak_max(blocks, 1), HARDENING_QUEUE_MOST);
     }
 }

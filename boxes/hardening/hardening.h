@@ -3,24 +3,25 @@
 // it.
 //
 //     |<---------------- block of a bin ----------------->|
-//     | the user's bytes | slack: a part of it is filled  | tag |
+//     | the user's bytes | slack: 8 bytes are filled      | tag |
 //
 // The tag is the last word of a block. In a live one it is a keyed hash of the
 // block's address and the number of bytes of slack; in a free one it is zero,
-// as is the whole block. So the tag tells whether the block is live, how many
-// bytes are its user's, and whether a write has come from below; the slack, up
-// to SLACK_MOST bytes behind the user's last one, bears the hash too, so that
-// a write of one byte too much is seen. A write below a block meets the tag of
-// the block before it.
+// as is the whole block if it is not larger than `zero_most`. So the tag tells
+// whether the block is live, how many bytes are its user's, and whether a write
+// has come from below; the 8 bytes behind the user's last one bear the hash
+// too, so that a write of one byte too much is seen. A write below a block
+// meets the tag of the block before it.
 //
 // Freed blocks wait in the quarantine of their thread's heap, first in, first
 // out, a queue a bin. The keys come from the kernel's random bytes; the hash is
 // quick and no cipher: who can read many tags may compute others.
 //
 // In the other flavours (HAK_HARDENED is 0) nothing of this is compiled.
-// Functions on a block may be called by the thread that owns it;
-// hardening_free() also if another thread frees it at the same time: one of the
-// two is stopped.
+// Functions on a block may be called by the thread that owns it. Where two
+// threads free a block in the same moment, both may get through: then the block
+// is found live when it is handed out the second time, or free when it goes back
+// to the pool.
 #ifndef HAKMEM_BOXES_HARDENING_HARDENING_H
 #define HAKMEM_BOXES_HARDENING_HARDENING_H
 
@@ -28,16 +29,17 @@
 
 #if HAK_HARDENED
 
-#    include "boxes/base/alone.h"
 #    include "boxes/base/atomic.h"
+#    include "boxes/cpu/cpu.h"
 #    include "boxes/size_class/size_class.h"
 
 HAK_C_BEGIN
 
-enum {
-    HARDENING_SLACK_SHIFT = 49, // of a tag: below the hash, above the bytes of slack
-    HARDENING_FILLED = 64,      // bytes of slack that bear the hash
-};
+// The bytes of slack in a tag: times this, over the hash. The topmost 15 bits of
+// the product are the number itself, and those below check it; the lowest byte
+// is zero.
+enum { HARDENING_SLACK_SHIFT = 49 };
+#    define HARDENING_SLACK (UINT64_C(1) << HARDENING_SLACK_SHIFT | UINT64_C(0x2545f4b) << 8)
 static_assert(SIZE_CLASS_TINY_MAX < 1 << (64 - HARDENING_SLACK_SHIFT), "any slack fits");
 
 // What is switched on, as bits.
@@ -57,10 +59,16 @@ struct hardening {
     uint64_t keys[2];
     uint32_t on;         // HARDENING_ bits
     uint32_t quarantine; // bytes, a bin and heap
+    uint32_t choice;     // blocks among which one is chosen at random, a power of two, less 1
+    uint64_t zero_most;  // bytes of a block all of which become zero, HARDENING_ZERO_LEAST or more
 };
 extern struct hardening hardening __attribute__((visibility("hidden")));
 
+// The lowest n bytes of a word, for n in 0..8.
+extern const uint64_t hardening_bytes[9] __attribute__((visibility("hidden")));
+
 typedef uint64_t hardening_word __attribute__((may_alias));
+typedef uint64_t hardening_unaligned __attribute__((may_alias, aligned(1)));
 
 // Makes the keys, once; before the first block is handed out. Any thread, any
 // time.
@@ -75,12 +83,17 @@ HAK_INLINE bool hardening_has(uint32_t what) {
 
 // --- Tags
 
+// Mixes a number with the keys: both halves of one product.
+HAK_INLINE uint64_t hardening_mix(uint64_t value) {
+    __extension__ typedef unsigned __int128 product;
+    product both = (product)(value ^ hardening.keys[0]) * hardening.keys[1];
+    return (uint64_t)both ^ (uint64_t)(both >> 64);
+}
+
 // The hash of a block. Its lowest byte, which a write past the end meets first,
 // is not 0, so that the zero behind a string is seen too.
 HAK_INLINE uint64_t hardening_hash(const void *block) {
-    uint64_t value = ((uintptr_t)block ^ hardening.keys[0]) * hardening.keys[1];
-    value = hak_hash(value ^ value >> 32);
-    return value >> (64 - HARDENING_SLACK_SHIFT) | 1;
+    return hardening_mix((uintptr_t)block) | 1;
 }
 
 HAK_INLINE hardening_word *hardening_tag(unsigned bin, const void *block) {
@@ -88,67 +101,30 @@ HAK_INLINE hardening_word *hardening_tag(unsigned bin, const void *block) {
                               sizeof(hardening_word));
 }
 
-// The tag of a block with that hash, and the hash that a tag has been made of.
-// The slack is mixed into it, but for the lowest byte, so that a change of any
-// bit is seen.
-HAK_INLINE uint64_t hardening_mixed(uint64_t slack) {
-    return hak_hash(slack) >> (64 - HARDENING_SLACK_SHIFT) & ~UINT64_C(0xff);
-}
+// The tag of a block with that hash; and of a tag that is one the bytes of
+// slack, SIZE_MAX if it is none.
 HAK_INLINE uint64_t hardening_tag_of(uint64_t hash, uint64_t slack) {
-    return (hash ^ hardening_mixed(slack)) | slack << HARDENING_SLACK_SHIFT;
+    return hash ^ slack * HARDENING_SLACK;
 }
-HAK_INLINE uint64_t hardening_hash_in(uint64_t tag) {
-    return (tag & ((UINT64_C(1) << HARDENING_SLACK_SHIFT) - 1)) ^
-           hardening_mixed(tag >> HARDENING_SLACK_SHIFT);
-}
-
-// Writes the hash over the slack that starts `size` bytes into a block and ends
-// at `end`, and over `end` itself: what is there is written after this. What
-// the first word has of the user's stays, or is zero. (Most blocks have two
-// words or less: no branch depends on how many.)
-HAK_INLINE void hardening_fill(char *block, size_t size, hardening_word *end, uint64_t hash,
-                               bool keep) {
-    hardening_word *at = (hardening_word *)(block + (size & ~(size_t)7));
-    unsigned bits = (unsigned)(size % 8) * 8;
-    *at = (keep ? *at & ((UINT64_C(1) << bits) - 1) : 0) | hash << bits;
-    hardening_word *next = at + 1 < end ? at + 1 : end;
-    *next = hash;
-    if (HAK_UNLIKELY(end - at > 2)) {
-        const hardening_word *last = at + HARDENING_FILLED / sizeof *at;
-        for (last = end < last ? end : last; ++next < last;) {
-            *next = hash;
-        }
-    }
+HAK_INLINE bool hardening_slack_in(uint64_t tag, uint64_t hash, size_t *slack) {
+    uint64_t product = tag ^ hash;
+    *slack = product >> HARDENING_SLACK_SHIFT;
+    return *slack * HARDENING_SLACK == product;
 }
 
-// Not 0 if it is not there any more.
-HAK_INLINE uint64_t hardening_unfilled(const char *block, size_t size, const hardening_word *end,
-                                       uint64_t hash) {
-    const hardening_word *at = (const hardening_word *)(block + (size & ~(size_t)7));
-    unsigned bits = (unsigned)(size % 8) * 8;
-    uint64_t first = (*at ^ hash << bits) >> bits;
-    const hardening_word *next = at + 1 < end ? at + 1 : end;
-    uint64_t second = *next ^ hash;
-    uint64_t wrong = (at < end ? first : 0) | (next < end ? second : 0);
-    if (HAK_UNLIKELY(end - at > 2)) {
-        const hardening_word *last = at + HARDENING_FILLED / sizeof *at;
-        for (last = end < last ? end : last; ++next < last;) {
-            wrong |= *next ^ hash;
-        }
-    }
-    return wrong;
+// The word behind the user's bytes of a block; what it has of the tag, or of
+// what lies behind the block, is written afterwards.
+HAK_INLINE hardening_unaligned *hardening_behind(const void *block, size_t size) {
+    return (hardening_unaligned *)((char *)(uintptr_t)block + size);
 }
 
 // Makes a block of `bin` live, with `size` bytes of its user's (0 counts as 1).
-// `keep`: what is in it stays, else the bytes up to the next multiple of 8 may
-// become zero.
-HAK_INLINE void hardening_set(unsigned bin, void *block, size_t size, bool keep) {
+HAK_INLINE void hardening_set(unsigned bin, void *block, size_t size) {
     hardening_word *tag = hardening_tag(bin, block);
     uint64_t hash = hardening_hash(block);
-    size = size == 0 ? 1 : size;
-    size_t slack = size_class_bins[bin].size - sizeof *tag - size;
-    hardening_fill((char *)block, size, tag, hash, keep);
-    HAK_POKE(tag, hardening_tag_of(hash, slack));
+    size += size == 0;
+    *hardening_behind(block, size) = hash;
+    HAK_POKE(tag, hardening_tag_of(hash, (size_t)((char *)tag - (char *)block) - size));
 }
 
 enum hardening_kind {
@@ -157,18 +133,18 @@ enum hardening_kind {
     HARDENING_DAMAGED, // written to past its end
 };
 
-// Not 0 if a block's tag or slack is not as it was written; *size is its user's
-// bytes if it is 0.
-HAK_INLINE uint64_t hardening_wrong(unsigned bin, const void *block, size_t *size) {
+// True if a block's tag and slack are as they were written; then *size is its
+// user's bytes.
+HAK_INLINE bool hardening_intact(unsigned bin, const void *block, size_t *size) {
     const hardening_word *tag = hardening_tag(bin, block);
-    uint64_t found = HAK_PEEK(tag);
     uint64_t hash = hardening_hash(block);
-    uint64_t wrong = hardening_hash_in(found) ^ hash;
-    *size = size_class_bins[bin].size - sizeof *tag - (found >> HARDENING_SLACK_SHIFT);
-    if (HAK_LIKELY(wrong == 0)) {
-        wrong = hardening_unfilled((const char *)block, *size, tag, hash);
+    size_t slack;
+    if (HAK_UNLIKELY(!hardening_slack_in(HAK_PEEK(tag), hash, &slack))) {
+        return false;
     }
-    return wrong;
+    *size = (size_t)((const char *)tag - (const char *)block) - slack;
+    uint64_t behind = *hardening_behind(block, *size) ^ hash;
+    return (behind & hardening_bytes[hak_min(slack, 8)]) == 0;
 }
 
 // What a block of `bin` is, and in *size its user's bytes if it is live. Looks
@@ -183,92 +159,119 @@ HAK_INLINE bool hardening_intact_below(unsigned bin, const void *block) {
         return true;
     }
     uint64_t tag = HAK_PEEK((const hardening_word *)block - 1);
-    return tag == 0 || hardening_hash_in(tag) == hardening_hash((const char *)block - size);
+    size_t slack;
+    return tag == 0 || hardening_slack_in(tag, hardening_hash((const char *)block - size), &slack);
 }
 
-// Makes bytes zero, a multiple of 16 from an address that is one; where they
-// are many, not those that are. And true if they are zero.
-enum { HARDENING_FEW = 256 };
+// Makes bytes zero, a multiple of 16 from an address that is one; and true if
+// they are zero. Where they are more than `zero_most`, HARDENING_ZERO_LEAST of
+// them, one half at each end. What is looked at is a block but for its last 16
+// bytes.
+enum { HARDENING_FEW = 256, HARDENING_ZERO_LEAST = 4096 };
 void hardening_clear_many(void *at, size_t bytes);
-bool hardening_is_clear_many(const void *at, size_t bytes);
+bool hardening_is_clear_many(void *at, size_t bytes);
 
 typedef uint64_t hardening_pair __attribute__((vector_size(16), may_alias));
 
-// The offsets of four pairs that cover `bytes` (16 to 64) bytes, some twice: no
-// branch depends on how many there are.
-#    define HARDENING_FOUR(bytes) \
-        { 0, hak_min(16, (bytes)-16), hak_min(32, (bytes)-16), (bytes)-16 }
-
+// `bytes` is 16 to 256. Ends meet in the middle, so that few branches depend on
+// how many there are.
 HAK_INLINE void hardening_clear(void *at, size_t bytes) {
-    if (HAK_UNLIKELY(bytes > HARDENING_FEW)) {
-        hardening_clear_many(at, bytes);
+    const hardening_pair zero = {0, 0};
+    hardening_pair *from = (hardening_pair *)at;
+    hardening_pair *end = (hardening_pair *)((char *)at + bytes);
+    if (bytes <= 64) {
+        from[0] = end[-1] = zero;
+        *(hardening_pair *)((char *)at + hak_min(16, bytes - 16)) = zero;
+        *(hardening_pair *)((char *)at + hak_min(32, bytes - 16)) = zero;
         return;
     }
-    char *to = (char *)at;
-    for (; bytes > 64; to += 64, bytes -= 64) {
-        for (size_t i = 0; i < 64; i += 16) {
-            *(hardening_pair *)(to + i) = (hardening_pair){0, 0};
-        }
-    }
-    const size_t four[] = HARDENING_FOUR(bytes);
-    for (unsigned i = 0; i < 4; i++) {
-        *(hardening_pair *)(to + four[i]) = (hardening_pair){0, 0};
+    from[0] = from[1] = from[2] = from[3] = zero;
+    end[-1] = end[-2] = end[-3] = end[-4] = zero;
+    if (bytes > 128) {
+        from[4] = from[5] = from[6] = from[7] = zero;
+        end[-5] = end[-6] = end[-7] = end[-8] = zero;
     }
 }
-HAK_INLINE bool hardening_is_clear(const void *at, size_t bytes) {
-    if (HAK_UNLIKELY(bytes > HARDENING_FEW)) {
-        return hardening_is_clear_many(at, bytes);
-    }
-    const char *from = (const char *)at;
+// `bytes` is 0 to 256.
+HAK_INLINE uint64_t hardening_any(const void *at, size_t bytes) {
+    const hardening_pair *from = (const hardening_pair *)at;
+    const hardening_pair *end = (const hardening_pair *)((const char *)at + bytes);
     hardening_pair any = {0, 0};
-    for (; bytes > 64; from += 64, bytes -= 64) {
-        for (size_t i = 0; i < 64; i += 16) {
-            any |= *(const hardening_pair *)(from + i);
+    if (bytes > 64) {
+        any = from[0] | from[1] | from[2] | from[3] | end[-1] | end[-2] | end[-3] | end[-4];
+        if (bytes > 128) {
+            any |= from[4] | from[5] | from[6] | from[7] | end[-5] | end[-6] | end[-7] | end[-8];
         }
+    } else if (bytes != 0) {
+        any = from[0] | end[-1] |
+              *(const hardening_pair *)((const char *)at + hak_min(16, bytes - 16)) |
+              *(const hardening_pair *)((const char *)at + hak_min(32, bytes - 16));
     }
-    const size_t four[] = HARDENING_FOUR(bytes);
-    for (unsigned i = 0; i < 4; i++) {
-        any |= *(const hardening_pair *)(from + four[i]);
-    }
-    return (any[0] | any[1]) == 0;
+    return any[0] | any[1];
 }
 
-// A block cannot be freed, if what is wrong is not switched off; and one was
-// written to after it was freed. Both stop the program.
+// A block cannot be freed: stops the program if what is wrong is not switched
+// off. And one was written to after it was freed.
 HAK_COLD void hardening_refuse(unsigned bin, const void *block);
-HAK_COLD void hardening_refuse_twice(const void *block);
-HAK_NORETURN HAK_COLD void hardening_refuse_written(const void *block);
+HAK_NORETURN HAK_COLD void hardening_refuse_written(const char *call, const void *block);
 
-// A block, the start of one of `bin`, is freed: stops the program if it is not
-// live, or damaged, and else makes it a free one.
-HAK_INLINE void hardening_free(unsigned bin, void *block) {
-    uint32_t on = HAK_PEEK(&hardening.on);
-    hardening_word *tag = hardening_tag(bin, block);
-    uint64_t found = HAK_PEEK(tag);
+// True if a block, the start of one of `bin`, is live and not damaged.
+HAK_INLINE bool hardening_may_free(unsigned bin, const void *block) {
     size_t size;
-    if (HAK_UNLIKELY(hardening_wrong(bin, block, &size) != 0) ||
-        ((on & HARDENING_NEIGHBOUR) != 0 && HAK_UNLIKELY(!hardening_intact_below(bin, block)))) {
-        hardening_refuse(bin, block);
+    return hardening_intact(bin, block, &size) &&
+           ((HAK_PEEK(&hardening.on) & HARDENING_NEIGHBOUR) == 0 ||
+            hardening_intact_below(bin, block));
+}
+
+// Makes a live block a free one.
+HAK_INLINE void hardening_bury(unsigned bin, void *block) {
+    size_t size = size_class_bins[bin].size;
+    if (HAK_UNLIKELY(!hardening_has(HARDENING_ZERO))) {
+        HAK_POKE(hardening_tag(bin, block), 0);
+    } else if (HAK_LIKELY(size <= HARDENING_FEW)) {
+        hardening_clear(block, size);
+    } else {
+        hardening_clear_many(block, size);
     }
-    // Of two threads that free a block at the same time one takes its tag.
-    if (hak_alone()) {
-        HAK_POKE(tag, 0);
-    } else if (HAK_UNLIKELY(__atomic_exchange_n(tag, 0, __ATOMIC_SEQ_CST) != found)) {
-        hardening_refuse_twice(block);
-    }
-    if (HAK_LIKELY((on & HARDENING_ZERO) != 0)) {
-        hardening_clear(block, size_class_bins[bin].size);
-    }
+}
+
+// Adds to a word. A page that was never touched gets its memory by this step,
+// where a load would map the page of zeros, and the store behind it fault once
+// more.
+HAK_INLINE void hardening_add(hardening_word *word, uint64_t more) {
+#    if CPU_PLAIN_STEPS
+    cpu_plain_add(word, more);
+#    else
+    HAK_POKE(word, *word + more);
+#    endif
 }
 
 // A free block of `bin` is handed out: stops the program if something was
 // written to it.
 HAK_INLINE void hardening_issue(unsigned bin, void *block, size_t size) {
-    if (HAK_LIKELY(hardening_has(HARDENING_CHECK_ZERO)) &&
-        HAK_UNLIKELY(!hardening_is_clear(block, size_class_bins[bin].size))) {
-        hardening_refuse_written(block);
+    if (HAK_UNLIKELY(!hardening_has(HARDENING_CHECK_ZERO))) {
+        hardening_set(bin, block, size);
+        return;
     }
-    hardening_set(bin, block, size, false);
+    size_t bytes = size_class_bins[bin].size;
+    hardening_word *tag = hardening_tag(bin, block);
+    uint64_t hash = hardening_hash(block);
+    size += size == 0;
+    uint64_t fresh = hardening_tag_of(hash, bytes - sizeof *tag - size);
+    // The pair with the tag is not read as one: its words are of different times, for which the
+    // processor would have to wait.
+    hardening_add(tag, fresh);
+    uint64_t wrong = tag[-1] | (*tag ^ fresh);
+    if (HAK_LIKELY(bytes <= HARDENING_FEW)) {
+        wrong |= hardening_any(block, bytes - sizeof(hardening_pair));
+    } else {
+        wrong |= !hardening_is_clear_many(block, bytes - sizeof(hardening_pair));
+    }
+    if (HAK_UNLIKELY(wrong != 0)) {
+        hardening_refuse_written("malloc", block);
+    }
+    *hardening_behind(block, size) = hash;
+    HAK_POKE(tag, fresh);
 }
 
 // Stops the program unless `size` is what a live block's user asked for, and it
@@ -277,26 +280,28 @@ HAK_INLINE void hardening_issue(unsigned bin, void *block, size_t size) {
 void hardening_check_size(const char *call, const void *block, size_t usable, size_t align,
                           size_t size);
 
-// True if what is handed out is known to be zero, but for the tag and what lies
-// behind `size`.
-HAK_INLINE bool hardening_is_zero(void) {
-    return hardening_has(HARDENING_CHECK_ZERO);
+// True if blocks of `bin` that are handed out are known to be zero, but for the
+// tag and what lies behind the user's bytes.
+HAK_INLINE bool hardening_is_zero(unsigned bin) {
+    return hardening_has(HARDENING_CHECK_ZERO) &&
+           size_class_bins[bin].size <= HAK_PEEK(&hardening.zero_most);
 }
 
 // --- Quarantine and choice, in each heap
 
 enum { HARDENING_QUEUE_MOST = 64 }; // blocks of a bin that wait
 
+// A ring: each block that begins to wait takes the place of one that has waited
+// longest, if the place is not empty.
 struct hardening_queue {
-    uint16_t next; // the oldest block
-    uint16_t held;
-    uint16_t most; // held before one leaves
+    uint16_t next; // place
+    uint16_t most; // places in use, 1 to HARDENING_QUEUE_MOST
 };
 struct hardening_heap {
     uint64_t random;
     uint32_t quarantine; // what `most` of the queues was made for
     struct hardening_queue queues[SIZE_CLASS_BINS];
-    void *blocks[SIZE_CLASS_BINS][HARDENING_QUEUE_MOST];
+    void *blocks[SIZE_CLASS_BINS][HARDENING_QUEUE_MOST]; // NULL: empty
 };
 static_assert(sizeof(struct hardening_heap) <= SIZE_CLASS_SLAB, "a heap's fit in a slab");
 
@@ -308,26 +313,18 @@ void hardening_measure(struct hardening_heap *heap);
 // two steps.
 HAK_INLINE void *hardening_wait(struct hardening_heap *heap, unsigned bin, void *block) {
     struct hardening_queue *queue = &heap->queues[bin];
-    if (HAK_UNLIKELY(queue->held < queue->most)) {
-        unsigned at = (queue->next + queue->held) % HARDENING_QUEUE_MOST;
-        heap->blocks[bin][at] = block;
-        queue->held++;
-        return NULL;
-    }
-    void **oldest = &heap->blocks[bin][queue->next];
-    void *out = *oldest;
-    unsigned at = (queue->next + queue->held) % HARDENING_QUEUE_MOST;
-    heap->blocks[bin][at] = block;
-    queue->next = (uint16_t)((queue->next + 1) % HARDENING_QUEUE_MOST);
+    unsigned at = queue->next;
+    void **place = &heap->blocks[bin][at];
+    void *out = *place;
+    *place = block;
+    queue->next = (uint16_t)(at + 1 < queue->most ? at + 1 : 0);
     return out;
 }
 
-// A number below `most` (1..65536) that is hard to tell.
-HAK_INLINE unsigned hardening_below(struct hardening_heap *heap, unsigned most) {
-    uint64_t value = heap->random += UINT64_C(0xa0761d6478bd642f);
-    value = (value ^ value >> 32) * hardening.keys[1];
-    value ^= value >> 32;
-    return (unsigned)((hak_hash(value) >> 48) * most >> 16);
+// A number below `most` (1..2^31) that is hard to tell.
+HAK_INLINE size_t hardening_below(struct hardening_heap *heap, size_t most) {
+    uint64_t value = hardening_mix(heap->random += HAK_GOLDEN);
+    return (value >> 32) * most >> 32;
 }
 
 HAK_C_END

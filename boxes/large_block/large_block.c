@@ -170,17 +170,11 @@ static void count_ended(struct slab *meta) {
     hak_step_add(&live, (size_t)-1);
 }
 
-#if HAK_HARDENED
-// The word behind those that hardening_fill() writes, which are two.
-static hardening_word *tail_end(const char *block, size_t size) {
-    return (hardening_word *)(uintptr_t)(block + (size & ~(size_t)7)) + 2;
-}
-#endif
-
 // Writes the tail of a block of `size` bytes.
 static void write_tail(char *block, size_t size) {
 #if HAK_HARDENED
-    hardening_fill(block, size, tail_end(block, size), hardening_hash(block), true);
+    hardening_unaligned *tail = hardening_behind(block, size);
+    tail[0] = tail[1] = hardening_hash(block);
 #else
     (void)block, (void)size;
 #endif
@@ -189,8 +183,9 @@ static void write_tail(char *block, size_t size) {
 // Stops the program if the tail of a block is not as it was written.
 static void check_tail(const char *call, const char *block, size_t size) {
 #if HAK_HARDENED
-    if (HAK_UNLIKELY(
-            hardening_unfilled(block, size, tail_end(block, size), hardening_hash(block)) != 0) &&
+    const hardening_unaligned *tail = hardening_behind(block, size);
+    uint64_t hash = hardening_hash(block);
+    if (HAK_UNLIKELY(((tail[0] ^ hash) | (tail[1] ^ hash)) != 0) &&
         hardening_has(HARDENING_CANARY)) {
         diag_misuse(call, block, "heap corruption: written past the end of the block");
     }
@@ -309,43 +304,72 @@ static size_t drop_room(struct slab *meta, size_t slab) {
 
 // --- What was freed, in the hardened flavour
 //
-// Runs of freed blocks are made zero, and wait for a while in a queue of all
-// threads. Few of them have pages: the longer ones give theirs back.
+// Both ends of a freed block are made zero, and its run waits for a while in a queue of all
+// threads; that the ends are zero still is seen when it leaves. What waits has little memory: a
+// long run gives its pages back.
 
 #if HAK_HARDENED
-enum { WAITING = 32, CLEARED_SLABS = 4, RUN_BITS = 24 };
+enum { WAITING = 32, RUN_BITS = 24 };
 static_assert(LARGE_BLOCK_FAR >> ARENA_SLAB_SHIFT < 1 << RUN_BITS, "any run fits");
 
 static struct {
     _Atomic(uint32_t) next;
-    _Atomic(uint64_t) runs[WAITING]; // slab, length and whether it has pages; 0: none
+    _Atomic(size_t) dirty;           // slabs that may have pages
+    _Atomic(uint64_t) runs[WAITING]; // slab, length and whether it may have pages; 0: none
 } waiting;
 
-static void release_waiting(uint64_t run) {
-    if (run != 0) {
-        page_arena_release(run >> (RUN_BITS + 1), run >> 1 & ((1 << RUN_BITS) - 1), run & 1);
+// Slabs with pages that may wait: 64 times what a size class has.
+static size_t most_dirty(void) {
+    return (size_t)settings_get(SETTING_QUARANTINE) * 64 >> ARENA_SLAB_SHIFT;
+}
+
+// Bytes of a block of `size` bytes that are made zero, or looked at.
+static size_t bytes_to_clear(size_t size) {
+    return hak_round_up(size + TAIL, HAK_MIN_ALIGN);
+}
+
+static void release_waiting(size_t place, uint64_t entry) {
+    uint64_t run = atomic_exchange(&waiting.runs[place % WAITING], entry);
+    if (run == 0) {
+        return;
     }
+    size_t slab = run >> (RUN_BITS + 1);
+    size_t slabs = run >> 1 & ((1 << RUN_BITS) - 1);
+    if ((run & 1) != 0) {
+        atomic_fetch_sub_explicit(&waiting.dirty, slabs, memory_order_relaxed);
+    }
+    if ((run & 1) != 0 && hardening_has(HARDENING_CHECK_ZERO)) {
+        const struct page_arena_window window = page_arena_get_window();
+        char *block = superslab_large_start(&window, slab);
+        size_t size =
+            atomic_load_explicit(&superslab_slab(&window, slab)->size, memory_order_relaxed);
+        if (!hardening_is_clear_many(block, bytes_to_clear(size) - HAK_MIN_ALIGN)) {
+            hardening_refuse_written(DIAG_CALL_FREE, block);
+        }
+    }
+    page_arena_release(slab, slabs, run & 1);
 }
 
 // True if the run of a block that was freed is not to be used again at once.
-static bool retire(const char *block, size_t size, size_t slab, size_t run) {
-    bool wait = hardening_has(HARDENING_QUARANTINE) && settings_get(SETTING_LIMIT) == 0 &&
-                !page_arena_is_tight();
-    bool dirty = true;
+static bool retire(char *block, size_t size, size_t slab, size_t run) {
     if (hardening_has(HARDENING_ZERO)) {
-        dirty = run <= CLEARED_SLABS || !page_arena_clean(slab, run);
-        if (dirty) {
-            hardening_clear((char *)(uintptr_t)block, hak_round_up(size + TAIL, HAK_MIN_ALIGN));
-        }
-    } else if (!wait) {
+        hardening_clear_many(block, bytes_to_clear(size));
+    }
+    if (!hardening_has(HARDENING_QUARANTINE) || settings_get(SETTING_LIMIT) != 0 ||
+        page_arena_is_tight()) {
         return false;
     }
-    uint64_t entry = (uint64_t)slab << (RUN_BITS + 1) | run << 1 | dirty;
-    if (wait) {
-        uint32_t turn = atomic_fetch_add_explicit(&waiting.next, 1, memory_order_relaxed);
-        entry = atomic_exchange(&waiting.runs[turn % WAITING], entry);
+    size_t most = most_dirty();
+    bool dirty = run <= most || !page_arena_clean(slab, run);
+    size_t held = dirty ? atomic_fetch_add_explicit(&waiting.dirty, run, memory_order_relaxed) : 0;
+    uint32_t turn = atomic_fetch_add_explicit(&waiting.next, 1, memory_order_relaxed);
+    release_waiting(turn, (uint64_t)slab << (RUN_BITS + 1) | run << 1 | dirty);
+    // The oldest ones, if there is too much memory in what waits.
+    for (uint32_t i = 1; held + run > most && i < WAITING &&
+                         atomic_load_explicit(&waiting.dirty, memory_order_relaxed) > most;
+         i++) {
+        release_waiting(turn + i, 0);
     }
-    release_waiting(entry);
     return true;
 }
 #endif
@@ -354,7 +378,7 @@ void large_block_flush(void) {
 #if HAK_HARDENED
     for (unsigned i = 0; i < WAITING; i++) {
         if (atomic_load_explicit(&waiting.runs[i], memory_order_relaxed) != 0) {
-            release_waiting(atomic_exchange(&waiting.runs[i], 0));
+            release_waiting(i, 0);
         }
     }
 #endif

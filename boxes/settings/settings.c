@@ -52,10 +52,12 @@ const struct setting_row settings_table[SETTING_COUNT] = {
                              "compare the size and the alignment given to free_sized and delete"},
     [SETTING_ZERO]        = {"HAKMEM_ZERO", "0|1|2", 0, 2, 2,
                              "1: make freed blocks zero, 2: and see that they are so when they are handed out"},
+    [SETTING_ZERO_MOST]   = {"HAKMEM_ZERO_MOST", "bytes", 4096, INT64_C(1) << 40, 32 << 10,
+                             "of freed blocks larger than this only 2 KiB at each end become zero (K, M, G, T)"},
     [SETTING_QUARANTINE]  = {"HAKMEM_QUARANTINE", "bytes", 0, 1 << 20, 32 << 10,
                              "bytes of freed blocks that wait before they are used again, a size class and thread"},
-    [SETTING_RANDOM]      = {"HAKMEM_RANDOM", "0|1", 0, 1, 1,
-                             "choose blocks at random"},
+    [SETTING_RANDOM]      = {"HAKMEM_RANDOM", "blocks", 0, 256, 8,
+                             "choose a block at random among up to so many (a power of two) that are ready; 0, 1: no choice"},
     [SETTING_SEPARATE]    = {"HAKMEM_SEPARATE", "0|1", 0, 1, 1,
                              "never use addresses of one size class for another"},
 #endif
@@ -89,8 +91,9 @@ int64_t settings_values[SETTING_COUNT] = {
     [SETTING_CANARY] = 2,
     [SETTING_CHECK_SIZES] = 1,
     [SETTING_ZERO] = 2,
+    [SETTING_ZERO_MOST] = 32 << 10,
     [SETTING_QUARANTINE] = 32 << 10,
-    [SETTING_RANDOM] = 1,
+    [SETTING_RANDOM] = 8,
     [SETTING_SEPARATE] = 1,
 #endif
 };

@@ -37,6 +37,7 @@ enum setting {
     SETTING_CANARY,      // words behind a block are looked at
     SETTING_CHECK_SIZES, // a size given to free or delete is compared
     SETTING_ZERO,        // what is freed is made zero, and is to be so when it is handed out
+    SETTING_ZERO_MOST,   // bytes of a larger freed block that are made zero
     SETTING_QUARANTINE,  // bytes of freed blocks that wait, a bin and thread
     SETTING_RANDOM,      // which block is next is not known
     SETTING_SEPARATE,    // addresses of a bin stay the bin's

@@ -33,8 +33,13 @@ HAK_INLINE void hardened_path_start(struct thread_heap *heap) {
 }
 
 // Pops a block: one of the topmost, whose place the topmost one takes. NULL if there is none.
+//
+// The slots of a stack are in groups, as many as blocks that are chosen among, and the choice is
+// among what is left of the topmost group, two at least. So blocks that lie together are handed out
+// together, in no order: a program finds what it allocated one after the other in the same lines
+// of the processor's cache. (A choice among a fixed number of the topmost ones leaves some behind
+// for long, and takes Lua twice the time.)
 HAK_INLINE void *hardened_path_pop(struct thread_heap *heap, unsigned bin) {
-    enum { CHOICE = 16 };
     struct fast_bin *stack = &heap->bins[bin];
     void **top = stack->top;
     void *block = *top;
@@ -42,8 +47,9 @@ HAK_INLINE void *hardened_path_pop(struct thread_heap *heap, unsigned bin) {
     if (HAK_UNLIKELY(block == NULL || state == NULL) || !hardening_has(HARDENING_RANDOM)) {
         return fast_cache_pop(stack);
     }
+    size_t group = (((uintptr_t)top / sizeof *top & HAK_PEEK(&hardening.choice)) | 1) + 1;
     size_t held = (size_t)(top - heap->bottoms[bin]);
-    void **chosen = top - hardening_below(state, (unsigned)hak_min(held, CHOICE));
+    void **chosen = top - hardening_below(state, hak_min(held, group));
     thread_heap_enter(heap);
     void *other = *chosen;
     *chosen = block;
@@ -58,7 +64,7 @@ HAK_INLINE void *hardened_path_keep(struct thread_heap *heap, unsigned bin, void
     struct hardening_heap *state = heap->front_state;
     void *out = ptr;
     thread_heap_enter(heap);
-    if (HAK_LIKELY(state != NULL) && hardening_has(HARDENING_QUARANTINE)) {
+    if (HAK_LIKELY(state != NULL && hardening_has(HARDENING_QUARANTINE))) {
         out = hardening_wait(state, bin, ptr);
         if (HAK_UNLIKELY(out == NULL)) {
             HAK_POKE(&heap->behind[bin], (uint16_t)(heap->behind[bin] + 1));

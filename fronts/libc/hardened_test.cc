@@ -68,7 +68,7 @@ std::pair<char *, char *> Neighbours(size_t size) {
 
 // Allocates and frees until a block that has been freed must have been handed out again.
 void Reuse(size_t size) {
-    std::vector<void *> blocks(2000);
+    std::vector<void *> blocks(size > kTinyMost ? 40 : 2000);
     for (int i = 0; i < 3; i++) {
         for (void *&block : blocks) {
             block = malloc(size);
@@ -205,6 +205,14 @@ const Kind kKinds[] = {
          Reuse(size);
      },
      0, kTinyMost, "malloc(", "written to after it was freed", "HAKMEM_ZERO=1"},
+    {"write to an end of a freed large block",
+     [](size_t size) {
+         char *p = Hide(malloc(size));
+         free(p);
+         p[size - 1] = 1;
+         Reuse(size);
+     },
+     kTinyMost + 1, SIZE_MAX, "free(", "written to after it was freed", "HAKMEM_ZERO=1"},
     {"read of a freed block finds what was there",
      [](size_t size) {
          char *p = Hide(malloc(size));
@@ -215,7 +223,18 @@ const Kind kKinds[] = {
              abort();
          }
      },
-     0, SIZE_MAX, "nothing(", "", "HAKMEM_ZERO=0"},
+     0, kTinyMost, "nothing(", "", "HAKMEM_ZERO=0"},
+    {"read of an end of a freed large block finds what was there",
+     [](size_t size) {
+         char *p = Hide(malloc(size));
+         memset(p, 'S', size);
+         free(p);
+         if (p[0] == 0 && p[size - 1] == 0) {
+             fprintf(stderr, "hakmem: nothing(");
+             abort();
+         }
+     },
+     kTinyMost + 1, SIZE_MAX, "nothing(", "", "HAKMEM_ZERO=0"},
     {"free_sized with a wrong size", [](size_t size) { free_sized(Hide(malloc(size)), size + 1); },
      0, SIZE_MAX, "free_sized(", "the size given is not the block's", "HAKMEM_CHECK_SIZES=0"},
     {"sized delete with a wrong size",

@@ -184,7 +184,7 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
 #if HAK_HARDENED
     if (old.kind == CLASSIFIED_TINY) {
         if (size <= SIZE_CLASS_TINY_MAX && size_class_bin_of(size) == old.bin) {
-            hardening_set(old.bin, ptr, size, true);
+            hardening_set(old.bin, ptr, size);
             return ptr;
         }
         return move(ptr, size, old.usable);

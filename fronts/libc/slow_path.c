@@ -288,7 +288,7 @@ HAK_INLINE void *take_counted(size_t size) {
     struct thread_heap *heap = thread_heap_current();
     size_t place = size_class_sized_place(heap->sizes, size);
 #if HAK_HARDENED
-    void *block = pop(heap, size_class_bin_at((unsigned)place), size);
+    void *block = pop(heap, (unsigned)place / 2, size); // a size that may be a hit is of such a bin
 #else
     void *block = hit_pop(heap, place);
 #endif
@@ -359,8 +359,9 @@ void *slow_zero_alloc(size_t size) {
     }
     void *block = slow_alloc(size);
 #if HAK_HARDENED
-    // The block comes from a slab of the heap: it is neither sampled nor guarded.
-    if (hardening_is_zero() && front_gate_registry(thread_heap_gate(), block) != 0) {
+    // A block of no bin is sampled or guarded: it comes from no slab of the heap.
+    unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), block));
+    if (bin != 0 && hardening_is_zero(bin)) {
         return block;
     }
 #endif
@@ -425,18 +426,17 @@ static void check_start(unsigned bin, const void *ptr) {
 }
 
 #if HAK_HARDENED
-// The usual way of a block that is freed.
+// The usual way of a block that is freed. False if anything is not as usual: what is not the start
+// of a block has no tag where it would be.
 HAK_INLINE bool free_hardened(void *ptr) {
     struct thread_heap *heap = thread_heap_current();
     unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
-    size_t block;
-    if (HAK_UNLIKELY(
-            bin == 0 ||
-            !size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB, &block) ||
-            heap->front_state == NULL)) {
+    if (HAK_UNLIKELY(bin == 0 ||
+                     (uintptr_t)ptr % ARENA_SLAB + size_class_bins[bin].size > ARENA_SLAB ||
+                     heap->front_state == NULL || !hardening_may_free(bin, ptr))) {
         return false;
     }
-    hardening_free(bin, ptr);
+    hardening_bury(bin, ptr);
     void *out = hardened_path_keep(heap, bin, ptr);
     if (HAK_UNLIKELY(out != NULL)) {
         tick(heap);
@@ -448,7 +448,10 @@ HAK_INLINE bool free_hardened(void *ptr) {
 // Any other, that is the start of one. `heap` may be NULL.
 static HAK_NOINLINE void free_hardened_slowly(struct thread_heap *heap, unsigned bin, void *ptr) {
     hardening_prepare();
-    hardening_free(bin, ptr);
+    if (!hardening_may_free(bin, ptr)) {
+        hardening_refuse(bin, ptr);
+    }
+    hardening_bury(bin, ptr);
     if (HAK_UNLIKELY(heap == NULL)) {
         shared_pool_put(bin, &ptr, 1);
         return;

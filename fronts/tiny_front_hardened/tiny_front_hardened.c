@@ -5,6 +5,8 @@
 
 #if HAK_HARDENED
 
+#    include <string.h>
+
 // As many blocks at least as make a choice, where that costs few pages.
 static unsigned least(unsigned bin) {
     enum { CHOICE = 8, BYTES = 2 * HAK_PAGE };
@@ -33,14 +35,19 @@ static void flush(struct thread_heap *heap, unsigned bin) {
     if (state == NULL || heap->behind[bin] == 0) {
         return;
     }
-    struct hardening_queue *queue = &state->queues[bin];
+    void **places = state->blocks[bin];
     tiny_front_begin(heap);
-    while (queue->held > 0) {
-        // In one piece up to the end of the ring.
-        unsigned count = (unsigned)hak_min(queue->held, HARDENING_QUEUE_MOST - queue->next);
-        tiny_front_give(heap, bin, &state->blocks[bin][queue->next], count);
-        queue->next = (uint16_t)((queue->next + count) % HARDENING_QUEUE_MOST);
-        queue->held = (uint16_t)(queue->held - count);
+    // Runs of places with a block go back together.
+    for (unsigned at = 0; at < HARDENING_QUEUE_MOST; at++) {
+        unsigned count = 0;
+        while (at + count < HARDENING_QUEUE_MOST && places[at + count] != NULL) {
+            count++;
+        }
+        if (count != 0) {
+            tiny_front_give(heap, bin, &places[at], count);
+            memset(&places[at], 0, count * sizeof *places);
+            at += count;
+        }
     }
     HAK_POKE(&heap->behind[bin], 0);
     tiny_front_end(heap);
@@ -48,12 +55,8 @@ static void flush(struct thread_heap *heap, unsigned bin) {
 
 static bool holds(const struct thread_heap *heap, unsigned bin, const void *block) {
     const struct hardening_heap *state = heap->front_state;
-    if (state == NULL) {
-        return false;
-    }
-    const struct hardening_queue *queue = &state->queues[bin];
-    for (unsigned i = 0; i < queue->held; i++) {
-        if (state->blocks[bin][(queue->next + i) % HARDENING_QUEUE_MOST] == block) {
+    for (unsigned at = 0; state != NULL && at < HARDENING_QUEUE_MOST; at++) {
+        if (state->blocks[bin][at] == block) {
             return true;
         }
     }
