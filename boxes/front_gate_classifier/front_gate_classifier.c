@@ -136,7 +136,7 @@ struct classified classify_ptr(const void *ptr) {
         answer.bin = atomic_load_explicit(&meta->bin, memory_order_relaxed);
         if (shared_pool_block_start(answer.bin, ptr) != ptr) {
             answer.kind = CLASSIFIED_TINY_INTERIOR;
-        } else if (shared_pool_is_free(answer.bin, ptr)) {
+        } else if (!shared_pool_has(answer.bin, ptr) || shared_pool_is_free(answer.bin, ptr)) {
             answer.kind = CLASSIFIED_TINY_FREE;
         } else {
             classify_live(&answer, ptr);

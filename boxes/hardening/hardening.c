@@ -128,6 +128,12 @@ void hardening_refuse(unsigned bin, const void *block) {
     }
 }
 
+void hardening_refuse_absent(const void *block) {
+    if (hardening_has(HARDENING_STATE)) {
+        diag_misuse(DIAG_CALL_FREE, block, "block freed twice");
+    }
+}
+
 void hardening_refuse_written(const char *call, const void *block) {
     diag_misuse(call, block, "block was written to after it was freed");
 }

@@ -213,6 +213,7 @@ HAK_INLINE uint64_t hardening_any(const void *at, size_t bytes) {
 // A block cannot be freed: stops the program if what is wrong is not switched
 // off. And one was written to after it was freed.
 HAK_COLD void hardening_refuse(unsigned bin, const void *block);
+HAK_COLD void hardening_refuse_absent(const void *block); // the same for one without memory
 HAK_NORETURN HAK_COLD void hardening_refuse_written(const char *call, const void *block);
 
 // True if a block, the start of one of `bin`, is live and not damaged.

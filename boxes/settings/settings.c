@@ -56,6 +56,11 @@ const struct setting_row settings_table[SETTING_COUNT] = {
                              "of freed blocks larger than this only 2 KiB at each end become zero (K, M, G, T)"},
     [SETTING_QUARANTINE]  = {"HAKMEM_QUARANTINE", "bytes", 0, 1 << 20, 32 << 10,
                              "bytes of freed blocks that wait before they are used again, a size class and thread"},
+    [SETTING_PROTECT]     = {"HAKMEM_PROTECT", "bytes", 0, INT64_C(1) << 40, 512 << 10,
+                             "freed blocks of so many bytes can be neither read nor written while they wait "
+                             "(K, M, G, T); 0: none is"},
+    [SETTING_GUARD_PAGES] = {"HAKMEM_GUARD_PAGES", "pages", 0, 16384, 128,
+                             "so many slabs at most end in a page that nobody may touch"},
     [SETTING_RANDOM]      = {"HAKMEM_RANDOM", "blocks", 0, 256, 8,
                              "choose a block at random among up to so many (a power of two) that are ready; 0, 1: no choice"},
     [SETTING_SEPARATE]    = {"HAKMEM_SEPARATE", "0|1", 0, 1, 1,
@@ -94,6 +99,8 @@ int64_t settings_values[SETTING_COUNT] = {
     [SETTING_ZERO_MOST] = 32 << 10,
     [SETTING_QUARANTINE] = 32 << 10,
     [SETTING_RANDOM] = 8,
+    [SETTING_PROTECT] = 512 << 10,
+    [SETTING_GUARD_PAGES] = 128,
     [SETTING_SEPARATE] = 1,
 #endif
 };

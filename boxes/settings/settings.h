@@ -39,6 +39,8 @@ enum setting {
     SETTING_ZERO,        // what is freed is made zero, and is to be so when it is handed out
     SETTING_ZERO_MOST,   // bytes of a larger freed block that are made zero
     SETTING_QUARANTINE,  // bytes of freed blocks that wait, a bin and thread
+    SETTING_PROTECT,     // bytes of freed blocks from which on they are without rights
+    SETTING_GUARD_PAGES, // most pages behind slabs that are without rights
     SETTING_RANDOM,      // which block is next is not known
     SETTING_SEPARATE,    // addresses of a bin stay the bin's
 #endif

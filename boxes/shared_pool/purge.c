@@ -95,20 +95,20 @@ static size_t first_on(unsigned bin, unsigned from) {
     return size_class_block_at(bin, (uint32_t)from << HAK_PAGE_SHIFT);
 }
 
-static size_t last_on(unsigned bin, unsigned end) {
-    return hak_min(size_class_block_at(bin, ((uint32_t)end << HAK_PAGE_SHIFT) - 1),
-                   size_class_bins[bin].blocks - 1u);
+static size_t last_on(unsigned bin, unsigned end, unsigned blocks) {
+    return hak_min(size_class_block_at(bin, ((uint32_t)end << HAK_PAGE_SHIFT) - 1), blocks - 1u);
 }
 
 // Puts the blocks on `pages` back. A block may be on more than one of them.
 static void put_pages(const struct page_arena_window *window, size_t slab, unsigned bin,
                       uint32_t pages) {
+    unsigned blocks = blocks_of(superslab_slab(window, slab), bin);
     size_t next = 0; // what is below is put back
     while (pages != 0) {
         unsigned from = (unsigned)__builtin_ctz(pages);
         unsigned end = from + (unsigned)__builtin_ctz(~(pages >> from));
         size_t first = hak_max(first_on(bin, from), next);
-        size_t last = last_on(bin, end);
+        size_t last = last_on(bin, end, blocks);
         if (first <= last) {
             put_blocks(window, slab, bin, first, last);
             next = last + 1;
@@ -121,12 +121,14 @@ bool pool_purge_slab(const struct page_arena_window *window, size_t slab, unsign
                      size_t *given) {
     uint16_t held = 0; // pages
     size_t next = 0;   // the lowest block that is not on the last one of them
-    uint16_t clean = atomic_load(&superslab_slab(window, slab)->clean);
+    struct slab *meta = superslab_slab(window, slab);
+    uint16_t clean = atomic_load(&meta->clean);
+    unsigned blocks = blocks_of(meta, bin);
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
     unsigned owed = 0;
     for (unsigned page = 0; page < SLAB_PAGES; page++) {
         size_t first = first_on(bin, page);
-        size_t last = last_on(bin, page + 1);
+        size_t last = last_on(bin, page + 1, blocks);
         if ((clean >> page & 1) != 0 || first > last) {
             continue;
         }

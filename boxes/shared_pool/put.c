@@ -25,7 +25,7 @@ bool pool_put_first_or_last(const struct page_arena_window *window, size_t slab,
         0) { // Otherwise the slab is listed, or the thread that set the first bit lists it.
         pool_list(window, slab, bin);
     }
-    return after == superslab_full_word(bin, word);
+    return after == full_word(superslab_slab(window, slab), bin, word);
 }
 
 uint64_t pool_hold(const struct page_arena_window *window, size_t slab, unsigned bin, unsigned word,
@@ -47,16 +47,17 @@ uint64_t pool_hold(const struct page_arena_window *window, size_t slab, unsigned
 // True if every block of the slab is free. `word` is one that was full a moment ago.
 static bool is_all_free(const struct page_arena_window *window, size_t slab, unsigned bin,
                         unsigned word) {
+    struct slab *meta = superslab_slab(window, slab);
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
     unsigned words = size_class_bins[bin].words;
     // Blocks often come back in the order of their addresses, upwards or downwards. Then one of the
     // two neighbouring words is not full, and the other words need not be read.
-    if ((word > 0 && !is_word_full(bits, bin, word - 1)) ||
-        (word + 1 < words && !is_word_full(bits, bin, word + 1))) {
+    if ((word > 0 && !is_word_full(meta, bits, bin, word - 1)) ||
+        (word + 1 < words && !is_word_full(meta, bits, bin, word + 1))) {
         return false;
     }
     for (unsigned w = words; w-- > 0;) {
-        if (!is_word_full(bits, bin, w)) {
+        if (!is_word_full(meta, bits, bin, w)) {
             return false;
         }
     }
@@ -146,6 +147,14 @@ void *shared_pool_block_start(unsigned bin, const void *ptr) {
         return NULL;
     }
     return (char *)ptr - (offset - block * size_class_bins[bin].size);
+}
+
+bool shared_pool_has(unsigned bin, const void *ptr) {
+    struct page_arena_window window = page_arena_get_window();
+    unsigned absent =
+        superslab_absent(superslab_slab(&window, page_arena_slab_of(&window, ptr)), bin);
+    return size_class_block_at(bin, (uint32_t)((uintptr_t)ptr & (ARENA_SLAB - 1))) <
+           size_class_bins[bin].blocks - absent;
 }
 
 bool shared_pool_is_free(unsigned bin, const void *ptr) {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "boxes/shared_pool/shared_pool_internal.h"
 
+#include "backends/os.h"
 #include "boxes/probe/probe.h"
+#include "boxes/settings/settings.h"
 
 #include <string.h>
 
@@ -367,6 +369,31 @@ unsigned pool_format(size_t slab, bool zero, unsigned bin, void **blocks, unsign
     return got;
 }
 
+// Gives a fresh slab its guard. Returns its pages then, or 0: all.
+static unsigned set_guard(size_t slab, unsigned bin) {
+#if HAK_HARDENED
+    static _Atomic(size_t) guards;
+    enum { FEW = 8 }; // of so many blocks one may be lost
+    unsigned blocks = size_class_bins[bin].blocks;
+    unsigned lost = blocks - superslab_blocks_on(bin, GUARDED_PAGES);
+    if (!stays() || lost * FEW > blocks || page_arena_is_tight() ||
+        atomic_load_explicit(&guards, memory_order_relaxed) >=
+            (size_t)settings_get(SETTING_GUARD_PAGES)) {
+        return 0;
+    }
+    const struct page_arena_window window = page_arena_get_window();
+    char *last = (char *)page_arena_address(&window, slab) + GUARDED_PAGES * (size_t)HAK_PAGE;
+    if (os_forbid(last, HAK_PAGE) != OS_OK) {
+        return 0;
+    }
+    atomic_fetch_add_explicit(&guards, 1, memory_order_relaxed);
+    return lost == 0 ? 0 : GUARDED_PAGES;
+#else
+    (void)slab, (void)bin;
+    return 0;
+#endif
+}
+
 // As shared_pool_take(), from a fresh slab. Returns 0 if there is no memory.
 static HAK_NOINLINE unsigned take_from_fresh(unsigned bin, void **blocks, unsigned want,
                                              shared_pool_hint *hint) {
@@ -384,7 +411,7 @@ static HAK_NOINLINE unsigned take_from_fresh(unsigned bin, void **blocks, unsign
         memset(page_arena_address(&window, slab), 0, ARENA_SLAB);
     }
     *hint = slab;
-    return pool_format(slab, zero, bin, blocks, want, 0);
+    return pool_format(slab, zero, bin, blocks, want, set_guard(slab, bin));
 }
 
 // As shared_pool_take(), from slabs in use. Returns 0 if none of them has a free block.

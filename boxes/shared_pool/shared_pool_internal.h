@@ -74,8 +74,32 @@ HAK_INLINE uint64_t blocks_in_word(size_t first, size_t last, size_t w) {
     return atomic_bitmap_mask((unsigned)(from % 64), (unsigned)(end - from));
 }
 
-HAK_INLINE bool is_word_full(atomic_bitmap_word *bits, unsigned bin, unsigned word) {
-    return atomic_load(&bits[word]) == superslab_full_word(bin, word);
+// Guards: the first slabs that stay end in a page that nobody may touch, where that costs few
+// blocks, so that a write past one slab does not reach the next. Such a slab is short for good, as
+// one of a tight process is for a while (short_slab.c). Each costs a mapping or two, and there are
+// no huge pages where it is.
+enum { GUARDED_PAGES = SLAB_PAGES - 1 };
+HAK_INLINE bool is_guarded(struct slab *meta) {
+    return HAK_HARDENED && !page_arena_is_tight() &&
+           atomic_load_explicit(&meta->pages, memory_order_relaxed) == GUARDED_PAGES;
+}
+
+// The blocks that a slab of `bin` has.
+HAK_INLINE unsigned blocks_of(struct slab *meta, unsigned bin) {
+    return is_guarded(meta) ? superslab_blocks_on(bin, GUARDED_PAGES) : size_class_bins[bin].blocks;
+}
+
+// Word `word` of a slab's bitmap when all blocks that the slab has are free.
+HAK_INLINE uint64_t full_word(struct slab *meta, unsigned bin, unsigned word) {
+    if (HAK_LIKELY(!is_guarded(meta))) {
+        return superslab_full_word(bin, word);
+    }
+    return blocks_in_word(0, blocks_of(meta, bin) - 1u, word);
+}
+
+HAK_INLINE bool is_word_full(struct slab *meta, atomic_bitmap_word *bits, unsigned bin,
+                             unsigned word) {
+    return atomic_load(&bits[word]) == full_word(meta, bin, word);
 }
 
 // --- shared_pool.c

@@ -128,7 +128,8 @@ HAK_INLINE unsigned superslab_absent(struct slab *slab, unsigned bin) {
     return all ? 0 : size_class_bins[bin].blocks - superslab_blocks_on(bin, pages);
 }
 
-// The value that word `word` of a slab's bitmap has when all its blocks are free.
+// The value that word `word` of a slab's bitmap has when all its blocks are free, if it has all its
+// pages.
 HAK_INLINE uint64_t superslab_full_word(unsigned bin, unsigned word) {
     unsigned left = size_class_bins[bin].blocks - word * 64;
     return left >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << left) - 1;

@@ -4,6 +4,7 @@
 // switched off. Each case is a process of its own, this program with HARDENED_CASE set.
 #include <malloc.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,6 +78,17 @@ void Reuse(size_t size) {
             free(block);
         }
     }
+}
+
+// From here on a touch of a page without rights ends the process as a misuse that is told does.
+void TellFaults() {
+    signal(SIGSEGV, [](int) {
+        static const char kText[] = "hakmem: fault(\n";
+        if (write(STDERR_FILENO, kText, sizeof kText - 1) < 0) {
+            _exit(5);
+        }
+        abort();
+    });
 }
 
 struct Kind {
@@ -212,7 +224,37 @@ const Kind kKinds[] = {
          p[size - 1] = 1;
          Reuse(size);
      },
-     kTinyMost + 1, SIZE_MAX, "free(", "written to after it was freed", "HAKMEM_ZERO=1"},
+     kTinyMost + 1, (512 << 10) - 1, "free(", "written to after it was freed", "HAKMEM_ZERO=1"},
+    {"touch of a freed large block",
+     [](size_t size) {
+         char *p = Hide(malloc(size));
+         memset(p, 'S', size);
+         free(p);
+         TellFaults();
+         *static_cast<volatile char *>(p + size / 2);
+         p[size / 2] = 1;
+     },
+     512 << 10, SIZE_MAX, "fault(", "", "HAKMEM_PROTECT=0"},
+    {"write that runs on into another slab",
+     [](size_t size) {
+         // The last block of a slab, behind which another one begins: that of another size,
+         // perhaps.
+         std::vector<char *> blocks(70000 / size * 3);
+         for (char *&block : blocks) {
+             block = Hide(malloc(size));
+         }
+         std::sort(blocks.begin(), blocks.end());
+         for (size_t i = 1; i < blocks.size(); i++) {
+             uintptr_t end = (reinterpret_cast<uintptr_t>(blocks[i - 1]) | 65535) + 1;
+             if (reinterpret_cast<uintptr_t>(blocks[i]) / 65536 == end / 65536) {
+                 TellFaults();
+                 memset(blocks[i - 1], 'A', end + 1 - reinterpret_cast<uintptr_t>(blocks[i - 1]));
+                 return;
+             }
+         }
+         _exit(3);
+     },
+     8, 4000, "fault(", "", "HAKMEM_GUARD_PAGES=0"},
     {"read of a freed block finds what was there",
      [](size_t size) {
          char *p = Hide(malloc(size));
@@ -234,7 +276,7 @@ const Kind kKinds[] = {
              abort();
          }
      },
-     kTinyMost + 1, SIZE_MAX, "nothing(", "", "HAKMEM_ZERO=0"},
+     kTinyMost + 1, (512 << 10) - 1, "nothing(", "", "HAKMEM_ZERO=0"},
     {"free_sized with a wrong size", [](size_t size) { free_sized(Hide(malloc(size)), size + 1); },
      0, SIZE_MAX, "free_sized(", "the size given is not the block's", "HAKMEM_CHECK_SIZES=0"},
     {"sized delete with a wrong size",

@@ -431,9 +431,14 @@ static void check_start(unsigned bin, const void *ptr) {
 HAK_INLINE bool free_hardened(void *ptr) {
     struct thread_heap *heap = thread_heap_current();
     unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
-    if (HAK_UNLIKELY(bin == 0 ||
-                     (uintptr_t)ptr % ARENA_SLAB + size_class_bins[bin].size > ARENA_SLAB ||
-                     heap->front_state == NULL || !hardening_may_free(bin, ptr))) {
+    if (HAK_UNLIKELY(bin == 0 || heap->front_state == NULL)) {
+        return false;
+    }
+    // The last page of a slab may be one that nobody may touch.
+    size_t end = (uintptr_t)ptr % ARENA_SLAB + size_class_bins[bin].size;
+    if ((HAK_UNLIKELY(end > ARENA_SLAB - HAK_PAGE) &&
+         (end > ARENA_SLAB || !shared_pool_has(bin, ptr))) ||
+        HAK_UNLIKELY(!hardening_may_free(bin, ptr))) {
         return false;
     }
     hardening_bury(bin, ptr);
@@ -448,6 +453,10 @@ HAK_INLINE bool free_hardened(void *ptr) {
 // Any other, that is the start of one. `heap` may be NULL.
 static HAK_NOINLINE void free_hardened_slowly(struct thread_heap *heap, unsigned bin, void *ptr) {
     hardening_prepare();
+    if (!shared_pool_has(bin, ptr)) {
+        hardening_refuse_absent(ptr);
+        return;
+    }
     if (!hardening_may_free(bin, ptr)) {
         hardening_refuse(bin, ptr);
     }
