@@ -71,7 +71,7 @@ HAK_INLINE bool stays(void) {
 HAK_INLINE uint64_t blocks_in_word(size_t first, size_t last, size_t w) {
     size_t from = hak_max(first, w * 64);
     size_t end = hak_min(last + 1, w * 64 + 64);
-    return atomic_bitmap_mask((unsigned)(from % 64), (unsigned)(end - from));
+    return ~UINT64_C(0) >> (64 - (end - from)) << from % 64;
 }
 
 // Guards: the first slabs that stay end in a page that nobody may touch, where that costs few
