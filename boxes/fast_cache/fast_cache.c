@@ -38,10 +38,8 @@ static size_t room_of(unsigned bin, enum fast_cache_width width) {
         return hak_min(wide, FAST_CACHE_MIDDLE_BYTES / size);
     case FAST_CACHE_WIDE:
         return wide;
-    default: {
-        size_t bytes = (size_t)FAST_CACHE_DEEP_BYTES / (size > SIZE_CLASS_HIT_MAX ? 2 : 1);
-        return hak_max(wide, hak_min(FAST_CACHE_DEEP_MOST, bytes / size));
-    }
+    default:
+        return hak_max(wide, hak_min(FAST_CACHE_DEEP_MOST, (size_t)FAST_CACHE_DEEP_BYTES / size));
     }
 }
 

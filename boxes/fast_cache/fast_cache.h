@@ -37,12 +37,11 @@ enum {
     FAST_CACHE_NARROW_BYTES = 4096, // and bytes,
     FAST_CACHE_MIDDLE_BYTES = 8192, // bytes in one of middle width
     FAST_CACHE_DEEP_MOST = 1024,    // blocks in a deep stack at most,
-    FAST_CACHE_SLOTS = 7400,        // room for both stacks of all bins, each one's NULL included
+    FAST_CACHE_SLOTS = 7000,        // room for both stacks of all bins, each one's NULL included
     FAST_CACHE_DEEP_SLOTS = 24576,  // room for the deep stacks of all bins
 };
 
-// Build setting: bytes in a deep stack at most, half as many of blocks above SIZE_CLASS_HIT_MAX.
-// 0: no stack becomes deep.
+// Build setting: bytes in a deep stack at most. 0: no stack becomes deep.
 #ifndef FAST_CACHE_DEEP_BYTES
 #    define FAST_CACHE_DEEP_BYTES 262144
 #endif

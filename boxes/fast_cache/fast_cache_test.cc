@@ -143,9 +143,8 @@ TEST_F(FastCache, DeepStacksHoldMoreAndDoNotOverlap) {
     for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
         const int wide = size_class_bins[bin].slots;
         const int size = static_cast<int>(size_class_bins[bin].size);
-        const int bytes =
-            size > SIZE_CLASS_HIT_MAX ? FAST_CACHE_DEEP_BYTES / 2 : FAST_CACHE_DEEP_BYTES;
-        const int fit = bin == 0 ? 0 : std::min(int{FAST_CACHE_DEEP_MOST}, bytes / size);
+        const int fit =
+            bin == 0 ? 0 : std::min(int{FAST_CACHE_DEEP_MOST}, FAST_CACHE_DEEP_BYTES / size);
         EXPECT_EQ(fast_cache_can_be_deep(bin), fit > wide) << "bin " << bin;
         room[bin] = fit > wide ? fit : 0;
         deeper += fit > wide;
@@ -194,7 +193,7 @@ TEST_F(FastCache, DeepStacksHoldMoreAndDoNotOverlap) {
 TEST_F(FastCache, EverySizeOfTheHitPathFindsItsStack) {
     uint8_t table[SIZE_CLASS_TABLE];
     size_class_fill_table(table);
-    for (size_t size = 1; size <= SIZE_CLASS_HIT_MAX; size++) {
+    for (size_t size = 1; size <= SIZE_CLASS_ALLOC_MAX; size++) {
         ASSERT_EQ(fast_cache_words(bins, size_class_hit_place(table, size)),
                   &bins[size_class_bin_of(size)].top)
             << size;

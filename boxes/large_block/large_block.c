@@ -110,15 +110,25 @@ static size_t taken(size_t size) {
 // given back as soon as there are too many of them all together: a program with a few large blocks
 // pays nothing for it, and one with many holds little more than they need.
 
+//
+// Threads count in lines of their own, and add up what has become worth it: the sum is less than
+// SLACK_STEP pages a line off, and below 0 at times.
+
+enum { SLACK_LINES = 16, SLACK_STEP = 64 };
+
 static struct {
-    _Atomic(size_t) pages;
-    _Atomic(bool) refused; // the kernel would not take some, of locked memory perhaps
+    _Atomic(uint64_t) pages; // an int64_t
+    _Atomic(bool) refused;   // the kernel would not take some, of locked memory perhaps
+    struct {
+        alignas(HAK_CACHE_LINE) _Atomic(uint64_t) pages; // likewise, not in the sum yet
+    } lines[SLACK_LINES];
 } slack;
 
 // Whether `pages` more would be too many.
 static bool is_much_slack(size_t pages) {
     enum { LEAST = 256 }; // pages that may always be there
-    size_t all = atomic_load_explicit(&slack.pages, memory_order_relaxed) + pages;
+    int64_t sum = (int64_t)atomic_load_explicit(&slack.pages, memory_order_relaxed);
+    size_t all = (size_t)(sum > 0 ? sum : 0) + pages;
     return HAK_LARGE_SLACK_SHARE != 0 && all > LEAST && settings_get(SETTING_DECAY_MS) >= 0 &&
            !atomic_load_explicit(&slack.refused, memory_order_relaxed) &&
            all * HAK_LARGE_SLACK_SHARE > page_arena_claimed() * (ARENA_SLAB / HAK_PAGE);
@@ -128,7 +138,12 @@ static void set_slack(struct slab *meta, size_t pages) {
     size_t before = atomic_load_explicit(&meta->slack, memory_order_relaxed);
     if (before != pages) {
         atomic_store_explicit(&meta->slack, (uint8_t)pages, memory_order_relaxed);
-        hak_step_add(&slack.pages, (uint64_t)pages - before);
+        _Atomic(uint64_t) *own = &slack.lines[hak_thread_mark() % SLACK_LINES].pages;
+        hak_step_add(own, (uint64_t)pages - before);
+        int64_t sum = (int64_t)atomic_load_explicit(own, memory_order_relaxed);
+        if (sum >= SLACK_STEP || sum <= -SLACK_STEP) {
+            hak_step_add(&slack.pages, atomic_exchange_explicit(own, 0, memory_order_relaxed));
+        }
     }
 }
 

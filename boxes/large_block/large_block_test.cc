@@ -117,13 +117,13 @@ TEST_F(LargeBlock, BlocksOfOneSizeStartAtManyLinesOfTheirPages) {
         large_block_use use;
         size_t lines; // of the 64 of a page, and of 64 blocks
     } const cases[] = {
-        {40000, LARGE_BLOCK_ANY, 32},
+        {40000, LARGE_BLOCK_ANY, 28},
         {63 << 10, LARGE_BLOCK_ANY, 15}, // of the 17 that there is room for
         {kSlab, LARGE_BLOCK_ANY, 1},
-        {kSlab, LARGE_BLOCK_GROWN, 32},
-        {2 * kSlab, LARGE_BLOCK_GROWN, 32},
-        {4 * kSlab, LARGE_BLOCK_ANY, 32},
-        {16 * kSlab, LARGE_BLOCK_ANY, 32},
+        {kSlab, LARGE_BLOCK_GROWN, 28},
+        {2 * kSlab, LARGE_BLOCK_GROWN, 28},
+        {4 * kSlab, LARGE_BLOCK_ANY, 28},
+        {16 * kSlab, LARGE_BLOCK_ANY, 28},
     };
     for (const auto &[size, use, expected] : cases) {
         std::vector<char *> blocks;

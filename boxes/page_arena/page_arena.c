@@ -43,6 +43,15 @@ static bool is_ready(const struct page_arena_window *window, size_t from, size_t
     return (ready & mask) == mask;
 }
 
+// Both ends: a run is looked up by its first slab, and may be cut in two.
+static void use_meta(const struct page_arena_window *window, size_t from, size_t slabs) {
+    arena_use_meta(window, from);
+    size_t last = from + slabs - 1;
+    if (last / ARENA_SUPERSLAB_SLABS != from / ARENA_SUPERSLAB_SLABS) {
+        arena_use_meta(window, last);
+    }
+}
+
 static HAK_NOINLINE bool make_ready(const struct page_arena_window *window, size_t from,
                                     size_t slabs, const struct wish *wish) {
     if (!arena_commit(window, from, slabs, wish->huge)) {
@@ -52,11 +61,7 @@ static HAK_NOINLINE bool make_ready(const struct page_arena_window *window, size
         !give_rights(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT)) {
         return false;
     }
-    arena_use_meta(window, from);
-    size_t last = from + slabs - 1;
-    if (last / ARENA_SUPERSLAB_SLABS != from / ARENA_SUPERSLAB_SLABS) {
-        arena_use_meta(window, last);
-    }
+    use_meta(window, from, slabs);
     return true;
 }
 
@@ -233,17 +238,38 @@ bool page_arena_give_rights(size_t slab, unsigned page, unsigned pages) {
 
 size_t page_arena_reuse(size_t slabs) {
     static_assert(RUN_CACHE_NONE == ARENA_NONE, "no run is no slab");
-    return run_cache_take(slabs);
+    size_t from = run_cache_take(slabs);
+    if (from != ARENA_NONE) { // it may be a part of the run that was set aside
+        struct page_arena_window window = arena_window();
+        use_meta(&window, from, slabs);
+    }
+    return from;
+}
+
+// Slabs that a thread may have set aside. One that is alone finds others as quickly in the bits,
+// which are in its processor's cache. Of several each has some, and all together one part in
+// ASIDE_SHARE of what is held.
+static size_t aside_most(void) {
+    enum { ASIDE_ALONE = 64, ASIDE_LEAST = 8, ASIDE_ALL = 40, ASIDE_SHARE = 4 };
+    unsigned lines = run_cache_lines();
+    if (lines == 1) {
+        return hak_min(ASIDE_ALONE, RUN_CACHE_MOST);
+    }
+    size_t share = hak_max(ASIDE_ALL, counted_held() / ASIDE_SHARE) / lines;
+    return hak_min(hak_max(share, ASIDE_LEAST), RUN_CACHE_MOST);
 }
 
 void page_arena_set_aside(size_t from, size_t slabs) {
     // Under a limit what is set aside would be missing elsewhere.
-    struct run_cache_run run = {from, slabs};
-    if (HAK_LIKELY(limit_slabs() == 0)) {
-        run = run_cache_put(from, slabs);
+    if (limit_slabs() != 0) {
+        page_arena_release(from, slabs, true);
+        return;
     }
-    if (run.slabs != 0) {
+    size_t most = aside_most();
+    struct run_cache_run run = run_cache_put(from, slabs, most);
+    for (unsigned i = 0; run.slabs != 0 && i < RUN_CACHE_WAYS; i++) {
         page_arena_release(run.from, run.slabs, true);
+        run = run_cache_evict(most);
     }
 }
 

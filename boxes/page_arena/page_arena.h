@@ -149,15 +149,17 @@ bool page_arena_claim_at(size_t from, size_t slabs, bool *zero);
 void page_arena_release(size_t from, size_t slabs, bool dirty);
 
 // page_arena_set_aside() gives held slabs back with their contents, to a place where the same
-// thread finds them when it wants the same number again. page_arena_reuse() returns such slabs,
-// whose contents are as they were, or ARENA_NONE if no run of that length is set aside at the
-// thread's place, which other threads may share. Neither reads the clock or the bits.
+// thread finds them when it wants as many or fewer. page_arena_reuse() returns such slabs, whose
+// contents are as they were, or ARENA_NONE if no run of that length is set aside at the thread's
+// place, which other threads may share. Neither reads the clock or the bits.
 //
-// At most RUN_CACHE_MOST slabs are set aside at a time, and none under HAKMEM_LIMIT; runs that
-// there is no room for are released as dirty. The runs at the thread's place are released as dirty
-// when a claim finds no other slabs with pages, or when page_arena_claim_at() would fail. The runs
-// at all places are released when a claim would need more address space, or when a purge starts at
-// 0 (their age counts from then on). Slabs set aside count as free and dirty.
+// What is set aside is bounded. A thread that alone sets runs aside keeps 4 MiB. Of several threads
+// each keeps half a MiB to 8 MiB, and all together a quarter of what is held, or 2.5 MiB. Nothing
+// is set aside under HAKMEM_LIMIT. Runs that there is no room for are released as dirty. The runs
+// at the thread's place are released as dirty when a claim finds no other slabs with pages, or when
+// page_arena_claim_at() would fail. The runs at all places are released when a claim would need
+// more address space, or when a purge starts at 0 (their age counts from then on). Slabs set aside
+// count as free and dirty.
 void page_arena_set_aside(size_t from, size_t slabs);
 size_t page_arena_reuse(size_t slabs);
 

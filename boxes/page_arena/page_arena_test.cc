@@ -921,12 +921,51 @@ TEST_F(PageArena, WhatIsSetAsideComesBackAsItWas) {
     EXPECT_EQ(stats().aside_slabs, 3u);
     EXPECT_EQ(page_arena_held(), 0u);
     EXPECT_EQ(page_arena_dirty(), 3u);
-    EXPECT_EQ(page_arena_reuse(2), ARENA_NONE);
+    EXPECT_EQ(page_arena_reuse(4), ARENA_NONE);
     ASSERT_EQ(page_arena_reuse(3), run);
     EXPECT_TRUE(all(run, 3, 5));
     EXPECT_EQ(stats().held_slabs, 3u);
     EXPECT_EQ(stats().dirty_slabs, 0u);
     page_arena_release(run, 3, true);
+}
+
+TEST_F(PageArena, WhatIsSetAsideComesBackInParts) {
+    // Over several SuperSlabs: each part's metadata can be used.
+    size_t run = claim(2 * ARENA_SUPERSLAB_SLABS, ARENA_SUPERSLAB);
+    size_t far = claim(8 * ARENA_SUPERSLAB_SLABS); // so much may be set aside
+    page_arena_set_aside(run, 2 * ARENA_SUPERSLAB_SLABS);
+    ASSERT_EQ(stats().aside_slabs, 2u * ARENA_SUPERSLAB_SLABS);
+    ASSERT_EQ(page_arena_reuse(ARENA_SUPERSLAB_SLABS + 3), run);
+    size_t rest = page_arena_reuse(5);
+    ASSERT_EQ(rest, run + ARENA_SUPERSLAB_SLABS + 3);
+    EXPECT_NE(window.groups[rest / ARENA_GROUP_SLABS].meta_used &
+                  uint64_t{1} << rest / ARENA_SUPERSLAB_SLABS % 64,
+              0u);
+    EXPECT_EQ(stats().aside_slabs, size_t{ARENA_SUPERSLAB_SLABS} - 8);
+    page_arena_set_aside(run, ARENA_SUPERSLAB_SLABS + 3);
+    page_arena_set_aside(rest, 5);
+    EXPECT_EQ(page_arena_reuse(2 * ARENA_SUPERSLAB_SLABS), run) << "and is one again";
+    page_arena_release(run, 2 * ARENA_SUPERSLAB_SLABS, true);
+    page_arena_release(far, 8 * ARENA_SUPERSLAB_SLABS, false);
+}
+
+TEST_F(PageArena, NoMoreIsSetAsideThanABoundSays) {
+    constexpr size_t kAlone = 64;
+    size_t run = claim(4 * kAlone);
+    for (size_t i = 0; i + 7 < 4 * kAlone; i += 16) { // none adjacent: what is between is held
+        page_arena_set_aside(run + i, 15);
+        EXPECT_LE(stats().aside_slabs, kAlone);
+    }
+    EXPECT_GE(stats().aside_slabs, kAlone / 2);
+    size_t cursor = 0;
+    page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX);
+    EXPECT_EQ(stats().aside_slabs, 0u);
+    for (size_t i = 15; i < 4 * kAlone; i += 16) {
+        page_arena_release(run + i, 1, true);
+    }
+    size_t longer = claim(kAlone + 1);
+    page_arena_set_aside(longer, kAlone + 1);
+    EXPECT_EQ(stats().aside_slabs, 0u);
 }
 
 TEST_F(PageArena, WhatIsSetAsideComesBeforeFreshPages) {

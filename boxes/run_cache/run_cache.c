@@ -7,103 +7,221 @@
 enum { LENGTH_BITS = 8 };
 
 static_assert(RUN_CACHE_MOST < 1 << LENGTH_BITS, "a length fits");
+static_assert(RUN_CACHE_LINES == 64, "a bit each");
 
-static struct {
-    alignas(HAK_CACHE_LINE) _Atomic(uint64_t) ways[RUN_CACHE_WAYS];
-} lines[RUN_CACHE_LINES];
+typedef _Atomic(uint64_t) way_word;
 
-static_assert(sizeof(lines[0]) == HAK_CACHE_LINE, "a line is one");
+static struct { alignas(HAK_CACHE_LINE) way_word ways[RUN_CACHE_WAYS]; } lines[RUN_CACHE_LINES];
+
+// The lines that a run was ever put into, a bit each.
+static _Atomic(uint64_t) used;
 
 static struct run_cache_run run_of(uint64_t word) {
     return (struct run_cache_run){word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)};
 }
 
-static _Atomic(uint64_t) *place(unsigned i) {
-    return &lines[i / RUN_CACHE_WAYS].ways[i % RUN_CACHE_WAYS];
+static uint64_t word_of(size_t from, size_t slabs) {
+    return (uint64_t)from << LENGTH_BITS | slabs;
 }
 
-enum { PLACES = RUN_CACHE_LINES * RUN_CACHE_WAYS };
+static const struct run_cache_run none = {0, 0};
 
-// The line of the calling thread, and of every eighth or so: stacks, with the TLS at their upper
-// end, are made one next to the other, a little more than a power of two apart, 8 MiB by default.
-static _Atomic(uint64_t) *own_line(void) {
+// The line of the calling thread, and of few others: stacks, with the TLS at their upper end, are
+// made one next to the other, a little more than a power of two apart, 8 MiB by default.
+static unsigned own_index(void) {
     uintptr_t tls = (uintptr_t)__builtin_thread_pointer();
-    return lines[(tls >> 26 ^ tls >> 23 ^ tls >> 20 ^ tls >> 17) % RUN_CACHE_LINES].ways;
+    return (unsigned)(tls >> 26 ^ tls >> 23 ^ tls >> 20 ^ tls >> 17) % RUN_CACHE_LINES;
 }
 
-// The places of a line whose run has so many slabs, a bit each; those without a run have 0. If the
-// first one has not, all are looked at: which one it is, the processor could not foresee.
-HAK_INLINE unsigned ways_with(_Atomic(uint64_t) *ways, size_t slabs) {
-    if (run_of(atomic_load_explicit(&ways[0], memory_order_relaxed)).slabs == slabs) {
-        return 1;
+static way_word *own_line(void) {
+    return lines[own_index()].ways;
+}
+
+static uint64_t look(way_word *ways, size_t way) {
+    return atomic_load_explicit(&ways[way], memory_order_relaxed);
+}
+
+// Looks at a line are without branches on what is there, which the processor could not foresee. A
+// place and the length of its run are one number, the length above: the least is the shortest.
+enum { WAY_BITS = 3 };
+static_assert(1 << WAY_BITS == RUN_CACHE_WAYS, "a place fits");
+#define NO_WAY SIZE_MAX
+
+// The place of the shortest run of a line that has so many slabs, and its length; NO_WAY if there
+// is none.
+static size_t find(way_word *ways, size_t slabs) {
+    size_t best = NO_WAY;
+#pragma GCC unroll 8
+    for (size_t way = 0; way < RUN_CACHE_WAYS; way++) {
+        size_t length = run_of(look(ways, way)).slabs;
+        bool fits = RUN_CACHE_SPLIT != 0 ? length >= slabs : length == slabs;
+        best = hak_min(best, fits ? length << WAY_BITS | way : NO_WAY);
     }
-    unsigned found = 0;
-    for (unsigned way = 1; way < RUN_CACHE_WAYS; way++) {
-        uint64_t word = atomic_load_explicit(&ways[way], memory_order_relaxed);
-        found |= (unsigned)(run_of(word).slabs == slabs) << way;
-    }
-    return found;
+    return best;
 }
 
 size_t run_cache_take(size_t slabs) {
     if (slabs == 0 || slabs > RUN_CACHE_MOST) {
         return RUN_CACHE_NONE;
     }
-    _Atomic(uint64_t) *ways = own_line();
-    for (unsigned found = ways_with(ways, slabs); found != 0; found &= found - 1) {
-        _Atomic(uint64_t) *way = &ways[__builtin_ctz(found)];
-        uint64_t word = atomic_load_explicit(way, memory_order_relaxed);
+    way_word *ways = own_line();
+    // A step that fails is another thread's that did not.
+    for (unsigned tries = 0; tries < RUN_CACHE_WAYS; tries++) {
+        size_t found = find(ways, slabs);
+        if (found == NO_WAY) {
+            break;
+        }
+        size_t way = found % RUN_CACHE_WAYS;
+        uint64_t word = look(ways, way);
+        struct run_cache_run run = run_of(word);
+        if (HAK_UNLIKELY(run.slabs != found >> WAY_BITS)) {
+            continue; // it is another one by now
+        }
+        uint64_t rest = run.slabs == slabs ? 0 : word_of(run.from + slabs, run.slabs - slabs);
         // The slabs are used only after the step: what was done to them before the put is done.
-        if (run_of(word).slabs == slabs && hak_step_swap(way, word, 0)) {
-            return run_of(word).from;
+        if (hak_step_swap(&ways[way], word, rest)) {
+            return run.from;
         }
     }
     return RUN_CACHE_NONE;
 }
 
-struct run_cache_run run_cache_put(size_t from, size_t slabs) {
-    if (slabs > RUN_CACHE_MOST) {
-        return (struct run_cache_run){from, slabs};
+static size_t slabs_in(way_word *ways) {
+    size_t sum = 0;
+    for (unsigned way = 0; way < RUN_CACHE_WAYS; way++) {
+        sum += run_of(look(ways, way)).slabs;
     }
-    _Atomic(uint64_t) *ways = own_line();
-    uint64_t word = (uint64_t)from << LENGTH_BITS | slabs;
-    for (unsigned found = ways_with(ways, 0); found != 0; found &= found - 1) {
-        if (hak_step_swap(&ways[__builtin_ctz(found)], 0, word)) {
-            return (struct run_cache_run){0, 0};
-        }
+    return sum;
+}
+
+// What a look at a line has found, before a run is put there.
+struct line_look {
+    size_t slabs;            // in all runs
+    size_t shortest;         // as find() has it: an empty place if there is one
+    unsigned before, behind; // places of the runs next to it, a bit each
+};
+
+static struct line_look look_at(way_word *ways, struct run_cache_run run) {
+    struct line_look seen = {.shortest = NO_WAY};
+#pragma GCC unroll 8
+    for (size_t way = 0; way < RUN_CACHE_WAYS; way++) {
+        struct run_cache_run other = run_of(look(ways, way));
+        seen.slabs += other.slabs;
+        seen.shortest = hak_min(seen.shortest, other.slabs << WAY_BITS | way);
+        seen.before |= (unsigned)(other.from + other.slabs == run.from) << way;
+        seen.behind |= (unsigned)(other.from == run.from + run.slabs) << way;
     }
-    // Which one must go, a hash says: there is no counter of turns to keep.
-    unsigned way = (unsigned)(hak_hash(from) >> 32) % RUN_CACHE_WAYS;
+    return seen;
+}
+
+// Takes the run at one of the places, if it is still adjacent to this one, and makes this one
+// longer by it. The place is then empty.
+static void join(way_word *ways, unsigned places, struct run_cache_run *run, size_t *empty) {
+    if (HAK_LIKELY(places == 0)) {
+        return;
+    }
+    size_t way = (size_t)__builtin_ctz(places);
+    uint64_t word = look(ways, way);
+    struct run_cache_run other = run_of(word);
+    bool adjacent = other.from + other.slabs == run->from || other.from == run->from + run->slabs;
+    if (other.slabs == 0 || !adjacent || other.slabs + run->slabs > RUN_CACHE_MOST ||
+        !hak_step_swap(&ways[way], word, 0)) {
+        return;
+    }
+    run->from = hak_min(run->from, other.from);
+    run->slabs += other.slabs;
+    *empty = way;
+}
+
+struct run_cache_run run_cache_put(size_t from, size_t slabs, size_t most) {
+    struct run_cache_run run = {from, slabs};
+    if (slabs > hak_min(most, RUN_CACHE_MOST)) {
+        return run;
+    }
+    unsigned index = own_index();
+    way_word *ways = lines[index].ways;
+    if (HAK_UNLIKELY((atomic_load_explicit(&used, memory_order_relaxed) >> index & 1) == 0)) {
+        atomic_fetch_or(&used, UINT64_C(1) << index);
+    }
+    struct line_look seen = look_at(ways, run);
+    size_t way = seen.shortest % RUN_CACHE_WAYS;
+    if (RUN_CACHE_SPLIT != 0) {
+        join(ways, seen.before, &run, &way);
+        join(ways, seen.behind, &run, &way);
+    }
+    uint64_t word = word_of(run.from, run.slabs);
+    if (look(ways, way) == 0 && hak_step_swap(&ways[way], 0, word)) {
+        return seen.slabs + slabs > most ? run_cache_evict(most) : none;
+    }
+    // The shortest must go, which may be this one: it is the least that others could use, too.
+    if (run_of(look(ways, way)).slabs >= run.slabs) {
+        return run;
+    }
     return run_of(atomic_exchange_explicit(&ways[way], word, memory_order_acq_rel));
 }
 
+struct run_cache_run run_cache_evict(size_t most) {
+    way_word *ways = own_line();
+    if (slabs_in(ways) <= most) {
+        return none;
+    }
+    // The longest is what the others can use most.
+    size_t longest = 0;
+    for (size_t way = 0; way < RUN_CACHE_WAYS; way++) {
+        longest = hak_max(longest, run_of(look(ways, way)).slabs << WAY_BITS | way);
+    }
+    return run_of(
+        atomic_exchange_explicit(&ways[longest % RUN_CACHE_WAYS], 0, memory_order_acquire));
+}
+
+unsigned run_cache_lines(void) {
+    unsigned count =
+        (unsigned)__builtin_popcountll(atomic_load_explicit(&used, memory_order_relaxed));
+    return count == 0 ? 1 : count;
+}
+
 // Each place once: others may fill it again all the time.
-static struct run_cache_run take_from(unsigned first, unsigned end, unsigned *cursor) {
-    while (first + *cursor < end) {
-        _Atomic(uint64_t) *way = place(first + (*cursor)++);
-        if (atomic_load_explicit(way, memory_order_relaxed) != 0) {
-            uint64_t word = atomic_exchange_explicit(way, 0, memory_order_acquire);
+static struct run_cache_run take_from(way_word *ways, unsigned *way) {
+    while (*way < RUN_CACHE_WAYS) {
+        way_word *at = &ways[(*way)++];
+        if (atomic_load_explicit(at, memory_order_relaxed) != 0) {
+            uint64_t word = atomic_exchange_explicit(at, 0, memory_order_acquire);
             if (word != 0) {
                 return run_of(word);
             }
         }
     }
-    return (struct run_cache_run){0, 0};
+    return none;
 }
 
 struct run_cache_run run_cache_take_own(unsigned *cursor) {
-    unsigned first = (unsigned)(own_line() - lines[0].ways);
-    return take_from(first, first + RUN_CACHE_WAYS, cursor);
+    return take_from(own_line(), cursor);
 }
 
 struct run_cache_run run_cache_take_any(unsigned *cursor) {
-    return take_from(0, PLACES, cursor);
+    uint64_t lines_used = atomic_load(&used);
+    while (*cursor < RUN_CACHE_LINES * RUN_CACHE_WAYS) {
+        unsigned index = *cursor / RUN_CACHE_WAYS;
+        unsigned way = *cursor % RUN_CACHE_WAYS;
+        struct run_cache_run run = none;
+        if ((lines_used >> index & 1) != 0) {
+            run = take_from(lines[index].ways, &way);
+            *cursor = index * RUN_CACHE_WAYS + way;
+        } else {
+            *cursor = (index + 1) * RUN_CACHE_WAYS;
+        }
+        if (run.slabs != 0) {
+            return run;
+        }
+    }
+    return none;
 }
 
 size_t run_cache_slabs(void) {
     size_t sum = 0;
-    for (unsigned i = 0; i < PLACES; i++) {
-        sum += run_of(atomic_load_explicit(place(i), memory_order_relaxed)).slabs;
+    for (uint64_t left = atomic_load_explicit(&used, memory_order_relaxed); left != 0;
+         left &= left - 1) {
+        sum += slabs_in(lines[__builtin_ctzll(left)].ways);
     }
     return sum;
 }

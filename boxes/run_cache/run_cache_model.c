@@ -10,10 +10,14 @@ volatile void *model_lines(size_t *bytes) {
     return &lines;
 }
 
+volatile uint64_t *model_used(void) {
+    return (volatile uint64_t *)&used;
+}
+
 volatile uint64_t *model_own_line(void) {
     return (volatile uint64_t *)own_line();
 }
 
 unsigned model_own_place(void) {
-    return (unsigned)(own_line() - lines[0].ways);
+    return own_index() * RUN_CACHE_WAYS;
 }

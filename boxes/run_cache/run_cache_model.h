@@ -11,6 +11,9 @@ HAK_C_BEGIN
 volatile void *model_lines(size_t *bytes);
 volatile uint64_t *model_own_line(void);
 unsigned model_own_place(void);
+
+// The lines that are in use, a bit each.
+volatile uint64_t *model_used(void);
 HAK_C_END
 
 #endif

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "boxes/size_class/size_class.h"
 
+#include <string.h>
+
 // A cache holds up to 384 blocks and about 64 KiB of a bin, but never fewer than 4 blocks: room for
 // programs that allocate and free in phases, which would go to the pool otherwise.
 #define SLOTS(size)                          \
@@ -59,18 +61,24 @@ unsigned size_class_aligned_bin(size_t size, size_t align) {
     return bin < SIZE_CLASS_BINS ? bin : 0;
 }
 
-void size_class_fill_table(uint8_t *table) {
+// A table of `entries` entries, one for each `step` bytes of a request: the places of bins 1 and
+// up, each as far as its blocks reach.
+static void fill(uint8_t *table, size_t entries, size_t step) {
     table[0] = 0;
-    for (unsigned i = 1; i < SIZE_CLASS_TABLE; i++) {
-        table[i] = (uint8_t)size_class_place(size_class_bin_of((size_t)i * SIZE_CLASS_STEP));
+    size_t at = 1;
+    for (unsigned bin = 1; at < entries; bin++) {
+        size_t end = hak_min((size_class_bins[bin].size - SIZE_CLASS_HEADER) / step + 1, entries);
+        memset(table + at, (int)(2 * bin), end - at);
+        at = end;
     }
 }
 
+void size_class_fill_table(uint8_t *table) {
+    fill(table, SIZE_CLASS_TABLE, SIZE_CLASS_STEP);
+}
+
 void size_class_fill_sizes(uint8_t *sizes) {
-    sizes[0] = 0;
-    for (unsigned size = 1; size < SIZE_CLASS_SIZES; size++) {
-        sizes[size] = (uint8_t)size_class_place(size_class_bin_of(size));
-    }
+    fill(sizes, SIZE_CLASS_SIZES, 1);
 }
 
 HAK_LAYOUT(size_class_layout, HAK_ROWS(HAK_VARIABLE("bins", size_class_bins)),

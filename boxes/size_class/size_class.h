@@ -37,7 +37,7 @@ enum {
     SIZE_CLASS_HIT_MAX = 32768 - SIZE_CLASS_HEADER,
 #else
     SIZE_CLASS_BINS = SIZE_CLASS_FINE ? 69 : 49,
-    SIZE_CLASS_HIT_MAX = 1024 - SIZE_CLASS_HEADER, // largest that size_class_hit_place() takes
+    SIZE_CLASS_HIT_MAX = 1024 - SIZE_CLASS_HEADER, // largest whose free may be a hit
 #endif
     SIZE_CLASS_TINY_MAX = 32768 - SIZE_CLASS_HEADER, // largest request served by a tiny block
     SIZE_CLASS_CLASSES = 8,                          // C0..C7
@@ -82,11 +82,12 @@ HAK_INLINE unsigned size_class_bin_of(size_t size) {
 #endif
 }
 
-// A place is the index, in words, of a bin's stack in a heap: free finds the stack by it. The place
-// of a bin whose requests may be hits is bin * 2. The place of a larger bin lies behind all stacks,
-// at a closed stack (see thread_heap.h), so that each free of its blocks takes the slow path.
+// A place is the index, in words, of a bin's stack in a heap: the hit path finds the stack by it,
+// at bin * 2. For free that is the place of the bins whose frees may be hits. The place of a larger
+// bin lies behind all stacks, at a closed stack (see thread_heap.h), so that each free of its
+// blocks takes the slow path.
 enum {
-    SIZE_CLASS_HIT_BINS = HAK_HEADER ? SIZE_CLASS_BINS : 29, // bins below that may be hits
+    SIZE_CLASS_HIT_BINS = HAK_HEADER ? SIZE_CLASS_BINS : 29, // bins below that: frees may be hits
     SIZE_CLASS_CLOSED = SIZE_CLASS_BINS - SIZE_CLASS_HIT_BINS,
     SIZE_CLASS_PLACES = 2 * (SIZE_CLASS_BINS + SIZE_CLASS_CLOSED),
 };
@@ -99,16 +100,25 @@ HAK_INLINE unsigned size_class_bin_at(unsigned place) {
 }
 
 // The tables for the hit path, each heap's own: where the stack of a request's bin is. One by
-// (size + 15) / 16, for malloc; and one by size, for sized delete, where an instruction less counts
-// for more than the lines of a longer table. Size 0 has place 0 ("no bin").
+// (size + 15) / 16, for malloc of all sizes that have a bin; and one by size, for sized delete of
+// those whose free may be a hit, where an instruction less counts for more than the lines of a
+// longer table. Size 0 has place 0 ("no bin").
+//
+// Build setting: 0 has malloc, too, find no size above SIZE_CLASS_HIT_MAX.
+#ifndef SIZE_CLASS_MEDIUM_HITS
+#    define SIZE_CLASS_MEDIUM_HITS 1
+#endif
 enum {
-    SIZE_CLASS_TABLE = HAK_HEADER ? 1 : SIZE_CLASS_HIT_MAX / SIZE_CLASS_STEP + 1,
+    SIZE_CLASS_ALLOC_MAX = SIZE_CLASS_MEDIUM_HITS ? SIZE_CLASS_TINY_MAX : SIZE_CLASS_HIT_MAX,
+    SIZE_CLASS_TABLE =
+        HAK_HEADER ? 1 : (SIZE_CLASS_ALLOC_MAX + SIZE_CLASS_STEP - 1) / SIZE_CLASS_STEP + 1,
     SIZE_CLASS_SIZES = HAK_HEADER ? 1 : SIZE_CLASS_HIT_MAX + 1,
 };
 void size_class_fill_table(uint8_t *table);
 void size_class_fill_sizes(uint8_t *sizes);
 
-// An entry of the table. size in 0..SIZE_CLASS_HIT_MAX.
+// An entry of the table, size in 0..SIZE_CLASS_ALLOC_MAX, and one of the sizes, size in
+// 0..SIZE_CLASS_HIT_MAX.
 HAK_INLINE size_t size_class_hit_place(const uint8_t *table, size_t size) {
 #if HAK_HEADER
     (void)table;

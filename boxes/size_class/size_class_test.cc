@@ -26,7 +26,7 @@ TEST(SizeClass, EverySizeGetsTheSmallestBinThatHoldsIt) {
 TEST(SizeClass, HitPlaceIsTwiceTheBin) {
     uint8_t table[SIZE_CLASS_TABLE];
     size_class_fill_table(table);
-    for (size_t size = 1; size <= SIZE_CLASS_HIT_MAX; size++) {
+    for (size_t size = 1; size <= SIZE_CLASS_ALLOC_MAX; size++) {
         ASSERT_EQ(size_class_hit_place(table, size), size_t{size_class_bin_of(size)} * 2) << size;
     }
     // 0 may find no bin; it must not find one that holds nothing.

@@ -36,7 +36,7 @@ static const struct thread_heap gone_heap = {.bins = EMPTY_BINS};
 __thread struct thread_heap_link thread_heap_tls
     __attribute__((tls_model("initial-exec"))) = {.heap = (struct thread_heap *)&empty_heap,
                                                   .operators = (struct thread_heap *)&gone_heap,
-                                                  .sizes = SIZE_CLASS_HIT_MAX + 1};
+                                                  .sizes = SIZE_CLASS_ALLOC_MAX + 1};
 
 // In the order of use, so that a process with few threads touches few pages of it.
 static struct {

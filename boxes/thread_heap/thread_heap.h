@@ -71,7 +71,7 @@ struct thread_heap_link {
     // True while this thread acquires a heap: a fork from a signal handler must then adopt none.
     bool getting;
     struct thread_heap *operators; // see thread_heap_of_operators()
-    size_t sizes; // requests below that may be a hit; 0: see above, and constant otherwise
+    size_t sizes; // malloc of less may be a hit; 0: see above, and constant otherwise
     struct front_gate gate; // a copy of the window's; no units until the thread's first miss
 };
 static_assert(offsetof(struct thread_heap_link, sizes) == 0x18, "zero in a thread control block");
@@ -95,7 +95,7 @@ HAK_INLINE bool thread_heap_ready(void) {
     return thread_heap_tls.sizes != 0;
 }
 
-// A request of that size or more is no hit. Where it is 0 the current heap must not be looked at.
+// A malloc of that size or more is no hit. Where it is 0 the current heap must not be looked at.
 HAK_INLINE size_t thread_heap_sizes(void) {
     return thread_heap_tls.sizes;
 }

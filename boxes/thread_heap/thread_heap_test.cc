@@ -442,7 +442,7 @@ TEST(ThreadHeapDeep, TheSlotsAreThereWhileAStackNeedsThem) {
         std::vector<void *> blocks = refill(kBin, 8);
         ASSERT_TRUE(deepen(heap, kBin));
         EXPECT_FALSE(deepen(heap, kBin)) << "it is deep by now";
-        EXPECT_FALSE(deepen(heap, SIZE_CLASS_BINS - 1)) << "blocks of 32 KiB";
+        EXPECT_FALSE(deepen(heap, 0)) << "no bin";
         EXPECT_EQ(heap_slabs(), before + kDeepSlabs);
         EXPECT_EQ(stats().bin_cached[kBin], blocks.size());
         ASSERT_TRUE(deepen(heap, kBin + 1));

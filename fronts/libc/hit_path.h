@@ -123,7 +123,7 @@ HAK_INLINE bool hit_free(void *ptr) {
 // pointer only its alignment is checked, and that it is in the heap.
 HAK_INLINE bool hit_free_sized_to(struct thread_heap *heap, void *ptr, size_t size) {
     const struct front_gate *gate = thread_heap_gate();
-    if (HAK_HARDENED || HAK_UNLIKELY(size >= thread_heap_sizes())) {
+    if (HAK_HARDENED || HAK_UNLIKELY(size > SIZE_CLASS_HIT_MAX)) {
         return false;
     }
 #if HAK_HEADER

@@ -495,12 +495,14 @@ HAK_INLINE bool push(struct thread_heap *heap, unsigned bin, void *ptr) {
 }
 
 #if !HAK_HARDENED
-// True if a block is among the newest of its stack, whose slots are in a line or two.
+// True if a block of a medium bin is among the newest of its stack, whose slots are in a line or
+// two, or stands in the slots below it, which are there: the stacks of smaller bins come first.
 HAK_INLINE bool is_newest(const struct thread_heap *heap, unsigned bin, const void *ptr) {
     enum { NEWEST = 8 };
-    void **at = heap->bins[bin].top;
-    for (unsigned i = 0; i < NEWEST && *at != NULL; i++) {
-        if (*at-- == ptr) {
+    void **top = heap->bins[bin].top;
+#pragma GCC unroll 8
+    for (unsigned i = 0; i < NEWEST; i++) {
+        if (HAK_UNLIKELY(*(top - i) == ptr)) {
             return true;
         }
     }
@@ -611,16 +613,8 @@ void slow_check_align(const char *call, const void *ptr, size_t align) {
 }
 #endif
 
-void slow_free(void *ptr) {
-#if HAK_HARDENED
-    if (HAK_LIKELY(free_hardened(ptr))) {
-        return;
-    }
-#else
-    if (SIZE_CLASS_CLOSED != 0 && HAK_LIKELY(free_medium(ptr))) {
-        return;
-    }
-#endif
+// Of its own, so that a block which goes the usual way saves no register.
+static HAK_NOINLINE void free_unusual(void *ptr) {
     if (ptr == NULL) {
         return;
     }
@@ -639,4 +633,17 @@ void slow_free(void *ptr) {
     } else {
         free_large(ptr);
     }
+}
+
+void slow_free(void *ptr) {
+#if HAK_HARDENED
+    if (HAK_LIKELY(free_hardened(ptr))) {
+        return;
+    }
+#else
+    if (SIZE_CLASS_CLOSED != 0 && HAK_LIKELY(free_medium(ptr))) {
+        return;
+    }
+#endif
+    free_unusual(ptr);
 }
