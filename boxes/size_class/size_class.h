@@ -104,9 +104,10 @@ HAK_INLINE unsigned size_class_bin_at(unsigned place) {
 // those whose free may be a hit, where an instruction less counts for more than the lines of a
 // longer table. Size 0 has place 0 ("no bin").
 //
-// Build setting: 0 has malloc, too, find no size above SIZE_CLASS_HIT_MAX.
+// Build setting: 0 has malloc, too, find no size above SIZE_CLASS_HIT_MAX. With HAKMEM_HARDENED no
+// malloc is a hit.
 #ifndef SIZE_CLASS_MEDIUM_HITS
-#    define SIZE_CLASS_MEDIUM_HITS 1
+#    define SIZE_CLASS_MEDIUM_HITS (HAK_HARDENED == 0)
 #endif
 enum {
     SIZE_CLASS_ALLOC_MAX = SIZE_CLASS_MEDIUM_HITS ? SIZE_CLASS_TINY_MAX : SIZE_CLASS_HIT_MAX,
