@@ -21,11 +21,13 @@ enum {
 };
 typedef _Atomic(struct thread_heap *) heap_place; // written once
 
-static void *const null_slot = NULL;
+// The stack of no blocks. What looks at the newest blocks of a stack may look at the slots below.
+static void *const null_slots[THREAD_HEAP_NEWEST];
+#define NULL_SLOT ((void **)&null_slots[THREAD_HEAP_NEWEST - 1])
 
-#define EMPTY_BINS                                                                \
-    {                                                                             \
-        [0 ... SIZE_CLASS_BINS - 1] = {(void **)&null_slot, (void **)&null_slot } \
+#define EMPTY_BINS                                             \
+    {                                                          \
+        [0 ... SIZE_CLASS_BINS - 1] = { NULL_SLOT, NULL_SLOT } \
     }
 
 // Never written: their stacks are empty to pop and full to push.

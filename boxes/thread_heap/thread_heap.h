@@ -85,6 +85,10 @@ static_assert(offsetof(struct thread_heap_link, gate.units) == 0x38, "likewise")
 static_assert(sizeof(struct thread_heap_link) == HAK_CACHE_LINE, "static TLS is scarce");
 extern __thread struct thread_heap_link thread_heap_tls __attribute__((tls_model("initial-exec")));
 
+// Slots that can be read from the top of any stack of a medium bin downwards, in any heap: the
+// stacks of smaller bins lie below, or what is in their place.
+enum { THREAD_HEAP_NEWEST = 8 };
+
 // The current thread's heap, or one of the two static empty ones. Never NULL.
 HAK_INLINE struct thread_heap *thread_heap_current(void) {
     return thread_heap_tls.heap;

@@ -498,10 +498,9 @@ HAK_INLINE bool push(struct thread_heap *heap, unsigned bin, void *ptr) {
 // True if a block of a medium bin is among the newest of its stack, whose slots are in a line or
 // two, or stands in the slots below it, which are there: the stacks of smaller bins come first.
 HAK_INLINE bool is_newest(const struct thread_heap *heap, unsigned bin, const void *ptr) {
-    enum { NEWEST = 8 };
     void **top = heap->bins[bin].top;
-#pragma GCC unroll 8
-    for (unsigned i = 0; i < NEWEST; i++) {
+#    pragma GCC unroll 8
+    for (unsigned i = 0; i < THREAD_HEAP_NEWEST; i++) {
         if (HAK_UNLIKELY(*(top - i) == ptr)) {
             return true;
         }
