@@ -19,13 +19,15 @@ static _Atomic(uint32_t) *emptied_of(const struct page_arena_window *window, siz
 // The slabs [from, from + slabs) of SuperSlab `superslab` in the form of a count. 0: they are not
 // worth the look, or the kernel does not tell.
 static uint32_t count_of(const struct page_arena_window *window, size_t from, size_t slabs) {
-    enum { LEAST = 4, PART = 16 };
+    enum { LEAST = 4, PART = 2 }; // a small part: any thread's stack has to have room for it
     unsigned char touched[PART * SLAB_PAGES];
+    if (slabs < LEAST) {
+        return 0;
+    }
     uint32_t count = 0;
     for (size_t at = from, part; at < from + slabs; at += part) {
-        part = hak_min(hak_round_up(at + 1, PART), from + slabs) - at;
-        if (part < LEAST ||
-            !os_touched(page_arena_address(window, at), part << ARENA_SLAB_SHIFT, touched)) {
+        part = hak_min(PART, from + slabs - at);
+        if (!os_touched(page_arena_address(window, at), part << ARENA_SLAB_SHIFT, touched)) {
             continue;
         }
         count += (uint32_t)part << EMPTIED_SHIFT;
