@@ -56,8 +56,10 @@ size_t os_most_mappings(void) {
     return most == 0 ? PRESET : most;
 }
 
-static bool has_swap(void) {
-    struct sysinfo info;
+// Static, as a free on a signal's stack may come here. Threads that ask at the same time are told
+// the same.
+static __attribute__((noinline)) bool has_swap(void) {
+    static struct sysinfo info;
     return is_error(sys3(SYS_sysinfo, (long)&info, 0, 0)) || info.totalswap != 0;
 }
 

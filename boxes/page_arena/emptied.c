@@ -19,20 +19,20 @@ static _Atomic(uint32_t) *emptied_of(const struct page_arena_window *window, siz
 // The slabs [from, from + slabs) of SuperSlab `superslab` in the form of a count. 0: they are not
 // worth the look, or the kernel does not tell.
 static uint32_t count_of(const struct page_arena_window *window, size_t from, size_t slabs) {
-    enum { LEAST = 4, PART = 2 }; // a small part: any thread's stack has to have room for it
-    unsigned char touched[PART * SLAB_PAGES];
+    // One slab at a time, so that a signal's stack has room for the look, and every other one.
+    enum { LEAST = 4, EACH = 2 };
+    uint64_t touched[SLAB_PAGES / 8]; // a byte a page
     if (slabs < LEAST) {
         return 0;
     }
     uint32_t count = 0;
-    for (size_t at = from, part; at < from + slabs; at += part) {
-        part = hak_min(PART, from + slabs - at);
-        if (!os_touched(page_arena_address(window, at), part << ARENA_SLAB_SHIFT, touched)) {
-            continue;
-        }
-        count += (uint32_t)part << EMPTIED_SHIFT;
-        for (size_t i = 0; i < part * SLAB_PAGES; i++) {
-            count += touched[i] & 1;
+    for (size_t at = from; at < from + slabs; at += EACH) {
+        if (os_touched(page_arena_address(window, at), ARENA_SLAB, (unsigned char *)touched)) {
+            count += EACH << EMPTIED_SHIFT;
+            for (size_t i = 0; i < SLAB_PAGES / 8; i++) {
+                const uint64_t in_memory = UINT64_C(0x0101010101010101);
+                count += EACH * (uint32_t)__builtin_popcountll(touched[i] & in_memory);
+            }
         }
     }
     return count;

@@ -80,7 +80,9 @@ enum os_result arena_refresh(const struct page_arena_window *window, size_t from
     return noted_in(held) == NOTED_PART ? OS_NO_MEMORY : refresh(window, held);
 }
 
-bool arena_purge_held(const struct page_arena_window *window, size_t from, size_t slabs) {
+// A frame of its own, as arena_purge_for_good() ends in it: a signal's stack has to have room.
+HAK_NOINLINE bool arena_purge_held(const struct page_arena_window *window, size_t from,
+                                   size_t slabs) {
     arena_note_emptied(window, from, slabs);
     if (os_purge(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT) != OS_OK) {
         return false;

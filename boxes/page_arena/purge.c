@@ -262,32 +262,36 @@ static HAK_NOINLINE void lower_region(const struct page_arena_window *window, si
 
 size_t page_arena_purge_highest(size_t most) {
     enum { LOOKS = 4096, GROUP_WORDS = ARENA_GROUP_SLABS / 64 };
-    struct page_arena_window window;
+    if (HAK_UNLIKELY(!atomic_load_explicit(&arena_known.ready, memory_order_acquire))) {
+        return 0;
+    }
+    // No copy: a free on a signal's stack may come here.
+    const struct page_arena_window *window = &arena_known.window;
     struct page_arena_purged done = {0};
-    size_t group = page_arena_walk(&window) / ARENA_GROUP_SLABS;
+    size_t group = page_arena_top() / ARENA_GROUP_SLABS;
     while (group > 0 && done.slabs < most && done.looks < most + LOOKS && !done.failed) {
         done.looks++;
-        if (group % ARENA_REGION_GROUPS == 0 && region_longest(&window, group - 1, true) == 0) {
+        if (group % ARENA_REGION_GROUPS == 0 && region_longest(window, group - 1, true) == 0) {
             group -= ARENA_REGION_GROUPS;
             continue;
         }
         group--;
-        if (group_runs(&window, group, true).longest > 0) {
+        if (group_runs(window, group, true).longest > 0) {
             for (size_t word = (group + 1) * GROUP_WORDS; word-- > group * GROUP_WORDS;) {
                 done.looks++;
-                purge_bits(&window, word, free_dirty(&window, word), most, true, &done);
+                purge_bits(window, word, free_dirty(window, word), most, true, &done);
                 if (done.slabs == most || done.failed) {
                     break;
                 }
             }
             if (done.slabs < most && !done.failed) {
                 done.looks += GROUP_WORDS;
-                lower_runs(&window, group);
+                lower_runs(window, group);
             }
         }
         if (group % ARENA_REGION_GROUPS == 0 && done.slabs < most && !done.failed) {
             done.looks += ARENA_REGION_GROUPS;
-            lower_region(&window, group);
+            lower_region(window, group);
         }
     }
     atomic_fetch_add_explicit(&arena_state.purged_slabs, done.slabs, memory_order_relaxed);

@@ -171,7 +171,7 @@ static HAK_NOINLINE HAK_COLD void *take_without_heap(unsigned bin, size_t size) 
 }
 
 // Fills the cache and takes a block out of it; NULL and ENOMEM if there is no memory.
-static HAK_NOINLINE void *take_refilled(struct thread_heap *heap, unsigned bin, size_t size) {
+HAK_INLINE void *take_refilled(struct thread_heap *heap, unsigned bin, size_t size) {
     const struct tiny_front *front = tiny_front_of(bin);
     if (HAK_UNLIKELY(front->refill(heap, bin) == 0)) {
         slow_make_room();
