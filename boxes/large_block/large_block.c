@@ -249,8 +249,10 @@ static void *alloc_near(size_t asked, size_t align, enum large_block_use use, bo
             memset((char *)page_arena_address(&window, slab) + colour, 0, size);
         }
     }
-    if (use == LARGE_BLOCK_ZERO && *is_zero && size >= HAK_LARGE_ZERO_PURGE) {
-        page_arena_use_sparsely(slab, run);
+    if (use == LARGE_BLOCK_ZERO && *is_zero && size >= HAK_LARGE_ZERO_PURGE &&
+        !page_arena_use_sparsely(slab, run)) {
+        page_arena_release(slab, run, false);
+        return NULL;
     }
     char *block = begin(&window, slab, run, colour, asked);
     settle_slack(&window, slab,

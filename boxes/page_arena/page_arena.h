@@ -129,8 +129,9 @@ size_t page_arena_claim_bare(bool *zero);
 bool page_arena_give_rights(size_t slab, unsigned page, unsigned pages);
 
 // For held slabs without pages that will be used sparsely: withdraws the advice of those of their
-// SuperSlabs that have no page in use.
-void page_arena_use_sparsely(size_t from, size_t slabs);
+// SuperSlabs that have no page in use. Returns false if the kernel has unmapped some of the slabs
+// in that and refuses to map them again: they can only be released then, as clean.
+bool page_arena_use_sparsely(size_t from, size_t slabs);
 
 // Marks the heap as dense, that is, large and nearly full, or as not dense. A hint.
 void page_arena_mark_dense(bool dense);

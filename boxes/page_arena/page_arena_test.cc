@@ -2051,7 +2051,7 @@ TEST_F(PageArena, Storm) {
                     continue;
                 }
                 if (is_zero && random() % 4 == 0) {
-                    page_arena_use_sparsely(from, slabs);
+                    EXPECT_TRUE(page_arena_use_sparsely(from, slabs));
                 }
                 faults += reinterpret_cast<uintptr_t>(address(from)) % align != 0;
                 own({from, slabs}, is_zero);
@@ -2201,6 +2201,33 @@ TEST_F(PageArena, WhatIsUsedHereAndThereIsNotOnHugePages) {
     EXPECT_TRUE(is_advised(second)) << "it has pages";
     EXPECT_TRUE(all(second, 1, 9));
     all_touched = false;
+    page_arena_release(run, kRun, true);
+}
+
+TEST_F(PageArena, WhatIsLostWithTheAdviceIsMappedAgain) {
+    all_touched = true;
+    constexpr size_t kRun = ARENA_SUPERSLAB_SLABS;
+    size_t run = page_arena_claim(kRun, ARENA_SUPERSLAB, &zero);
+    ASSERT_NE(run, ARENA_NONE);
+    const auto be_advised = [&] {
+        for (int i = 0; i < 2; i++) { // the first claim forgets what tests before have left
+            page_arena_discard(run, kRun);
+            ASSERT_EQ(page_arena_claim_again(kRun, ARENA_SUPERSLAB, &zero), run);
+        }
+    };
+    be_advised();
+    lose_refresh = true;
+    EXPECT_TRUE(page_arena_use_sparsely(run, kRun));
+    lose_refresh = false;
+    fill(run, kRun, 7); // all of it is there
+    be_advised();
+    lose_refresh = refuse_map = true;
+    EXPECT_FALSE(page_arena_use_sparsely(run, kRun));
+    lose_refresh = refuse_map = false;
+    all_touched = false;
+    page_arena_release(run, kRun, false);
+    ASSERT_EQ(page_arena_claim(kRun, ARENA_SUPERSLAB, &zero), run);
+    fill(run, kRun, 8);
     page_arena_release(run, kRun, true);
 }
 

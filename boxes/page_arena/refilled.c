@@ -99,7 +99,7 @@ void arena_make_huge_again(const struct page_arena_window *window, size_t from, 
     }
 }
 
-void page_arena_use_sparsely(size_t from, size_t slabs) {
+bool page_arena_use_sparsely(size_t from, size_t slabs) {
     struct page_arena_window window = arena_window();
     size_t end = from + slabs;
     for (size_t at = from, next; at < end && may_be_huge(); at = next) {
@@ -108,4 +108,5 @@ void page_arena_use_sparsely(size_t from, size_t slabs) {
             refresh_around(&window, at, next, false);
         }
     }
+    return arena_map_lost(&window, from, slabs);
 }
