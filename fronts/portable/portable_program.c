@@ -4,6 +4,7 @@
 // it, "none" for libc's own malloc. Exits with 0 if all cases hold; else the first thing that does
 // not is said on stderr.
 #include "fronts/libc/glibc_malloc.h"
+#include "fronts/reports/check.h"
 #include "hakmem/hakmem.h"
 
 #include <dlfcn.h>
@@ -23,14 +24,6 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-#define CHECK(ok)                                                            \
-    do {                                                                     \
-        if (!(ok)) {                                                         \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #ok); \
-            exit(1);                                                         \
-        }                                                                    \
-    } while (0)
 
 // A library that is preloaded is not there when the program is linked.
 #pragma weak hak_flavour

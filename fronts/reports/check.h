@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the programs of this folder check: the first thing that is not as it should be ends
-// the program with its line.
+// How the programs of this folder and of fronts/portable check: the first thing that is not as it
+// should be ends the program with its line.
 #ifndef HAKMEM_FRONTS_REPORTS_CHECK_H
 #define HAKMEM_FRONTS_REPORTS_CHECK_H
 
