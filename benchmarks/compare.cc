@@ -606,11 +606,7 @@ int main(int argc, char **argv) {
     if (statistic_name != "min" && statistic_name != "median") {
         flags.fail("--statistic is min or median");
     }
-    std::vector<Allocator> allocators;
-    const std::string why = find_allocators(names, &allocators);
-    if (!why.empty()) {
-        flags.fail(why);
-    }
+    const std::vector<Allocator> allocators = chosen_allocators(flags, names);
     size_t base = allocators.size() - 1;
     bool found = baseline.empty();
     for (size_t a = 0; a < allocators.size(); a++) {

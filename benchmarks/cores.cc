@@ -144,18 +144,11 @@ class Cores {
     void tables(const std::vector<Cell> &cells);
     void keep(const Workload &workload, const std::vector<Cell> &cells);
 
-    static Sample walls(const Series &series) {
-        Sample sample;
-        for (const Outcome &outcome : series.outcomes) {
-            sample.push_back(outcome.wall_s);
-        }
-        return sample;
-    }
     // What all threads together do in a second, over what the last allocator does with the fewest.
     double throughput(const std::vector<Cell> &cells, const Cell &cell, size_t allocator) const {
         const Cell &first = cells.front();
-        return static_cast<double>(cell.threads) / minimum(walls(cell.series[allocator])) /
-               (static_cast<double>(first.threads) / minimum(walls(first.series.back())));
+        return static_cast<double>(cell.threads) / minimum(cell.series[allocator].wall_s()) /
+               (static_cast<double>(first.threads) / minimum(first.series.back().wall_s()));
     }
 
     std::vector<Allocator> allocators_;
@@ -213,8 +206,8 @@ void Cores::tables(const std::vector<Cell> &cells) {
         std::vector<std::string> sizes = {allocators_[i].name};
         for (const Cell &cell : cells) {
             const Series &series = cell.series[i];
-            speeds.push_back(
-                format("%.2f (%.0f %%)", throughput(cells, cell, i), 100 * spread(walls(series))));
+            speeds.push_back(format("%.2f (%.0f %%)", throughput(cells, cell, i),
+                                    100 * spread(series.wall_s())));
             costs.push_back(
                 format("%.0f", minimum(series.cpu_s()) * 1000 / static_cast<double>(cell.threads)));
             sizes.push_back(format("%.1f", series.peak_rss_kib() / 1024));
@@ -245,7 +238,7 @@ void Cores::keep(const Workload &workload, const std::vector<Cell> &cells) {
                 {"allocator", allocators_[i].name},
                 {"threads", static_cast<double>(cell.threads)},
                 {"throughput", throughput(cells, cell, i)},
-                {"runs_seconds", walls(series)},
+                {"runs_seconds", series.wall_s()},
                 {"runs_cpu_seconds", series.cpu_s()},
                 {"peak_rss_kib", series.peak_rss_kib()},
                 {"page_faults", series.most_faults()},
@@ -310,11 +303,7 @@ int main(int argc, char **argv) {
     flags.parse(argc, argv);
     runs = runs != 0 ? runs : quick ? 1 : 3;
     percent = percent != 0 ? percent : quick ? 20 : 100;
-    std::vector<Allocator> allocators;
-    const std::string why = find_allocators(names, &allocators);
-    if (!why.empty()) {
-        flags.fail(why);
-    }
+    const std::vector<Allocator> allocators = chosen_allocators(flags, names);
     const auto chosen = flags.choose(workloads, kWorkloads);
     std::vector<uint64_t> counts;
     for (const std::string &text : split_list(threads)) {

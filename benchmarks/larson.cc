@@ -40,11 +40,7 @@ int main(int argc, char **argv) {
     if (min_size > max_size) {
         flags.fail("--min-size is above --max-size");
     }
-    std::vector<Allocator> allocators;
-    const std::string why = find_allocators(list, &allocators);
-    if (!why.empty()) {
-        flags.fail(why);
-    }
+    const std::vector<Allocator> allocators = chosen_allocators(flags, list);
     const std::vector<std::string> arguments = {
         "--threads=" + std::to_string(threads),   "--blocks=" + std::to_string(blocks),
         "--rounds=" + std::to_string(rounds),     "--generations=" + std::to_string(generations),

@@ -424,11 +424,7 @@ int main(int argc, char **argv) {
     flags.number("runs", 1, 1000, &runs, "rounds of each scenario; medians, of latencies minima");
     flags.text("out", "DIR", &out, "where memory.json, memory.md and the charts go");
     flags.parse(argc, argv);
-    std::vector<Allocator> allocators;
-    const std::string why = find_allocators(names, &allocators);
-    if (!why.empty()) {
-        flags.fail(why);
-    }
+    const std::vector<Allocator> allocators = chosen_allocators(flags, names);
     const auto chosen = flags.choose(scenarios, kScenarios);
     out = flags.make_directory(out);
 

@@ -63,11 +63,7 @@ int main(int argc, char **argv) {
         flags.fail("the smallest block, of " + std::to_string(min_size) +
                    " bytes, is larger than the largest, of " + std::to_string(max_size));
     }
-    std::vector<Allocator> allocators;
-    const std::string why = find_allocators(list, &allocators);
-    if (!why.empty()) {
-        flags.fail(why);
-    }
+    const std::vector<Allocator> allocators = chosen_allocators(flags, list);
 
     const uint64_t steady = warmup == kNotGiven ? kSteady : 0;
     warmup = warmup == kNotGiven ? 0 : warmup;

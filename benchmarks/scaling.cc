@@ -319,11 +319,7 @@ int main(int argc, char **argv) {
     runs = runs != 0 ? runs : quick ? 3 : 5;
     percent = percent != 0 ? percent : quick ? 20 : 100;
     most_blocks = most_blocks != 0 ? most_blocks : quick ? 1000000 : UINT64_MAX;
-    std::vector<Allocator> allocators;
-    const std::string why = find_allocators(names, &allocators);
-    if (!why.empty()) {
-        flags.fail(why);
-    }
+    const std::vector<Allocator> allocators = chosen_allocators(flags, names);
     const auto chosen = flags.choose(scenarios, kScenarios);
     out = flags.make_directory(out);
 

@@ -640,11 +640,7 @@ int main(int argc, char **argv) {
     number(&options.percent, 100, 5);
     number(&options.pause_ms, 0, 700);
     options.syscalls = !no_syscalls;
-    std::vector<Allocator> allocators;
-    const std::string why = find_allocators(names, &allocators);
-    if (!why.empty()) {
-        flags.fail(why);
-    }
+    const std::vector<Allocator> allocators = chosen_allocators(flags, names);
     const std::vector<Shape> chosen = flags.choose(chosen_names, kShapes);
     out = flags.make_directory(out);
 

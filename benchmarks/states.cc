@@ -568,11 +568,7 @@ int main(int argc, char **argv) {
     number(&options.heap_mib, default_heap_mib(), 64);
     number(&options.percent, 100, 5);
     options.settle_ms = quick ? 5 : 600;
-    std::vector<Allocator> allocators;
-    const std::string why = find_allocators(names, &allocators);
-    if (!why.empty()) {
-        flags.fail(why);
-    }
+    const std::vector<Allocator> allocators = chosen_allocators(flags, names);
     const std::vector<State> chosen = flags.choose(chosen_names, kStates);
     out = flags.make_directory(out);
 

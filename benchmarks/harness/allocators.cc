@@ -186,6 +186,15 @@ std::string find_allocators(const std::string &list, std::vector<Allocator> *out
     return "";
 }
 
+std::vector<Allocator> chosen_allocators(const Flags &flags, const std::string &list) {
+    std::vector<Allocator> allocators;
+    const std::string why = find_allocators(list, &allocators);
+    if (!why.empty()) {
+        flags.fail(why);
+    }
+    return allocators;
+}
+
 std::string allocators_text(const std::vector<Allocator> &allocators) {
     std::string text;
     for (const Allocator &allocator : allocators) {

@@ -8,6 +8,8 @@
 
 namespace bench {
 
+class Flags;
+
 struct Allocator {
     std::string name;                     // as tables show it
     std::string preload;                  // empty: what the program has by itself
@@ -30,6 +32,9 @@ std::string find_allocator(const std::string &text, Allocator *out);
 
 // The same for a comma-separated list, which may hold "rivals" for all of Debian's.
 std::string find_allocators(const std::string &list, std::vector<Allocator> *out);
+
+// The same for a driver, which ends with a usage line where the list is wrong.
+std::vector<Allocator> chosen_allocators(const Flags &flags, const std::string &list);
 
 // A Markdown list of the allocators and what is preloaded for each.
 std::string allocators_text(const std::vector<Allocator> &allocators);

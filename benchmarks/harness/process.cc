@@ -307,12 +307,20 @@ Sample Series::reported(const std::string &key) const {
     return sample;
 }
 
-Sample Series::cpu_s() const {
+static Sample sample_of(const std::vector<Outcome> &outcomes, double Outcome::*figure) {
     Sample sample;
     for (const Outcome &outcome : outcomes) {
-        sample.push_back(outcome.cpu_s);
+        sample.push_back(outcome.*figure);
     }
     return sample;
+}
+
+Sample Series::wall_s() const {
+    return sample_of(outcomes, &Outcome::wall_s);
+}
+
+Sample Series::cpu_s() const {
+    return sample_of(outcomes, &Outcome::cpu_s);
 }
 
 double Series::peak_rss_kib() const {

@@ -53,6 +53,7 @@ struct Series {
     std::vector<Report> reports;
 
     Sample reported(const std::string &key) const;
+    Sample wall_s() const;
     Sample cpu_s() const;
     double peak_rss_kib() const; // the largest of all runs
     double most_faults() const;
