@@ -508,8 +508,8 @@ HAK_INLINE bool is_newest(const struct thread_heap *heap, unsigned bin, const vo
     return false;
 }
 
-// Blocks that are too large for a hit: here there is time to see that the pointer is the start of
-// one. False if anything is not as usual.
+// Blocks whose frees are no hits, as they are too large for it: here there is time to see that the
+// pointer is the start of one. False if anything is not as usual.
 HAK_INLINE bool free_medium(void *ptr) {
     struct thread_heap *heap = thread_heap_current();
     unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
