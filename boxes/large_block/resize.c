@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+// Blocks that are resized: at their place, by moving their pages, or by a copy of what was touched.
+#include "boxes/large_block/large_block_internal.h"
+
+#include "backends/os.h"
+#include "boxes/far_block/far_block.h"
+
+#include <string.h>
+
+// Build setting: 0 gives blocks that grow no more addresses than they ask for.
+#ifndef HAK_LARGE_ROOM
+#    define HAK_LARGE_ROOM 1
+#endif
+
+static bool is_resize_granted(const struct page_arena_window *window, const void *ptr, size_t slab,
+                              size_t size) {
+    if (HAK_LIKELY(size < LARGE_BLOCK_ASKED)) {
+        return true;
+    }
+    size_t usable = large_block_usable(window, ptr, slab);
+    return size <= usable || large_is_granted(size - usable);
+}
+
+// A block in the arena's window, at its place.
+static bool resize_near(const struct page_arena_window *window, size_t slab, size_t size) {
+    struct slab *meta = superslab_slab(window, slab);
+    size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
+    size_t room = atomic_load_explicit(&meta->room, memory_order_relaxed);
+    size_t have = run - room;
+    if (size > window->slabs << ARENA_SLAB_SHIFT) {
+        return false;
+    }
+    size_t want =
+        slabs_for(taken(size) + atomic_load_explicit(&meta->colour, memory_order_relaxed));
+    bool zero;
+    if (want > run && !page_arena_claim_at(slab + run, want - run, &zero)) {
+        return false;
+    }
+    if (want < have) {
+        drop_room(meta, slab);
+        run = want;
+    }
+    run = hak_max(run, want);
+    room = want < have ? 0 : run - want;
+    atomic_store_explicit(&meta->room, (uint32_t)room, memory_order_relaxed);
+    atomic_store_explicit(&meta->run, run, memory_order_relaxed);
+    if (want < have) {
+        page_arena_release(slab + want, have - want, true);
+    }
+    bool grows = size >= atomic_load_explicit(&meta->size, memory_order_relaxed);
+    atomic_store_explicit(&meta->size, size, memory_order_relaxed);
+    large_settle_slack(window, slab, grows ? TAIL_WANTED : TAIL_UNUSED);
+    write_tail(superslab_large_start(window, slab), size);
+    return true;
+}
+
+// Slabs that a block of `run` slabs that has grown gets beside them, so that it need not be moved
+// each time it grows. They are addresses and no more: nothing is given where these count.
+static size_t room_for(size_t run) {
+    const size_t most = (size_t)1 << (30 - ARENA_SLAB_SHIFT);
+    return HAK_LARGE_ROOM != 0 && page_arena_is_spacious() ? hak_min(run, most) : 0;
+}
+
+// Claims *run slabs for a block to be moved to, and *room more, which are added to *run and clean.
+// *zero says whether all are. ARENA_NONE if the kernel refuses memory.
+static size_t claim_to_move(size_t *run, size_t *room, bool *zero) {
+    *room = room_for(*run);
+    size_t slab = page_arena_claim(*run + *room, ARENA_SLAB, zero);
+    if (slab == ARENA_NONE && *room != 0) {
+        *room = 0;
+        slab = page_arena_claim(*run, ARENA_SLAB, zero);
+    }
+    // Pages that are free would be held by a room.
+    if (slab != ARENA_NONE && !*zero && *room != 0 && !page_arena_clean(slab + *run, *room)) {
+        page_arena_release(slab + *run, *room, false);
+        *room = 0;
+    }
+    *run += *room;
+    return slab;
+}
+
+static bool is_zero_page(const char *page) {
+    const uint64_t *words = (const uint64_t *)page;
+    uint64_t any = 0;
+    for (size_t i = 0; i < HAK_PAGE / sizeof *words && any == 0; i += 8) {
+        any = words[i] | words[i + 1] | words[i + 2] | words[i + 3] | words[i + 4] | words[i + 5] |
+              words[i + 6] | words[i + 7];
+    }
+    return any == 0;
+}
+
+enum { PART_SLABS = 16, PART_PAGES = PART_SLABS * (ARENA_SLAB / HAK_PAGE) };
+
+// Copies up to PART_SLABS slabs to others. Where these are zero, what is zero is not copied: a
+// block may have far more pages than were ever touched. Returns how many pages were copied.
+static size_t copy_part(char *to, const char *from, size_t slabs, bool to_is_zero) {
+    unsigned char touched[PART_PAGES];
+    size_t pages = slabs * (ARENA_SLAB / HAK_PAGE);
+    bool known = to_is_zero && os_touched(from, pages * HAK_PAGE, touched);
+    size_t copied = 0;
+    for (size_t i = 0; i < pages; i++) {
+        const char *page = from + i * HAK_PAGE;
+        if (to_is_zero && (known ? touched[i] == 0 : is_zero_page(page))) {
+            continue;
+        }
+        memcpy(to + i * HAK_PAGE, page, HAK_PAGE);
+        copied++;
+    }
+    return copied;
+}
+
+// Copies a run, and gives its pages back as it goes, so that both together take no more memory than
+// one. True if the source is zero by then.
+static bool copy_run(const struct page_arena_window *window, size_t from, size_t to, size_t slabs,
+                     bool to_is_zero) {
+    bool cleaned = true;
+    for (size_t at = 0; at < slabs; at += PART_SLABS) {
+        size_t part = hak_min(slabs - at, (size_t)PART_SLABS);
+        size_t copied = copy_part((char *)page_arena_address(window, to + at),
+                                  (char *)page_arena_address(window, from + at), part, to_is_zero);
+        if (copied != 0 || !to_is_zero) {
+            cleaned &= page_arena_clean(from + at, part);
+        }
+    }
+    return cleaned;
+}
+
+// Moves a block too short to be moved by the page table. Blocks of SPARSE_FROM bytes are mappings
+// of their own in libc's malloc, and growing them touches no page.
+static void *copy_near(const struct page_arena_window *window, char *ptr, size_t slab,
+                       size_t size) {
+    enum { SPARSE_FROM = 128 << 10 };
+    size_t bytes = superslab_large_usable(window, slab);
+    bool is_zero;
+    if (bytes < SPARSE_FROM || size >= LARGE_BLOCK_FAR ||
+        size > window->slabs << ARENA_SLAB_SHIFT) {
+        return NULL;
+    }
+    char *to = large_alloc_near(size, 1, LARGE_BLOCK_GROWN, &is_zero);
+    if (to == NULL) {
+        return NULL;
+    }
+    size_t copied = 0;
+    for (size_t at = 0, part; at < bytes; at += part) {
+        part = hak_min(HAK_PAGE - (uintptr_t)(ptr + at) % HAK_PAGE, bytes - at);
+        if (!is_zero || part < HAK_PAGE || !is_zero_page(ptr + at)) {
+            memcpy(to + at, ptr + at, part);
+            copied += part;
+        }
+    }
+    struct slab *meta = superslab_slab(window, slab);
+    size_t run = drop_room(meta, slab);
+    // A run with few pages would have to be filled for the next block that grows.
+    if (copied < bytes / 2 && page_arena_clean(slab, run)) {
+        count_ended(meta);
+        atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
+        page_arena_release(slab, run, false);
+    } else {
+        large_block_free(window, ptr, slab);
+    }
+    return to;
+}
+
+// The same, at another place: by the page table if that can be, else as little as can be is copied.
+static void *move_near(const struct page_arena_window *window, size_t slab, size_t size) {
+    struct slab *meta = superslab_slab(window, slab);
+    size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed) -
+                 atomic_load_explicit(&meta->room, memory_order_relaxed);
+    size_t colour = atomic_load_explicit(&meta->colour, memory_order_relaxed);
+    if (size > window->slabs << ARENA_SLAB_SHIFT || run << ARENA_SLAB_SHIFT < LARGE_BLOCK_MOVE) {
+        return NULL;
+    }
+    size_t to_run = slabs_for(taken(size) + colour);
+    size_t room;
+    bool zero;
+    size_t to = claim_to_move(&to_run, &room, &zero);
+    if (to == ARENA_NONE) {
+        return NULL;
+    }
+    bool clean = page_arena_move(slab, to, run);
+    if (!clean) {
+        zero = zero || page_arena_clean(to, run);
+        clean = copy_run(window, slab, to, run, zero);
+    }
+    drop_room(meta, slab);
+    count_ended(meta);
+    atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
+    page_arena_release(slab, run, !clean);
+    // Pages moved as they were, and so the block starts at the same line of its page.
+    char *moved = large_begin(window, to, to_run, colour, size);
+    atomic_store_explicit(&superslab_slab(window, to)->room, (uint32_t)room, memory_order_relaxed);
+    large_settle_slack(window, to, TAIL_WANTED);
+    return moved;
+}
+
+void *large_block_resize(const struct page_arena_window *window, void *ptr, size_t slab,
+                         size_t size) {
+    if (HAK_UNLIKELY(!is_resize_granted(window, ptr, slab, size))) {
+        return NULL;
+    }
+    if (HAK_UNLIKELY(slab >= window->slabs)) {
+        return far_block_resize(ptr, superslab_usable(size));
+    }
+    check_tail("realloc", ptr, superslab_large_usable(window, slab));
+    if (resize_near(window, slab, size)) {
+        return ptr;
+    }
+    void *moved = move_near(window, slab, size);
+    return moved != NULL ? moved : copy_near(window, ptr, slab, size);
+}
+
+bool large_block_resize_here(const struct page_arena_window *window, void *ptr, size_t slab,
+                             size_t size) {
+    return is_resize_granted(window, ptr, slab, size) && slab < window->slabs &&
+           resize_near(window, slab, size);
+}
