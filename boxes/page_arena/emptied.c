@@ -19,14 +19,14 @@ static _Atomic(uint32_t) *emptied_of(const struct page_arena_window *window, siz
 // The slabs [from, from + slabs) of SuperSlab `superslab` in the form of a count. 0: they are not
 // worth the look, or the kernel does not tell.
 static uint32_t count_of(const struct page_arena_window *window, size_t from, size_t slabs) {
-    // One slab at a time, so that a signal's stack has room for the look, and every other one.
-    enum { LEAST = 4, EACH = 2 };
+    // A look is three system calls. It is at one slab, so that a signal's stack has room for it,
+    // and at any one of each few: blocks whose sizes are powers of two begin at the same slab of
+    // each few, and a program may use only their beginnings.
+    enum { EACH = 4 };
     uint64_t touched[SLAB_PAGES / 8]; // a byte a page
-    if (slabs < LEAST) {
-        return 0;
-    }
     uint32_t count = 0;
-    for (size_t at = from; at < from + slabs; at += EACH) {
+    for (size_t end = from + slabs; from + EACH <= end; from += EACH) {
+        size_t at = from + (hak_hash(from) >> 32) % EACH;
         if (os_touched(page_arena_address(window, at), ARENA_SLAB, (unsigned char *)touched)) {
             count += EACH << EMPTIED_SHIFT;
             for (size_t i = 0; i < SLAB_PAGES / 8; i++) {

@@ -27,6 +27,7 @@
 static std::atomic<uint64_t> clock_ms{1000};
 static std::atomic<size_t> advised;    // bytes, huge pages
 static bool all_touched;               // whatever the kernel says
+static std::atomic<size_t> looks;      // at what is in memory
 static std::function<void()> on_clock; // called when the arena looks at the clock
 static bool refuse_commit, refuse_reserve, refuse_map, refuse_purge, refuse_move;
 static size_t map_most = SIZE_MAX; // larger mappings are refused
@@ -68,6 +69,7 @@ void __wrap_os_huge_pages(void *at, size_t size, bool on) {
 }
 // On a machine with swap, too.
 bool __wrap_os_touched(const void *at, size_t size, unsigned char *pages) {
+    looks++;
     if (all_touched) {
         memset(pages, 1, size / HAK_PAGE);
         return true;
@@ -2123,6 +2125,7 @@ TEST_F(PageArena, WhatIsFilledAgainIsOnHugePages) {
     std::vector<Extent> held;
     // A run behind all that was ever in use is claimed, written to, given back in pieces, and
     // claimed once more. Returns the bytes that were advised huge pages then.
+    size_t of_eight = 8; // slabs of each eight are written to
     auto again = [&](size_t pages, size_t piece, auto second) -> size_t {
         size_t high = page_arena_high();
         size_t from;
@@ -2132,11 +2135,12 @@ TEST_F(PageArena, WhatIsFilledAgainIsOnHugePages) {
         } while (from != ARENA_NONE && from < high);
         EXPECT_NE(from, ARENA_NONE);
         for (size_t i = 0; i < kRun; i++) {
-            for (size_t page = 0; page < pages; page++) {
+            for (size_t page = 0; page < pages && i % 8 < of_eight; page++) {
                 address(from + i)[page * HAK_PAGE] = 1;
             }
         }
         held.pop_back();
+        looks = 0;
         for (size_t at = 0; at < kRun; at += piece) {
             page_arena_discard(from + at, piece);
         }
@@ -2158,11 +2162,15 @@ TEST_F(PageArena, WhatIsFilledAgainIsOnHugePages) {
     constexpr size_t kPages = ARENA_SLAB / HAK_PAGE;
     uint64_t before = stats().refilled_superslabs;
     EXPECT_EQ(again(kPages, kRun, maybe), kAll);
+    EXPECT_LE(looks, kSuperSlabs * 8) << "each is three system calls";
     EXPECT_EQ(again(kPages, 8, maybe), kAll) << "given back in pieces";
     EXPECT_EQ(again(kPages, kRun, filled), kAll);
     EXPECT_EQ(stats().refilled_superslabs, before + 3 * kSuperSlabs);
     EXPECT_EQ(again(kPages, kRun, sparse), 0u);
     EXPECT_EQ(again(kPages / 2, kRun, maybe), 0u) << "it was half filled";
+    of_eight = 4;
+    EXPECT_LE(again(kPages, kRun, maybe), kAll / 4) << "as blocks whose first halves are used";
+    of_eight = 8;
     settings_values[SETTING_THP] = 0;
     EXPECT_EQ(again(kPages, kRun, maybe), 0u) << "switched off";
     settings_values[SETTING_THP] = 2;
