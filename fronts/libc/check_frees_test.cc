@@ -27,6 +27,7 @@ using testing::KilledBySignal;
 using testing::StrEq;
 
 constexpr char kTwice[] = "block freed twice";
+constexpr char kFreed[] = "block was freed";
 constexpr char kInterior[] = "pointer into a block, not to its start";
 
 char *Hide(void *p) {
@@ -53,7 +54,37 @@ void Warm(size_t size) {
     }
 }
 
-TEST(WithoutLooksDeathTest, ASmallBlockFreedTwiceIsFoundWhenTheCacheGivesItBack) {
+TEST(WithoutLooksDeathTest, ASmallBlockFreedTwiceIsTheNewest) {
+    for (size_t size : {1, 64, 1000}) {
+        Warm(size);
+        void *p = malloc(size);
+        EXPECT_EXIT(FreeTwice(p, {}), KilledBySignal(SIGABRT),
+                    StrEq(MisuseLine("free", p, kTwice)));
+        EXPECT_EXIT(
+            {
+                ::operator delete(p, size);
+                ::operator delete(Hide(p), size);
+            },
+            KilledBySignal(SIGABRT), StrEq(MisuseLine("free", p, kTwice)));
+        for (size_t wanted : {size, size * 3, size_t{50000}}) {
+            EXPECT_EXIT(
+                {
+                    free(p);
+                    free(realloc(Hide(p), wanted));
+                },
+                KilledBySignal(SIGABRT), StrEq(MisuseLine("realloc", p, kFreed)));
+        }
+        EXPECT_EXIT(
+            {
+                free(p);
+                _exit(malloc_usable_size(Hide(p)) > 0);
+            },
+            KilledBySignal(SIGABRT), StrEq(MisuseLine("malloc_usable_size", p, kFreed)));
+        free(p);
+    }
+}
+
+TEST(WithoutLooksDeathTest, AnOlderSmallBlockFreedTwiceIsFoundWhenTheCacheGivesItBack) {
     Warm(64);
     void *keep = malloc(64);
     void *p = malloc(64);
@@ -61,14 +92,14 @@ TEST(WithoutLooksDeathTest, ASmallBlockFreedTwiceIsFoundWhenTheCacheGivesItBack)
     if (!looks) {
         EXPECT_EXIT(
             {
-                FreeTwice(p, {});
+                FreeTwice(p, {keep});
                 _exit(0);
             },
             ExitedWithCode(0), "");
     }
     EXPECT_EXIT(
         {
-            FreeTwice(p, {});
+            FreeTwice(p, {keep});
             exit(0);
         },
         KilledBySignal(SIGABRT), StrEq(MisuseLine("free", p, kTwice)));

@@ -86,10 +86,17 @@ HAK_INLINE bool hit_push(struct thread_heap *heap, size_t place, void *ptr) {
     return true;
 }
 
-// The same, but without reading the block, which may be far away from the processor's caches.
+// True if the block is on top of the heap's stack of a bin: the last that was freed of those there.
+HAK_INLINE bool hit_is_next(const struct thread_heap *heap, unsigned bin, const void *ptr) {
+    return *heap->bins[bin].top == ptr;
+}
+
+// As hit_push(), but without reading the block, which may be far away from the processor's caches.
+// False if the block is the topmost one already: the slot is next to the one that is written.
 HAK_INLINE bool hit_push_unseen(struct thread_heap *heap, size_t place, void *ptr) {
     void **top;
-    if (HAK_UNLIKELY(!fast_cache_has_room_at(heap->bins, place, &top))) {
+    if (HAK_UNLIKELY(!fast_cache_has_room_at(heap->bins, place, &top)) ||
+        HAK_UNLIKELY(*top == ptr)) {
         return false;
     }
     fast_cache_push_at(heap->bins, place, top, ptr);

@@ -34,6 +34,7 @@ namespace {
 
 constexpr char kLibrary[] = "libhakmem_c23.so";
 constexpr char kCalls[] = "fronts/libc/hit_path_calls";
+constexpr int kUnseen = 2; // instructions of a free that does not look at the block, above others
 constexpr char kLinked[] = "fronts/libc/hit_path_calls_linked";
 
 // Address within the library -> the instruction there, as objdump prints it.
@@ -324,9 +325,9 @@ TEST_P(EveryStateTest, MakesNoHitLonger) {
             EXPECT_LE(path.instructions, fresh.instructions + 8) << path.text;
         } else if (std::string(call) == "malloc") {
             EXPECT_EQ(path.text, fresh.text);
-        } else { // a free in a large heap does not look at the block, and is as long
-            EXPECT_EQ(path.instructions, fresh.instructions) << path.text;
-            EXPECT_EQ(path.lines.size(), fresh.lines.size()) << path.text;
+        } else { // a free in a large heap looks at the topmost block's place and not at the block
+            EXPECT_LE(path.instructions, fresh.instructions + kUnseen) << path.text;
+            EXPECT_LE(path.lines.size(), fresh.lines.size() + 1) << path.text; // at a line's end
         }
     }
 }
@@ -355,16 +356,17 @@ TEST_P(EveryFrontTest, SettingsChangeNothingOfAHit) {
     }
 }
 
-// Freed blocks are looked at, or fetched.
-TEST(EveryLookTest, TakesAsManyInstructions) {
+// Freed blocks are looked at, or compared with the topmost one and fetched.
+TEST(EveryLookTest, TakesAFewInstructions) {
     for (const char *call : {"free", "operator_delete", "operator_delete_sized"}) {
         std::set<std::string> texts;
-        for (const char *setting : {"HAKMEM_CHECK_FREES=0", "HAKMEM_CHECK_FREES=2"}) {
+        for (const auto &[setting, most] :
+             {std::pair{"HAKMEM_CHECK_FREES=0", 19 + kUnseen}, {"HAKMEM_CHECK_FREES=2", 19}}) {
             Path path;
             ASSERT_NO_FATAL_FAILURE(Follow(kLibrary, setting, call, 64, &path));
             EXPECT_GT(path.instructions, 3);
-            EXPECT_LE(path.instructions, 19) << path.text;
-            EXPECT_LE(path.lines.size(), 5u) << path.text;
+            EXPECT_LE(path.instructions, most) << path.text;
+            EXPECT_LE(path.lines.size(), 6u) << path.text;
             texts.insert(path.text);
         }
         EXPECT_EQ(texts.size(), 2u) << call << ": the setting does nothing";

@@ -129,12 +129,25 @@ EXPORT void *calloc(size_t count, size_t size) {
     return HAK_LIKELY(block != NULL) ? clear(block, total) : slow_zero_alloc(total);
 }
 
+// True if a block is among the newest of its stack. Where no block is looked at, free() leaves it
+// without its mark.
+static bool is_newest(const struct thread_heap *heap, unsigned bin, const void *ptr) {
+    void **top = heap->bins[bin].top;
+    for (size_t i = 0; i < THREAD_HEAP_NEWEST && top - i > heap->bottoms[bin]; i++) {
+        if (top[-(ptrdiff_t)i] == ptr) {
+            return true;
+        }
+    }
+    return false;
+}
+
 // The block's kind; does not return for a pointer that starts no live block.
 static struct classified classify_live(const char *call, const void *ptr) {
     struct classified what = classify_ptr(ptr);
     const struct thread_heap *heap = thread_heap_current();
-    if (what.kind == CLASSIFIED_TINY && free_mark_is_set(ptr, heap) &&
-        tiny_front_is_free(heap, what.bin, ptr)) {
+    if (what.kind == CLASSIFIED_TINY &&
+        (free_mark_is_set(ptr, heap) ? tiny_front_is_free(heap, what.bin, ptr)
+                                     : is_newest(heap, what.bin, ptr))) {
         what = (struct classified){.kind = CLASSIFIED_TINY_FREE};
     }
     if (HAK_UNLIKELY(what.usable == 0)) {
@@ -235,6 +248,7 @@ static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
             HAK_HARDENED || bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||
             !size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB, &block) ||
             free_mark_is_set(ptr, thread_heap_current()) ||
+            hit_is_next(thread_heap_current(), bin, ptr) ||
             (HAK_DEBUG && shared_pool_is_free(bin, ptr)))) {
         return slow_resize(call, ptr, size);
     }

@@ -475,12 +475,19 @@ static HAK_NOINLINE void free_hardened_slowly(struct thread_heap *heap, unsigned
 #endif
 
 // The start of a block. A mark that is there by chance is no fault; where no block is looked at, a
-// medium one may be without its mark.
+// cached one may be without its mark. A small one comes here each time its stack is full, which may
+// be deep: there only the newest is asked for.
 static void check_twice(const struct thread_heap *heap, unsigned bin, const void *ptr) {
-    bool unmarked = bin >= SIZE_CLASS_HIT_BINS && !front_gate_checks(thread_heap_gate());
-    if (HAK_UNLIKELY(free_mark_is_set(ptr, heap)
-                         ? tiny_front_is_free(heap, bin, ptr)
-                         : unmarked && thread_heap_caches(heap, bin, ptr))) {
+    bool twice;
+    if (free_mark_is_set(ptr, heap)) {
+        twice = tiny_front_is_free(heap, bin, ptr);
+    } else if (front_gate_checks(thread_heap_gate())) {
+        twice = false;
+    } else {
+        twice = bin >= SIZE_CLASS_HIT_BINS ? thread_heap_caches(heap, bin, ptr)
+                                           : hit_is_next(heap, bin, ptr);
+    }
+    if (HAK_UNLIKELY(twice)) {
         diag_misuse(DIAG_CALL_FREE, ptr, "block freed twice");
     }
 }

@@ -323,8 +323,8 @@ def hak_preload_test(name, srcs, program, copts = [], linkopts = [], linked = Fa
     hak_test(
         name = name,
         srcs = srcs,
-        data = mallocs.keys() + ["//:lib%s.so" % flavour.name for flavour in FLAVOURS] + data,
-        local_defines = ["HAK_FLAVOURS=" + ",".join(['\\"%s\\"' % flavour.name for flavour in FLAVOURS])],
+        data = mallocs.keys() + ["//:lib%s.so" % flavour.name for flavour in FLAVOURS + HARDENED_FLAVOURS] + data,
+        local_defines = ["HAK_FLAVOURS=" + ",".join(['\\"%s\\"' % flavour.name for flavour in FLAVOURS + HARDENED_FLAVOURS])],
         tags = NO_SANITIZER,
         deps = ["//fronts/libc:shell"] + deps,
         **kwargs
