@@ -18,6 +18,7 @@ struct hardening hardening = {
     .quarantine = 32 << 10,
     .choice = 7,
     .zero_most = UINT64_MAX,
+    .usual = true,
 };
 
 #    define LOWEST(n) ((n) == 8 ? UINT64_MAX : (UINT64_C(1) << (n) % 8 * 8) - 1)
@@ -57,6 +58,7 @@ void hardening_start(void) {
     HAK_POKE(&hardening.choice, (UINT32_C(1) << hak_log2(choice | 1)) - 1);
     HAK_POKE(&hardening.zero_most, (uint64_t)settings_get(SETTING_ZERO_MOST));
     HAK_POKE(&hardening.on, on);
+    HAK_POKE(&hardening.usual, (on & HARDENING_USUAL) == HARDENING_USUAL);
 }
 
 // The bytes at each end of a block of so many that become zero and are looked at: all, or few.
@@ -140,15 +142,17 @@ void hardening_refuse_written(const char *call, const void *block) {
 
 void hardening_measure(struct hardening_heap *heap) {
     uint32_t bytes = HAK_PEEK(&hardening.quarantine);
-    if (HAK_LIKELY(heap->quarantine == bytes && heap->queues[1].most != 0)) {
+    if (HAK_LIKELY(heap->quarantine == bytes && heap->measured)) {
         return;
     }
     heap->quarantine = bytes;
+    heap->measured = true;
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
         size_t blocks = bytes / size_class_bins[bin].size;
         // (What waits beyond the last place does so until the queue is flushed.)
         heap->queues[bin].next = 0;
-        heap->queues[bin].most = (uint16_t)hak_min(hak_max(blocks, 1), HARDENING_QUEUE_MOST);
+        unsigned places = 1u << hak_log2(hak_min(hak_max(blocks, 1), HARDENING_QUEUE_MOST));
+        heap->queues[bin].last = (uint16_t)(places - 1);
     }
 }
 

@@ -61,7 +61,12 @@ struct hardening {
     uint32_t quarantine; // bytes, a bin and heap
     uint32_t choice;     // blocks among which one is chosen at random, a power of two, less 1
     uint64_t zero_most;  // bytes of a block all of which become zero, HARDENING_ZERO_LEAST or more
+    bool usual;          // all that HARDENING_USUAL names is on
 };
+// What blocks that are handed out and freed in the usual way go through.
+#    define HARDENING_USUAL                                                          \
+        (HARDENING_STATE | HARDENING_CANARY | HARDENING_NEIGHBOUR | HARDENING_ZERO | \
+         HARDENING_CHECK_ZERO | HARDENING_QUARANTINE | HARDENING_RANDOM)
 extern struct hardening hardening __attribute__((visibility("hidden")));
 
 // The lowest n bytes of a word, for n in 0..8.
@@ -247,32 +252,42 @@ HAK_INLINE void hardening_add(hardening_word *word, uint64_t more) {
 #    endif
 }
 
-// A free block of `bin` is handed out: stops the program if something was
-// written to it.
+// A free block of `bin` is handed out: stops the program if something was written to it. `any` is
+// not 0 if that is known already; it says nothing of the last pair of words.
+HAK_INLINE void hardening_issue_looked(unsigned bin, void *block, size_t size, uint64_t any) {
+    size_t bytes = size_class_bins[bin].size;
+    hardening_word *tag = hardening_tag(bin, block);
+    uint64_t hash = hardening_hash(block);
+    uint64_t fresh = hardening_tag_of(hash, bytes - sizeof *tag - size);
+    // The pair with the tag is not read as one: its words are of different times, for which the
+    // processor would have to wait.
+    hardening_add(tag, fresh);
+    any |= tag[-1] | (*tag ^ fresh);
+    if (HAK_UNLIKELY(any != 0)) {
+        hardening_refuse_written("malloc", block);
+    }
+    *hardening_behind(block, size) = hash;
+    HAK_POKE(tag, fresh);
+}
+
+// The same for a block of HARDENING_FEW bytes at most, of which `size` (not 0) are asked for, while
+// blocks are looked at.
+HAK_INLINE void hardening_issue_small(unsigned bin, void *block, size_t size) {
+    size_t bytes = size_class_bins[bin].size - sizeof(hardening_pair);
+    hardening_issue_looked(bin, block, size, hardening_any(block, bytes));
+}
+
+// The same for any.
 HAK_INLINE void hardening_issue(unsigned bin, void *block, size_t size) {
     if (HAK_UNLIKELY(!hardening_has(HARDENING_CHECK_ZERO))) {
         hardening_set(bin, block, size);
         return;
     }
-    size_t bytes = size_class_bins[bin].size;
-    hardening_word *tag = hardening_tag(bin, block);
-    uint64_t hash = hardening_hash(block);
     size += size == 0;
-    uint64_t fresh = hardening_tag_of(hash, bytes - sizeof *tag - size);
-    // The pair with the tag is not read as one: its words are of different times, for which the
-    // processor would have to wait.
-    hardening_add(tag, fresh);
-    uint64_t wrong = tag[-1] | (*tag ^ fresh);
-    if (HAK_LIKELY(bytes <= HARDENING_FEW)) {
-        wrong |= hardening_any(block, bytes - sizeof(hardening_pair));
-    } else {
-        wrong |= !hardening_is_clear_many(block, bytes - sizeof(hardening_pair));
-    }
-    if (HAK_UNLIKELY(wrong != 0)) {
-        hardening_refuse_written("malloc", block);
-    }
-    *hardening_behind(block, size) = hash;
-    HAK_POKE(tag, fresh);
+    size_t bytes = size_class_bins[bin].size - sizeof(hardening_pair);
+    uint64_t any = HAK_LIKELY(bytes < HARDENING_FEW) ? hardening_any(block, bytes)
+                                                     : !hardening_is_clear_many(block, bytes);
+    hardening_issue_looked(bin, block, size, any);
 }
 
 // Stops the program unless `size` is what a live block's user asked for, and it
@@ -296,11 +311,12 @@ enum { HARDENING_QUEUE_MOST = 64 }; // blocks of a bin that wait
 // longest, if the place is not empty.
 struct hardening_queue {
     uint16_t next; // place
-    uint16_t most; // places in use, 1 to HARDENING_QUEUE_MOST
+    uint16_t last; // of the places in use, which are a power of two, 1 to HARDENING_QUEUE_MOST
 };
 struct hardening_heap {
     uint64_t random;
-    uint32_t quarantine; // what `most` of the queues was made for
+    uint32_t quarantine; // what the queues were measured for
+    bool measured;
     struct hardening_queue queues[SIZE_CLASS_BINS];
     void *blocks[SIZE_CLASS_BINS][HARDENING_QUEUE_MOST]; // NULL: empty
 };
@@ -318,7 +334,7 @@ HAK_INLINE void *hardening_wait(struct hardening_heap *heap, unsigned bin, void 
     void **place = &heap->blocks[bin][at];
     void *out = *place;
     *place = block;
-    queue->next = (uint16_t)(at + 1 < queue->most ? at + 1 : 0);
+    queue->next = (uint16_t)((at + 1) & queue->last);
     return out;
 }
 

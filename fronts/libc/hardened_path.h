@@ -16,6 +16,7 @@
 #    include "boxes/fast_cache/fast_cache.h"
 #    include "boxes/hardening/hardening.h"
 #    include "boxes/thread_heap/thread_heap.h"
+#    include "fronts/libc/hardened_hit.h"
 #    include "fronts/tiny_front/tiny_front.h"
 
 // Gives a heap its quarantine, if it has none and there is memory for one.
@@ -32,13 +33,7 @@ HAK_INLINE void hardened_path_start(struct thread_heap *heap) {
     hardening_measure(state);
 }
 
-// Pops a block: one of the topmost, whose place the topmost one takes. NULL if there is none.
-//
-// The slots of a stack are in groups, as many as blocks that are chosen among, and the choice is
-// among what is left of the topmost group, two at least. So blocks that lie together are handed out
-// together, in no order: a program finds what it allocated one after the other in the same lines
-// of the processor's cache. (A choice among a fixed number of the topmost ones leaves some behind
-// for long, and takes Lua twice the time.)
+// Pops a block, at random if that is on. NULL if there is none.
 HAK_INLINE void *hardened_path_pop(struct thread_heap *heap, unsigned bin) {
     struct fast_bin *stack = &heap->bins[bin];
     void **top = stack->top;
@@ -47,9 +42,7 @@ HAK_INLINE void *hardened_path_pop(struct thread_heap *heap, unsigned bin) {
     if (HAK_UNLIKELY(block == NULL || state == NULL) || !hardening_has(HARDENING_RANDOM)) {
         return fast_cache_pop(stack);
     }
-    size_t group = (((uintptr_t)top / sizeof *top & HAK_PEEK(&hardening.choice)) | 1) + 1;
-    size_t held = (size_t)(top - heap->bottoms[bin]);
-    void **chosen = top - hardening_below(state, hak_min(held, group));
+    void **chosen = hardened_hit_choose(state, top, heap->bottoms[bin]);
     thread_heap_enter(heap);
     void *other = *chosen;
     *chosen = block;

@@ -14,6 +14,7 @@
 #include "boxes/free_mark/free_mark.h"
 #include "boxes/front_gate_classifier/front_gate.h"
 #include "boxes/thread_heap/thread_heap.h"
+#include "fronts/libc/hardened_hit.h"
 
 HAK_C_BEGIN
 
@@ -63,10 +64,14 @@ HAK_INLINE void *hit_pop(struct thread_heap *heap, size_t place) {
 
 // A block from the heap's cache, or NULL: then slow_alloc() is next.
 HAK_INLINE void *hit_alloc_from(struct thread_heap *heap, size_t size) {
-    if (HAK_HARDENED || HAK_UNLIKELY(size >= thread_heap_sizes())) {
+#if HAK_HARDENED
+    return hardened_hit_alloc(heap, size);
+#else
+    if (HAK_UNLIKELY(size >= thread_heap_sizes())) {
         return NULL;
     }
     return hit_pop(heap, size_class_hit_place(heap->table, size));
+#endif
 }
 HAK_INLINE void *hit_alloc(size_t size) {
     return hit_alloc_from(thread_heap_current(), size);
@@ -106,19 +111,20 @@ HAK_INLINE bool hit_push_unseen(struct thread_heap *heap, size_t place, void *pt
 
 // True if the block went into the heap's cache; otherwise slow_free() is next.
 HAK_INLINE bool hit_free_to(struct thread_heap *heap, void *ptr) {
-    if (HAK_HARDENED) {
-        return false;
-    }
+#if HAK_HARDENED
+    return hardened_hit_free(heap, ptr);
+#else
     const struct front_gate *gate = thread_heap_gate();
-#if HAK_HEADER
+#    if HAK_HEADER
     unsigned place;
     return HAK_LIKELY(front_gate_find(gate, ptr, &place)) && hit_push(heap, place, ptr);
-#else
+#    else
     size_t unit = front_gate_unit(gate, ptr);
     if (HAK_LIKELY(unit < gate->checked)) {
         return hit_push(heap, front_gate_at(gate, unit), ptr);
     }
     return unit < gate->units && hit_push_unseen(heap, front_gate_at(gate, unit), ptr);
+#    endif
 #endif
 }
 HAK_INLINE bool hit_free(void *ptr) {
@@ -129,20 +135,25 @@ HAK_INLINE bool hit_free(void *ptr) {
 // its bin follows from the size, and a size that is wrong is found when the cache spills. Of the
 // pointer only its alignment is checked, and that it is in the heap.
 HAK_INLINE bool hit_free_sized_to(struct thread_heap *heap, void *ptr, size_t size) {
+#if HAK_HARDENED
+    (void)size;
+    return hardened_hit_free(heap, ptr);
+#else
     const struct front_gate *gate = thread_heap_gate();
-    if (HAK_HARDENED || HAK_UNLIKELY(size > SIZE_CLASS_HIT_MAX)) {
+    if (HAK_UNLIKELY(size > SIZE_CLASS_HIT_MAX)) {
         return false;
     }
-#if HAK_HEADER
+#    if HAK_HEADER
     return (uintptr_t)ptr - gate->readable < gate->length && (uintptr_t)ptr % HAK_MIN_ALIGN == 0 &&
            hit_push(heap, size_class_sized_place(heap->sizes, size), ptr);
-#else
+#    else
     size_t unit = front_gate_units(gate->lowest, ptr);
     if (HAK_LIKELY(unit < gate->checked)) {
         return hit_push(heap, size_class_sized_place(heap->sizes, size), ptr);
     }
     return unit < gate->units &&
            hit_push_unseen(heap, size_class_sized_place(heap->sizes, size), ptr);
+#    endif
 #endif
 }
 HAK_C_END

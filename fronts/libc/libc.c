@@ -126,7 +126,10 @@ EXPORT void *calloc(size_t count, size_t size) {
         return NULL;
     }
     void *block = hit_alloc(total);
-    return HAK_LIKELY(block != NULL) ? clear(block, total) : slow_zero_alloc(total);
+    if (HAK_UNLIKELY(block == NULL)) {
+        return slow_zero_alloc(total);
+    }
+    return HAK_HARDENED ? block : clear(block, total); // a hit is known to be zero there
 }
 
 // True if a block is among the newest of its stack. Where no block is looked at, free() leaves it

@@ -426,6 +426,14 @@ static void check_start(unsigned bin, const void *ptr) {
 }
 
 #if HAK_HARDENED
+void slow_keep(struct thread_heap *heap, unsigned bin, void *ptr) {
+    void *out = hardened_path_keep(heap, bin, ptr);
+    if (HAK_UNLIKELY(out != NULL)) {
+        tick(heap);
+        hardened_path_spill(heap, bin, out);
+    }
+}
+
 // The usual way of a block that is freed. False if anything is not as usual: what is not the start
 // of a block has no tag where it would be.
 HAK_INLINE bool free_hardened(void *ptr) {
@@ -442,11 +450,7 @@ HAK_INLINE bool free_hardened(void *ptr) {
         return false;
     }
     hardening_bury(bin, ptr);
-    void *out = hardened_path_keep(heap, bin, ptr);
-    if (HAK_UNLIKELY(out != NULL)) {
-        tick(heap);
-        hardened_path_spill(heap, bin, out);
-    }
+    slow_keep(heap, bin, ptr);
     return true;
 }
 

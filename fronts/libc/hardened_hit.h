@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// Hits of the hardened flavour: one allocation and one free of a small block with all checks on, up
+// to the first thing that is not as usual. Nothing in the other flavours.
+//
+// A function that finds anything unusual (another size, a switch that is off, a full stack, a
+// fault) changes nothing and says so: the slow path then does the same step by step, and reports.
+// So no register is saved here.
+#ifndef HAKMEM_FRONTS_LIBC_HARDENED_HIT_H
+#define HAKMEM_FRONTS_LIBC_HARDENED_HIT_H
+
+#include "boxes/base/base.h"
+
+#if HAK_HARDENED
+
+#    include "boxes/fast_cache/fast_cache.h"
+#    include "boxes/front_gate_classifier/front_gate.h"
+#    include "boxes/hardening/hardening.h"
+#    include "boxes/thread_heap/thread_heap.h"
+
+HAK_C_BEGIN
+
+// The place in a heap's stack of a block to hand out: one of the topmost, whose place the topmost
+// one is to take. There are blocks.
+//
+// The slots of a stack are in groups, as many as blocks that are chosen among, and the choice is
+// among what is left of the topmost group, two at least. So blocks that lie together are handed out
+// together, in no order: a program finds what it allocated one after the other in the same lines
+// of the processor's cache. (A choice among a fixed number of the topmost ones leaves some behind
+// for long, and takes Lua twice the time.)
+HAK_INLINE void **hardened_hit_choose(struct hardening_heap *state, void **top, void **bottom) {
+    size_t group = (((uintptr_t)top / sizeof *top & HAK_PEEK(&hardening.choice)) | 1) + 1;
+    return top - hardening_below(state, hak_min((size_t)(top - bottom), group));
+}
+
+// A block for `size` bytes from the heap's cache, or NULL.
+HAK_INLINE void *hardened_hit_alloc(struct thread_heap *heap, size_t size) {
+    // An empty heap's table says that no size is a hit, and so does every heap's while allocations
+    // are sampled or recorded. (Table entry 1 is that of the smallest sizes.)
+    if (HAK_UNLIKELY(size >= thread_heap_sizes()) ||
+        HAK_UNLIKELY(size - 1 >= HARDENING_FEW - sizeof(hardening_word)) ||
+        HAK_UNLIKELY(HAK_PEEK(&heap->table[1]) == 0) || HAK_UNLIKELY(!HAK_PEEK(&hardening.usual))) {
+        return NULL;
+    }
+    unsigned bin = (unsigned)size_class_sized_place(heap->sizes, size) / 2;
+    struct fast_bin *stack = &heap->bins[bin];
+    void **top = stack->top;
+    void *topmost = *top;
+    struct hardening_heap *state = (struct hardening_heap *)heap->front_state;
+    if (HAK_UNLIKELY(topmost == NULL) || HAK_UNLIKELY(state == NULL)) {
+        return NULL;
+    }
+    void **chosen = hardened_hit_choose(state, top, heap->bottoms[bin]);
+    thread_heap_enter(heap);
+    void *block = *chosen;
+    *chosen = topmost;
+    HAK_POKE(&stack->top, top - 1);
+    thread_heap_leave(heap);
+    hardening_issue_small(bin, block, size);
+    return block;
+}
+
+// For a free block: it begins to wait, and the one that has waited longest goes to the cache or,
+// where that is full, to the pool.
+HAK_NOINLINE void slow_keep(struct thread_heap *heap, unsigned bin, void *ptr);
+
+// True if the block was freed: it waits now, and the one that has waited longest is in the heap's
+// cache.
+HAK_INLINE bool hardened_hit_free(struct thread_heap *heap, void *ptr) {
+    unsigned bin =
+        front_gate_registry(thread_heap_gate(), ptr) / 2; // of medium blocks a larger one
+    if (HAK_UNLIKELY(bin - 1 >= SIZE_CLASS_HIT_BINS - 1)) {
+        return false;
+    }
+    size_t bytes = size_class_bins[bin].size;
+    size_t size;
+    // The last page of a slab may be one that nobody may touch.
+    if (HAK_UNLIKELY(bytes > HARDENING_FEW) ||
+        HAK_UNLIKELY((uintptr_t)ptr % ARENA_SLAB > ARENA_SLAB - HAK_PAGE - bytes) ||
+        HAK_UNLIKELY(heap->front_state == NULL) || HAK_UNLIKELY(!HAK_PEEK(&hardening.usual)) ||
+        HAK_UNLIKELY(!hardening_intact(bin, ptr, &size)) ||
+        HAK_UNLIKELY(!hardening_intact_below(bin, ptr))) {
+        return false;
+    }
+    hardening_clear(ptr, bytes);
+    struct hardening_heap *state = (struct hardening_heap *)heap->front_state;
+    struct fast_bin *stack = &heap->bins[bin];
+    struct hardening_queue *queue = &state->queues[bin];
+    void **place = &state->blocks[bin][queue->next];
+    void *out = *place;
+    void **top = stack->top;
+    if (HAK_UNLIKELY(out == NULL) || HAK_UNLIKELY(top == stack->limit)) {
+        slow_keep(heap, bin, ptr);
+        return true;
+    }
+    thread_heap_enter(heap);
+    *place = ptr;
+    queue->next = (uint16_t)((queue->next + 1u) & queue->last);
+    top[1] = out;
+    HAK_POKE(&stack->top, top + 1);
+    thread_heap_leave(heap);
+    return true;
+}
+
+HAK_C_END
+
+#endif
+#endif
