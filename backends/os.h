@@ -56,7 +56,7 @@ enum os_result os_commit(void *at, size_t size);
 // The same for a range that no other thread uses meanwhile. The contents are undefined afterwards.
 enum os_result os_commit_alone(void *at, size_t size);
 
-// False if os_commit would say OS_TAKEN, as far as is known by now.
+// False if os_commit would say OS_TAKEN, or is about to, as far as is known by now.
 bool os_commits(void);
 
 // Takes the right to write and the commit charge away again. The contents are lost: the range reads
@@ -196,6 +196,12 @@ uint64_t os_calls(void);
 // it gives itself some (OS_FIND_OUT). Before that all are.
 enum os_calls_allowed { OS_FREE, OS_SANDBOXED, OS_FIND_OUT };
 void os_start(enum os_calls_allowed allowed);
+
+// Sets what is called right before calls other than mmap are given up: by os_start(OS_SANDBOXED),
+// or because the process is about to give itself a filter. All calls can still be made by `what`,
+// which several threads may run at a time, in a signal handler too. os_commits() is false before it
+// is called. NULL: nothing.
+void os_before_sandbox(void (*what)(void));
 
 // To be called in a forked child, whose mappings are not as free to merge as its parent's; and by a
 // thread that is about to end.

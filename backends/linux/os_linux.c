@@ -246,8 +246,7 @@ enum os_result os_would_grant(size_t size) {
 static _Atomic(bool) mprotect_refused;
 
 bool os_commits(void) {
-    return sandbox_now() < SANDBOX_OWN &&
-           !atomic_load_explicit(&mprotect_refused, memory_order_relaxed);
+    return !sandbox_is_own_soon() && !atomic_load_explicit(&mprotect_refused, memory_order_relaxed);
 }
 
 enum os_result os_commit(void *at, size_t size) {
@@ -451,6 +450,10 @@ void os_start(enum os_calls_allowed allowed) {
         }
     }
     sandbox_start(hows[allowed], own, init);
+}
+
+void os_before_sandbox(void (*what)(void)) {
+    sandbox_before(what);
 }
 
 void os_thread_ends(void) {

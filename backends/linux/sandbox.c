@@ -35,8 +35,30 @@ bool sandbox_allows_madvise(void) {
            (now == SANDBOX_INHERITED && atomic_load_explicit(&thread_ended, memory_order_relaxed));
 }
 
+static void (*_Atomic before_own)(void); // see sandbox_before()
+static _Atomic(bool) own_begun;          // see sandbox_is_own_soon()
+
+void sandbox_before(void (*what)(void)) {
+    atomic_store(&before_own, what);
+}
+
+bool sandbox_is_own_soon(void) {
+    return atomic_load(&own_begun);
+}
+
+static void begin_own(void) {
+    atomic_store(&own_begun, true);
+    void (*before)(void) = atomic_load(&before_own);
+    if (before != NULL) {
+        before();
+    }
+}
+
 static void rise(int to) {
     int seen = atomic_load(&state);
+    if (to == SANDBOX_OWN && seen < to && !atomic_load(&ignored)) {
+        begin_own();
+    }
     while (seen < to && !atomic_load(&ignored) &&
            !atomic_compare_exchange_weak(&state, &seen, to)) {
     }

@@ -54,6 +54,13 @@ bool sandbox_is_filtered(struct sandbox_text status);
 enum sandbox_how { SANDBOX_IGNORE, SANDBOX_ASSUME, SANDBOX_FIND_OUT };
 void sandbox_start(enum sandbox_how how, struct sandbox_text own, struct sandbox_text init);
 
+// Sets what is called right before the process takes on a sandbox of its own (SANDBOX_OWN), by any
+// number of threads at a time: all calls that could be made until now still can. NULL: nothing.
+void sandbox_before(void (*what)(void));
+
+// True in a sandbox of the process's own, and from before the above is called for it.
+bool sandbox_is_own_soon(void);
+
 // A thread of the process is about to end.
 void sandbox_thread_ends(void);
 

@@ -630,6 +630,7 @@ os_result os_commit(void *at, size_t size) {
 bool os_commits() {
     return true;
 }
+void os_before_sandbox(void (*)()) {}
 os_result os_commit_alone(void *at, size_t size) {
     return os_commit(at, size);
 }

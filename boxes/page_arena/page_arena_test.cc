@@ -34,6 +34,7 @@ static size_t map_most = SIZE_MAX; // larger mappings are refused
 static std::atomic<size_t> map_calls;
 static std::atomic<size_t> purge_calls, refreshes, decommits;
 static bool lose_refresh, lose_decommit, refuse_decommit, late_commit;
+static bool only_alone; // rights are given by os_commit_alone() alone
 static char overcommit = '0';
 
 extern "C" {
@@ -54,7 +55,7 @@ uint64_t __wrap_os_now_ms(void) {
     return clock_ms.load();
 }
 enum os_result __wrap_os_commit(void *at, size_t size) {
-    return refuse_commit ? OS_NO_MEMORY : __real_os_commit(at, size);
+    return refuse_commit ? OS_NO_MEMORY : only_alone ? OS_TAKEN : __real_os_commit(at, size);
 }
 // Any time may go by before the call is made.
 enum os_result __wrap_os_commit_alone(void *at, size_t size) {
@@ -1873,15 +1874,19 @@ TEST(PageArenaDeathTest, InASandboxDecommittedSuperSlabsAreCommittedOnce) {
 }
 
 // Nor does the arena lose what it knows of the first region as it adds others, which are beside it
-// on a page.
+// on a page; likewise behind a filter that nobody has seen coming.
 TEST(PageArenaDeathTest, InASandboxRegionsAreAdded) {
     testing::FLAGS_gtest_death_test_style = "threadsafe";
-    auto check = [] {
+    auto check = [](bool seen) {
         EXPECT_TRUE(page_arena_init());
         bool zero;
         size_t run = page_arena_claim(4, ARENA_SLAB, &zero);
         page_arena_release(run + 1, 2, true);
-        os_start(OS_SANDBOXED);
+        if (seen) {
+            os_start(OS_SANDBOXED);
+        } else {
+            only_alone = true;
+        }
         size_t big[5];
         for (size_t &other : big) {
             other = page_arena_claim(ARENA_REGION_SLABS * 3 / 4, ARENA_SLAB, &zero);
@@ -1891,13 +1896,18 @@ TEST(PageArenaDeathTest, InASandboxRegionsAreAdded) {
         EXPECT_EQ(page_arena_claim(2, ARENA_SLAB, &zero), run + 1);
         _exit(testing::Test::HasFailure() ? 1 : 0);
     };
-    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+    EXPECT_EXIT(check(true), testing::ExitedWithCode(0), "");
+    EXPECT_EXIT(check(false), testing::ExitedWithCode(0), "");
 }
 
-// Where there is a sandbox from the start nobody is refused memory while another thread adds some.
+// Nobody is refused memory while another thread adds some, whether the sandbox was there from the
+// start or was entered later.
 TEST(PageArenaDeathTest, InASandboxNoClaimIsRefusedWhileRegionsAreAdded) {
     testing::FLAGS_gtest_death_test_style = "threadsafe";
-    auto check = [] {
+    auto check = [](bool later) {
+        if (later) {
+            EXPECT_TRUE(page_arena_init());
+        }
         os_start(OS_SANDBOXED);
         EXPECT_TRUE(page_arena_init());
         late_commit = true;
@@ -1918,7 +1928,8 @@ TEST(PageArenaDeathTest, InASandboxNoClaimIsRefusedWhileRegionsAreAdded) {
         EXPECT_EQ(refused, 0);
         _exit(testing::Test::HasFailure() ? 1 : 0);
     };
-    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+    EXPECT_EXIT(check(false), testing::ExitedWithCode(0), "");
+    EXPECT_EXIT(check(true), testing::ExitedWithCode(0), "");
 }
 
 // The arena against the plainest model of it: two flags a slab.

@@ -127,10 +127,57 @@ bool page_arena_is_tight(void) {
     return atomic_load_explicit(&arena_state.tight, memory_order_relaxed);
 }
 
+// Gives the regions up to `region` rights by `call`. Regions behind it that share its last page get
+// them too.
+static enum os_result add_regions(const struct page_arena_window *window, size_t region,
+                                  enum os_result (*call)(void *, size_t)) {
+    size_t have = 1 + atomic_load(&arena_control.more_regions);
+    char *from = (char *)hak_round_up((uintptr_t)&window->regions[have], HAK_PAGE);
+    char *end = (char *)hak_round_up((uintptr_t)&window->regions[region + 1], HAK_PAGE);
+    enum os_result result = from < end ? call(from, (size_t)(end - from)) : OS_OK;
+    if (result == OS_OK) {
+        load_max(&arena_control.more_regions, region);
+    }
+    return result;
+}
+
+static bool has_rights(size_t region) {
+    return region <= atomic_load(&arena_control.more_regions) ||
+           (atomic_load_explicit(&config, memory_order_relaxed) & ALL_REGIONS) != 0;
+}
+
+// As add_regions(), where giving rights empties what has rights already: in a filter that refuses
+// mprotect(), and that the backend has not seen coming. So it is for one thread at a time, which
+// first looks whether another thread has done it. Returns OS_NO_MEMORY, without waiting, while
+// another thread is in here.
+static enum os_result add_alone(const struct page_arena_window *window, size_t region) {
+    if (atomic_exchange(&arena_control.adding, true)) {
+        return OS_NO_MEMORY;
+    }
+    enum os_result result =
+        has_rights(region) ? OS_OK : add_regions(window, region, os_commit_alone);
+    atomic_store(&arena_control.adding, false);
+    return result;
+}
+
+// Gives all regions rights as long as that can be done while other threads use some: before the
+// process enters a sandbox. A tight process has no room for them, and none for so large a heap.
+static void give_all_regions(void) {
+    struct page_arena_window window = page_arena_get_window();
+    if (window.base == NULL || page_arena_is_tight()) {
+        return;
+    }
+    size_t last = (window.slabs - 1) / ARENA_REGION_SLABS;
+    if (add_regions(&window, last, os_commit) == OS_TAKEN) {
+        add_alone(&window, last);
+    }
+}
+
 bool page_arena_init(void) {
     if (atomic_load_explicit(&config, memory_order_acquire) != 0) {
         return true;
     }
+    os_before_sandbox(give_all_regions);
     // Four times the memory there is, and 1 TiB at least: addresses, of which few are mapped.
     size_t bytes = WINDOW_USUAL;
     size_t memory = os_physical_memory();
@@ -159,6 +206,9 @@ bool page_arena_init(void) {
     }
     arena_known.window = window_of(word);
     atomic_store_explicit(&arena_known.ready, true, memory_order_release);
+    if (!all && !os_commits()) { // since the place was taken
+        give_all_regions();
+    }
     return true;
 }
 
@@ -177,39 +227,6 @@ size_t page_arena_mapped(void) {
         load_max(&arena_control.pieces, pieces);
     }
     return pieces * PIECE_SLABS;
-}
-
-// Gives the regions up to `region` rights by `call`. Regions behind it that share its last page get
-// them too.
-static enum os_result add_regions(const struct page_arena_window *window, size_t region,
-                                  enum os_result (*call)(void *, size_t)) {
-    size_t have = 1 + atomic_load(&arena_control.more_regions);
-    char *from = (char *)hak_round_up((uintptr_t)&window->regions[have], HAK_PAGE);
-    char *end = (char *)hak_round_up((uintptr_t)&window->regions[region + 1], HAK_PAGE);
-    enum os_result result = from < end ? call(from, (size_t)(end - from)) : OS_OK;
-    if (result == OS_OK) {
-        load_max(&arena_control.more_regions, region);
-    }
-    return result;
-}
-
-static bool has_rights(size_t region) {
-    return region <= atomic_load(&arena_control.more_regions) ||
-           (atomic_load_explicit(&config, memory_order_relaxed) & ALL_REGIONS) != 0;
-}
-
-// As add_regions(), where giving rights empties what has rights already: in a process that has
-// entered a sandbox since the window was placed. So it is for one thread at a time, which first
-// looks whether another thread has done it. Returns OS_NO_MEMORY, without waiting, while another
-// thread is in here.
-static enum os_result add_alone(const struct page_arena_window *window, size_t region) {
-    if (atomic_exchange(&arena_control.adding, true)) {
-        return OS_NO_MEMORY;
-    }
-    enum os_result result =
-        has_rights(region) ? OS_OK : add_regions(window, region, os_commit_alone);
-    atomic_store(&arena_control.adding, false);
-    return result;
 }
 
 static enum os_result open_regions(const struct page_arena_window *window, size_t region) {
