@@ -447,4 +447,5 @@ HAK_LAYOUT(page_arena_layout,
                     HAK_FIELD("group.avail", struct page_arena_group, avail),
                     HAK_FIELD("group.dirty", struct page_arena_group, dirty),
                     HAK_FIELD("group.committed", struct page_arena_group, committed),
+                    HAK_FIELD("group.meta_used", struct page_arena_group, meta_used),
                     HAK_FIELD("group.mapped", struct page_arena_group, mapped)));

@@ -136,10 +136,16 @@ HAK_INLINE uint64_t superslab_full_word(unsigned bin, unsigned word) {
 }
 
 // True if the metadata of `slab` may be read: it was mapped with the first slab of its SuperSlab.
+// False in a SuperSlab without rights, of which no slab is in use. Where rights are given slab by
+// slab (see page_arena's rights.c), the mark of metadata in use tells of them.
 HAK_INLINE bool superslab_known(const struct page_arena_window *window, size_t slab) {
-    return slab < window->slabs && page_arena_reaches(slab) &&
-           atomic_bitmap_test(&window->groups[slab / ARENA_GROUP_SLABS].committed,
-                              slab / ARENA_SUPERSLAB_SLABS % ARENA_GROUP_SUPERSLABS);
+    if (slab >= window->slabs || !page_arena_reaches(slab)) {
+        return false;
+    }
+    struct page_arena_group *group = &window->groups[slab / ARENA_GROUP_SLABS];
+    uint64_t known = atomic_load_explicit(&group->committed, memory_order_relaxed) |
+                     atomic_load_explicit(&group->meta_used, memory_order_relaxed);
+    return (known >> slab / ARENA_SUPERSLAB_SLABS % ARENA_GROUP_SUPERSLABS & 1) != 0;
 }
 
 // From here on glibc's malloc gives a block a mapping of its own.

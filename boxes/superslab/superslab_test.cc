@@ -88,6 +88,18 @@ TEST_F(Superslab, KnownIsWhatHasBeenCommitted) {
     EXPECT_FALSE(superslab_known(&none, 0));
 }
 
+// As where slabs get rights one by one: a SuperSlab that has none as a whole may have slabs in use.
+TEST_F(Superslab, KnownIsWhatIsInUseInASuperSlabWithoutRightsAsAWhole) {
+    page_arena_group *group = &window.groups[first / ARENA_GROUP_SLABS];
+    uint64_t bit = uint64_t{1} << first / kSlabs % ARENA_GROUP_SUPERSLABS;
+    group->committed &= ~bit;
+    EXPECT_TRUE(superslab_known(&window, first));
+    group->meta_used &= ~bit;
+    EXPECT_FALSE(superslab_known(&window, first)) << "no slab is in use";
+    group->meta_used |= bit;
+    group->committed |= bit;
+}
+
 TEST_F(Superslab, StatisticsCountByUse) {
     superslab_stats stats;
     superslab_get_stats(&stats);

@@ -52,7 +52,7 @@ class Heap:
         self.base = lay.variable("window.base")
         self.window_slabs = lay.variable("window.slabs") if self.base else 0
         self.slabs = {}  # by index, first slabs only
-        self.superslabs = set()  # indexes of those that are committed
+        self.superslabs = set()  # indexes of those whose metadata says something
         self.avail, self.dirty = {}, {}  # by group: bits
         self.committed = 0  # slabs that can be written
         self.threads = []
@@ -107,7 +107,8 @@ class Heap:
             for i in range(per_group):
                 if committed >> i & 1:
                     self.committed += bin(mapped >> i * self.superslab_slabs & (1 << self.superslab_slabs) - 1).count("1")
-            self.superslabs.update(group * per_group + i for i in range(per_group) if committed >> i & 1)
+            known = committed | lay.field(raw, "group.meta_used")
+            self.superslabs.update(group * per_group + i for i in range(per_group) if known >> i & 1)
         self.group_slabs = group_slabs
         offset = lay.offset("superslab.slabs")
         size = lay.number("slab") * self.superslab_slabs
