@@ -58,6 +58,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -72,6 +73,7 @@
 #include <bitset>
 #include <map>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -109,9 +111,10 @@ double Now() {
 // --- What is known of the library
 
 struct Place {
-    uintptr_t at;     // address within the library
-    std::string name; // function: instruction
-    int function;     // a number in `functions`
+    uintptr_t at;       // address within the library
+    std::string target; // the variable that the instruction changes, as far as is known
+    std::string name;   // function: instruction
+    int function;       // a number in `functions`
 };
 
 // Never destroyed: a process may exit while its threads go on.
@@ -141,7 +144,8 @@ int FindFunction(uintptr_t at) {
 }
 
 // Lines of tools/stalls, by address: "call ADDRESS NAME" of what is exported, "func ADDRESS NAME",
-// "step ADDRESS NAME", "plain ADDRESS NAME". The last function is the end of the others.
+// "step ADDRESS TARGET NAME", "plain ADDRESS TARGET NAME". The last function is the end of the
+// others.
 bool ReadList(const char *path) {
     FILE *in = fopen(path, "r");
     if (in == nullptr) {
@@ -159,7 +163,9 @@ bool ReadList(const char *path) {
         if (strcmp(kind, "call") == 0) {
             calls[line + name] = at;
         } else if (strcmp(kind, "step") == 0) {
-            places.push_back({at, line + name, static_cast<int>(functions.size()) - 1});
+            std::string target(line + name, strcspn(line + name, " "));
+            std::string rest = line + name + target.size() + (line[name + target.size()] == ' ');
+            places.push_back({at, target, rest, static_cast<int>(functions.size()) - 1});
         } else if (strcmp(kind, "func") == 0) {
             functions.push_back({at, line + name});
         } else {
@@ -248,11 +254,12 @@ static_assert(sizeof kKindNames / sizeof *kKindNames == kKinds, "a name for each
 struct Shared {
     std::atomic<uint32_t> held[kMostPlaces][kModes];         // times
     std::atomic<uint32_t> held_at_fork[kMostPlaces][kModes]; // by a child within fork()
-    std::atomic<uint64_t> operations, stalls, forks, threads, processes;
+    std::atomic<uint64_t> operations, stalls, forks, threads, processes, milliseconds, runs;
     // The functions that were on the stack of a thread which came to a place, words of a bit each.
     std::atomic<uint64_t> callers[kMostPlaces][kMostFunctions / 64];
-    // The functions that a kind of process has called.
+    // The functions that a kind of process has called, and the places that its threads came to.
     std::atomic<bool> called[kKinds][kMostFunctions];
+    std::atomic<bool> came[kKinds][kMostPlaces];
     // Of the process that runs now.
     std::atomic<int> goal;             // a place that is to be held; -1: none
     std::atomic<uint32_t> told;        // its stalls so far
@@ -282,25 +289,20 @@ bool WasHeld(int place, int mode) {
     _exit(kFault);
 }
 
-// What a long run need not hold, by the start of its name, and why.
+// What a long run need not hold, by the variable that the instruction changes, and why.
+// tools/stalls has found the variable in the instruction, or in the one that loads its address.
 struct Exception {
-    const char *start;
+    const char *target;
     const char *why;
 };
 constexpr Exception kExceptions[] = {
-    {"os_", "the backend counts a system call, and some are made on old kernels only"},
-    {"map:", "likewise"},
-    {"cancel:", "likewise"},
-    {"clock_by_call:", "the same of a call that kernels make without one"},
-    {"read_clock", "likewise"},
-    {"is_kept_file:", "likewise"},
-    {"limit_of:", "likewise"},
-    {"go_outside:", "likewise"},
+    {"os_linux_calls", "it counts a system call, for statistics alone; some are made on other "
+                       "kernels, or in static programs"},
 };
 
 const Exception *ExceptionOf(const Place &place) {
     for (const Exception &exception : kExceptions) {
-        if (place.name.compare(0, strlen(exception.start), exception.start) == 0) {
+        if (place.target == exception.target) {
             return &exception;
         }
     }
@@ -314,6 +316,7 @@ struct Options {
     double minutes = 0; // 0: until most places have been held
     uint64_t seed = 0;
     const char *scratch = "/tmp";          // a folder for files of the library
+    const char *held = nullptr;            // a file of what other runs have held; see Sums
     std::vector<std::pair<int, int>> only; // places and modes (-1: any), and no others
 };
 Options options;
@@ -361,8 +364,12 @@ std::atomic<uintptr_t> base;     // where the library lies; 0: not yet
 bool null_allowed;               // there are limits: a call may fail
 bool trims_exactly = true;       // everything can be given back
 bool takes_misfits;              // a block may be freed with a size that is too small
+bool refuses_much;               // memory outside of the heap: all large mappings, and no others
 Kind kind;
 pid_t process;
+
+// In a forked child: its threads that use the heap.
+std::atomic<unsigned> child_threads;
 
 thread_local bool in_fork;
 thread_local int stepping = -1;    // the place whose instruction runs under the trap flag
@@ -421,6 +428,8 @@ std::atomic<unsigned> holders[2];          // of them, at a place that is wanted
 std::atomic<unsigned> holds;               // since the places were armed, at those wanted
 std::atomic<unsigned> partner_holds;       // likewise, at partners
 uint64_t stall_seed;                       // for how long
+std::atomic<int> last_place{-1};           // where threads end that are to; -1: none
+thread_local bool ends_in_record;
 
 unsigned char Original(int place) {
     return image[FileOffset(places[static_cast<size_t>(place)].at)];
@@ -531,14 +540,29 @@ void EndHold(int place) {
     holding--;
 }
 
+// In a child another thread may be there, or nobody; some steps are taken within fork() only.
+void HoldInChild(int place, int mode) {
+    if (in_fork) {
+        shared->held_at_fork[place][mode]++;
+        return;
+    }
+    static std::atomic<bool> one_is_held;
+    if (child_threads < 2 || one_is_held.exchange(true)) {
+        return;
+    }
+    uint64_t until = *progress + 20;
+    while (*progress < until && child_threads > 1) {
+        PauseUs(20);
+    }
+    shared->held[place][mode] += *progress >= until;
+    one_is_held = false;
+}
+
 // Where a held thread stays: until the others have done some operations, and now and then have
 // emptied the heap and given back all there is. Not for a time: under load they need longer.
 void Hold(int place, int mode) {
     if (getpid() != process) {
-        // Nobody else is in a child; but some steps are taken within fork() only.
-        if (in_fork) {
-            shared->held_at_fork[place][mode]++;
-        }
+        HoldInChild(place, mode);
         return;
     }
     Tell(place, mode);
@@ -594,6 +618,7 @@ bool IsToHold(int place, const greg_t *registers) {
             }
         }
     }
+    shared->came[kind][place] = true;
     if (role[place] != kLeads) {
         return true;
     }
@@ -627,6 +652,9 @@ void OnTrap(int, siginfo_t *info, void *context) {
     uintptr_t at = static_cast<uintptr_t>(registers[REG_RIP]) - 1;
     Open(at);
     int place = FindPlace(at - base);
+    if (ends_in_record && place >= 0 && place == last_place) {
+        syscall(SYS_exit, 0);
+    }
     registers[REG_RIP] = static_cast<greg_t>(at);
     if (place < 0) {
         int function = FindFunction(at - base);
@@ -1196,8 +1224,31 @@ void Catch(int signal, void (*handler)(int, siginfo_t *, void *)) {
     sigaction(signal, &act, nullptr);
 }
 
+// A block with little in it grows to where it has to move.
+void GrowSparse(Random *random) {
+    size_t size = 128 * kKiB + random->Below(768 * kKiB);
+    auto p = static_cast<unsigned char *>(lib.calloc(1, size));
+    if (p == nullptr) {
+        return;
+    }
+    uint64_t id = ++next_id;
+    Content::Write(p, 100, id);
+    auto moved = static_cast<unsigned char *>(lib.realloc(p, 2 * size));
+    if (moved != nullptr) {
+        if (!Content::Check(moved, 100, 100, id) || !test_util::IsZero(moved + 100, size - 100)) {
+            Fail("realloc() from %zu bytes at %p to twice as many at %p has changed them", size,
+                 static_cast<void *>(p), static_cast<void *>(moved));
+        }
+        p = moved;
+    }
+    lib.free(p);
+}
+
 // What the program does now and then in the kinds of processes that are there for it.
 void DoWhatIsRare(Random *random) {
+    if (random->OneIn(4)) {
+        GrowSparse(random);
+    }
     PretendFilter(random);
     if (regime.profiles && random->OneIn(20)) {
         lib.hak_profile_dump(nullptr);
@@ -1209,9 +1260,11 @@ void DoWhatIsRare(Random *random) {
 
 void *OfChild(void *arg) {
     Random random(reinterpret_cast<uintptr_t>(arg));
+    child_threads++;
     for (int i = 0; i < 30; i++) {
         OneOperation(&random);
     }
+    child_threads--;
     return nullptr;
 }
 
@@ -1354,9 +1407,28 @@ void *Work(void *arg) {
     return nullptr;
 }
 
-// On a machine that is busy there may be no room for a thread at once.
+// The number of lines of a file, or of the entries of a folder of /proc.
+size_t CountLines(const char *path) {
+    size_t count = 0;
+    if (FILE *in = fopen(path, "r")) {
+        for (int c; (c = fgetc(in)) != EOF;) {
+            count += c == '\n';
+        }
+        fclose(in);
+    }
+    if (DIR *folder = opendir(path)) {
+        while (readdir(folder) != nullptr) {
+            count++;
+        }
+        closedir(folder);
+    }
+    return count;
+}
+
+// Where others start thousands of threads at the time, the machine may have no room for one more
+// (kernel.pid_max), for as long as these run. A fault's report tells what this process has itself.
 void StartThread(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void *), void *arg) {
-    constexpr int kTries = 1000;
+    constexpr int kTries = 6000;
     int error = EAGAIN;
     for (int i = 0; i < kTries && error == EAGAIN; i++) {
         error = pthread_create(thread, attr, fn, arg);
@@ -1365,7 +1437,14 @@ void StartThread(pthread_t *thread, const pthread_attr_t *attr, void *(*fn)(void
         }
     }
     if (error != 0) {
-        Fail("no thread: %s", strerror(error));
+        char load[64] = "";
+        if (FILE *in = fopen("/proc/loadavg", "r")) {
+            load[fread(load, 1, sizeof load - 1, in)] = '\0';
+            fclose(in);
+        }
+        Fail("no thread: %s; this process has %zu threads and %zu mappings; /proc/loadavg: %s",
+             strerror(error), CountLines("/proc/self/task") - 2, CountLines("/proc/self/maps"),
+             load);
     }
 }
 
@@ -1394,6 +1473,7 @@ void JoinEnded() {
 
 struct Plan {
     bool background, tides, moves, trims, huge, grows, far, crowd, misuses, exits_busy, filters;
+    bool loses_lanes; // the recorder's
     unsigned threads, rounds;
     double seconds; // of a long run: no more rounds after these
 };
@@ -1489,13 +1569,17 @@ void DrawRegime(Random *random, const Plan &plan) {
         r.sweeps_halve = !random->OneIn(4);
         r.misfits = takes_misfits;
     }
-    if (kind == kProfiles && random->OneIn(2)) {
-        // Many live blocks at a time, all of them samples perhaps.
+    if (kind == kProfiles && (refuses_much || random->OneIn(2))) {
+        // Many live blocks at a time, all of them samples perhaps, and more than there is room for.
         r.size_count = 0;
         r.batch_in = 50;
         r.batch = 3000;
     }
-    r.filters = kind == kFilters || plan.filters;
+    if (kind == kFewMaps && random->OneIn(2)) {
+        r.trim_in = 2000; // what was moved and is free keeps its pages
+    }
+    // In a process where memory is charged for, some was given back before.
+    r.filters = kind == kFilters || (plan.filters && (kind != kCharges || sweeps > 1));
     r.profiles = kind == kProfiles;
     r.guards = kind == kGuards;
     if (plan.tides && random->OneIn(2)) {
@@ -1520,6 +1604,13 @@ template <size_t n> void Install(struct sock_filter (&filter)[n]) {
 // made.
 constexpr int kReal = -77;
 
+// What a fault's report says beside the settings.
+void Note(const char *what) {
+    size_t length = strlen(shared->settings);
+    snprintf(shared->settings + length, sizeof shared->settings - length,
+             "(%s for half of the heap) ", what);
+}
+
 // Makes a system call end otherwise for a half of the heap's addresses: the half whose bit number
 // `shift` is set.
 void Intercept(int call, unsigned shift, uint32_t action) {
@@ -1541,6 +1632,14 @@ void Intercept(int call, unsigned shift, uint32_t action) {
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
     Install(filter);
+}
+
+// A filter that the library has not seen coming refuses to make regions of the window writable, but
+// for the first one. Every second page of them: the first lies at an even one.
+void RefuseRegions() {
+    constexpr unsigned kPage = 12; // bits of an address
+    Intercept(SYS_mprotect, kPage, SECCOMP_RET_ERRNO | EPERM);
+    Note("mprotect() is refused");
 }
 
 // Traps an anonymous mmap(), or an mprotect(), of addresses that are not the heap's, but for those
@@ -1632,8 +1731,6 @@ long MapTrapped(const greg_t *registers) {
     }
     return syscall(SYS_mmap, registers[REG_RDI], size, registers[REG_RDX], flags, kReal, 0);
 }
-
-bool refuses_much; // all large mappings, and no others
 
 // The library asks for memory outside of the heap: it is refused now and then.
 bool IsRefused(const greg_t *registers) {
@@ -1762,6 +1859,10 @@ void InterceptAs(Kind way, Random *random, Plan *plan) {
             what = "RLIMIT_DATA is 12 MiB, and mprotect() fails";
             Intercept(SYS_mprotect, kSuperSlab, kFails);
         }
+        if (random->OneIn(3)) {
+            what = "RLIMIT_DATA is 12 MiB, and mmap() fails";
+            Intercept(SYS_mmap, kSuperSlab, kFails);
+        }
         break;
     case kTaken:
         what = "others have mapped something, or mmap() fails";
@@ -1791,9 +1892,7 @@ void InterceptAs(Kind way, Random *random, Plan *plan) {
             Intercept(SYS_mmap, kSuperSlab, SECCOMP_RET_TRAP);
         }
     }
-    size_t length = strlen(shared->settings);
-    snprintf(shared->settings + length, sizeof shared->settings - length,
-             "(%s for half of the heap) ", what);
+    Note(what);
 }
 
 Plan DrawPlan(Random *random) {
@@ -1836,16 +1935,19 @@ Plan DrawPlan(Random *random) {
         // memory to others.
         plan.filters = null_allowed = random->OneIn(3);
         Set("HAKMEM_SANDBOX", plan.filters ? "2" : random->OneIn(2) ? "0" : "1");
+        if (!plan.filters && random->OneIn(2)) {
+            RefuseRegions();
+        }
         break;
     case kProfiles: {
         static constexpr const char *kRates[] = {"1", "100", "4K"};
         snprintf(text, sizeof text, "%s/%%p.profile", options.scratch);
         Set("HAKMEM_PROFILE", text);
-        Set("HAKMEM_PROFILE_RATE", random->Of(kRates));
+        refuses_much = random->OneIn(2);
+        Set("HAKMEM_PROFILE_RATE", refuses_much ? "1" : random->Of(kRates));
         Set("HAKMEM_PROFILE_EVERY", "4M");
         Set("HAKMEM_PROFILE_SECONDS", "1");
-        refuses_much = random->OneIn(2);
-        if (random->OneIn(2)) {
+        if (refuses_much || random->OneIn(2)) {
             InterceptOutside(SYS_mmap);
             InterceptOutside(SYS_mprotect);
         }
@@ -1864,6 +1966,7 @@ Plan DrawPlan(Random *random) {
         snprintf(text, sizeof text, "%s%s/%%p.record", options.scratch,
                  random->OneIn(4) ? "/none" : "");
         Set("HAKMEM_RECORD", text);
+        plan.loses_lanes = options.minutes > 0 && random->OneIn(3);
         break;
     case kFilters:
     case kPages:
@@ -1877,7 +1980,11 @@ Plan DrawPlan(Random *random) {
             // These filters are no sandbox, but may be taken for one. In one blocks are not moved
             // but copied: of the far ones there is not so much memory.
             static constexpr const char *kSandbox[] = {"0", "0", "0", "1", "2", "2"};
-            const char *sandbox = kind == kCharges && random->OneIn(2) ? "1" : random->Of(kSandbox);
+            const char *sandbox = random->Of(kSandbox);
+            if (kind == kCharges) {
+                plan.filters = random->OneIn(3);
+                sandbox = plan.filters ? "2" : random->OneIn(2) ? "1" : sandbox;
+            }
             Set("HAKMEM_SANDBOX", plan.far ? "0" : sandbox);
         }
     }
@@ -1885,7 +1992,7 @@ Plan DrawPlan(Random *random) {
         Set("HAKMEM_THP", "0"); // on huge pages what is touched here and there is all of it
     }
     plan.misuses = random->OneIn(kind == kGuards ? 3 : 8);
-    plan.exits_busy = random->OneIn(4);
+    plan.exits_busy = random->OneIn(4) || plan.loses_lanes; // what those threads had stays
     return plan;
 }
 
@@ -1999,6 +2106,34 @@ void MakeCrowd(size_t most) {
     Disarm();
 }
 
+void *EndInRecord(void *) {
+    ends_in_record = true;
+    lib.free(lib.malloc(64));
+    ends_in_record = false; // another thread has passed the trap before
+    return nullptr;
+}
+
+// Threads end in the middle of a record: each takes a lane of the recorder along, until none is
+// left.
+void LoseLanes() {
+    constexpr int kLanes = 64;
+    for (size_t i = 0; i < places.size(); i++) {
+        const std::string &name = places[i].name;
+        if (name.compare(0, 5, "note:") == 0 && name.find("xadd") != std::string::npos) {
+            last_place = static_cast<int>(i);
+        }
+    }
+    for (int i = 0; i < 2 * kLanes && last_place >= 0; i++) {
+        WriteCode(last_place, 0xCC);
+        pthread_t thread;
+        StartThread(&thread, nullptr, EndInRecord, nullptr);
+        pthread_join(thread, nullptr);
+    }
+    if (last_place >= 0) {
+        WriteCode(last_place, Original(last_place));
+    }
+}
+
 constexpr size_t kGuarded = 60; // bytes, so that some more are within the block's alignment
 
 // A block that stands against a page that nobody may touch; null if none is to be had.
@@ -2062,6 +2197,10 @@ void MisuseOnce(const Plan &plan, Random *random, Random *of_places, bool only_n
     ends_at = 0;
 }
 
+bool IsHardened() {
+    return strcmp(options.flavour, "hakmem_hardened") == 0;
+}
+
 // Everything is freed: nothing may be left in use.
 void CheckEmpty() {
     for (Slot &slot : slots) {
@@ -2078,6 +2217,9 @@ void CheckEmpty() {
     }
     struct hak_stats stats;
     lib.stats(&stats);
+    if (IsHardened()) {
+        stats.tiny_slabs = 0; // a slab is its size's for good
+    }
     if (stats.private_live != 0 || stats.tiny_live != 0 || stats.tiny_cached != 0 ||
         stats.large_blocks != 0 || stats.tiny_slabs != 0) {
         Fail("all is freed, but %zu B of small blocks are live, %zu B in caches, %zu slabs in use, "
@@ -2111,10 +2253,9 @@ void OnFault(int signal, siginfo_t *info, void *context) {
 }
 
 bool TakesMisfits() {
-    return strcmp(options.flavour, "hakmem_hardened") != 0 &&
-           std::any_of(places.begin(), places.end(), [](const Place &place) {
-               return place.name.compare(0, 11, "put_misfit:") == 0;
-           });
+    return !IsHardened() && std::any_of(places.begin(), places.end(), [](const Place &place) {
+        return place.name.compare(0, 11, "put_misfit:") == 0;
+    });
 }
 
 void SetHandlers() {
@@ -2170,6 +2311,9 @@ void SetHandlers() {
     double begin = Now();
     for (unsigned round = 0;
          round < plan.rounds && (options.minutes == 0 || Now() - begin < plan.seconds); round++) {
+        if (round == 1 && plan.loses_lanes) {
+            LoseLanes();
+        }
         if (round > 0) {
             DrawPlaces(&of_places, only_new, plan.threads);
             stall_seed = random.Next();
@@ -2414,12 +2558,25 @@ int DrawGoal(Random *random) {
     return best;
 }
 
-// A kind of process that has called the goal's function, or any if none has.
+// A kind of process for a goal: mostly one of those whose threads came to the most places of the
+// goal's function, as the others may call it in vain. Otherwise one that has called the function,
+// or any if none has.
 uint64_t DrawKind(int wanted, Random *random) {
     size_t function = static_cast<size_t>(places[static_cast<size_t>(wanted)].function);
+    bool by_places = !random->OneIn(3);
     std::vector<uint64_t> kinds;
+    size_t best = 1;
     for (uint64_t i = 0; i < kKinds; i++) {
-        if (shared->called[i][function]) {
+        size_t count = shared->called[i][function] ? 1 : 0;
+        for (size_t place = 0; place < places.size() && by_places; place++) {
+            bool of_function = places[place].function == static_cast<int>(function);
+            count += of_function && shared->came[i][place];
+        }
+        if (count > best) {
+            best = count;
+            kinds.clear();
+        }
+        if (count == best) {
             kinds.push_back(i);
         }
     }
@@ -2446,13 +2603,127 @@ uint64_t DrawSeed(uint64_t i, const double *spent) {
     return (options.seed + i) * kKinds + turn;
 }
 
-void Summary(double seconds, bool complete) {
+// What has been counted, by name, so that runs can add up in a file: what was held, what was
+// learned of the library, and the sums that the last line tells.
+using Sums = std::map<std::string, uint64_t>;
+
+template <typename Fn> void EachSum(Fn fn) {
+    auto at = [](const char *what, uint64_t a, uint64_t b) {
+        return std::string(what) + " " + std::to_string(a) + " " + std::to_string(b);
+    };
+    for (size_t i = 0; i < places.size(); i++) {
+        for (uint64_t mode = 0; mode < kModes; mode++) {
+            fn(at("held", i, mode), &shared->held[i][mode]);
+            fn(at("at_fork", i, mode), &shared->held_at_fork[i][mode]);
+        }
+        for (uint64_t word = 0; word < kMostFunctions / 64; word++) {
+            fn(at("callers", i, word), &shared->callers[i][word]);
+        }
+    }
+    for (uint64_t k = 0; k < kKinds; k++) {
+        for (size_t i = 0; i < places.size(); i++) {
+            fn(at("came", k, i), &shared->came[k][i]);
+        }
+        for (size_t i = 0; i < functions.size(); i++) {
+            fn(at("called", k, i), &shared->called[k][i]);
+        }
+    }
+    fn("operations", &shared->operations);
+    fn("stalls", &shared->stalls);
+    fn("forks", &shared->forks);
+    fn("threads", &shared->threads);
+    fn("processes", &shared->processes);
+    fn("milliseconds", &shared->milliseconds);
+    fn("runs", &shared->runs);
+}
+
+// Of the very same library: the first line of the file tells of which.
+std::string ImageName() {
+    uint64_t hash = 0xcbf29ce484222325;
+    for (unsigned char byte : image) {
+        hash = (hash ^ byte) * 0x100000001b3;
+    }
+    return std::string(options.flavour) + " " + std::to_string(hash);
+}
+
+Sums ReadSums(FILE *in) {
+    Sums sums;
+    char line[500];
+    rewind(in);
+    if (fgets(line, sizeof line, in) == nullptr || ImageName() + "\n" != line) {
+        return sums;
+    }
+    while (fgets(line, sizeof line, in) != nullptr) {
+        char *last = strrchr(line, ' ');
+        if (last != nullptr) {
+            sums[std::string(line, static_cast<size_t>(last - line))] =
+                strtoull(last + 1, nullptr, 10);
+        }
+    }
+    return sums;
+}
+
+Sums before; // what the file had when this run began
+
+// Opens the file, and keeps other runs from it until it is closed.
+FILE *OpenSums() {
+    int fd = open(options.held, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    FILE *file = fd < 0 || flock(fd, LOCK_EX) != 0 ? nullptr : fdopen(fd, "r+");
+    if (file == nullptr) {
+        perror(options.held);
+        exit(2);
+    }
+    return file;
+}
+
+void LoadSums() {
+    FILE *file = OpenSums();
+    before = ReadSums(file);
+    fclose(file);
+    EachSum([](const std::string &name, auto *counter) {
+        auto found = before.find(name);
+        if (found != before.end()) {
+            *counter =
+                static_cast<std::remove_reference_t<decltype(counter->load())>>(found->second);
+        }
+    });
+}
+
+// Adds what this run has counted to what is in the file by now: other runs may have ended
+// meanwhile.
+void StoreSums() {
+    FILE *file = OpenSums();
+    Sums sums = ReadSums(file);
+    EachSum([&sums](const std::string &name, auto *counter) {
+        uint64_t now = *counter;
+        bool bits = name.compare(0, 4, "call") == 0 || name.compare(0, 4, "came") == 0;
+        uint64_t &sum = sums[name];
+        sum = bits ? sum | now : sum + now - before[name];
+    });
+    rewind(file);
+    fprintf(file, "%s\n", ImageName().c_str());
+    for (const auto &[name, sum] : sums) {
+        if (sum != 0) {
+            fprintf(file, "%s %llu\n", name.c_str(), static_cast<unsigned long long>(sum));
+        }
+    }
+    if (fflush(file) != 0 || ftruncate(fileno(file), ftell(file)) != 0) {
+        perror(options.held);
+    }
+    fclose(file);
+    // The summary is of all.
+    EachSum([&sums](const std::string &name, auto *counter) {
+        *counter = static_cast<std::remove_reference_t<decltype(counter->load())>>(sums[name]);
+    });
+}
+
+void Summary(bool complete) {
     size_t at_fork = 0;
     for (size_t i = 0; i < places.size(); i++) {
         bool at_fork_only = false;
         for (int mode = 0; mode < kModes; mode++) {
             at_fork_only |= shared->held[i][mode] == 0 && shared->held_at_fork[i][mode] != 0;
-            if (complete && !WasHeld(static_cast<int>(i), mode)) {
+            if (complete && options.minutes > 0 && !WasHeld(static_cast<int>(i), mode)) {
                 const Exception *exception = ExceptionOf(places[i]);
                 std::string kinds;
                 for (size_t k = 0; k < kKinds; k++) {
@@ -2474,10 +2745,11 @@ void Summary(double seconds, bool complete) {
     printf("%s: of %zu atomic instructions %zu held before and %zu behind "
            "(%zu only in a forked child, within fork()); %zu that are not atomic in a process of "
            "one thread left out; %llu stalls while others did %llu operations in %llu processes, "
-           "%llu threads and %llu forks, %.0f s\n",
+           "%llu threads and %llu forks, %.0f s in %llu runs\n",
            options.flavour, places.size(), CountHeld(kBefore), CountHeld(kBehind), at_fork,
            plain_steps, number(shared->stalls), number(shared->operations),
-           number(shared->processes), number(shared->threads), number(shared->forks), seconds);
+           number(shared->processes), number(shared->threads), number(shared->forks),
+           static_cast<double>(shared->milliseconds) / 1e3, number(shared->runs));
 }
 
 bool Parse(int argc, char **argv, const char **list, const char **library) {
@@ -2495,6 +2767,8 @@ bool Parse(int argc, char **argv, const char **list, const char **library) {
             options.minutes = strtod(value, nullptr);
         } else if (name == "--seed") {
             options.seed = strtoull(value, nullptr, 10);
+        } else if (name == "--held") {
+            options.held = value;
         } else if (name == "--scratch") {
             options.scratch = value;
         } else if (name == "--place") {
@@ -2570,6 +2844,10 @@ int main(int argc, char **argv) {
     bool crowded = false;                   // a process has had so many threads
     constexpr uint64_t kMostOfShort = 2000; // processes; one that needs more is a fault
     bool repeat = !options.only.empty();
+    bool good = true;
+    if (options.held != nullptr) {
+        LoadSums();
+    }
     for (uint64_t i = 0; !interrupted; i++) {
         bool enough = EnoughHeld();
         if (Now() - begin >= options.minutes * 60 &&
@@ -2585,11 +2863,16 @@ int main(int argc, char **argv) {
         uint64_t seed = repeat ? options.seed : DrawSeed(i, spent);
         double from = Now();
         if (!RunOne(seed, only_new, err)) {
-            Summary(Now() - begin, false);
-            return 1;
+            good = false;
+            break;
         }
         spent[seed % kKinds] += Now() - from;
     }
-    Summary(Now() - begin, !repeat);
-    return repeat || EnoughHeld() ? 0 : 1;
+    shared->milliseconds += static_cast<uint64_t>((Now() - begin) * 1e3);
+    shared->runs++;
+    if (options.held != nullptr) {
+        StoreSums();
+    }
+    Summary(good && !repeat);
+    return good && (repeat || EnoughHeld()) ? 0 : 1;
 }
