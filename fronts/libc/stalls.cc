@@ -2350,7 +2350,7 @@ void SetHandlers() {
             MakeCrowd(shared->wants_crowd ? SIZE_MAX : kSmallCrowd);
             ends_at = 0;
             plan.threads = 24; // more than have a heap
-        } else if (holds + partner_holds == 0 && only_new && round > 0) {
+        } else if (holds + partner_holds == 0 && only_new && round > 0 && shared->goal < 0) {
             break; // others have other settings
         }
     }
@@ -2558,10 +2558,42 @@ int DrawGoal(Random *random) {
     return best;
 }
 
-// A kind of process for a goal: mostly one of those whose threads came to the most places of the
-// goal's function, as the others may call it in vain. Otherwise one that has called the function,
-// or any if none has.
+// The kinds of processes whose state it takes to come to all places of a function that others call
+// too.
+struct Home {
+    const char *function;
+    Kind kind;
+};
+constexpr Home kHomes[] = {
+    {"add_alone", kGrows},
+    {"add_regions", kGrows},
+    {"arena_commit", kCharges},
+    {"arena_find_run", kHuge},
+    {"arena_open_piece", kTaken},
+    {"arena_open_piece", kGrows},
+    {"extend", kTaken},
+    {"group_has_idle", kHuge},
+    {"heap_profile_put_back", kProfiles},
+    {"lower_top", kHuge},
+    {"note", kRecords},
+    {"page_arena_claim_bare", kTight},
+    {"recorder_enters_recording", kRecords},
+    {"settle_run", kFewMaps},
+};
+
+// A kind of process for a goal: one that kHomes names, or one of those whose threads came to the
+// most places of the goal's function, as the others may call it in vain. Otherwise one that has
+// called the function, or any if none has.
 uint64_t DrawKind(int wanted, Random *random) {
+    std::vector<uint64_t> homes;
+    for (const Home &home : kHomes) {
+        if (IsIn(wanted, home.function)) {
+            homes.push_back(home.kind);
+        }
+    }
+    if (!homes.empty() && random->OneIn(2)) {
+        return homes[random->Below(homes.size())];
+    }
     size_t function = static_cast<size_t>(places[static_cast<size_t>(wanted)].function);
     bool by_places = !random->OneIn(3);
     std::vector<uint64_t> kinds;
