@@ -83,7 +83,6 @@ enum os_result arena_refresh(const struct page_arena_window *window, size_t from
 // A frame of its own, as arena_purge_for_good() ends in it: a signal's stack has to have room.
 HAK_NOINLINE bool arena_purge_held(const struct page_arena_window *window, size_t from,
                                    size_t slabs) {
-    arena_note_emptied(window, from, slabs);
     if (os_purge(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT) != OS_OK) {
         return false;
     }
@@ -104,6 +103,9 @@ bool arena_purge_for_good(const struct page_arena_window *window, size_t from, s
         result = refresh(window, held);
     }
     if (result == OS_NO_MEMORY) {
+        // Not where a holder gives pages back, who copies or clears a block that is used a little,
+        // mostly: a look would cost more than that.
+        arena_note_emptied(window, from, slabs);
         return arena_purge_held(window, from, slabs);
     }
     arena_clear_dirty(window, from, slabs);

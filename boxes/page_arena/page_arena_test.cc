@@ -854,7 +854,9 @@ TEST_F(PageArena, ZeroIsPromisedOnlyWhenTrue) {
     ASSERT_EQ(claim(8), run);
     EXPECT_FALSE(zero);
     EXPECT_EQ(address(run + 3)[17], 1);
+    looks = 0;
     EXPECT_TRUE(page_arena_clean(run, 8));
+    EXPECT_EQ(looks, 0u) << "at what is in memory";
     EXPECT_TRUE(all(run, 8, 0));
     page_arena_release(run, 8, false);
     ASSERT_EQ(claim(8), run);
