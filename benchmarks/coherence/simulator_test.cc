@@ -94,6 +94,23 @@ TEST(Hakmem, NoLineHasASixthOfTheTransfersWhileTheHeapGrows) {
     EXPECT_LT(own.number("lines", "transfers"), all / 6); // of the first, which moves most
 }
 
+// All threads want slabs at the same time, of which the lowest is free for all of them.
+TEST(Hakmem, ThreadsThatClaimAtTheSameTimeDoNotLoseToEachOther) {
+    const Result own = simulate(kOwn, "--workload growth --scale 25 --cores 256");
+    ASSERT_EQ(own.status, 0);
+    const double operations = own.number("operations", "operations");
+    EXPECT_GT(operations, 10000);
+    EXPECT_LT(own.number("allocator", "failed"), operations / 4);
+}
+
+TEST(Hakmem, LargeBlocksThatComeAndGoAreNotCountedInOneWord) {
+    const Result own = simulate(kOwn, "--workload large --scale 25 --cores 4");
+    ASSERT_EQ(own.status, 0);
+    const double operations = own.number("operations", "operations");
+    EXPECT_GT(operations, 1000);
+    EXPECT_LT(own.number("allocator", "transfers"), operations * 8);
+}
+
 TEST(Simulator, SaysWhatItCannotRun) {
     EXPECT_NE(simulate("/nowhere.so", "2>/dev/null").status, 0);
     EXPECT_NE(simulate(kToy, "--workload nothing 2>/dev/null").status, 0);

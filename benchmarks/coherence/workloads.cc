@@ -78,7 +78,7 @@ class Replace : public Program {
 
     void thread(unsigned core) override {
         std::vector<void *> slots(slots_);
-        for (size_t i = 0; i < kWarm * slots_; i++) {
+        for (size_t i = 0; i < kWarm; i++) {
             step(&slots);
         }
         begin(core);
@@ -92,7 +92,9 @@ class Replace : public Program {
     }
 
   private:
-    static constexpr size_t kWarm = 60; // steps a slot until it counts
+    // Steps until it counts: so many that each size has been used often, and caches have the width
+    // that they keep.
+    static constexpr size_t kWarm = 12000;
 
     // A full slot is freed, an empty one gets a block.
     uint64_t step(std::vector<void *> *slots) {
@@ -119,7 +121,7 @@ class HandOver : public Program {
           inbox_(cores) {}
 
     void thread(unsigned core) override {
-        for (int i = 0; i < 4; i++) {
+        for (size_t blocks = 0; blocks < kWarm; blocks += batch_) {
             step(core);
         }
         begin(core);
@@ -162,6 +164,7 @@ class HandOver : public Program {
     }
 
     static constexpr size_t kLadder = 1024;
+    static constexpr size_t kWarm = 512; // blocks until it counts
     size_t batch_, least_, most_;
     uint64_t batches_;
     std::vector<std::deque<std::vector<void *>>> inbox_;
@@ -340,7 +343,7 @@ const std::vector<Workload> &workloads() {
                           2000),
         workload<Replace>("middle", "blocks of 8-32 KiB, each core its own", 40, 8192, 32768, 1000),
         workload<HandOver>("large", "blocks of 64-512 KiB, freed by another core", 4, 65536, 524288,
-                           60),
+                           160),
         workload<Growth>("growth", "growth: all cores allocate 16-1024 B, none frees"),
         workload<Threads>("threads", "threads of 100 operations each, that start and end"),
         workload<CacheThrash>("thrash", "cache-thrash: 100 writes to a block of 8 B"),

@@ -40,11 +40,25 @@ void large_block_round_to_pages(void) {
 // Blocks in the arena's window. A block that starts within its first page costs a page more where
 // only its first pages are used: where there are more blocks than a first-level cache has lines, a
 // program does not go through all of them at once, and so few of them would gain from that.
-_Atomic(size_t) large_live;
+_Atomic(uint64_t) large_live;
+
+// Threads count in lines of their own, and add to the sum what has become worth it: a word that all
+// of them changed would move between processors for each block.
+void large_count_live(uint64_t more) {
+    enum { LINES = 64, STEP = 8 }; // the sum is less than STEP a line off
+    static struct { alignas(HAK_CACHE_LINE) _Atomic(uint64_t) live; } lines[LINES];
+    _Atomic(uint64_t) *own = &lines[hak_thread_mark() / 2 % LINES].live; // marks are odd
+    int64_t now = (int64_t)(atomic_fetch_add_explicit(own, more, memory_order_relaxed) + more);
+    if (now >= STEP || now <= -STEP) {
+        uint64_t all = atomic_exchange_explicit(own, 0, memory_order_relaxed);
+        atomic_fetch_add_explicit(&large_live, all, memory_order_relaxed);
+    }
+}
 
 static bool is_coloured(size_t align) {
     return align <= HAK_CACHE_LINE && HAK_LARGE_COLOURS != 0 &&
-           atomic_load_explicit(&large_live, memory_order_relaxed) < HAK_LARGE_COLOURED_MOST;
+           (int64_t)atomic_load_explicit(&large_live, memory_order_relaxed) <
+               HAK_LARGE_COLOURED_MOST;
 }
 
 size_t large_block_good_size(size_t size) {
@@ -79,7 +93,7 @@ static size_t claim(size_t size, size_t run, size_t align, enum large_block_use 
 char *large_begin(const struct page_arena_window *window, size_t slab, size_t run, size_t colour,
                   size_t asked) {
     struct slab *meta = superslab_slab(window, slab);
-    hak_step_add(&large_live, 1);
+    count_live(1);
     atomic_store_explicit(&meta->owner, hak_thread_mark(), memory_order_relaxed);
     atomic_store_explicit(&meta->colour, (uint16_t)colour, memory_order_relaxed);
     atomic_store_explicit(&meta->run, run, memory_order_relaxed);

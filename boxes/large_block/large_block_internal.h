@@ -31,8 +31,21 @@ HAK_INLINE size_t taken(size_t size) {
 
 // --- Of all files: see large_block.c
 
-// Live blocks in the arena's window.
-extern _Atomic(size_t) large_live;
+// Live blocks in the arena's window, an int64_t: about as many while there are more threads than
+// one, and below 0 at times.
+extern _Atomic(uint64_t) large_live;
+
+// count_live() of a process with several threads.
+void large_count_live(uint64_t more);
+
+// Counts blocks that have begun, or (negative) ended.
+HAK_INLINE void count_live(uint64_t more) {
+    if (hak_alone()) {
+        hak_step_add(&large_live, more);
+    } else {
+        large_count_live(more);
+    }
+}
 
 // True unless the kernel would refuse `size` bytes more.
 bool large_is_granted(size_t size);
@@ -86,7 +99,7 @@ HAK_INLINE void set_slack(struct slab *meta, size_t pages) {
 // To be called once by whoever ends a block, before its run is given back.
 HAK_INLINE void count_ended(struct slab *meta) {
     set_slack(meta, 0);
-    hak_step_add(&large_live, (size_t)-1);
+    count_live((uint64_t)-1);
 }
 
 // --- Tails, and what was freed, in the hardened flavour: see retired.c

@@ -38,7 +38,7 @@ static bool is_much_slack(size_t pages) {
 }
 
 void large_count_slack(size_t before, size_t pages) {
-    _Atomic(uint64_t) *own = &slack.lines[hak_thread_mark() % SLACK_LINES].pages;
+    _Atomic(uint64_t) *own = &slack.lines[hak_thread_mark() / 2 % SLACK_LINES].pages;
     hak_step_add(own, (uint64_t)pages - before);
     int64_t sum = (int64_t)atomic_load_explicit(own, memory_order_relaxed);
     if (sum >= SLACK_STEP || sum <= -SLACK_STEP) {

@@ -98,18 +98,53 @@ static size_t find_within(const struct search *search, size_t from, size_t end) 
     return ARENA_NONE;
 }
 
-static HAK_NOINLINE size_t claim_anywhere_within(const struct search *search, size_t from,
-                                                 size_t end) {
-    while ((from = find_within(search, from, end)) != ARENA_NONE) {
+// Claims the lowest run in [from, end) that is not lost to another thread.
+static size_t claim_in_order(const struct search *search, size_t from, size_t end) {
+    while (from < end && (from = find_within(search, from, end)) != ARENA_NONE) {
         if (arena_claim_avail(search->window, from, search->slabs)) {
             return from;
         }
-        from += search->slabs; // Lost to another thread: the search goes on behind.
-        if (from >= end) {
-            break;
-        }
+        from += search->slabs; // The search goes on behind.
     }
     return ARENA_NONE;
+}
+
+// The same for a thread that has lost a run: it passes some by, the more the more it loses, and
+// another number than other threads do. If all of them took the lowest run that is left, all but
+// one would lose again, and so on. Those passed by come last.
+static HAK_NOINLINE size_t claim_apart(const struct search *search, size_t from, size_t end) {
+    enum { LOSSES_MOST = 6 };
+    size_t passed = ARENA_NONE; // the lowest of them
+    for (unsigned losses = 1; from < end; losses += losses < LOSSES_MOST) {
+        size_t at = find_within(search, from, end);
+        uint64_t hash = hak_hash((uint64_t)hak_thread_mark() << 8 | losses) >> 32;
+        uint64_t left = at == ARENA_NONE ? 0 : hash & ((UINT64_C(1) << losses) - 1);
+        for (; left != 0; left--) {
+            size_t next = find_within(search, at + search->slabs, end);
+            if (next == ARENA_NONE) {
+                break;
+            }
+            passed = hak_min(passed, at);
+            at = next;
+        }
+        if (at == ARENA_NONE) {
+            break;
+        }
+        if (arena_claim_avail(search->window, at, search->slabs)) {
+            return at;
+        }
+        from = at + search->slabs;
+    }
+    return passed == ARENA_NONE ? ARENA_NONE : claim_in_order(search, passed, end);
+}
+
+static HAK_NOINLINE size_t claim_anywhere_within(const struct search *search, size_t from,
+                                                 size_t end) {
+    from = find_within(search, from, end);
+    if (from == ARENA_NONE || HAK_LIKELY(arena_claim_avail(search->window, from, search->slabs))) {
+        return from;
+    }
+    return claim_apart(search, from + search->slabs, end);
 }
 
 // The first free slab in [at, end), or `end`.
