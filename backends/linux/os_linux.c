@@ -139,15 +139,19 @@ static void count_committed(size_t size) {
 }
 
 static enum os_result map_without_tls(void *at, size_t size, int prot, void **got) {
-    int flags = ANONYMOUS;
+    long ret = -EINVAL;
     if (at != NULL) {
-        flags |= MAP_FIXED_NOREPLACE;
+        ret = sys6(SYS_mmap, (long)at, (long)size, prot, ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     }
-    long ret = sys6(SYS_mmap, (long)at, (long)size, prot, flags, -1, 0);
+    // Without the flag the address is a hint, as it is to kernels before 4.17, which ignore the
+    // flag. What stands in for a kernel may refuse it.
+    if (ret == -EINVAL || ret == -EOPNOTSUPP || ret == -ENOSYS) {
+        ret = sys6(SYS_mmap, (long)at, (long)size, prot, ANONYMOUS, -1, 0);
+    }
     if (is_error(ret)) {
         return ret == -EEXIST ? OS_TAKEN : OS_NO_MEMORY;
     }
-    if (at != NULL && ret != (long)at) { // kernels before 4.17 take the address as a hint
+    if (at != NULL && ret != (long)at) { // the hint was not taken
         cancel((void *)ret, size);
         return OS_TAKEN;
     }

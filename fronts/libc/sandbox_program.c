@@ -5,7 +5,9 @@
 //
 // WHEN   prctl, syscall: filtered by itself once it has used the heap a little, by way of that
 //        function of libc; exec: by what it is run by
-// WAY    kill, or the number of an errno: what the calls NUMBER... get; only: all others are fatal
+// WAY    kill, or the number of an errno: what the calls NUMBER... get; only: all others are fatal.
+//        NUMBER:ARGUMENT:MASK:VALUE is a call whose argument, counted from 0, has that value in the
+//        bits of the mask.
 // STATES letters of what is done then:
 //        h  the heap grows, is full of holes, rests, and comes back
 //        l  blocks of MiBs, grown and freed; one of GiBs, for which the kernel is asked
@@ -54,9 +56,26 @@ static int enter_sandbox(const char *when, const char *way, char **numbers) {
                       : strcmp(way, "kill") == 0 ? SECCOMP_RET_KILL_PROCESS
                                                  : SECCOMP_RET_ERRNO | (uint32_t)atoi(way);
     for (; *numbers != NULL; numbers++) {
+        char *at = *numbers;
+        uint32_t word[4] = {0}; // the last three only where the first one is not all
+        unsigned words = 0;
+        for (; words < 4 && (words == 0 || *at == ':'); words++) {
+            word[words] = (uint32_t)strtoul(words == 0 ? at : at + 1, &at, 0);
+        }
+        unsigned char otherwise = words == 4 ? 5 : 1;
         filter[n++] =
-            (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)atoi(*numbers), 0, 1);
+            (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, word[0], 0, otherwise);
+        if (words == 4) {
+            uint32_t argument = (uint32_t)offsetof(struct seccomp_data, args) + word[1] * 8;
+            filter[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, argument);
+            filter[n++] = (struct sock_filter)BPF_STMT(BPF_ALU | BPF_AND | BPF_K, word[2]);
+            filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, word[3], 0, 1);
+        }
         filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, answer);
+        if (words == 4) {
+            filter[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS,
+                                                       offsetof(struct seccomp_data, nr));
+        }
     }
     filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K,
                                                only ? SECCOMP_RET_KILL_PROCESS : SECCOMP_RET_ALLOW);

@@ -2,6 +2,9 @@
 // Programs in seccomp filters: the system calls that an allocator makes or might make forbidden, by
 // the program itself or before it started, with an errno or fatally.
 //
+// Kernels without a feature, older ones or what stands in for one, answer in the same way. The
+// library is told then that there is no filter.
+//
 // sandbox_program does it. libc's malloc passes all of this too, but where munmap() or mremap() is
 // fatal, which it calls itself.
 #include <gtest/gtest.h>
@@ -53,6 +56,7 @@ struct Run {
     std::string way;
     const char *states;
     std::vector<int> numbers;
+    std::vector<std::string> features{}; // calls with an argument, as the program has them
 };
 
 // "" if all was well.
@@ -61,6 +65,7 @@ std::string run(const Run &what, const char *variable = "HAKMEM_DECAY_MS=20") {
     for (int number : what.numbers) {
         words.push_back(std::to_string(number));
     }
+    words.insert(words.end(), what.features.begin(), what.features.end());
     std::vector<char *> argv;
     for (std::string &word : words) {
         argv.push_back(&word[0]);
@@ -188,5 +193,63 @@ TEST(SandboxTest, TheSettingSaysThatThereIsOne) {
 TEST(SandboxTest, TheSettingSaysThatThereIsNone) {
     EXPECT_EQ(run({"prctl", "kill", "r", {SYS_madvise}}, "HAKMEM_SANDBOX=0"), "signal 31");
 }
+
+std::string with(int number, int argument, int mask, int value) {
+    return std::to_string(number) + ":" + std::to_string(argument) + ":" + std::to_string(mask) +
+           ":" + std::to_string(value);
+}
+std::string advice(int value) {
+    return with(SYS_madvise, 2, -1, value);
+}
+
+// What a kernel may lack, and what it says then.
+const struct Feature {
+    const char *name;
+    std::vector<int> calls;
+    std::vector<std::string> features;
+    std::vector<int> errors;
+} kFeatures[] = {
+    {"MAP_FIXED_NOREPLACE",
+     {},
+     {with(SYS_mmap, 3, 0x100000, 0x100000)},
+     {EINVAL, EOPNOTSUPP, ENOSYS}},
+    {"MREMAP_DONTUNMAP", {}, {with(SYS_mremap, 3, 4, 4)}, {EINVAL, ENOSYS}}, // 5.7
+    {"TransparentHugePages", {}, {advice(14), advice(15)}, {EINVAL}},
+    {"MADV_DONTNEED", {}, {advice(4)}, {EINVAL, ENOSYS}},
+    {"OtherAdvice", // FREE, COLD, PAGEOUT, POPULATE_READ and _WRITE, COLLAPSE; names of mappings
+     {},
+     {advice(8), advice(20), advice(21), advice(22), advice(23), advice(25),
+      with(SYS_prctl, 0, -1, 0x53564d41)},
+     {EINVAL}},
+    {"LaterCalls", // process_madvise, membarrier, rseq, getrandom, clone3, memfd_create, statx
+     {440, SYS_membarrier, 334, SYS_getrandom, 435, 319, 332, SYS_userfaultfd},
+     {},
+     {ENOSYS}}, // libc itself asks no other way after EINVAL
+    {"CallsThatTell",
+     {SYS_mincore, SYS_sysinfo, SYS_getrusage, SYS_sched_getaffinity},
+     {},
+     {ENOSYS, EINVAL}},
+    {"Limits", {SYS_prlimit64}, {}, {ENOSYS}},
+};
+
+class Kernel : public testing::TestWithParam<Feature> {};
+
+TEST_P(Kernel, MayLackIt) {
+    if (std::string(HAK_FLAVOUR) != "hakmem_c23") {
+        GTEST_SKIP() << "what asks the kernel is the same in all flavours";
+    }
+    const Feature &feature = GetParam();
+    for (int error : feature.errors) {
+        EXPECT_EQ(run({"exec", std::to_string(error), "hlbt", feature.calls, feature.features},
+                      "HAKMEM_SANDBOX=0"),
+                  "")
+            << error;
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Feature, Kernel, testing::ValuesIn(kFeatures),
+                         [](const testing::TestParamInfo<Feature> &feature) {
+                             return feature.param.name;
+                         });
 
 } // namespace
