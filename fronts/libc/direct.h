@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The C front under names of its own, for a program that calls it beside its own malloc: what a
-// sanitizer, which brings its malloc along, can look at. As fronts/libc/libc.c in all else.
+// sanitizer, which brings its malloc along, can look at. As fronts/libc/malloc.c in all else.
 #ifndef HAKMEM_FRONTS_LIBC_DIRECT_H
 #define HAKMEM_FRONTS_LIBC_DIRECT_H
 

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the files share that define malloc, free and kin.
+#ifndef HAKMEM_FRONTS_LIBC_CALLS_H
+#define HAKMEM_FRONTS_LIBC_CALLS_H
+
+#include "boxes/base/base.h"
+#include "fronts/libc/hit_path.h"
+
+#include <errno.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+// own_NAME is this library's NAME, also where another library interposes NAME. These files call
+// get() and put(), and not the public names.
+#define TEXT(name) #name
+#define OWN(name)  __attribute__((COPY(name) alias(TEXT(name)), visibility("hidden")))
+// gcc wants to be told the same of both names.
+#ifdef __clang__
+#    define COPY(of)
+#else
+#    define COPY(of) copy(of),
+#endif
+
+// glibc exports its allocator under these names as well. Without them a block of one allocator
+// would reach the other's free(). Weak, so that debuggers and disassemblers show the usual names.
+// musl calls its own allocator by some of them, which is to stay its own.
+#ifdef __GLIBC__
+#    define LIBC_NAME(of) __attribute__((COPY(of) weak, alias(TEXT(of))))
+#endif
+
+HAK_INLINE void *get(size_t size) {
+    void *block = hit_alloc(size);
+    return HAK_LIKELY(block != NULL) ? block : slow_alloc(size);
+}
+
+HAK_INLINE void put(void *ptr) {
+    if (HAK_UNLIKELY(!hit_free(ptr))) {
+        slow_free(ptr);
+    }
+}
+
+// Sets *total to count * size; false and ENOMEM if that is too large.
+HAK_INLINE bool product(size_t count, size_t size, size_t *total) {
+    if (HAK_UNLIKELY(__builtin_mul_overflow(count, size, total))) {
+        errno = ENOMEM;
+        return false;
+    }
+    return true;
+}
+
+#endif

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+// The C allocation interface: malloc, free and kin, as ISO C, POSIX and glibc describe them.
+#include "fronts/libc/calls.h"
+#include "fronts/libc/glibc_malloc.h"
+#include "fronts/libc/interposed.h"
+#include "fronts/libc/libc.h"
+
+#include <errno.h>
+#include <malloc.h>
+#include <stdlib.h>
+#include <string.h>
+
+EXPORT HAK_HOT void *malloc(size_t size) {
+    return get(size);
+}
+OWN(malloc) void *own_malloc(size_t size);
+
+EXPORT HAK_HOT void free(void *ptr) {
+    put(ptr);
+}
+OWN(free) void own_free(void *ptr);
+
+// Derived from free().
+static void put_derived(void *ptr) {
+    if (HAK_UNLIKELY(interposed_calls() & INTERPOSED_FREE)) {
+        process_free(ptr);
+    } else {
+        put(ptr);
+    }
+}
+
+void cfree(void *ptr); // glibc's until 2.26
+
+EXPORT void cfree(void *ptr) {
+    put_derived(ptr);
+}
+
+// Another free() is asked to free what another malloc() may have allocated.
+static void check_size(const char *call, const void *ptr, size_t align, size_t size) {
+    if (HAK_LIKELY((interposed_calls() & INTERPOSED_FREE) == 0)) {
+        slow_check_size(call, ptr, align, size);
+    }
+}
+
+// The size is looked at in the hardened flavour only: a block that realloc() shrank at its place
+// has a larger bin than its size says.
+EXPORT void free_sized(void *ptr, size_t size) {
+    check_size("free_sized", ptr, 0, size);
+    put_derived(ptr);
+}
+
+EXPORT void free_aligned_sized(void *ptr, size_t align, size_t size) {
+    check_size("free_aligned_sized", ptr, align, size);
+    put_derived(ptr);
+}
+
+// A few stores instead of a call where a block is small; they may run on to the block's end.
+HAK_INLINE void *clear(void *block, size_t size) {
+    enum { SMALL = 128 };
+    if (HAK_HEADER || size > SMALL) {
+        return memset(block, 0, size);
+    }
+    for (size_t at = 0; at < size; at += HAK_MIN_ALIGN) {
+        memset((char *)block + at, 0, HAK_MIN_ALIGN);
+    }
+    return block;
+}
+
+EXPORT void *calloc(size_t count, size_t size) {
+    size_t total;
+    if (!product(count, size, &total)) {
+        return NULL;
+    }
+    void *block = hit_alloc(total);
+    if (HAK_UNLIKELY(block == NULL)) {
+        return slow_zero_alloc(total);
+    }
+    return HAK_HARDENED ? block : clear(block, total); // a hit is known to be zero there
+}
+
+static void *get_aligned(size_t align, size_t size) {
+    if (align <= HAK_MIN_ALIGN) {
+        return get(size);
+    }
+    return slow_aligned_alloc(align, size);
+}
+
+// As in glibc before 2.38: an alignment that is no power of two is rounded up to one.
+static void *get_rounded(size_t align, size_t size) {
+    if (HAK_UNLIKELY(!hak_is_pow2(align))) {
+        if (align > SIZE_MAX / 2 + 1) {
+            errno = EINVAL;
+            return NULL;
+        }
+        align = align == 0 ? 1 : (size_t)1 << (64 - __builtin_clzll(align));
+    }
+    return get_aligned(align, size);
+}
+
+EXPORT void *memalign(size_t align, size_t size) {
+    return get_rounded(align, size);
+}
+
+// C17 leaves to the implementation which alignments it supports: all that memalign() takes.
+EXPORT void *aligned_alloc(size_t align, size_t size) {
+    return get_rounded(align, size);
+}
+OWN(aligned_alloc) void *own_aligned_alloc(size_t align, size_t size);
+
+EXPORT int posix_memalign(void **out, size_t align, size_t size) {
+    if (!hak_is_pow2(align) || align % sizeof(void *) != 0) {
+        return EINVAL;
+    }
+    if (HAK_UNLIKELY(!thread_heap_ready())) {
+        void *early = slow_aligned_alloc(align, size); // There is no errno yet.
+        *out = early == NULL ? *out : early;
+        return early == NULL ? ENOMEM : 0;
+    }
+    int saved = errno;
+    void *block = get_aligned(align, size);
+    if (block == NULL) {
+        return ENOMEM; // and errno too, as in glibc: there are callers that look there
+    }
+    errno = saved;
+    *out = block;
+    return 0;
+}
+
+EXPORT void *valloc(size_t size) {
+    return get_aligned(HAK_PAGE, size);
+}
+
+EXPORT void *pvalloc(size_t size) {
+    if (size > SIZE_MAX - HAK_PAGE) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    return get_aligned(HAK_PAGE, hak_round_up(hak_max(size, 1), HAK_PAGE));
+}
+
+#ifdef __GLIBC__
+EXPORT LIBC_NAME(malloc) void *__libc_malloc(size_t size);
+EXPORT LIBC_NAME(free) void __libc_free(void *ptr);
+EXPORT LIBC_NAME(calloc) void *__libc_calloc(size_t count, size_t size);
+EXPORT LIBC_NAME(memalign) void *__libc_memalign(size_t align, size_t size);
+EXPORT LIBC_NAME(posix_memalign)
+int __posix_memalign(void **out, size_t align, size_t size);
+EXPORT LIBC_NAME(valloc) void *__libc_valloc(size_t size);
+EXPORT LIBC_NAME(pvalloc) void *__libc_pvalloc(size_t size);
+#endif

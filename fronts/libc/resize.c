@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+// realloc(), and malloc_usable_size(): what is asked of a live block.
+#include "fronts/libc/calls.h"
+#include "fronts/libc/interposed.h"
+#include "fronts/libc/libc.h"
+
+#include "boxes/diagnostics/diagnostics.h"
+#include "boxes/early_block/early_block.h"
+#include "boxes/front_gate_classifier/front_gate_classifier.h"
+#include "boxes/hardening/hardening.h"
+#include "boxes/heap_profile/heap_profile.h"
+#include "boxes/large_block/large_block.h"
+#include "boxes/page_arena/page_arena.h"
+#include "boxes/recorder/recorder.h"
+#include "boxes/shared_pool/shared_pool.h"
+#include "fronts/tiny_front/tiny_front.h"
+
+#include <errno.h>
+#include <malloc.h>
+#include <stdlib.h>
+#include <string.h>
+
+// True if a block is among the newest of its stack. Where no block is looked at, free() leaves it
+// without its mark.
+static bool is_newest(const struct thread_heap *heap, unsigned bin, const void *ptr) {
+    void **top = heap->bins[bin].top;
+    for (size_t i = 0; i < THREAD_HEAP_NEWEST && top - i > heap->bottoms[bin]; i++) {
+        if (top[-(ptrdiff_t)i] == ptr) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// The block's kind; does not return for a pointer that starts no live block.
+static struct classified classify_live(const char *call, const void *ptr) {
+    struct classified what = classify_ptr(ptr);
+    const struct thread_heap *heap = thread_heap_current();
+    if (what.kind == CLASSIFIED_TINY &&
+        (free_mark_is_set(ptr, heap) ? tiny_front_is_free(heap, what.bin, ptr)
+                                     : is_newest(heap, what.bin, ptr))) {
+        what = (struct classified){.kind = CLASSIFIED_TINY_FREE};
+    }
+    if (HAK_UNLIKELY(what.usable == 0)) {
+        diag_misuse(call, ptr, classified_fault(what.kind));
+    }
+    return what;
+}
+
+// Moves what is at ptr, a live block of `usable` bytes, to a block of its own.
+static HAK_NOINLINE void *move(void *ptr, size_t size, size_t usable) {
+    int saved = errno;
+    bool grown = size > SIZE_CLASS_TINY_MAX && size > usable;
+    void *fresh = grown ? slow_grown_alloc(size) : get(size);
+    if (fresh == NULL) {
+        if (size > usable) {
+            return NULL;
+        }
+        errno = saved; // what shrinks cannot fail
+        return ptr;
+    }
+    memcpy(fresh, ptr, hak_min(size, usable));
+    put(ptr);
+    return fresh;
+}
+
+// Resizes a block above SIZE_CLASS_TINY_MAX to another such size: at its place, or by moving its
+// pages. Returns NULL if neither can be done. A block that was sampled ends with it, and its new
+// size counts for the sampler as an allocation.
+static void *resize_large(const struct classified *old, void *ptr, size_t size) {
+    const struct page_arena_window window = page_arena_get_window();
+    struct heap_profile_sample sample;
+    bool sampled = heap_profile_started() && heap_profile_take(ptr, &sample);
+    void *same = large_block_resize(&window, ptr, old->slab, size);
+    if (HAK_UNLIKELY(sampled)) {
+        same != NULL ? heap_profile_drop(&sample) : heap_profile_put_back(&sample);
+    }
+    if (same != NULL) {
+        slow_sample_moved(same, size);
+        if (same != ptr && old->usable < LARGE_BLOCK_MOVE) { // copied
+            slow_tick();
+        }
+    }
+    return same;
+}
+
+// Returns true if a block that is not large serves `size` bytes as it is. Shrinking stays in place
+// as long as at least half of the block remains in use.
+static bool serves(const struct classified *old, size_t size) {
+    return size <= old->usable && (size > old->usable / 2 || (old->kind == CLASSIFIED_TINY &&
+                                                              size_class_bin_of(size) == old->bin));
+}
+
+// Resizes a live block to `size` bytes, not 0.
+static void *resize_live(const struct classified *old, void *ptr, size_t size) {
+    if (old->kind == CLASSIFIED_SAMPLED || old->kind == CLASSIFIED_GUARDED) {
+        return move(ptr, size, old->usable); // Its sample ends, and the new block may be one.
+    }
+#if HAK_HARDENED
+    if (old->kind == CLASSIFIED_TINY) {
+        if (size <= SIZE_CLASS_TINY_MAX && size_class_bin_of(size) == old->bin) {
+            hardening_set(old->bin, ptr, size);
+            return ptr;
+        }
+        return move(ptr, size, old->usable);
+    }
+#endif
+    if (old->kind != CLASSIFIED_LARGE) {
+        return serves(old, size) ? ptr : move(ptr, size, old->usable);
+    }
+    void *same = size > SIZE_CLASS_TINY_MAX ? resize_large(old, ptr, size) : NULL;
+    return same != NULL ? same : move(ptr, size, old->usable);
+}
+
+static HAK_COLD void *recorded_resize(const char *call, void *ptr, size_t size);
+
+static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) {
+    if (HAK_UNLIKELY(!thread_heap_ready())) {
+        if (size != 0) {
+            return early_block_resize(ptr, size);
+        }
+        early_block_free(ptr);
+        return NULL;
+    }
+    if (recorder_enters()) {
+        return recorded_resize(call, ptr, size);
+    }
+    struct classified old = classify_live(call, ptr);
+    if (size == 0) {
+        put(ptr);
+        return NULL;
+    }
+    return resize_live(&old, ptr, size);
+}
+
+static void *recorded_resize(const char *call, void *ptr, size_t size) {
+    size != 0 ? recorder_resizes(ptr, size) : recorder_frees(ptr);
+    void *block = slow_resize(call, ptr, size);
+    if (size != 0) {
+        recorder_resized(block);
+    }
+    recorder_leaves();
+    return block;
+}
+
+// Tiny blocks that stay where they are or grow into another bin; all else is slow_resize()'s.
+static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
+    unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
+    // The block's mark says whether it is free: reading its bit would bring a line of the slab's
+    // bitmap into the processor's cache at each call.
+    size_t block;
+    if (HAK_UNLIKELY(
+            HAK_HARDENED || bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||
+            !size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB, &block) ||
+            free_mark_is_set(ptr, thread_heap_current()) ||
+            hit_is_next(thread_heap_current(), bin, ptr) ||
+            (HAK_DEBUG && shared_pool_is_free(bin, ptr)))) {
+        return slow_resize(call, ptr, size);
+    }
+    size_t usable = size_class_usable(bin);
+    if (size <= usable) {
+        return size > usable / 2 ? ptr : slow_resize(call, ptr, size);
+    }
+    void *fresh = hit_alloc(size);
+    if (HAK_UNLIKELY(fresh == NULL)) {
+        fresh = slow_alloc(size);
+        if (fresh == NULL) {
+            return NULL;
+        }
+    }
+    memcpy(fresh, ptr, usable);
+    put(ptr);
+    return fresh;
+}
+
+EXPORT void *realloc(void *ptr, size_t size) {
+    return ptr == NULL ? get(size) : resize("realloc", ptr, size);
+}
+OWN(realloc) void *own_realloc(void *ptr, size_t size);
+
+EXPORT void *reallocarray(void *ptr, size_t count, size_t size) {
+    size_t total;
+    if (!product(count, size, &total)) {
+        return NULL;
+    }
+    if (HAK_UNLIKELY(interposed_calls() & INTERPOSED_REALLOC)) {
+        return process_realloc(ptr, total);
+    }
+    return ptr == NULL ? get(total) : resize("reallocarray", ptr, total);
+}
+
+EXPORT size_t malloc_usable_size(void *ptr) {
+    return ptr == NULL ? 0 : classify_live("malloc_usable_size", ptr).usable;
+}
+
+#ifdef __GLIBC__
+EXPORT LIBC_NAME(realloc) void *__libc_realloc(void *ptr, size_t size);
+#endif

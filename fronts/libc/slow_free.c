@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+// Frees that are no hit: misses, medium and large blocks, and pointers that are not what they
+// should be.
+#include "fronts/libc/slow_path.h"
+
+#include "fronts/libc/hardened_path.h"
+#include "fronts/libc/hit_path.h"
+
+#include "boxes/diagnostics/diagnostics.h"
+#include "boxes/early_block/early_block.h"
+#include "boxes/front_gate_classifier/front_gate_classifier.h"
+#include "boxes/guarded_block/guarded_block.h"
+#include "boxes/hardening/hardening.h"
+#include "boxes/heap_profile/heap_profile.h"
+#include "boxes/large_block/large_block.h"
+#include "boxes/page_arena/page_arena.h"
+#include "boxes/private_heap/private_heap.h"
+#include "boxes/recorder/recorder.h"
+#include "boxes/sampled_block/sampled_block.h"
+#include "boxes/shared_pool/shared_pool.h"
+#include "fronts/libc/guard.h"
+#include "fronts/tiny_front/tiny_front.h"
+
+// A pointer into a slab of `bin`. The header strategy comes here with every one whose header is not
+// what the hit path expects.
+static void check_start(unsigned bin, const void *ptr) {
+    if (HAK_UNLIKELY(shared_pool_block_start(bin, ptr) != ptr)) {
+        diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(CLASSIFIED_TINY_INTERIOR));
+    }
+    if (HAK_UNLIKELY(!front_gate_intact(bin, ptr))) {
+        diag_misuse(DIAG_CALL_FREE, ptr,
+                    "heap corruption: header byte overwritten by the block before");
+    }
+}
+
+#if HAK_HARDENED
+void slow_keep(struct thread_heap *heap, unsigned bin, void *ptr) {
+    void *out = hardened_path_keep(heap, bin, ptr);
+    if (HAK_UNLIKELY(out != NULL)) {
+        tick(heap);
+        hardened_path_spill(heap, bin, out);
+    }
+}
+
+// The usual way of a block that is freed. False if anything is not as usual: what is not the start
+// of a block has no tag where it would be.
+HAK_INLINE bool free_hardened(void *ptr) {
+    struct thread_heap *heap = thread_heap_current();
+    unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
+    if (HAK_UNLIKELY(bin == 0 || heap->front_state == NULL)) {
+        return false;
+    }
+    // The last page of a slab may be one that nobody may touch.
+    size_t end = (uintptr_t)ptr % ARENA_SLAB + size_class_bins[bin].size;
+    if ((HAK_UNLIKELY(end > ARENA_SLAB - HAK_PAGE) &&
+         (end > ARENA_SLAB || !shared_pool_has(bin, ptr))) ||
+        HAK_UNLIKELY(!hardening_may_free(bin, ptr))) {
+        return false;
+    }
+    hardening_bury(bin, ptr);
+    slow_keep(heap, bin, ptr);
+    return true;
+}
+
+// Any other, that is the start of one. `heap` may be NULL.
+static HAK_NOINLINE void free_hardened_slowly(struct thread_heap *heap, unsigned bin, void *ptr) {
+    hardening_prepare();
+    if (!shared_pool_has(bin, ptr)) {
+        hardening_refuse_absent(ptr);
+        return;
+    }
+    if (!hardening_may_free(bin, ptr)) {
+        hardening_refuse(bin, ptr);
+    }
+    hardening_bury(bin, ptr);
+    if (HAK_UNLIKELY(heap == NULL)) {
+        shared_pool_put(bin, &ptr, 1);
+        return;
+    }
+    slow_renew_gate(heap, true);
+    hardened_path_start(heap);
+    void *out = hardened_path_keep(heap, bin, ptr);
+    if (out != NULL) {
+        hardened_path_spill(heap, bin, out);
+    }
+}
+#endif
+
+// The start of a block. A mark that is there by chance is no fault; where no block is looked at, a
+// cached one may be without its mark. A small one comes here each time its stack is full, which may
+// be deep: there only the newest is asked for.
+static void check_twice(const struct thread_heap *heap, unsigned bin, const void *ptr) {
+    bool twice;
+    if (free_mark_is_set(ptr, heap)) {
+        twice = tiny_front_is_free(heap, bin, ptr);
+    } else if (front_gate_checks(thread_heap_gate())) {
+        twice = false;
+    } else {
+        twice = bin >= SIZE_CLASS_HIT_BINS ? thread_heap_caches(heap, bin, ptr)
+                                           : hit_is_next(heap, bin, ptr);
+    }
+    if (HAK_UNLIKELY(twice)) {
+        diag_misuse(DIAG_CALL_FREE, ptr, "block freed twice");
+    }
+}
+
+// Into the heap's cache; false if there is no room.
+HAK_INLINE bool push(struct thread_heap *heap, unsigned bin, void *ptr) {
+    if (HAK_UNLIKELY(!fast_cache_push(&heap->bins[bin], ptr))) {
+        return false;
+    }
+    free_mark_set(ptr, heap);
+    return true;
+}
+
+#if !HAK_HARDENED
+// True if a block of a medium bin is among the newest of its stack, whose slots are in a line or
+// two, or stands in the slots below it, which are there: the stacks of smaller bins come first.
+HAK_INLINE bool is_newest(const struct thread_heap *heap, unsigned bin, const void *ptr) {
+    void **top = heap->bins[bin].top;
+#    pragma GCC unroll 8
+    for (unsigned i = 0; i < THREAD_HEAP_NEWEST; i++) {
+        if (HAK_UNLIKELY(*(top - i) == ptr)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Blocks whose frees are no hits, as they are too large for it: here there is time to see that the
+// pointer is the start of one. False if anything is not as usual.
+HAK_INLINE bool free_medium(void *ptr) {
+    struct thread_heap *heap = thread_heap_current();
+    unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
+    size_t block;
+    if (bin < SIZE_CLASS_HIT_BINS ||
+        !size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB, &block)) {
+        return false;
+    }
+    if (HAK_LIKELY(front_gate_checks(thread_heap_gate()))) {
+        return !free_mark_is_set(ptr, heap) && push(heap, bin, ptr);
+    }
+    // The block may be far away.
+    if (is_newest(heap, bin, ptr) || !fast_cache_push(&heap->bins[bin], ptr)) {
+        return false;
+    }
+    fast_cache_fetch(ptr);
+    return true;
+}
+#endif
+
+static HAK_NOINLINE void free_tiny(unsigned bin, void *ptr) {
+    struct thread_heap *heap = thread_heap_get();
+    tick(heap);
+    check_start(bin, ptr);
+#if HAK_HARDENED
+    free_hardened_slowly(heap, bin, ptr);
+    return;
+#endif
+    if (HAK_UNLIKELY(heap == NULL)) {
+        shared_pool_put(bin, &ptr, 1);
+        return;
+    }
+    slow_renew_gate(heap, true);
+    check_twice(heap, bin, ptr);
+    if (!push(heap, bin, ptr)) {
+        tiny_front_of(bin)->spill(heap, bin);
+        if (!push(heap, bin, ptr)) {
+            tiny_front_give_one(heap, bin, ptr);
+        }
+    }
+}
+
+// Frees a block that may be sampled, or guarded; false if it is a block of another kind. The sample
+// goes first: when the block is free its address may be another one's the next moment.
+static HAK_COLD bool free_sampled(void *ptr) {
+    struct heap_profile_sample sample;
+    if (heap_profile_take(ptr, &sample)) {
+        heap_profile_drop(&sample);
+    }
+    if (guarded_block_owns(ptr)) {
+        const char *fault = guarded_block_free(ptr);
+        if (fault != NULL) {
+            guard_misuse(DIAG_CALL_FREE, ptr, fault);
+        }
+        return true;
+    }
+    if (!sampled_block_owns(ptr)) {
+        return false;
+    }
+    if (!sampled_block_free(ptr)) {
+        diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(classify_ptr(ptr).kind));
+    }
+    return true;
+}
+
+static HAK_NOINLINE void free_large(void *ptr) {
+    if ((heap_profile_started() || guarded_block_owns(ptr)) && free_sampled(ptr)) {
+        return;
+    }
+    struct page_arena_window window = page_arena_get_window();
+    if (HAK_UNLIKELY(!large_block_free(&window, ptr, page_arena_slab_of(&window, ptr)) &&
+                     !private_heap_free(&window, ptr) && !early_block_free(ptr))) {
+        diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(classify_ptr(ptr).kind));
+    }
+}
+
+#if HAK_HARDENED
+// The usable bytes of the live block that starts at ptr; 0 for anything else, which free() will
+// have something to say about, and for blocks whose size is not known.
+static size_t user_bytes(const void *ptr) {
+    if (ptr == NULL || !thread_heap_ready() || !hardening_has(HARDENING_SIZES)) {
+        return 0;
+    }
+    struct classified what = classify_ptr(ptr);
+    return what.kind == CLASSIFIED_TINY || what.kind == CLASSIFIED_LARGE ? what.usable : 0;
+}
+
+void slow_check_size(const char *call, const void *ptr, size_t align, size_t size) {
+    size_t usable = user_bytes(ptr);
+    if (usable != 0) {
+        hardening_check_size(call, ptr, usable, align, size);
+    }
+}
+
+void slow_check_align(const char *call, const void *ptr, size_t align) {
+    size_t usable = user_bytes(ptr);
+    if (usable != 0) {
+        hardening_check_size(call, ptr, usable, align, usable);
+    }
+}
+#endif
+
+static HAK_COLD void recorded_free(void *ptr) {
+    recorder_frees(ptr);
+    slow_free(ptr);
+    recorder_leaves();
+}
+
+// Of its own, so that a block which goes the usual way saves no register.
+static HAK_NOINLINE void free_unusual(void *ptr) {
+    if (ptr == NULL) {
+        return;
+    }
+    if (HAK_UNLIKELY(!thread_heap_ready())) {
+        early_block_free(ptr); // A wrong pointer cannot be reported yet.
+        return;
+    }
+    if (recorder_enters()) {
+        recorded_free(ptr);
+        return;
+    }
+    struct page_arena_window window = page_arena_get_window();
+    unsigned bin = size_class_bin_at(front_gate_search(&window, ptr));
+    if (HAK_LIKELY(bin != 0)) {
+        free_tiny(bin, ptr);
+    } else {
+        free_large(ptr);
+    }
+}
+
+void slow_free(void *ptr) {
+#if HAK_HARDENED
+    if (HAK_LIKELY(free_hardened(ptr))) {
+        return;
+    }
+#else
+    if (SIZE_CLASS_CLOSED != 0 && HAK_LIKELY(free_medium(ptr))) {
+        return;
+    }
+#endif
+    free_unusual(ptr);
+}
