@@ -1,6 +1,6 @@
-// SPDX-License-Identifier: Apache-2.0 os: every call of the kernel that the allocator makes, behind
-// one interface. backends/linux makes the calls; another backend may be linked in its place (one
-// that fails on a script, for tests).
+// SPDX-License-Identifier: Apache-2.0
+// os: every call of the kernel that the allocator makes, behind one interface. backends/linux makes
+// the calls; another backend may be linked in its place (one that fails on a script, for tests).
 //
 // Addresses and sizes are multiples of the page (4096 B) unless said otherwise. Every call is
 // thread-safe and async-signal-safe, never allocates, and leaves errno as it was.

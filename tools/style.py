@@ -6,7 +6,7 @@ ends with 1 if there is one.
     names    each function that a comment or a document names, as `name()`, is in the code
     links    each relative link in a document leads to a file
     sizes    no function of the product has more than 50 lines, no file more than 500
-    spdx     each source has an SPDX line among its first three
+    spdx     each source has an SPDX line of its own among its first three
 """
 
 import os
@@ -115,8 +115,8 @@ def check_spdx(paths):
             continue
         head = read(path).splitlines()[:3]
         is_source = is_c(path) or path.endswith((".py", ".bzl", ".bazel", ".BUILD")) or (head and head[0].startswith("#!"))
-        if is_source and not any("SPDX-License-Identifier:" in line for line in head):
-            yield f"{path}: no SPDX line"
+        if is_source and not any(re.search(r"SPDX-License-Identifier: \S+( \*/)?$", line) for line in head):
+            yield f"{path}: no SPDX line of its own"
 
 
 CHECKS = {"names": check_names, "links": check_links, "sizes": check_sizes, "spdx": check_spdx}

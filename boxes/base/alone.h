@@ -1,6 +1,7 @@
-// SPDX-License-Identifier: Apache-2.0 base: single steps on words that threads share. While the
-// process has one thread, a step is one instruction that is not atomic: a signal handler runs
-// before or after it. In a process with more threads, steps are sequentially consistent.
+// SPDX-License-Identifier: Apache-2.0
+// base: single steps on words that threads share. While the process has one thread, a step is one
+// instruction that is not atomic: a signal handler runs before or after it. In a process with more
+// threads, steps are sequentially consistent.
 //
 // Build setting HAK_ALONE (atomic.h): with 0 they are always atomic.
 #ifndef HAKMEM_BOXES_BASE_ALONE_H

@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: Apache-2.0 base: numbers as text, for code that must not call functions
-// of libc that may allocate.
+// SPDX-License-Identifier: Apache-2.0
+// base: numbers as text, for code that must not call functions of libc that may allocate.
 #ifndef HAKMEM_BOXES_BASE_DIGITS_H
 #define HAKMEM_BOXES_BASE_DIGITS_H
 

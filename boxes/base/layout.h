@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: Apache-2.0 base: how a box describes its data to readers outside of the
-// process.
+// SPDX-License-Identifier: Apache-2.0
+// base: how a box describes its data to readers outside of the process.
 //
 // A debugger, or the tool `hakmem`, reads the allocator's state from another process or a core
 // file. It finds each variable, each field of a structure and each constant by name, in rows that

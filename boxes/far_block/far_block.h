@@ -1,5 +1,6 @@
-// SPDX-License-Identifier: Apache-2.0 far_block: the largest blocks, and blocks that the arena's
-// window has no room for. Each is a mapping of its own.
+// SPDX-License-Identifier: Apache-2.0
+// far_block: the largest blocks, and blocks that the arena's window has no room for. Each is a
+// mapping of its own.
 //
 // A claim in the arena takes time in proportion to a block's size; here it is one system call. A
 // table lists the blocks. A look-up walks over the entries that were ever used, of which most

@@ -24,7 +24,8 @@ struct fast_bin {
     void **limit; // the last slot
 };
 
-static_assert(sizeof(struct fast_bin) == 2 * sizeof(void **), "bin n is at word n * 2");
+static_assert(sizeof(struct fast_bin) == SIZE_CLASS_STACK_WORDS * sizeof(void **),
+              "see size_class_alloc_place()");
 
 // A stack starts narrow, and all narrow stacks lie close together: a thread that uses few blocks of
 // a size class touches no page for its stack and keeps next to nothing. A narrow stack of blocks

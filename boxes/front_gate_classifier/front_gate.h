@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // front_gate_classifier, hit path: from a pointer to its bin. Two strategies behind one interface.
 //
-// pagemap (the default): the page map is one byte a slab at the start of the window: the place of
-// the bin of a slab of tiny blocks, 0 for everything else. One cache line of it covers 4 MiB; the
-// block itself is not touched.
+// pagemap (the default): the page map (page_map.h) has one byte for each slab. One cache line of it
+// covers 4 MiB; the block itself is not touched.
 //
 // header (HAKMEM_HEADER=1): the byte below a block, which is the last one of the block before it,
 // is 0xA0 | bin. It is written when a block leaves the pool and read when it is freed. It is only
@@ -15,6 +14,7 @@
 
 #include "boxes/base/base.h"
 #include "boxes/page_arena/page_arena.h"
+#include "boxes/page_map/page_map.h"
 #include "boxes/size_class/size_class.h"
 
 HAK_C_BEGIN
@@ -47,7 +47,7 @@ static_assert(1 << FRONT_GATE_UNIT == HAK_MIN_ALIGN, "a unit is what every block
 // `check`: freed blocks are looked at. With headers they always are: what is read is near by.
 HAK_INLINE struct front_gate front_gate_of(const struct page_arena_window *window, bool check) {
     size_t units = page_arena_mapped() << FRONT_GATE_SLAB_UNITS;
-    const uint8_t *map = (const uint8_t *)window->base;
+    const uint8_t *map = page_map_bytes(window);
     size_t length;
     char *readable = page_arena_readable(&length);
 #if HAK_HEADER
@@ -107,8 +107,7 @@ HAK_INLINE bool front_gate_find_registered(const struct front_gate *gate, const 
 // the window. A window without slabs, from before there was one, will do.
 HAK_INLINE unsigned front_gate_search(const struct page_arena_window *window, const void *ptr) {
     size_t slab = page_arena_slab_of(window, ptr);
-    return slab < window->slabs && page_arena_reaches(slab) ? ((const uint8_t *)window->base)[slab]
-                                                            : 0;
+    return slab < window->slabs && page_arena_reaches(slab) ? page_map_get(window, slab) : 0;
 }
 
 // As front_gate_find_registered(), but by the flavour's strategy.
@@ -122,7 +121,7 @@ HAK_INLINE bool front_gate_find(const struct front_gate *gate, const void *ptr, 
         return front_gate_find_registered(gate, ptr, place);
     }
     unsigned bin = ((const uint8_t *)ptr)[-1] ^ (unsigned)FRONT_GATE_MAGIC;
-    *place = bin < SIZE_CLASS_BINS ? bin * 2 : 0;
+    *place = bin < SIZE_CLASS_BINS ? size_class_alloc_place(bin) : 0;
     return true;
 #else
     return front_gate_find_registered(gate, ptr, place);

@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: Apache-2.0 page_arena: one range of addresses, from which SuperSlabs and
-// large blocks get their pages.
+// SPDX-License-Identifier: Apache-2.0
+// page_arena: one range of addresses, from which SuperSlabs and large blocks get their pages.
 //
 // One window of addresses, cut into slabs of 64 KiB and SuperSlabs of 2 MiB, is used from the
 // bottom up. Slabs of the window are mapped when they are needed, and no more than a few hundred
@@ -9,8 +9,7 @@
 // allocator, and may change while it runs. A run is a number of adjacent slabs. Runs are claimed
 // first-fit, lowest address first, and runs that still hold pages ("dirty") before fresh ones. They
 // are split and joined without work, because a free slab is just a bit. The first bytes of the
-// window are the page map: one byte a slab, so that the byte of a pointer is base[(ptr - base) >>
-// 16].
+// window are left to the page map (page_map.h): one byte a slab.
 //
 // The life of a slab, as the arena sees it (avail, dirty and committed are bits):
 //

@@ -1,5 +1,6 @@
-// SPDX-License-Identifier: Apache-2.0 run_cache: keeps runs of slabs that were freed a moment ago,
-// for threads that are likely to want them again.
+// SPDX-License-Identifier: Apache-2.0
+// run_cache: keeps runs of slabs that were freed a moment ago, for threads that are likely to want
+// them again.
 //
 // A run is a number of adjacent slabs. The cache has 64 lines of 8 places. A thread puts runs into
 // one line, which few others share, and takes from there the start of the shortest run that is long

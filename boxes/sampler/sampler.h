@@ -1,5 +1,5 @@
-// SPDX-License-Identifier: Apache-2.0 sampler: decides which allocations are sampled, and how many
-// allocations each of them stands for.
+// SPDX-License-Identifier: Apache-2.0
+// sampler: decides which allocations are sampled, and how many allocations each of them stands for.
 //
 // Bytes that a thread allocates are points of a line, and samples are a Poisson process on it: the
 // distance to the next is drawn from an exponential distribution whose mean is the rate. A block of

@@ -94,7 +94,7 @@ void pool_give_away(const struct page_arena_window *window, size_t slab, unsigne
     if (HAK_HARDENED && atomic_load(&meta->clean) == UINT16_MAX) {
         pool_count_bare(false);
     }
-    atomic_store(map_of(window, slab), 0);
+    page_map_set(window, slab, 0);
     atomic_store(&meta->kind, SLAB_NONE);
     pool_count_clean(0, atomic_exchange(&meta->clean, 0));
     pool_count_gone(bin);
@@ -236,8 +236,7 @@ HAK_INLINE void put_gathered(const struct page_arena_window *window, unsigned bi
 HAK_INLINE bool serves(const struct page_arena_window *window, size_t mapped, size_t slab,
                        unsigned bin) {
     return HAK_LIKELY((slab < mapped || page_arena_reaches(slab)) &&
-                      atomic_load_explicit(map_of(window, slab), memory_order_relaxed) ==
-                          size_class_place(bin));
+                      page_map_get(window, slab) == size_class_place(bin));
 }
 
 // Puts each block back in a step of its own. beside: where the bitmaps of the bin are, see

@@ -343,7 +343,7 @@ unsigned pool_format(size_t slab, bool zero, unsigned bin, void **blocks, unsign
     atomic_store(&meta->active, 1);
     atomic_store(&meta->bin, (uint8_t)bin);
     atomic_store(&meta->kind, SLAB_TINY);
-    atomic_store(map_of(window, slab), (uint8_t)size_class_place(bin));
+    page_map_set(window, slab, size_class_place(bin));
     char *start = page_arena_address(window, slab);
     bool left = false;
     for (unsigned w = 0; w * 64 < there; w++) {

@@ -27,6 +27,7 @@
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/hardening/hardening.h"
 #include "boxes/page_arena/page_arena.h"
+#include "boxes/page_map/page_map.h"
 #include "boxes/shared_pool/shared_pool.h"
 #include "boxes/size_class/size_class.h"
 #include "boxes/superslab/superslab.h"
@@ -45,11 +46,6 @@ HAK_INLINE bool has_free(atomic_bitmap_word *bits, unsigned bin) {
         }
     }
     return false;
-}
-
-// Returns a slab's byte in the page map, which is the place of its bin while the slab is in use.
-HAK_INLINE _Atomic(uint8_t) *map_of(const struct page_arena_window *window, size_t slab) {
-    return (_Atomic(uint8_t) *)window->base + slab;
 }
 
 HAK_INLINE void mark_active(struct slab *meta) {

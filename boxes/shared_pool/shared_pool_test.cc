@@ -4,6 +4,7 @@
 #include "backends/os.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/page_arena/page_arena.h"
+#include "boxes/page_map/page_map.h"
 #include "boxes/superslab/superslab.h"
 
 #include <gmock/gmock.h>
@@ -83,7 +84,7 @@ class SharedPool : public testing::Test {
             slabs++;
             clean += static_cast<size_t>(__builtin_popcount(superslab_slab(&window, i)->clean));
             EXPECT_LT(free_blocks, size_class_bins[bin].blocks) << "an empty slab stays in use";
-            EXPECT_EQ(reinterpret_cast<uint8_t *>(window.base)[i], size_class_place(bin))
+            EXPECT_EQ(page_map_get(&window, i), size_class_place(bin))
                 << "page map";
             if (free_blocks > 0) {
                 EXPECT_NE(superslab_at(&window, i)->listed[bin] >> i % ARENA_SUPERSLAB_SLABS & 1,
@@ -312,10 +313,10 @@ TEST_F(SharedPool, BatchComesFromSeveralSlabs) {
 TEST_F(SharedPool, EmptySlabGoesBackAndServesAnotherBin) {
     std::vector<void *> blocks = take(5, 100);
     size_t slab = slab_of(blocks[0]);
-    EXPECT_EQ(reinterpret_cast<uint8_t *>(window.base)[slab], 10);
+    EXPECT_EQ(page_map_get(&window, slab), 10);
     put(5, blocks);
     EXPECT_EQ(slabs_in_use(), 0u);
-    EXPECT_EQ(reinterpret_cast<uint8_t *>(window.base)[slab], 0);
+    EXPECT_EQ(page_map_get(&window, slab), 0);
     EXPECT_EQ(superslab_slab(&window, slab)->kind, SLAB_NONE);
     std::vector<void *> other = take(40 % kLastBin + 1, 1);
     EXPECT_EQ(slab_of(other[0]), slab) << "the dirty slab comes first";

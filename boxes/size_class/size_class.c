@@ -68,7 +68,7 @@ static void fill(uint8_t *table, size_t entries, size_t step) {
     size_t at = 1;
     for (unsigned bin = 1; at < entries; bin++) {
         size_t end = hak_min((size_class_bins[bin].size - SIZE_CLASS_HEADER) / step + 1, entries);
-        memset(table + at, (int)(2 * bin), end - at);
+        memset(table + at, (int)size_class_alloc_place(bin), end - at);
         at = end;
     }
 }

@@ -82,20 +82,32 @@ HAK_INLINE unsigned size_class_bin_of(size_t size) {
 #endif
 }
 
-// A place is the index, in words, of a bin's stack in a heap: the hit path finds the stack by it,
-// at bin * 2. For free that is the place of the bins whose frees may be hits. The place of a larger
-// bin lies behind all stacks, at a closed stack (see thread_heap.h), so that each free of its
+// A place is the index, in words, of a stack in a heap: the hit path finds the stack by it. A stack
+// has two words (see fast_cache.h), so the stack of bin n has place 2 n. That is the place for
+// malloc, and for a free if the bin is one of those whose frees may be hits. The place for a free
+// of a larger bin lies behind all stacks, at a closed stack (see thread_heap.h): each free of its
 // blocks takes the slow path.
 enum {
     SIZE_CLASS_HIT_BINS = HAK_HEADER ? SIZE_CLASS_BINS : 29, // bins below that: frees may be hits
     SIZE_CLASS_CLOSED = SIZE_CLASS_BINS - SIZE_CLASS_HIT_BINS,
-    SIZE_CLASS_PLACES = 2 * (SIZE_CLASS_BINS + SIZE_CLASS_CLOSED),
+    SIZE_CLASS_STACK_WORDS = 2,
+    SIZE_CLASS_PLACES = SIZE_CLASS_STACK_WORDS * (SIZE_CLASS_BINS + SIZE_CLASS_CLOSED),
 };
+
+// The place for malloc: that of the bin's stack.
+HAK_INLINE unsigned size_class_alloc_place(unsigned bin) {
+    return bin * SIZE_CLASS_STACK_WORDS;
+}
+HAK_INLINE unsigned size_class_bin_of_alloc(unsigned place) {
+    return place / SIZE_CLASS_STACK_WORDS;
+}
+
+// The place for a free, which is what the page map has.
 HAK_INLINE unsigned size_class_place(unsigned bin) {
-    return 2 * (bin < SIZE_CLASS_HIT_BINS ? bin : bin + SIZE_CLASS_CLOSED);
+    return size_class_alloc_place(bin < SIZE_CLASS_HIT_BINS ? bin : bin + SIZE_CLASS_CLOSED);
 }
 HAK_INLINE unsigned size_class_bin_at(unsigned place) {
-    unsigned bin = place / 2;
+    unsigned bin = size_class_bin_of_alloc(place);
     return bin < SIZE_CLASS_HIT_BINS ? bin : bin - SIZE_CLASS_CLOSED;
 }
 
@@ -123,7 +135,7 @@ void size_class_fill_sizes(uint8_t *sizes);
 HAK_INLINE size_t size_class_hit_place(const uint8_t *table, size_t size) {
 #if HAK_HEADER
     (void)table;
-    return (size_t)size_class_bin_of(size) * 2;
+    return size_class_alloc_place(size_class_bin_of(size));
 #else
     return table[(size + SIZE_CLASS_STEP - 1) / SIZE_CLASS_STEP];
 #endif
@@ -131,7 +143,7 @@ HAK_INLINE size_t size_class_hit_place(const uint8_t *table, size_t size) {
 HAK_INLINE size_t size_class_sized_place(const uint8_t *sizes, size_t size) {
 #if HAK_HEADER
     (void)sizes;
-    return (size_t)size_class_bin_of(size) * 2;
+    return size_class_alloc_place(size_class_bin_of(size));
 #else
     return sizes[size];
 #endif

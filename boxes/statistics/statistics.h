@@ -1,5 +1,6 @@
-// SPDX-License-Identifier: Apache-2.0 statistics: what the allocator holds and has done: as one C
-// struct, in the terms of glibc's mallinfo, and as texts.
+// SPDX-License-Identifier: Apache-2.0
+// statistics: what the allocator holds and has done: as one C struct, in the terms of glibc's
+// mallinfo, and as texts.
 //
 // hak_stats() itself is declared in the public header. All is gathered by a walk, as described
 // there.

@@ -267,7 +267,7 @@ HAK_INLINE void *take_counted(size_t size) {
     struct thread_heap *heap = thread_heap_current();
     size_t place = size_class_sized_place(heap->sizes, size);
 #if HAK_HARDENED
-    void *block = pop(heap, (unsigned)place / 2, size); // a size that may be a hit is of such a bin
+    void *block = pop(heap, size_class_bin_of_alloc((unsigned)place), size);
 #else
     void *block = hit_pop(heap, place);
 #endif
