@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
 """What the documents say of the tree is so: each relative link leads to a file (and to a heading, if it names one),
-README's prose has at most 100 columns, the version is one, and README's chart is the one that benchmarks/overview.py makes of the results."""
+README's prose has at most 100 columns, the version is one, each setting has a row with its default, and README's chart
+is the one that benchmarks/overview.py makes of the results."""
 import os
 import re
 import subprocess
@@ -85,6 +86,30 @@ version = said("include/hakmem/hakmem.h", r'#define HAKMEM_VERSION +"(.*)"')
 for path, pattern in (("MODULE.bazel", r'^    version = "(.*)"'), ("CHANGELOG.md", r"^## (\S+)")):
     if said(path, pattern) != version:
         faults.append(f"{path}: {said(path, pattern)}, but hakmem.h says {version}")
+
+
+def number(text):
+    """512K, 512 << 10 and 524288 are the same; None for what is no number."""
+    value = re.match(r"(-?\d+)(?: << (\d+)|([KMG]))?", text)
+    if value is None:
+        return None
+    return int(value[1]) << int(value[2] or {"K": 10, "M": 20, "G": 30}.get(value[3], 0))
+
+
+# Each setting has a row in a table of the documents, with its default: in a column of its own, or behind the range.
+rows = {}
+for row in re.finditer(r"^\| `(HAKMEM_\w+)` \|[^|]*; ([^|;]*) \|", said("docs/hardened.md", r"([^\0]*)"), re.M):
+    rows[row[1]] = row[2]
+for row in re.finditer(r"^\| `(HAKMEM_\w+)` \|[^|]*\| ([^|]*) \|", said("docs/settings.md", r"([^\0]*)"), re.M):
+    rows[row[1]] = row[2]
+settings = re.findall(r'ROW\(\w+, "(\w+)", [^,]*, [^,]*, [^,]*, ([^,]*),', said("boxes/settings/settings.c", r"([^\0]*)"))
+if len(settings) < 20:
+    faults.append(f"boxes/settings/settings.c: only {len(settings)} settings")
+for name, preset in settings:
+    if name not in rows:
+        faults.append(f"docs: no row for {name}")
+    elif number(rows[name]) != number(preset):
+        faults.append(f"docs: the default of {name} is {preset}, and not {rows[name]}")
 
 chart = subprocess.run(
     [sys.executable, f"{root}/benchmarks/overview.py", f"{root}/benchmarks/results/compare.md"],

@@ -8,64 +8,83 @@
 #include <sys/auxv.h>
 
 // clang-format off
-const struct setting_row settings_table[SETTING_COUNT] = {
-    [SETTING_STATS]      = {"HAKMEM_STATS", "0|1", 0, 1, 0,
-                            "write statistics at exit, 1 or text: a table on stderr, json: JSON, else: to that file"},
-    [SETTING_DECAY_MS]   = {"HAKMEM_DECAY_MS", "ms", -1, 3600000, 500,
-                            "give free dirty pages back after that long; 0: at once, -1: never"},
-    [SETTING_C23_SIMPLE] = {"HAKMEM_TINY_FRONT_C23_SIMPLE", "0|1", 0, 1, 1,
-                            "1: C2/C3 by the C23 front, 0: by the classic front (where linked)"},
-    [SETTING_C23_REFILL] = {"HAKMEM_TINY_FRONT_C23_REFILL", "blocks", 0, 256, 0,
-                            "blocks per refill of the C2/C3 front; 0: by demand"},
-    [SETTING_THP]        = {"HAKMEM_THP", "0|1|2", 0, 2, 2,
-                            "advise huge pages, 0: never, 1: for SuperSlabs, 2: in dense heaps"},
-    [SETTING_BACKGROUND] = {"HAKMEM_BACKGROUND", "0|1", 0, 1, 0,
-                            "give idle memory back from a thread instead of on cache misses"},
-    [SETTING_LIMIT]      = {"HAKMEM_LIMIT", "bytes|%", 0, INT64_MAX, 0,
-                            "most memory to hold (K, M, G, T or % of the cgroup's or the machine's "
-                            "memory); 0: no limit"},
-    [SETTING_DEEPBIND]   = {"HAKMEM_DEEPBIND", "0|1", 0, 1, 1,
-                            "1: libraries that find libc's malloc (by RTLD_DEEPBIND, or by dlsym "
-                            "of a handle) find this one; 0: they find libc's"},
-    [SETTING_SANDBOX]    = {"HAKMEM_SANDBOX", "0|1|2", 0, 2, 2,
-                            "system calls after the start, 0: all, 1: mmap alone, 2: as seccomp filters "
-                            "allow"},
-    [SETTING_CHECK_FREES] = {"HAKMEM_CHECK_FREES", "0|1|2", 0, 2, 1,
-                            "look for a small block freed twice at once, 0: never, 1: in small heaps, 2: always"},
-    [SETTING_PROFILE_RATE] = {"HAKMEM_PROFILE_RATE", "bytes", 1, INT64_C(1) << 40, 512 << 10,
-                              "mean distance of samples (K, M, G); 1: every allocation"},
-    [SETTING_PROFILE_SIGNAL] = {"HAKMEM_PROFILE_SIGNAL", "signal", 0, 64, 0,
-                                "write the profile when this signal comes; 0: none"},
-    [SETTING_PROFILE_EVERY] = {"HAKMEM_PROFILE_EVERY", "bytes", 0, INT64_MAX, 0,
-                               "write the profile each time so much was allocated (K, M, G, T); "
-                               "0: no"},
-    [SETTING_GUARD] = {"HAKMEM_GUARD", "allocations", 0, INT64_C(1) << 40, 0,
-                       "one allocation in about so many stands against a guard page; 0: none"},
-    [SETTING_LEAKS] = {"HAKMEM_LEAKS", "0|1", 0, 1, 0,
-                       "report on stderr at exit which sampled blocks are live, and lost"},
-    [SETTING_PROFILE_SECONDS] = {"HAKMEM_PROFILE_SECONDS", "s", 0, 1000000, 0,
-                                 "write the profile each time so many seconds have passed; 0: no"},
+// Every setting: unit, least and most value, default, and what it does. The table, and the values
+// from before the environment is read, are made of this list.
+#define EACH_SETTING(ROW)                                                                          \
+    ROW(SETTING_STATS, "HAKMEM_STATS", "0|1", 0, 1, 0,                                             \
+        "write statistics at exit, 1 or text: a table on stderr, json: JSON, else: to that file")  \
+    ROW(SETTING_DECAY_MS, "HAKMEM_DECAY_MS", "ms", -1, 3600000, 500,                               \
+        "give free dirty pages back after that long; 0: at once, -1: never")                       \
+    ROW(SETTING_C23_SIMPLE, "HAKMEM_TINY_FRONT_C23_SIMPLE", "0|1", 0, 1, 1,                        \
+        "1: C2/C3 by the C23 front, 0: by the classic front (where linked)")                       \
+    ROW(SETTING_C23_REFILL, "HAKMEM_TINY_FRONT_C23_REFILL", "blocks", 0, 256, 0,                   \
+        "blocks per refill of the C2/C3 front; 0: by demand")                                      \
+    ROW(SETTING_THP, "HAKMEM_THP", "0|1|2", 0, 2, 2,                                               \
+        "advise huge pages, 0: never, 1: for SuperSlabs, 2: in dense heaps")                       \
+    ROW(SETTING_BACKGROUND, "HAKMEM_BACKGROUND", "0|1", 0, 1, 0,                                   \
+        "give idle memory back from a thread instead of on cache misses")                          \
+    ROW(SETTING_LIMIT, "HAKMEM_LIMIT", "bytes|%", 0, INT64_MAX, 0,                                 \
+        "most memory to hold (K, M, G, T or % of the cgroup's or the machine's "                   \
+        "memory); 0: no limit")                                                                    \
+    ROW(SETTING_DEEPBIND, "HAKMEM_DEEPBIND", "0|1", 0, 1, 1,                                       \
+        "1: libraries that find libc's malloc (by RTLD_DEEPBIND, or by dlsym "                     \
+        "of a handle) find this one; 0: they find libc's")                                         \
+    ROW(SETTING_SANDBOX, "HAKMEM_SANDBOX", "0|1|2", 0, 2, 2,                                       \
+        "system calls after the start, 0: all, 1: mmap alone, 2: as seccomp filters "              \
+        "allow")                                                                                   \
+    ROW(SETTING_CHECK_FREES, "HAKMEM_CHECK_FREES", "0|1|2", 0, 2, 1,                               \
+        "look for a small block freed twice at once, 0: never, 1: in small heaps, 2: always")      \
+    ROW(SETTING_PROFILE_RATE, "HAKMEM_PROFILE_RATE", "bytes", 1, INT64_C(1) << 40, 512 << 10,      \
+        "mean distance of samples (K, M, G); 1: every allocation")                                 \
+    ROW(SETTING_PROFILE_SIGNAL, "HAKMEM_PROFILE_SIGNAL", "signal", 0, 64, 0,                       \
+        "write the profile when this signal comes; 0: none")                                       \
+    ROW(SETTING_PROFILE_EVERY, "HAKMEM_PROFILE_EVERY", "bytes", 0, INT64_MAX, 0,                   \
+        "write the profile each time so much was allocated (K, M, G, T); "                         \
+        "0: no")                                                                                   \
+    ROW(SETTING_GUARD, "HAKMEM_GUARD", "allocations", 0, INT64_C(1) << 40, 0,                      \
+        "one allocation in about so many stands against a guard page; 0: none")                    \
+    ROW(SETTING_LEAKS, "HAKMEM_LEAKS", "0|1", 0, 1, 0,                                             \
+        "report on stderr at exit which sampled blocks are live, and lost")                        \
+    ROW(SETTING_PROFILE_SECONDS, "HAKMEM_PROFILE_SECONDS", "s", 0, 1000000, 0,                     \
+        "write the profile each time so many seconds have passed; 0: no")
+
 #if HAK_HARDENED
-    [SETTING_CANARY]      = {"HAKMEM_CANARY", "0|1|2", 0, 2, 2,
-                             "look for writes past the end, 1: of a block that is freed, 2: and of the one before it"},
-    [SETTING_CHECK_SIZES] = {"HAKMEM_CHECK_SIZES", "0|1", 0, 1, 1,
-                             "compare the size and the alignment given to free_sized and delete"},
-    [SETTING_ZERO]        = {"HAKMEM_ZERO", "0|1|2", 0, 2, 2,
-                             "1: make freed blocks zero, 2: and see that they are so when they are handed out"},
-    [SETTING_ZERO_MOST]   = {"HAKMEM_ZERO_MOST", "bytes", 4096, INT64_C(1) << 40, 32 << 10,
-                             "of freed blocks larger than this only 2 KiB at each end become zero (K, M, G, T)"},
-    [SETTING_QUARANTINE]  = {"HAKMEM_QUARANTINE", "bytes", 0, 1 << 20, 32 << 10,
-                             "bytes of freed blocks that wait before they are used again, a size class and thread"},
-    [SETTING_PROTECT]     = {"HAKMEM_PROTECT", "bytes", 0, INT64_C(1) << 40, 512 << 10,
-                             "freed blocks of so many bytes can be neither read nor written while they wait "
-                             "(K, M, G, T); 0: none is"},
-    [SETTING_GUARD_PAGES] = {"HAKMEM_GUARD_PAGES", "pages", 0, 16384, 128,
-                             "so many slabs at most end in a page that nobody may touch"},
-    [SETTING_RANDOM]      = {"HAKMEM_RANDOM", "blocks", 0, 256, 8,
-                             "choose a block at random among up to so many (a power of two) that are ready; 0, 1: no choice"},
-    [SETTING_SEPARATE]    = {"HAKMEM_SEPARATE", "0|1", 0, 1, 1,
-                             "never use addresses of one size class for another"},
+#define EACH_HARDENED_SETTING(ROW)                                                                 \
+    ROW(SETTING_CANARY, "HAKMEM_CANARY", "0|1|2", 0, 2, 2,                                         \
+        "look for writes past the end, 1: of a block that is freed, 2: and of the one before it")  \
+    ROW(SETTING_CHECK_SIZES, "HAKMEM_CHECK_SIZES", "0|1", 0, 1, 1,                                 \
+        "compare the size and the alignment given to free_sized and delete")                       \
+    ROW(SETTING_ZERO, "HAKMEM_ZERO", "0|1|2", 0, 2, 2,                                             \
+        "1: make freed blocks zero, 2: and see that they are so when they are handed out")         \
+    ROW(SETTING_ZERO_MOST, "HAKMEM_ZERO_MOST", "bytes", 4096, INT64_C(1) << 40, 32 << 10,          \
+        "of freed blocks larger than this only 2 KiB at each end become zero (K, M, G, T)")        \
+    ROW(SETTING_QUARANTINE, "HAKMEM_QUARANTINE", "bytes", 0, 1 << 20, 32 << 10,                    \
+        "bytes of freed blocks that wait before they are used again, a size class and thread")     \
+    ROW(SETTING_PROTECT, "HAKMEM_PROTECT", "bytes", 0, INT64_C(1) << 40, 512 << 10,                \
+        "freed blocks of so many bytes can be neither read nor written while they wait "           \
+        "(K, M, G, T); 0: none is")                                                                \
+    ROW(SETTING_GUARD_PAGES, "HAKMEM_GUARD_PAGES", "pages", 0, 16384, 128,                         \
+        "so many slabs at most end in a page that nobody may touch")                               \
+    ROW(SETTING_RANDOM, "HAKMEM_RANDOM", "blocks", 0, 256, 8,                                      \
+        "choose a block at random among up to so many (a power of two) that are ready; "           \
+        "0, 1: no choice")                                                                         \
+    ROW(SETTING_SEPARATE, "HAKMEM_SEPARATE", "0|1", 0, 1, 1,                                       \
+        "never use addresses of one size class for another")
+#else
+#    define EACH_HARDENED_SETTING(ROW)
 #endif
+
+#define TABLE_ROW(setting, name, unit, least, most, preset, help) \
+    [setting] = {name, unit, least, most, preset, help},
+const struct setting_row settings_table[SETTING_COUNT] = {
+    EACH_SETTING(TABLE_ROW)
+    EACH_HARDENED_SETTING(TABLE_ROW)
+};
+
+#define VALUE(setting, name, unit, least, most, preset, help) [setting] = (preset),
+int64_t settings_values[SETTING_COUNT] = {
+    EACH_SETTING(VALUE)
+    EACH_HARDENED_SETTING(VALUE)
 };
 
 const struct setting_text_row settings_text_table[SETTING_TEXTS] = {
@@ -73,36 +92,6 @@ const struct setting_text_row settings_text_table[SETTING_TEXTS] = {
                               "sample allocations, and write a heap profile to this file"},
     [SETTING_TEXT_RECORD] = {"HAKMEM_RECORD",
                              "record what is allocated and freed in this file"},
-};
-
-int64_t settings_values[SETTING_COUNT] = {
-    [SETTING_STATS] = 0,
-    [SETTING_DECAY_MS] = 500,
-    [SETTING_C23_SIMPLE] = 1,
-    [SETTING_C23_REFILL] = 0,
-    [SETTING_THP] = 2,
-    [SETTING_BACKGROUND] = 0,
-    [SETTING_LIMIT] = 0,
-    [SETTING_DEEPBIND] = 1,
-    [SETTING_SANDBOX] = 2,
-    [SETTING_CHECK_FREES] = 1,
-    [SETTING_PROFILE_RATE] = 512 << 10,
-    [SETTING_PROFILE_SIGNAL] = 0,
-    [SETTING_PROFILE_EVERY] = 0,
-    [SETTING_GUARD] = 0,
-    [SETTING_LEAKS] = 0,
-    [SETTING_PROFILE_SECONDS] = 0,
-#if HAK_HARDENED
-    [SETTING_CANARY] = 2,
-    [SETTING_CHECK_SIZES] = 1,
-    [SETTING_ZERO] = 2,
-    [SETTING_ZERO_MOST] = 32 << 10,
-    [SETTING_QUARANTINE] = 32 << 10,
-    [SETTING_RANDOM] = 8,
-    [SETTING_PROTECT] = 512 << 10,
-    [SETTING_GUARD_PAGES] = 128,
-    [SETTING_SEPARATE] = 1,
-#endif
 };
 // clang-format on
 
