@@ -16,7 +16,7 @@ HAK_C_BEGIN
 // Blocks whose run is this long (bytes) give their pages back as soon as they are freed.
 #define LARGE_BLOCK_EAGER ((size_t)64 << 20)
 
-// Blocks of so many bytes are no part of the arena, but under HAKMEM_LIMIT.
+// Blocks of so many bytes are mappings of their own (far_block), except under HAKMEM_LIMIT.
 #define LARGE_BLOCK_FAR ((size_t)16 << 30)
 
 // Blocks whose run is this long (bytes) are moved by the page table instead of copied.
@@ -28,41 +28,43 @@ HAK_C_BEGIN
 enum large_block_use {
     LARGE_BLOCK_ANY,
     LARGE_BLOCK_ZERO, // all of it must be zero
-    // It takes over from a block that realloc could not resize. Such sizes are often powers of two,
-    // which fill their slabs: one slab more gives it a choice of lines to start at.
+    // The block takes over from one that realloc could not resize. Such sizes are often powers of
+    // two, which fill their slabs: one slab more gives the block a choice of lines to start at.
     LARGE_BLOCK_GROWN,
 };
 
-// A block of at least `size` bytes (> 0) at a multiple of `align` (a power of two; less than 64
-// counts as 64, and up to 64 the block may start at any cache line of its first page). NULL if size
-// or align is beyond what can be, or the kernel or HAKMEM_LIMIT refuses.
+// Returns a block of at least `size` bytes (> 0) at a multiple of `align` (a power of two; less
+// than 64 counts as 64, and up to 64 the block may start at any cache line of its first page).
+// Returns NULL if no heap can have such a block, or if the kernel or HAKMEM_LIMIT refuses the
+// memory.
 void *large_block_alloc(size_t size, size_t align, enum large_block_use use);
 
-// From now on the usable bytes of every block are its size rounded up to a page, and not to a cache
-// line: there are fewer usable sizes then.
+// From now on the usable bytes of every block are its size rounded up to a page instead of a cache
+// line, as programs for jemalloc expect.
 void large_block_round_to_pages(void);
 
-// The usable bytes of a block of `size` bytes, up to PTRDIFF_MAX.
+// Returns the usable bytes of a block of `size` bytes. `size` is at most PTRDIFF_MAX.
 size_t large_block_good_size(size_t size);
 
-// `slab` is page_arena_slab_of(window, ptr), for the first two whatever that is.
+// In the calls below `slab` is page_arena_slab_of(window, ptr). large_block_free() and
+// large_block_usable() accept any pointer: `slab` may be outside of the window.
 
-// Frees the block that starts at `ptr`. False if no large block starts there (any more).
+// Frees the block that starts at `ptr`. Returns false if no live large block starts there.
 bool large_block_free(const struct page_arena_window *window, void *ptr, size_t slab);
 
-// Gives the arena the runs of freed blocks that wait, in the hardened flavour, before they are used
-// again.
+// Gives the arena the runs of freed blocks that wait before they are used again (in the hardened
+// flavour; nothing in the others).
 void large_block_flush(void);
 
-// Usable bytes of the large block at ptr, 0 if there is none.
+// Returns the usable bytes of the live large block that starts at `ptr`, 0 if there is none.
 size_t large_block_usable(const struct page_arena_window *window, const void *ptr, size_t slab);
 
-// Resizes the block, at its place or by moving its pages; NULL if neither can be done, and the
-// block is as it was. ptr must start a live large block; size > 0.
+// Resizes the live large block that starts at `ptr` to `size` bytes (> 0), at its place or by
+// moving its pages. Returns NULL if neither can be done; the block is as it was then.
 void *large_block_resize(const struct page_arena_window *window, void *ptr, size_t slab,
                          size_t size);
 
-// The same at its place only: false if that cannot be done.
+// As large_block_resize(), but at the block's place only. Returns false if that cannot be done.
 bool large_block_resize_here(const struct page_arena_window *window, void *ptr, size_t slab,
                              size_t size);
 HAK_C_END

@@ -58,8 +58,7 @@ void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, boo
 char *large_begin(const struct page_arena_window *window, size_t slab, size_t run, size_t colour,
                   size_t asked);
 
-// Gives the room of a block back, in which nothing was ever written. Returns the slabs of its run
-// that are left.
+// Gives the room of a block back, which has no memory. Returns the slabs of the run that are left.
 HAK_INLINE size_t drop_room(struct slab *meta, size_t slab) {
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
     size_t room = atomic_load_explicit(&meta->room, memory_order_relaxed);
@@ -78,7 +77,7 @@ HAK_INLINE size_t drop_room(struct slab *meta, size_t slab) {
 enum tail {
     TAIL_CLEAN,  // they have no memory
     TAIL_WANTED, // the block grows, and will use them
-    TAIL_UNUSED,
+    TAIL_UNUSED, // neither
 };
 
 // To be called by a block's holder whenever its size or its run has changed.
@@ -96,7 +95,7 @@ HAK_INLINE void set_slack(struct slab *meta, size_t pages) {
     }
 }
 
-// To be called once by whoever ends a block, before its run is given back.
+// To be called by the thread that ends a block, before its run is given back.
 HAK_INLINE void count_ended(struct slab *meta) {
     set_slack(meta, 0);
     count_live((uint64_t)-1);

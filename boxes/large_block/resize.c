@@ -21,7 +21,7 @@ static bool is_resize_granted(const struct page_arena_window *window, const void
     return size <= usable || large_is_granted(size - usable);
 }
 
-// A block in the arena's window, at its place.
+// Resizes a block in the arena's window at its place.
 static bool resize_near(const struct page_arena_window *window, size_t slab, size_t size) {
     struct slab *meta = superslab_slab(window, slab);
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
@@ -54,15 +54,16 @@ static bool resize_near(const struct page_arena_window *window, size_t slab, siz
     return true;
 }
 
-// Slabs that a block of `run` slabs that has grown gets beside them, so that it need not be moved
-// each time it grows. They are addresses and no more: nothing is given where these count.
+// Returns how many more slabs a block that has grown to `run` slabs gets, so that it need not be
+// moved each time it grows. They are addresses without memory; where addresses are scarce there are
+// none.
 static size_t room_for(size_t run) {
     const size_t most = (size_t)1 << (30 - ARENA_SLAB_SHIFT);
     return HAK_LARGE_ROOM != 0 && page_arena_is_spacious() ? hak_min(run, most) : 0;
 }
 
-// Claims *run slabs for a block to be moved to, and *room more, which are added to *run and clean.
-// *zero says whether all are. ARENA_NONE if the kernel refuses memory.
+// Claims *run slabs to move a block to, and *room clean slabs behind them, which are added to *run.
+// Sets *zero if all are zero. Returns ARENA_NONE if the kernel refuses memory.
 static size_t claim_to_move(size_t *run, size_t *room, bool *zero) {
     *room = room_for(*run);
     size_t slab = page_arena_claim(*run + *room, ARENA_SLAB, zero);
@@ -70,7 +71,7 @@ static size_t claim_to_move(size_t *run, size_t *room, bool *zero) {
         *room = 0;
         slab = page_arena_claim(*run, ARENA_SLAB, zero);
     }
-    // Pages that are free would be held by a room.
+    // A room with pages would hold them for nothing.
     if (slab != ARENA_NONE && !*zero && *room != 0 && !page_arena_clean(slab + *run, *room)) {
         page_arena_release(slab + *run, *room, false);
         *room = 0;
@@ -91,7 +92,7 @@ static bool is_zero_page(const char *page) {
 
 enum { PART_SLABS = 16, PART_PAGES = PART_SLABS * (ARENA_SLAB / HAK_PAGE) };
 
-// Copies up to PART_SLABS slabs to others. Where these are zero, what is zero is not copied: a
+// Copies up to PART_SLABS slabs to others. If those are zero, pages of zeros are not copied: a
 // block may have far more pages than were ever touched. Returns how many pages were copied.
 static size_t copy_part(char *to, const char *from, size_t slabs, bool to_is_zero) {
     unsigned char touched[PART_PAGES];
@@ -110,7 +111,7 @@ static size_t copy_part(char *to, const char *from, size_t slabs, bool to_is_zer
 }
 
 // Copies a run, and gives its pages back as it goes, so that both together take no more memory than
-// one. True if the source is zero by then.
+// one. Returns true if the source is zero afterwards.
 static bool copy_run(const struct page_arena_window *window, size_t from, size_t to, size_t slabs,
                      bool to_is_zero) {
     bool cleaned = true;
@@ -125,8 +126,8 @@ static bool copy_run(const struct page_arena_window *window, size_t from, size_t
     return cleaned;
 }
 
-// Moves a block too short to be moved by the page table. Blocks of SPARSE_FROM bytes are mappings
-// of their own in libc's malloc, and growing them touches no page.
+// Moves a block that is too short to be moved by the page table. In glibc's malloc blocks of
+// SPARSE_FROM bytes and more are mappings of their own, and growing them touches no page.
 static void *copy_near(const struct page_arena_window *window, char *ptr, size_t slab,
                        size_t size) {
     enum { SPARSE_FROM = 128 << 10 };
@@ -150,7 +151,7 @@ static void *copy_near(const struct page_arena_window *window, char *ptr, size_t
     }
     struct slab *meta = superslab_slab(window, slab);
     size_t run = drop_room(meta, slab);
-    // A run with few pages would have to be filled for the next block that grows.
+    // A run of few pages is given back: the next block that grows would have to fill it.
     if (copied < bytes / 2 && page_arena_clean(slab, run)) {
         count_ended(meta);
         atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
@@ -161,7 +162,8 @@ static void *copy_near(const struct page_arena_window *window, char *ptr, size_t
     return to;
 }
 
-// The same, at another place: by the page table if that can be, else as little as can be is copied.
+// Resizes a block in the arena's window by moving it: by the page table if the kernel can, else by
+// a copy that leaves out pages of zeros.
 static void *move_near(const struct page_arena_window *window, size_t slab, size_t size) {
     struct slab *meta = superslab_slab(window, slab);
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed) -

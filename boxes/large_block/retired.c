@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What was freed, in the hardened flavour.
+// Freed blocks that wait before they are used again, in the hardened flavour.
 //
-// Both ends of a freed block are made zero, and its run waits for a while in a queue of all
-// threads; that the ends are zero still is seen when it leaves. What waits has little memory: a
-// long run gives its pages back. Nobody may touch a run of HAKMEM_PROTECT bytes or more while it
-// waits: it is a mapping of its own then, one of few.
+// Both ends of a freed block are made zero, and its run waits in a queue that all threads share.
+// When the run leaves the queue its ends must still be zero. Runs that wait hold little memory: a
+// long run gives its pages back. A run of HAKMEM_PROTECT bytes or more has no access rights while
+// it waits; it is a mapping of its own then, and the queue is short, so there are few of those.
 #include "boxes/large_block/large_block_internal.h"
 
 #include "backends/os.h"

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// A block seldom fills its last slab. The pages behind its end have no memory if the run is fresh;
-// those of a run that was in use before, or of a block that has shrunk, have. They are counted, and
-// given back as soon as there are too many of them all together: a program with a few large blocks
-// pays nothing for it, and one with many holds little more than they need.
+// Slack: pages behind the ends of blocks. A block seldom fills its last slab.
 //
-// Threads count in lines of their own, and add up what has become worth it: the sum is less than
-// SLACK_STEP pages a line off, and below 0 at times.
+// The pages behind a block's end have no memory if its run is fresh. They may have memory if the
+// run was in use before, or if the block has shrunk. Those that may are counted, and given back
+// once there are too many in the whole process: a program with a few large blocks makes no system
+// call for that, and a program with many holds little more than its blocks need.
+//
+// Threads count in cache lines of their own, and move a line's count to the sum when it reaches
+// SLACK_STEP pages. So the sum is off by less than SLACK_STEP pages for each line, and may be
+// negative.
 #include "boxes/large_block/large_block_internal.h"
 
 #include "backends/os.h"
 #include "boxes/settings/settings.h"
 
-// Build setting: what is behind the ends of blocks, in pages that may have memory, is at most one
-// part in so many of what is held; pages are given back where it would be more. 0: never.
+// Build setting: slack is at most one part in so many of the memory that is held; pages that would
+// make it more are given back. 0: never.
 #ifndef HAK_LARGE_SLACK_SHARE
 #    define HAK_LARGE_SLACK_SHARE 24
 #endif
@@ -21,13 +24,13 @@ enum { SLACK_LINES = 16, SLACK_STEP = 64 };
 
 static struct {
     _Atomic(uint64_t) pages; // an int64_t
-    _Atomic(bool) refused;   // the kernel would not take some, of locked memory perhaps
+    _Atomic(bool) refused;   // the kernel did not take pages back, of locked memory perhaps
     struct {
         alignas(HAK_CACHE_LINE) _Atomic(uint64_t) pages; // likewise, not in the sum yet
     } lines[SLACK_LINES];
 } slack;
 
-// Whether `pages` more would be too many.
+// Returns true if `pages` more pages of slack would be too many.
 static bool is_much_slack(size_t pages) {
     enum { LEAST = 256 }; // pages that may always be there
     int64_t sum = (int64_t)atomic_load_explicit(&slack.pages, memory_order_relaxed);

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // recorder: a trace of what a program allocates and frees, as a file (trace_format.h).
 //
-// A recording thread takes one of a few lanes, appends its record to the lane's chunk, which is a
-// part of the file that is mapped, and lets go of the lane. So nothing is lost when the process
-// dies, whatever kills it, and threads that end leave nothing behind. The file is opened by its
-// name for each chunk: no descriptor is kept that a program could close.
+// A recording thread takes one of a few lanes, appends its record to the lane's chunk (a part of
+// the file that is mapped), and gives the lane back. So a process that is killed loses no record,
+// and a thread that ends leaves nothing behind. Each chunk opens the file by its name: the recorder
+// keeps no descriptor that a program could close.
 //
-// Thread-safe, and never waits for another thread: a call for which no lane is free after many
-// tries is not recorded, and counted as lost. Allocates nothing, and leaves errno as it was. Where
-// the file cannot grow, or a sandbox forbids it, the recording ends.
+// Thread-safe. A call never waits for another thread: if no lane is free after many tries, the call
+// is not recorded, and is counted as lost. The recorder allocates nothing and leaves errno as it
+// was. The recording ends if the file cannot grow, or if a sandbox forbids that.
 #ifndef HAKMEM_BOXES_RECORDER_RECORDER_H
 #define HAKMEM_BOXES_RECORDER_RECORDER_H
 
@@ -20,12 +20,13 @@ HAK_C_BEGIN
 
 enum { RECORDER_PATH_MOST = 1280 };
 
-// Starts recording into a new file; what had its name is overwritten. `path` is absolute and
-// shorter than RECORDER_PATH_MOST. False, and nothing is recorded, if it cannot be created.
+// Starts recording into the file `path`, which is overwritten if it exists. `path` is absolute and
+// shorter than RECORDER_PATH_MOST. Returns false, and records nothing, if the file cannot be
+// created.
 bool recorder_start(const char *path, const char *program, const char *flavour);
 
-// For the child of a fork, if the parent records: records into a file of its own, which is created
-// at the first call. "": no more.
+// To be called in the child of a fork if the parent records: the child records into the file `path`
+// from now on, which is created at the first recorded call. An empty path ends the recording.
 void recorder_after_fork(const char *path);
 
 HAK_INLINE bool recorder_is_on(void) {
@@ -33,16 +34,17 @@ HAK_INLINE bool recorder_is_on(void) {
     return HAK_UNLIKELY(HAK_PEEK(&recorder_on));
 }
 
-// True if a call of the calling thread is to be recorded. Until recorder_leaves() calls that it
-// makes are parts of it, and are not.
+// Returns true if the call that the thread has just begun is to be recorded. Calls that the thread
+// makes from then until recorder_leaves() are parts of that call, and are not recorded.
 bool recorder_enters_recording(void);
 HAK_INLINE bool recorder_enters(void) {
     return recorder_is_on() && recorder_enters_recording();
 }
 void recorder_leaves(void);
 
-// Between the two: an allocation that was made (TRACE_MALLOC, TRACE_CALLOC or TRACE_ALIGNED), NULL
-// if it got nothing; a free that is about to be made; a resize that is, and what came of it.
+// To be called between recorder_enters() and recorder_leaves(): after an allocation (TRACE_MALLOC,
+// TRACE_CALLOC or TRACE_ALIGNED; `block` is NULL if it failed), before a free, before a resize, and
+// after a resize.
 void recorder_allocated(enum trace_kind kind, const void *block, size_t size, size_t align);
 void recorder_frees(const void *block);
 void recorder_resizes(const void *block, size_t size);

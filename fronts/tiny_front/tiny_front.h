@@ -61,17 +61,19 @@ HAK_INLINE void tiny_front_end(struct thread_heap *heap) {
     thread_heap_leave(heap);
 }
 
-// Blocks from the pool, ready for a user; returns how many, 0 only if there is no memory. Counted.
+// Takes up to `want` blocks from the pool, ready for a user, and counts them. Returns how many; 0
+// means out of memory.
 unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, unsigned want);
 
-// Blocks to the pool, each checked. Counted.
+// Gives blocks to the pool, checks each of them, and counts them.
 void tiny_front_give(struct thread_heap *heap, unsigned bin, void *const *blocks, unsigned count);
 
 // Aborts with a line on stderr if one of the blocks does not start a block of `bin`, or is free.
 void tiny_front_check(unsigned bin, void *const *blocks, unsigned count);
 
-// True if a block of `bin` is free: in the heap's cache, in what its front holds, or in the pool.
-// Not if it is in another heap's cache. A search: for a block that bears the heap's mark.
+// Returns true if a block of `bin` is free: in the heap's cache, in what its front holds, or in the
+// pool. A block in another heap's cache is not found. This searches the cache, so it is meant for
+// blocks that bear the heap's mark.
 bool tiny_front_is_free(const struct thread_heap *heap, unsigned bin, const void *block);
 
 // Take one block from the pool (NULL if there is no memory) and give one block to it, past the
@@ -79,18 +81,19 @@ bool tiny_front_is_free(const struct thread_heap *heap, unsigned bin, const void
 void *tiny_front_take_one(struct thread_heap *heap, unsigned bin);
 void tiny_front_give_one(struct thread_heap *heap, unsigned bin, void *block);
 
-// Makes a much used stack as wide as its use asks for; false if it is. Between begin and end.
+// Makes a much used stack wider. Returns false if it is as wide as its use asks for. To be called
+// between begin and end.
 bool tiny_front_widen(struct thread_heap *heap, unsigned bin);
 
-// Makes room in a full stack: widens it and returns NULL, as it does if there is no block in it, or
-// else takes its oldest blocks out, up
-// to *count (1 or more) and up to half of them, and returns them; *count is then how many. They
-// stay in their slots until tiny_front_settle(). Between begin and end.
+// Makes room in a full stack, by making the stack wider or by taking out its oldest blocks. Returns
+// NULL if the stack is wider now, or had no block. Otherwise returns the blocks that were taken
+// out: *count or fewer (1 at least), and no more than half of the stack; sets *count to their
+// number. They stay in their slots until tiny_front_settle(). To be called between begin and end.
 void **tiny_front_detach(struct thread_heap *heap, unsigned bin, unsigned *count);
 void tiny_front_settle(struct thread_heap *heap, unsigned bin, void **blocks);
 
-// FastCache <-> SharedPool in one step, with a batch of the caller's choice (at least 1, and no
-// more than SHARED_POOL_BATCH_MOST are moved): what the fronts that have no layer in between share.
+// Refill and spill of a front without a layer between cache and pool: move a batch of the caller's
+// choice in one step (at least 1 block, at most SHARED_POOL_BATCH_MOST).
 unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsigned want);
 void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned count);
 
