@@ -6,6 +6,7 @@ ends with 1 if there is one.
     names    each function that a comment or a document names, as `name()`, is in the code
     links    each relative link in a document leads to a file
     sizes    no function of the product has more than 50 lines, no file more than 500
+    includes each file of the product includes the headers of the boxes that it calls, and of no other box
     spdx     each source has an SPDX line of its own among its first three
 """
 
@@ -18,6 +19,8 @@ FUNCTION_LINES, FILE_LINES = 50, 500
 
 # Functions of the system that comments name to say that nothing here calls them.
 NOT_CALLED = {"openat", "process_madvise", "sbrk"}
+
+BASE = ("boxes/base/", "boxes/cpu/")  # headers that come with all others
 
 INPUTS = ("benchmarks/programs/", "tools/preload/programs/")  # of programs that tests and benchmarks run
 
@@ -119,7 +122,65 @@ def check_spdx(paths):
             yield f"{path}: no SPDX line of its own"
 
 
-CHECKS = {"names": check_names, "links": check_links, "sizes": check_sizes, "spdx": check_spdx}
+def without_comments(text):
+    return re.sub(r'"(?:\\.|[^"\\\n])*"', '""', re.sub(r"//[^\n]*|/\*.*?\*/", "", text, flags=re.S))
+
+
+def declared(code):
+    """The names that a header may declare: more than it does, so that nobody is told to leave it out by mistake."""
+    return set(
+        re.findall(r"\b(\w+)\(", code)
+        + re.findall(r"#\s*define (\w+)", code)
+        + re.findall(r"\b(?:struct|enum|union) (\w+) \{", code)
+        + re.findall(r"\b([A-Z][A-Z0-9_]+)\b", code)
+        + re.findall(r"\b(\w+)(?:\[\w*\])?(?: __attribute__\(\(.*?\)\))?;", code)
+    ) - {"NULL", "SIZE_MAX", "defined", "for", "if", "return", "sizeof", "static_assert", "while"}
+
+
+def check_includes(paths):
+    """Calls are told by the prefix that is their box's name. What a file's own box includes counts for the file."""
+    texts = {path: read(path) for path in paths if path.endswith((".c", ".h"))}
+    includes = {path: set(re.findall(r'#\s*include "([^"]+\.h)"', text)) for path, text in texts.items()}
+    code = {path: re.sub(r"^\s*#\s*include.*$", "", without_comments(text), flags=re.M) for path, text in texts.items()}
+    doors = {
+        header: name
+        for header, folder, name in ((h, os.path.basename(os.path.dirname(h)), os.path.basename(h)[:-2]) for h in texts)
+        if header.endswith(".h")
+        and is_product(header)
+        and not header.startswith((*BASE, "fronts/libc/"))
+        and name in (folder, "os", "front_gate")
+    }
+    for path in filter(is_product, texts):
+        box, had = os.path.dirname(path), set(includes[path])
+        for header in includes[path]:
+            if os.path.dirname(header) == box:
+                had |= includes.get(header, set())
+        calls = set(re.findall(r"\b([a-z_]\w+)\(", code[path]))
+        for header, name in doors.items():
+            if header not in had and os.path.dirname(header) != box:
+                for call in sorted(calls):
+                    if call.startswith(name + "_") and re.search(rf"\b{call}\(", code[header]):
+                        yield f"{path}: calls {call}() without {header}"
+                        break
+        words = set(re.findall(r"\w+", code[path]))
+        for header in includes[path] & texts.keys():
+            names = set(declared(code[header]))
+            for inner in includes[header]:  # hak_stats() comes with the box that has it
+                names |= declared(code[inner]) if inner.startswith("include/") else set()
+            names = {n for n in names if not n.startswith("HAK_")}
+            if os.path.dirname(header) == box or path.endswith("_internal.h") or header.startswith(BASE):
+                continue
+            if not names & words:
+                yield f"{path}: uses nothing of {header}"
+
+
+CHECKS = {
+    "names": check_names,
+    "links": check_links,
+    "sizes": check_sizes,
+    "includes": check_includes,
+    "spdx": check_spdx,
+}
 
 
 def main(names):

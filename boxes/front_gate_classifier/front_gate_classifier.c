@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
 
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
 #include "boxes/early_block/early_block.h"
 #include "boxes/far_block/far_block.h"
 #include "boxes/guarded_block/guarded_block.h"
@@ -9,6 +10,7 @@
 #include "boxes/private_heap/private_heap.h"
 #include "boxes/sampled_block/sampled_block.h"
 #include "boxes/shared_pool/shared_pool.h"
+#include "boxes/size_class/size_class.h"
 #include "boxes/superslab/superslab.h"
 
 static struct classified classify_private(const struct page_arena_window *window, const void *ptr,

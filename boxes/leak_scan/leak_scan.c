@@ -2,10 +2,12 @@
 #include "boxes/leak_scan/leak_scan.h"
 
 #include "backends/os.h"
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
 #include "boxes/elf_symbols/elf_symbols.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/sampled_block/sampled_block.h"
 #include "boxes/shared_pool/shared_pool.h"
+#include "boxes/size_class/size_class.h"
 #include "boxes/superslab/superslab.h"
 
 #include <string.h>

@@ -7,6 +7,8 @@
 // stays taken once all of it is mapped, or if a foreign mapping is in the way.
 #include "boxes/page_arena/page_arena_internal.h"
 
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
+
 static atomic_bitmap_word *taken_word(const struct page_arena_window *window, size_t group) {
     return &window->regions[group / ARENA_REGION_GROUPS].taken[group % ARENA_REGION_GROUPS];
 }

@@ -9,6 +9,7 @@
 // each run noted.
 #include "boxes/page_arena/page_arena_internal.h"
 
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
 #include "boxes/diagnostics/diagnostics.h"
 
 static const struct moved_run no_run = {0, 0};

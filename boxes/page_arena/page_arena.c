@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "boxes/page_arena/page_arena_internal.h"
 
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
 #include "boxes/dirty_ceiling/dirty_ceiling.h"
 #include "boxes/run_cache/run_cache.h"
 

@@ -2,6 +2,8 @@
 // purge: gives the pages of free slabs, and the metadata of free SuperSlabs, back to the kernel.
 #include "boxes/page_arena/page_arena_internal.h"
 
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
+
 // A release may be newer than the time that a purge has read before: by less than this.
 enum { CLOCK_SLACK_MS = 1 << 24 };
 

@@ -8,6 +8,8 @@
 // put to use again as a whole: the program has shown that it fills it.
 #include "boxes/page_arena/page_arena_internal.h"
 
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
+
 static void put_rest(const struct page_arena_window *window, struct moved_run all, size_t from,
                      size_t end) {
     if (from != all.from) {

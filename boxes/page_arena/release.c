@@ -2,6 +2,7 @@
 // release: makes slabs free, with pages or without.
 #include "boxes/page_arena/page_arena_internal.h"
 
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
 #include "boxes/run_cache/run_cache.h"
 
 size_t arena_release(size_t from, size_t slabs, bool dirty, uint32_t *now) {

@@ -2,6 +2,8 @@
 // rights: keeps, as bits, what the kernel lets the process do with each SuperSlab.
 #include "boxes/page_arena/page_arena_internal.h"
 
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
+
 // SuperSlabs without rights from `superslab` on, `most` at most.
 static size_t count_uncommitted(const struct page_arena_window *window, size_t superslab,
                                 size_t most) {

@@ -2,6 +2,8 @@
 // slab_bits: keeps the bits of free and dirty slabs, and the summaries of the runs that they form.
 #include "boxes/page_arena/page_arena_internal.h"
 
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
+
 static const uint64_t survey_mark = UINT64_C(1) << FIELD_BITS;
 
 static const uint64_t survey_tag = UINT64_C(2) << FIELD_BITS;

@@ -2,6 +2,8 @@
 // window: finds the window's place, and maps the control area at its start as the heap grows.
 #include "boxes/page_arena/page_arena_internal.h"
 
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
+
 #define WINDOW_LEAST ((size_t)ARENA_REGION_SLABS << ARENA_SLAB_SHIFT)
 
 struct arena_state arena_state = {.step = STEP_MOST};

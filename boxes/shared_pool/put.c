@@ -7,6 +7,7 @@
 // blocks of another size. Slabs without a live block keep their pages while there are few of them.
 #include "boxes/shared_pool/shared_pool_internal.h"
 
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
 #include "boxes/probe/probe.h"
 
 _Atomic(size_t) pool_empty_slabs;

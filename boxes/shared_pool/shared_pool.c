@@ -2,6 +2,7 @@
 #include "boxes/shared_pool/shared_pool_internal.h"
 
 #include "backends/os.h"
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
 #include "boxes/probe/probe.h"
 #include "boxes/settings/settings.h"
 

@@ -24,6 +24,7 @@
 #ifndef HAKMEM_BOXES_SHARED_POOL_SHARED_POOL_INTERNAL_H
 #define HAKMEM_BOXES_SHARED_POOL_SHARED_POOL_INTERNAL_H
 
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/hardening/hardening.h"
 #include "boxes/page_arena/page_arena.h"

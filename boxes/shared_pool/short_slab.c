@@ -6,6 +6,8 @@
 // slab is not free as a whole before it has all its pages.
 #include "boxes/shared_pool/shared_pool_internal.h"
 
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
+
 // Returns the pages that the first `blocks` blocks of a slab take.
 static unsigned pages_for(unsigned bin, unsigned blocks) {
     return (unsigned)((blocks * size_class_bins[bin].size + HAK_PAGE - 1) >> HAK_PAGE_SHIFT);

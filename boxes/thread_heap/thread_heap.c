@@ -2,9 +2,8 @@
 #include "boxes/thread_heap/thread_heap.h"
 
 #include "backends/os.h"
-#include "boxes/diagnostics/diagnostics.h"
+#include "boxes/atomic_bitmap/atomic_bitmap.h"
 #include "boxes/probe/probe.h"
-#include "boxes/settings/settings.h"
 #include "boxes/superslab/superslab.h"
 #include "boxes/thread_heap/thread_heap_internal.h"
 

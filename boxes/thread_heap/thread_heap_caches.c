@@ -2,7 +2,9 @@
 // thread_heap_caches: the stacks of one heap: made deep, emptied, and emptied when they are idle.
 #include "boxes/thread_heap/thread_heap_internal.h"
 
+#include "boxes/fast_cache/fast_cache.h"
 #include "boxes/settings/settings.h"
+#include "boxes/shared_pool/shared_pool.h"
 
 static void (*_Atomic flush_front)(struct thread_heap *, unsigned);
 

@@ -15,6 +15,7 @@
 #    include "boxes/fast_cache/fast_cache.h"
 #    include "boxes/front_gate_classifier/front_gate.h"
 #    include "boxes/hardening/hardening.h"
+#    include "boxes/size_class/size_class.h"
 #    include "boxes/thread_heap/thread_heap.h"
 
 HAK_C_BEGIN

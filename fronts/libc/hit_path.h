@@ -13,6 +13,7 @@
 #include "boxes/fast_cache/fast_cache.h"
 #include "boxes/free_mark/free_mark.h"
 #include "boxes/front_gate_classifier/front_gate.h"
+#include "boxes/size_class/size_class.h"
 #include "boxes/thread_heap/thread_heap.h"
 #include "fronts/libc/hardened_hit.h"
 

@@ -5,6 +5,8 @@
 #include "fronts/libc/interposed.h"
 #include "fronts/libc/libc.h"
 
+#include "boxes/thread_heap/thread_heap.h"
+
 #include <errno.h>
 #include <malloc.h>
 #include <stdlib.h>

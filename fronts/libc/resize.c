@@ -6,6 +6,8 @@
 
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/early_block/early_block.h"
+#include "boxes/free_mark/free_mark.h"
+#include "boxes/front_gate_classifier/front_gate.h"
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
 #include "boxes/hardening/hardening.h"
 #include "boxes/heap_profile/heap_profile.h"
@@ -13,6 +15,8 @@
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/recorder/recorder.h"
 #include "boxes/shared_pool/shared_pool.h"
+#include "boxes/size_class/size_class.h"
+#include "boxes/thread_heap/thread_heap.h"
 #include "fronts/tiny_front/tiny_front.h"
 
 #include <errno.h>

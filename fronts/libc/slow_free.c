@@ -18,6 +18,7 @@
 #include "boxes/recorder/recorder.h"
 #include "boxes/sampled_block/sampled_block.h"
 #include "boxes/shared_pool/shared_pool.h"
+#include "boxes/size_class/size_class.h"
 #include "fronts/libc/guard.h"
 #include "fronts/tiny_front/tiny_front.h"
 

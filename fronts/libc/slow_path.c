@@ -18,6 +18,7 @@
 #include "boxes/sampler/sampler.h"
 #include "boxes/settings/settings.h"
 #include "boxes/shared_pool/shared_pool.h"
+#include "boxes/size_class/size_class.h"
 #include "fronts/libc/guard.h"
 #include "fronts/libc/libc.h"
 #include "fronts/libc/profile.h"

@@ -20,6 +20,7 @@
 // In C a struct and a function may share a name, as stat and stat() do; -Wshadow minds it in C++.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wshadow"
+#include "boxes/size_class/size_class.h"
 #include "boxes/statistics/statistics.h"
 #pragma GCC diagnostic pop
 

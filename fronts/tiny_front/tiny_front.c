@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fronts/tiny_front/tiny_front.h"
 
+#include "boxes/fast_cache/fast_cache.h"
 #include "boxes/front_gate_classifier/front_gate.h"
 #include "boxes/settings/settings.h"
+#include "boxes/shared_pool/shared_pool.h"
 
 static void flush(struct thread_heap *heap, unsigned bin) {
     if (tiny_front_of(bin)->flush != NULL) {

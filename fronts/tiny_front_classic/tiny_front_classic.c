@@ -2,7 +2,9 @@
 #include "fronts/tiny_front_classic/tiny_front_classic.h"
 
 #include "boxes/diagnostics/diagnostics.h"
+#include "boxes/fast_cache/fast_cache.h"
 #include "boxes/magazine/magazine.h"
+#include "boxes/thread_heap/thread_heap.h"
 #include "boxes/tls_sll/tls_sll.h"
 
 enum {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fronts/tiny_front_hardened/tiny_front_hardened.h"
 
+#include "boxes/fast_cache/fast_cache.h"
 #include "boxes/hardening/hardening.h"
 
 #if HAK_HARDENED

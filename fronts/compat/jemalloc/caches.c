@@ -2,7 +2,6 @@
 #include "fronts/compat/jemalloc/request.h"
 
 #include "boxes/base/atomic.h"
-#include "fronts/compat/compat.h"
 #include "fronts/libc/extension.h"
 
 // Caches by number: there is one a thread, so a number is all that they are.

@@ -3,7 +3,6 @@
 
 #include "boxes/size_class/size_class.h"
 #include "fronts/compat/compat.h"
-#include "fronts/libc/extension.h"
 
 static _Atomic(size_t) figures[FIGURES];
 struct figures_bin figures_bins[HAK_STATS_BINS];
