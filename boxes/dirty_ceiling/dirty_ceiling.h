@@ -6,14 +6,15 @@
 // in proportion to what it frees. The ceiling is the largest of
 // - DIRTY_CEILING_LEAST,
 // - one part in DIRTY_CEILING_SHARE of what is held,
-// - a quarter more than the most that was drawn from the free slabs at a time, in this period or
-//   the one before: what was claimed again since what was freed, not counting those that were freed
-//   again since. A program that allocates and frees in phases pays for the first phase only: what
-//   it claims in the next one, up to what was given back, is drawn too. One that claims a slab and
-//   frees it, over and over, draws one.
+// - a quarter more than the largest draw in this period or the one before. The draw is the number
+// of
+//   free slabs that were claimed again and have not been freed since. A program that allocates and
+//   frees in phases pays for the first phase only, as slabs that it claims in place of those that
+//   were given back count for the draw as well. A program that claims a slab and frees it, over and
+//   over, has a draw of one.
 //
-// All are numbers of slabs (64 KiB). Thread-safe, and nothing is ordered by it: these are guesses
-// about what a program will do. Nothing here calls anything.
+// All are numbers of slabs (64 KiB). Thread-safe, but orders no other memory: these are guesses
+// about what a program will do. The box calls no other.
 #ifndef HAKMEM_BOXES_DIRTY_CEILING_DIRTY_CEILING_H
 #define HAKMEM_BOXES_DIRTY_CEILING_DIRTY_CEILING_H
 
@@ -33,19 +34,19 @@ enum {
     DIRTY_CEILING_MISSES = 8, // frees in a row that find nothing to give back, until none is asked
 };
 
-// Slabs that a free of `freed` slabs is to give back: 0, or DIRTY_CEILING_STEP..DIRTY_CEILING_MOST,
-// and over several frees no more than twice what they freed.
-// `dirty`: free slabs with pages, those included. `held`: slabs in use. `now_ms`: a clock that may
-// wrap. `period_ms` (> 0): how long it is remembered what was drawn.
+// Returns how many slabs a free of `freed` slabs is to give back: 0, or DIRTY_CEILING_STEP to
+// DIRTY_CEILING_MOST, and over several frees no more than twice what they freed. `dirty` is the
+// number of free slabs with pages, with those just freed; `held` the number of slabs in use;
+// `now_ms` a clock that may wrap; `period_ms` (> 0) how long a draw is remembered.
 size_t dirty_ceiling_surplus(size_t dirty, size_t held, size_t freed, uint32_t now_ms,
                              uint32_t period_ms);
 
-// Of a surplus `given` slabs were given back. After DIRTY_CEILING_MISSES calls in a row with next
-// to nothing given back, because the kernel would not take the slabs or they are not to be found,
-// as many as there are (`dirty`) may stay for this period and the next one.
+// Tells that `given` slabs of a surplus were given back. If DIRTY_CEILING_MISSES calls in a row
+// gave back next to nothing, because the kernel did not take the slabs or none was found, all free
+// slabs with pages (`dirty`) may stay for this period and the next one.
 void dirty_ceiling_count_given(size_t dirty, size_t surplus, size_t given);
 
-// `slabs` were claimed, of which `dirty` had pages.
+// Tells that `slabs` slabs were claimed, `dirty` of them with pages.
 void dirty_ceiling_count_claimed(size_t slabs, size_t dirty);
 HAK_C_END
 

@@ -20,15 +20,15 @@ enum { FAR_BLOCK_MOST = 1024 }; // blocks at a time
 // The least size, bytes: smaller ones would fill the table.
 #define FAR_BLOCK_LEAST ((size_t)1 << 30)
 
-// A block of `size` bytes (FAR_BLOCK_LEAST or more) at a multiple of `align` (a power of
-// two), all zero. NULL if the kernel refuses, the table is full, or size or align is beyond what
-// can be.
+// Returns a block of `size` bytes (FAR_BLOCK_LEAST or more), all zero, at a multiple of `align` (a
+// power of two). Returns NULL if the kernel refuses the memory, the table is full, or no process
+// can have such a block.
 void *far_block_alloc(size_t size, size_t align);
 
-// Frees the block that starts at `ptr`. False if no block of this box starts there.
+// Frees the block that starts at `ptr`. Returns false if no block of this box starts there.
 bool far_block_free(void *ptr);
 
-// The size of the block that starts at `ptr`, as it was asked for, 0 if there is none.
+// Returns the size that was asked for of the block that starts at `ptr`, 0 if none starts there.
 size_t far_block_usable(const void *ptr);
 
 // Blocks, and the bytes that are mapped for them; exact when no other thread is at it.
@@ -37,8 +37,9 @@ struct far_block_stats {
 };
 struct far_block_stats far_block_get_stats(void);
 
-// Resizes the block that starts at `ptr` to `size` bytes, at its place or by moving its pages,
-// which keeps no alignment. NULL, and the block is as it was, if neither can be done.
+// Resizes the block that starts at `ptr` to `size` bytes, at its place or by moving its pages; a
+// moved block may lose its alignment. Returns NULL if neither can be done; the block is as it was
+// then.
 void *far_block_resize(void *ptr, size_t size);
 
 // For readers outside of the process, see layout.h.

@@ -42,25 +42,25 @@ enum {
     FAST_CACHE_DEEP_SLOTS = 24576,  // room for the deep stacks of all bins
 };
 
-// Build setting: bytes in a deep stack at most. 0: no stack becomes deep.
+// Build setting: the most bytes of blocks in a deep stack. 0: no stack becomes deep.
 #ifndef FAST_CACHE_DEEP_BYTES
 #    define FAST_CACHE_DEEP_BYTES 262144
 #endif
 
-// Build setting: blocks that a narrow stack has slots for at least. 1: each thread keeps a block of
-// each large size that it has used.
+// Build setting: the least number of slots in a narrow stack. 1: each thread keeps a block of each
+// large size that it has used.
 #ifndef FAST_CACHE_NARROW_LEAST
 #    define FAST_CACHE_NARROW_LEAST 0
 #endif
 
-// Build setting: 0 leaves freed blocks where they are.
+// Build setting: 0 does not prefetch freed blocks.
 #ifndef FAST_CACHE_PREFETCH
 #    define FAST_CACHE_PREFETCH 1
 #endif
 
 enum fast_cache_width { FAST_CACHE_MIDDLE, FAST_CACHE_WIDE, FAST_CACHE_DEEP };
 
-// The top and behind it the limit of the stack at `place`, its index in words: size_class_place().
+// Returns the two words of the stack at `place` (size_class_place()): its top, then its limit.
 HAK_INLINE void ***fast_cache_words(struct fast_bin *bins, size_t place) {
     return &bins->top + place;
 }
@@ -76,8 +76,8 @@ HAK_INLINE void *fast_cache_pop_at(struct fast_bin *bins, size_t place) {
     return block;
 }
 
-// Pushes a block in two steps: *top for the second; false if the stack is full, and nothing may
-// come in between.
+// Pushing a block takes two steps with nothing between them. The first returns false if the stack
+// is full, and sets *top for the second.
 HAK_INLINE bool fast_cache_has_room_at(struct fast_bin *bins, size_t place, void ***top) {
     *top = (void **)cpu_load_word(&bins->top, place);
     return HAK_LIKELY(*top != fast_cache_words(bins, place)[1]);
@@ -109,35 +109,36 @@ HAK_INLINE bool fast_cache_push(struct fast_bin *bin, void *block) {
     return true;
 }
 
-// Lays narrow stacks of all bins out over slots[FAST_CACHE_SLOTS]; all empty. bottoms[b] is then
-// bin b's slot 0. Bin 0 has no slots: it is always empty and full. zeroed: all slots
-// are known to hold NULL, and are not touched.
+// Lays empty narrow stacks of all bins out over slots[FAST_CACHE_SLOTS], and sets bottoms[b] to
+// slot 0 of bin b. Bin 0 has no slots: it is always empty and full. `zeroed`: the slots are known
+// to hold NULL, so they are not touched.
 void fast_cache_init(struct fast_bin *bins, void ***bottoms, void **slots, bool zeroed);
 
-// Makes the stack of a bin wider, with the blocks it has. False if it was as wide. For a deep one
-// `slots` are slots[FAST_CACHE_DEEP_SLOTS], whatever they hold.
+// Makes the stack of a bin wider, with the blocks that it has. Returns false if the stack was as
+// wide already. For a deep stack `slots` is slots[FAST_CACHE_DEEP_SLOTS], whose contents do not
+// matter.
 bool fast_cache_widen(struct fast_bin *bins, void ***bottoms, void **slots, unsigned bin,
                       enum fast_cache_width width);
 
-// True if a stack has no slots at all.
+// Returns true if a stack has no slots.
 HAK_INLINE bool fast_cache_is_closed(const struct fast_bin *bin, void **bottom) {
     return bin->limit == bottom;
 }
 
-// True if a deep stack of the bin has more room than a wide one.
+// Returns true if a deep stack of the bin has more room than a wide one.
 bool fast_cache_can_be_deep(unsigned bin);
 
 // Makes the empty stack of a bin narrow again.
 void fast_cache_narrow(struct fast_bin *bins, void ***bottoms, void **slots, unsigned bin);
 
-// The free slots of a stack, at most *most of them; *most is then how many there are. What is
-// written there means nothing until fast_cache_fill(), and no push or pop may come in between.
+// Returns the free slots of a stack, at most *most of them, and sets *most to their number. The
+// caller writes blocks there and calls fast_cache_fill(), with no push or pop in between.
 void **fast_cache_room(struct fast_bin *bin, unsigned *most);
 
 // Pushes the `count` blocks in the first of these slots so that the first of them is popped first.
 void fast_cache_fill(struct fast_bin *bin, unsigned count);
 
-// Blocks in a stack of any thread; a guess while that thread uses it.
+// Returns the number of blocks in a stack of any thread; a guess while that thread uses it.
 unsigned fast_cache_held(const struct fast_bin *bins, void **const *bottoms, unsigned bin);
 
 // Detaches the `count` oldest blocks (1 or more, and at most as many as there are) from the stack

@@ -6,9 +6,9 @@
 // 65,530 mappings unless vm.max_map_count says otherwise, and the program wants some for itself. So
 // each moved run is noted here. Without room for a note, nothing is moved.
 //
-// An entry is written by a thread that holds all slabs of its run; anyone may look at any time.
-// Thread-safe, lock-free; callable from anywhere. Where a thread ends in the middle of a call (in a
-// forked child) an entry stays whose run is not, or no longer, a mapping: that costs a place.
+// Only a thread that holds all slabs of a run writes the run's entry; any thread may read it at any
+// time. Thread-safe, lock-free; callable from anywhere. If a thread ends in the middle of a call
+// (in a forked child), an entry may stay whose run is no mapping: that costs a place in the table.
 #ifndef HAKMEM_BOXES_MOVED_RUNS_MOVED_RUNS_H
 #define HAKMEM_BOXES_MOVED_RUNS_MOVED_RUNS_H
 
@@ -26,18 +26,19 @@ struct moved_run {
     size_t slabs; // up to 2^32 - 1; 0: there is no run
 };
 
-// Notes a run. False if there is no room for it: MOVED_RUNS_MOST are noted, or one for each 72
-// mappings that the kernel grants, and perhaps some more where threads note theirs at one time.
+// Notes a run. Returns false if there is no room: MOVED_RUNS_MOST runs are noted, or one for each
+// 72 mappings that the kernel grants. Threads that note runs at the same time may exceed that by a
+// few.
 bool moved_runs_add(struct moved_run run);
 
-// Puts `now` (of 0 slabs: nothing) in the place of `was`, entry `index`. False, and nothing
-// happened, if the entry is not `was` any more.
+// Replaces entry `index`, which is `was`, by `now` (a run of 0 slabs removes the entry). Returns
+// false, and changes nothing, if the entry is no longer `was`.
 bool moved_runs_change(size_t index, struct moved_run was, struct moved_run now);
 
-// The entry `index` (below moved_runs_end()); of 0 slabs if there is none.
+// Returns entry `index`, which is below moved_runs_end(); a run of 0 slabs if the entry is empty.
 struct moved_run moved_runs_at(size_t index);
 
-// One past the last entry that was ever used. Never falls.
+// Returns one past the last entry that was ever used. The number never falls.
 size_t moved_runs_end(void);
 
 // How many runs are noted; exact when no other thread adds or changes one.

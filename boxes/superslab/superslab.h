@@ -72,15 +72,15 @@ HAK_INLINE struct slab *superslab_slab(const struct page_arena_window *window, s
     return &superslab_at(window, slab)->slabs[slab % ARENA_SUPERSLAB_SLABS];
 }
 
-// The bitmap of a slab that holds (or is to hold) blocks of `bin`, and where it is: beside the
-// other fields or not.
+// superslab_bits() returns the bitmap of a slab that holds (or is to hold) blocks of `bin`.
+// superslab_bits_beside() returns true if that bitmap lies beside the slab's other fields.
 HAK_INLINE bool superslab_bits_beside(unsigned bin) {
     return size_class_bins[bin].words <= SLAB_INLINE_WORDS;
 }
 HAK_INLINE atomic_bitmap_word *superslab_bits_where(const struct page_arena_window *window,
                                                     size_t slab, bool beside) {
-    // In one piece from slab to slab, and a jump from SuperSlab to SuperSlab: fewer steps than from
-    // a SuperSlab and a slab of it.
+    // The address grows by a step for each slab and by a jump for each SuperSlab: that takes fewer
+    // instructions than to find the SuperSlab first.
     size_t superslab = slab / ARENA_SUPERSLAB_SLABS;
     struct superslab *first = (struct superslab *)window->meta;
     char *at = beside ? (char *)first->slabs[0].bits + slab * sizeof first->slabs[0]
@@ -97,9 +97,9 @@ HAK_INLINE atomic_bitmap_word *superslab_bits(const struct page_arena_window *wi
 // hardened flavour they are the requested size.
 extern size_t superslab_grain __attribute__((visibility("hidden")));
 
-// The usable bytes of a large block for which `size` bytes were asked. Its run has more, mostly, by
-// an amount that depends on where the block starts: programs that count their memory by
-// malloc_usable_size() get the same count for the same request.
+// Returns the usable bytes of a large block for which `size` bytes were asked. Most runs have more
+// room, by an amount that depends on where the block starts. It is not counted, so that programs
+// which add up malloc_usable_size() get the same sum for the same requests.
 HAK_INLINE size_t superslab_usable(size_t size) {
     return hak_round_up(size, HAK_PEEK(&superslab_grain));
 }
@@ -115,8 +115,8 @@ HAK_INLINE size_t superslab_large_usable(const struct page_arena_window *window,
         atomic_load_explicit(&superslab_slab(window, slab)->size, memory_order_relaxed));
 }
 
-// Blocks of `bin` that lie on the first `pages` pages of a slab, and blocks of a slab that are on
-// pages which it does not have yet.
+// superslab_blocks_on() returns the number of blocks of `bin` that lie on the first `pages` pages
+// of a slab, superslab_absent() the number of blocks on pages that the slab does not have yet.
 enum { SUPERSLAB_PAGES_HELD = 0xff }; // `pages` while a thread adds some
 HAK_INLINE unsigned superslab_blocks_on(unsigned bin, unsigned pages) {
     const struct size_class_bin *info = &size_class_bins[bin];

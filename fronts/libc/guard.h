@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // guard: reports of what touches memory beside or after a guarded block.
 //
-// Part of the front. HAKMEM_GUARD=N has one allocation in about N stand against a page that nobody
-// may touch (guarded_block.h). What touches it stops with a report on stderr: the access, the
-// block, and the calls that made the access, allocated the block and freed it. Then the fault takes
-// its course, to the program's own handler if it has one.
+// Part of the front. HAKMEM_GUARD=N puts one allocation in about N against a page without access
+// rights (guarded_block.h). An access to that page is reported on stderr: the access, the block,
+// and the calls that made the access, allocated the block and freed it. Then the fault takes its
+// course, to the program's own handler if it has one.
 #ifndef HAKMEM_FRONTS_LIBC_GUARD_H
 #define HAKMEM_FRONTS_LIBC_GUARD_H
 
@@ -12,11 +12,11 @@
 
 HAK_C_BEGIN
 
-// From the library's constructor.
+// Called by the library's constructor.
 void guard_start(void);
 
-// Puts the handler in front of one that the program has installed since. After each allocation of a
-// guarded block.
+// Puts the handler in front of one that the program has installed since. Called after each
+// allocation of a guarded block.
 void guard_keep_handler(void);
 
 // Reports what is wrong with a free of `ptr`, which is in the range of guarded blocks, and stops

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which basic functions the process has from somebody else: from a program, or from a library in
-// front of this one, that brings a malloc or operators of its own. Whatever is derived from a basic
-// function (reallocarray from realloc, operator new[] from operator new) has to reach the one that
-// the process really uses: their blocks meet.
+// Which basic functions another part of the process defines: a program, or a library in front of
+// this one, may bring a malloc or operators of its own. A function that is derived from a basic one
+// (reallocarray from realloc, operator new[] from operator new) has to call the one that the
+// process really uses, as blocks of both are freed by the same free.
 #ifndef HAKMEM_FRONTS_LIBC_INTERPOSED_H
 #define HAKMEM_FRONTS_LIBC_INTERPOSED_H
 
@@ -27,15 +27,15 @@ enum {
     INTERPOSED_UNKNOWN = 1u << 31,
 };
 
-// A bit for each of those functions that is somebody else's. 0 in a process where this library has
-// been opened as one among others, by dlopen(): libc's malloc is no interposer, and what is derived
-// here goes with what is basic here. Thread-safe; looked up once.
+// Returns a bit for each of those functions that the process has from elsewhere. Returns 0 if this
+// library was opened by dlopen() beside libc's malloc: then functions derived here call the basic
+// ones here. Thread-safe; looked up once.
 unsigned interposed_calls(void);
 
 // Bit n is set if pairs[n] is interposed; INTERPOSED_UNKNOWN as above.
 unsigned interposed_among(const struct interposed_pair *pairs, unsigned count);
 
-// The functions that the process has under these names.
+// Call the functions that the process has under these names.
 void process_free(void *ptr);
 void *process_realloc(void *ptr, size_t size);
 

@@ -11,12 +11,12 @@
 extern "C" {
 #endif
 
-// As slow_alloc(). The first returns a block that is all zero. The second is for a block above
-// SIZE_CLASS_TINY_MAX into which a block that has outgrown its place will be copied. NULL and
-// ENOMEM if there is no memory.
+// Allocate as slow_alloc() does; NULL and ENOMEM mean out of memory. slow_zero_alloc() returns a
+// block that is all zero. slow_grown_alloc() is for a block above SIZE_CLASS_TINY_MAX to which
+// realloc will move a block that has outgrown its place.
 void *slow_zero_alloc(size_t size);
 void *slow_grown_alloc(size_t size);
-// Does the thread's share of what is due, as every slow call does.
+// Does the thread's share of the housekeeping, as every slow call does.
 void slow_tick(void);
 
 // As slow_aligned_alloc(), for a large block that is all zero. size > 0.

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // profile: when a heap profile is written, and by whom it is asked for.
 //
-// Part of the front. HAKMEM_PROFILE=FILE has allocations sampled from the library's start on, and
-// profiles written at exit, when a signal comes, after so many bytes and after so many seconds. All
-// of that is off without the setting.
+// Part of the front. With HAKMEM_PROFILE=FILE allocations are sampled from the library's start on,
+// and profiles are written at exit and, by further settings, when a signal comes, after a number of
+// bytes and after a number of seconds. Without the setting nothing is sampled.
 #ifndef HAKMEM_FRONTS_LIBC_PROFILE_H
 #define HAKMEM_FRONTS_LIBC_PROFILE_H
 
@@ -11,17 +11,17 @@
 
 HAK_C_BEGIN
 
-// From the library's constructor; in the child of a fork; from its destructor.
+// Called by the library's constructor, in the child of a fork, and by the destructor.
 void profile_start(void);
 void profile_after_fork(void);
 void profile_finish(void);
 
-// After each sample: writes a profile if one is due.
+// Called after each sample: writes a profile if one is due.
 void profile_tick(void);
 
-// For programs. Writes the profile of now to `path`, or, if that is NULL, to the file that
-// HAKMEM_PROFILE names. False if nothing is sampled, the file cannot be written, or a profile is
-// being written. Async-signal-safe; any thread may call at any time.
+// For programs. Writes the present profile to `path`, or to the file that HAKMEM_PROFILE names if
+// `path` is NULL. Returns false if nothing is sampled, if the file cannot be written, or if another
+// thread is writing a profile. Async-signal-safe; any thread may call at any time.
 bool hak_profile_dump(const char *path);
 HAK_C_END
 
