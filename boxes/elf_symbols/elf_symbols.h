@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // elf_symbols: what code of the process is at an address: file, build id, function.
 //
-// Mappings come from /proc/self/maps, build ids from the mapped headers, names from the files'
-// symbol tables (.symtab, that of a separate debug file, or .dynsym), and for code that a
-// just-in-time compiler has made from /tmp/perf-PID.map, where it writes one. Async-signal-safe:
-// takes no lock of the dynamic linker's, and has its memory from mappings that are given back. One
-// thread at a time for each struct; nothing here touches errno.
+// Mappings come from /proc/self/maps and build ids from the mapped headers. Names come from the
+// files' symbol tables (.symtab, that of a separate debug file, or .dynsym). Names of code of a
+// just-in-time compiler come from /tmp/perf-PID.map, if the compiler writes that file.
+// Async-signal-safe: takes no lock of the dynamic linker; memory comes from mappings that are given
+// back. One thread at a time may use a struct. Nothing here touches errno.
 #ifndef HAKMEM_BOXES_ELF_SYMBOLS_ELF_SYMBOLS_H
 #define HAKMEM_BOXES_ELF_SYMBOLS_ELF_SYMBOLS_H
 
@@ -23,8 +23,7 @@ struct elf_map_line {
     const char *path; // "" if there is none
 };
 
-// The whole of it, as it was when it was read. False, and there is nothing to be released, if that
-// cannot be done.
+// Reads all lines. Returns false if that cannot be done; there is nothing to release then.
 struct elf_maps {
     char *text;
     size_t length, mapped;
@@ -58,11 +57,12 @@ struct elf_symbols {
     size_t piece_count;
 };
 
-// Reads the process's mappings. False, and there is nothing to be closed, if that cannot be done.
+// Reads the process's mappings. Returns false if that cannot be done; there is nothing to close
+// then.
 bool elf_symbols_open(struct elf_symbols *symbols);
 void elf_symbols_close(struct elf_symbols *symbols);
 
-// The mapping that an address is in, as index + 1; 0: none.
+// Returns the index + 1 of the mapping that an address is in, 0 if it is in none.
 size_t elf_symbols_mapping_of(const struct elf_symbols *symbols, uintptr_t pc);
 
 struct elf_name {

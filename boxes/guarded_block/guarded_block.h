@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// guarded_block: a few blocks that stand against pages nobody may touch.
+// guarded_block: a few blocks that stand against guard pages, which have no access rights.
 //
-// Of the allocations about one in `every` gets such a block, by chance, while the budget lasts: 512
-// slots of 4 pages between guard pages, 8 MiB at most. A block ends where its slot ends, or starts
-// where it starts, by chance, so that one of its sides stops what runs over it at once; what is
-// written to the rest of its pages is seen when it is freed. The pages of a freed block are taken
-// away, and its slot is the last to be used again. Each slot remembers the calls that allocated and
-// freed its block.
+// About one allocation in `every`, chosen by chance, gets a guarded block while the budget lasts:
+// 512 slots of 4 pages between guard pages, 8 MiB at most. Chance also decides whether a block ends
+// where its slot ends or starts where its slot starts. An access beyond that side faults at once; a
+// write to the rest of the slot is found when the block is freed. A freed block loses its pages,
+// and its slot is the last to be used again. Each slot remembers the calls that allocated and freed
+// its block.
 //
 // Thread-safe, lock-free; a forked child goes on. Nothing here touches errno.
 #ifndef HAKMEM_BOXES_GUARDED_BLOCK_GUARDED_BLOCK_H
@@ -25,20 +25,21 @@ enum {
     GUARDED_SIZE_MOST = GUARDED_PAGES * HAK_PAGE,
 };
 
-// Allocations until the thread's next one that gets a guarded block; negative:
+// The number of allocations until the thread's next guarded block; negative:
 // guarded_block_decides() is to be asked.
 extern __thread int64_t guarded_block_left __attribute__((tls_model("initial-exec")));
 
-// One allocation in about `every` is to get one, from now on. False if there is no memory.
+// From now on about one allocation in `every` gets a guarded block. Returns false if there is no
+// memory.
 bool guarded_block_start(uint64_t every);
 
-// Counts an allocation. True if guarded_block_decides() is to be asked at once.
+// Counts an allocation. Returns true if guarded_block_decides() is to be asked at once.
 HAK_INLINE bool guarded_block_counts(void) {
     return HAK_UNLIKELY(--guarded_block_left < 0);
 }
 bool guarded_block_decides(void);
 
-// A guarded block. NULL if it is too large, or the budget is spent.
+// Returns a guarded block. Returns NULL if `size` is too large for a slot, or the budget is spent.
 void *guarded_block_alloc(size_t size, size_t align);
 
 enum guarded_state {
@@ -66,15 +67,15 @@ HAK_INLINE enum guarded_state guarded_block_state(const struct guarded_block *bl
     return (enum guarded_state)atomic_load((_Atomic(int) *)&block->state);
 }
 
-// The block that an address is in, or, for one in a guard page, the nearer of the two beside it.
-// NULL if the address is none of this box's.
+// Returns the block that an address is in. For an address in a guard page returns the nearer one of
+// the two blocks beside the page. Returns NULL if the address is not in this box's range.
 const struct guarded_block *guarded_block_near(const void *at);
 
-// Frees the block at `ptr`, which is in the range. NULL if that was done, else what is wrong:
-// "block freed twice" and so on.
+// Frees the block at `ptr`, which is in the range. Returns NULL, or, if the block cannot be freed,
+// what is wrong: "block freed twice" and so on.
 const char *guarded_block_free(void *ptr);
 
-// True if an address is in this box's range.
+// Returns true if an address is in this box's range.
 HAK_INLINE bool guarded_block_owns(const void *ptr) {
     extern uintptr_t guarded_block_base;
     extern size_t guarded_block_bytes;

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // heap_profile: what sampled allocations add up to, by the calls that made them.
 //
-// Each call stack that a sample was seen with is kept for good, with sums of the weights
-// (sampler.h) of what it has allocated and of what of that was freed: what lives is the difference.
-// Each live sample is kept in a table by its address.
+// Each call stack that made a sampled allocation is kept for good. It has two sums of weights
+// (sampler.h): one of the samples that it allocated, and one of those that were freed. The
+// difference is live. A table has the live samples by address.
 //
 // Thread-safe, lock-free and async-signal-safe: a child that is forked anywhere goes on with a
-// profile that is whole. Allocates nothing: its memory are mappings. Where one is refused, or the
-// stack of calls cannot be taken, samples are added up without their stack, so that sums stay true.
-// Nothing here touches errno.
+// whole profile. Its memory comes from mappings. If one is refused, or the stack of calls cannot be
+// taken, samples are added up without their stack, so that the sums stay true. Nothing here touches
+// errno.
 #ifndef HAKMEM_BOXES_HEAP_PROFILE_HEAP_PROFILE_H
 #define HAKMEM_BOXES_HEAP_PROFILE_HEAP_PROFILE_H
 
@@ -31,8 +31,8 @@ struct heap_profile_stack {
     uintptr_t pcs[]; // return addresses, innermost first; none: not known
 };
 
-// Notes the allocation of `size` bytes at `ptr` by the calls that led to here. NULL: a block that
-// counts as allocated and as freed.
+// Notes the allocation of `size` bytes at `ptr` by the calls that led to here. If `ptr` is NULL the
+// block counts as allocated and freed.
 void heap_profile_note(const void *ptr, size_t size);
 
 // A sample that lives.
@@ -42,29 +42,30 @@ struct heap_profile_sample {
     struct heap_profile_stack *stack;
 };
 
-// True if any sample was ever noted: heap_profile_take() has something to find.
+// Returns true if any sample was ever noted. Until then no heap_profile_take() can find one.
 HAK_INLINE bool heap_profile_started(void) {
     extern bool heap_profile_any;
     return HAK_UNLIKELY(HAK_PEEK(&heap_profile_any));
 }
 
-// Takes the sample of a block out of the table, before the block is freed or moved; false if it is
-// none. The sample is then to be dropped, as freed, or put back.
+// Takes the sample of a block out of the table, before the block is freed or moved. Returns false
+// if the block is no sample. The caller has to drop the sample, which counts as freed, or put it
+// back.
 bool heap_profile_take(const void *ptr, struct heap_profile_sample *sample);
 void heap_profile_drop(const struct heap_profile_sample *sample);
 void heap_profile_put_back(const struct heap_profile_sample *sample);
 
-// Bytes that samples so far stand for.
+// Returns the bytes that all samples so far stand for.
 uint64_t heap_profile_allocated(void);
 
-// Calls `visit` for each stack, and for each live sample; those that come and go meanwhile are seen
-// or not.
+// Call `visit` for each stack, and for each live sample. A sample that comes or goes meanwhile may
+// be left out.
 typedef void heap_profile_stack_visitor(void *to, struct heap_profile_stack *stack);
 void heap_profile_each_stack(heap_profile_stack_visitor *visit, void *to);
 typedef void heap_profile_sample_visitor(void *to, const struct heap_profile_sample *sample);
 void heap_profile_each_live(heap_profile_sample_visitor *visit, void *to);
 
-// True if an address is in the table of live samples.
+// Returns true if an address is in the table of live samples.
 bool heap_profile_owns(const void *at);
 
 // The weight of a sample, and the bytes that it stands for.

@@ -2,16 +2,15 @@
 // private_heap: heaps whose blocks can all be freed at once: what mimalloc calls a heap and
 // jemalloc an arena of the program's own.
 //
-// Their blocks live in runs of slabs that no other heap shares: chunks of one slab with blocks of
-// one bin, or a run for one larger block. The first bytes of a run describe it, so no block starts
-// where a large block would, and free() finds out what such a pointer is after it has looked for
-// everything else: ordinary blocks pay nothing. Slower than the thread's cache, as every call is an
-// atomic step or two, and empty chunks of blocks stay with the heap until it is deleted, destroyed
-// or reset.
+// The blocks of a private heap live in runs of slabs that no other heap shares: chunks of one slab
+// with blocks of one bin, or a run for one larger block. The first bytes of a run describe it, so
+// no block starts where a large block would. free() looks for a private heap's block last: ordinary
+// blocks pay nothing. A private heap is slower than the thread's cache, as every call takes an
+// atomic step or two. Its empty chunks stay with it until it is deleted, destroyed or reset.
 //
-// Any thread may allocate from a heap, and free a block of it, at any time. delete, destroy and
-// reset have the heap for themselves; a block may be freed by another thread during delete. No
-// locks; nothing here touches errno.
+// Any thread may allocate from a heap, and free a block of it, at any time. The caller of delete,
+// destroy or reset must be the heap's only user; only during delete another thread may free a
+// block. No locks; nothing here touches errno.
 #ifndef HAKMEM_BOXES_PRIVATE_HEAP_PRIVATE_HEAP_H
 #define HAKMEM_BOXES_PRIVATE_HEAP_PRIVATE_HEAP_H
 
@@ -23,15 +22,15 @@ HAK_C_BEGIN
 
 struct private_heap;
 
-// NULL if there is no memory.
+// Returns a new heap, or NULL if there is no memory.
 struct private_heap *private_heap_new(void);
 
-// A block of `size` bytes at a multiple of `align`, a power of two; `zero`: all of it is zero. NULL
-// if there is no memory, or size or align is beyond what can be.
+// Returns a block of `size` bytes at a multiple of `align`, a power of two; all of it is zero if
+// `zero` is set. Returns NULL if there is no memory, or if no heap can have such a block.
 void *private_heap_alloc(struct private_heap *heap, size_t size, size_t align, bool zero);
 
-// The same for a block whose byte at `offset` is at a multiple of `align`. The block has a run of
-// slabs to itself.
+// As private_heap_alloc(), but the byte at `offset` is at a multiple of `align`. The block has a
+// run of slabs to itself.
 void *private_heap_alloc_at(struct private_heap *heap, size_t size, size_t align, size_t offset,
                             bool zero);
 
@@ -39,16 +38,17 @@ void *private_heap_alloc_at(struct private_heap *heap, size_t size, size_t align
 // be.
 size_t private_heap_good_size(size_t size, size_t align);
 
-// The heap is gone and its live blocks stay: each is freed as any other block.
+// Ends a heap. Its live blocks stay; each is freed as any other block.
 void private_heap_delete(struct private_heap *heap);
 
-// The heap is gone, and so are its blocks.
+// Ends a heap, and frees its blocks.
 void private_heap_destroy(struct private_heap *heap);
 
-// The heap's blocks are gone.
+// Frees all blocks of a heap.
 void private_heap_reset(struct private_heap *heap);
 
-// Frees the block that starts at `ptr`. False if there is no live block of a private heap.
+// Frees the block that starts at `ptr`. Returns false if no live block of a private heap starts
+// there.
 bool private_heap_free(const struct page_arena_window *window, void *ptr);
 
 // Says what a pointer, any pointer, is to private heaps. *usable is set to the bytes of a live
@@ -62,7 +62,7 @@ enum private_heap_look {
 enum private_heap_look private_heap_look(const struct page_arena_window *window, const void *ptr,
                                          size_t *usable);
 
-// The heap that the block at `ptr` is of, NULL if it is of none or its heap was deleted.
+// Returns the heap of the block at `ptr`; NULL if no private heap has it, or its heap was deleted.
 struct private_heap *private_heap_of(const struct page_arena_window *window, const void *ptr);
 
 // Calls `visit` for each live block until it returns false, then returns false. The heap must be at

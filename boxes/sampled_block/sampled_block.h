@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // sampled_block: where small blocks that are sampled live.
 //
-// Their addresses are a range of their own, outside of the heap's window: no free hits such a
-// block, sized or not, and whoever asks finds it by one comparison. Nothing is reserved before the
-// first one. A block has the bin that it would have in the heap; 64 KiB of one bin are a chunk, and
-// which of its blocks are free are bits beside it. What has had a bin keeps it, and its pages.
+// Sampled blocks have a range of addresses of their own, outside of the heap's window. So no free
+// of such a block is a hit, and one comparison tells whether a pointer is into the range. The range
+// is reserved with the first block. A block has the bin that it would have in the heap. 64 KiB of
+// blocks of one bin are a chunk, whose free blocks are bits beside it. A chunk keeps its bin and
+// its pages for good.
 //
-// Thread-safe and lock-free: a thread that takes a block has the chunk for itself meanwhile (what a
-// child that is forked there loses is one chunk), and any thread frees at any time. Nothing here
+// Thread-safe and lock-free. A thread that takes a block has the chunk for itself meanwhile; a
+// child that is forked in between loses that chunk. Any thread may free at any time. Nothing here
 // touches errno.
 #ifndef HAKMEM_BOXES_SAMPLED_BLOCK_SAMPLED_BLOCK_H
 #define HAKMEM_BOXES_SAMPLED_BLOCK_SAMPLED_BLOCK_H
@@ -18,8 +19,9 @@
 
 HAK_C_BEGIN
 
-// A block of at least `size` bytes at a multiple of `align`, a power of two. NULL if it is no size
-// for a bin, or there is no memory or no room left (16 GiB, or what the address limit allows).
+// Returns a block of at least `size` bytes at a multiple of `align`, a power of two. Returns NULL
+// if no bin has such blocks, if there is no memory, or if the range is full (16 GiB, or what the
+// limit on address space allows).
 void *sampled_block_alloc(size_t size, size_t align);
 
 enum sampled_block_look {
@@ -29,11 +31,11 @@ enum sampled_block_look {
     SAMPLED_BLOCK_INTERIOR,
 };
 
-// Says what a pointer is. *usable is set to the bytes of a live block, *start to the start of the
-// block that an interior pointer points into, live or not.
+// Returns what a pointer is. Sets *usable to the usable bytes if it starts a live block, and *start
+// to the start of the block, live or not, if it points into one.
 enum sampled_block_look sampled_block_look(const void *ptr, size_t *usable, void **start);
 
-// Frees the block at ptr. False if no live block starts there.
+// Frees the block that starts at `ptr`. Returns false if no live block starts there.
 bool sampled_block_free(void *ptr);
 
 // Bytes of live blocks, and bytes that chunks take.
@@ -42,7 +44,7 @@ void sampled_block_count(size_t *live, size_t *held);
 // Returns where the range starts. Chunks are in use from there on.
 uintptr_t sampled_block_range(void);
 
-// True if a pointer is into this box's range.
+// Returns true if a pointer is into this box's range.
 HAK_INLINE bool sampled_block_owns(const void *ptr) {
     extern uintptr_t sampled_block_base;
     extern size_t sampled_block_bytes;

@@ -8,8 +8,9 @@
 // counts as one of 1, and each size as the next odd one. At the rate 1 every block is sampled, with
 // the weight 1.
 //
-// The countdown is thread-local, and a new thread, like one that has seen sampling off, looks at
-// the rate by itself. Integers only: a program may have floating point exceptions trapped.
+// Each thread has a countdown of its own. A new thread, and one that saw sampling off, looks at the
+// rate from time to time. All arithmetic is on integers: a program may trap floating point
+// exceptions.
 #ifndef HAKMEM_BOXES_SAMPLER_SAMPLER_H
 #define HAKMEM_BOXES_SAMPLER_SAMPLER_H
 
@@ -22,7 +23,7 @@ HAK_C_BEGIN
 // Bits behind the point of a weight.
 enum { SAMPLER_FRACTION = 16 };
 
-// Bytes until the thread's next sample; negative: sampler_decides() is to be asked.
+// The number of bytes until the thread's next sample; negative: sampler_decides() is to be asked.
 extern __thread int64_t sampler_left __attribute__((tls_model("initial-exec")));
 
 // Starts sampling with a mean distance of `rate` bytes, 1 to SAMPLER_RATE_MOST; 0 stops it. Other
@@ -35,14 +36,14 @@ HAK_INLINE uint64_t sampler_bytes(size_t size) {
     return size | 1;
 }
 
-// Counts an allocation of `size` bytes, up to PTRDIFF_MAX. True if sampler_decides() is to be asked
-// at once.
+// Counts an allocation of `size` bytes, up to PTRDIFF_MAX. Returns true if sampler_decides() is to
+// be asked at once.
 HAK_INLINE bool sampler_counts(size_t size) {
     sampler_left -= (int64_t)sampler_bytes(size);
     return HAK_UNLIKELY(sampler_left < 0);
 }
 
-// True if the allocation that sampler_counts() has counted last is sampled.
+// Returns true if the allocation that sampler_counts() has counted last is sampled.
 bool sampler_decides(size_t size);
 
 // The weight of a sampled block at a rate, with SAMPLER_FRACTION bits behind the point.

@@ -2,8 +2,7 @@
 // statistics: what the allocator holds and has done: as one C struct, in the terms of glibc's
 // mallinfo, and as texts.
 //
-// hak_stats() itself is declared in the public header. All is gathered by a walk, as described
-// there.
+// The public header declares hak_stats(), and says how exact the figures are that its walk gathers.
 #ifndef HAKMEM_BOXES_STATISTICS_STATISTICS_H
 #define HAKMEM_BOXES_STATISTICS_STATISTICS_H
 
@@ -15,8 +14,8 @@ HAK_C_BEGIN
 
 static_assert((int)SIZE_CLASS_BINS <= (int)HAK_STATS_BINS, "room for every bin");
 
-// hak_stats() of this very library: where several libraries of hakmem are in a process, hak_stats()
-// is the first one's, which serves it.
+// This library's hak_stats(). If a process has several libraries of hakmem, the name hak_stats() is
+// that of the first one, which serves the process.
 void statistics_own(struct hak_stats *stats) __attribute__((visibility("hidden")));
 
 // The same in the terms of glibc's mallinfo: bytes, and counts of blocks. A block of 128 KiB or
