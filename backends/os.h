@@ -53,7 +53,8 @@ enum os_result os_would_grant(size_t size);
 // OS_TAKEN in a sandbox that allows this only by os_commit_alone().
 enum os_result os_commit(void *at, size_t size);
 
-// The same for a range that no other thread uses meanwhile. The contents are undefined afterwards.
+// As the call above, for a range that no other thread uses meanwhile. The contents are undefined
+// afterwards.
 enum os_result os_commit_alone(void *at, size_t size);
 
 // False if os_commit would say OS_TAKEN, or is about to, as far as is known by now.

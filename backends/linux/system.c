@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the kernel says of the process and the machine: limits, memory, numbers.
+// Questions to the kernel about the process and the machine: limits, memory, numbers.
 #include "backends/os.h"
 
 #include "backends/linux/system_call.h"

@@ -286,7 +286,7 @@ TEST_F(Decay, ARoundThatFoundNothingIsFollowedByARest) {
     uint64_t rest = until_round(4);
     EXPECT_GE(rest, 20u * DECAY_REST);
     EXPECT_LE(rest, 100u * DECAY_REST);
-    // What is short is followed by the next one after half a decay time.
+    // A short round is followed by the next one after half a decay time.
     EXPECT_LE(until_round(5), kDecay / 2 + 5u);
 }
 
@@ -314,7 +314,7 @@ TEST_F(Decay, AllButWhatIsToBeKept) {
     EXPECT_EQ(page_arena_dirty(), 7u);
     EXPECT_EQ(decay_all(2 * ARENA_SLAB + 1), 4u * 16) << "a part of a slab is a slab";
     EXPECT_EQ(page_arena_dirty(), 3u);
-    // What is set aside is free, too.
+    // Slabs that are set aside count as free.
     bool zero;
     page_arena_set_aside(page_arena_claim(3, ARENA_SLAB, &zero), 3);
     EXPECT_EQ(page_arena_dirty(), 3u);

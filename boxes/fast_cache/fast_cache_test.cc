@@ -320,7 +320,7 @@ TEST_F(FastCache, DebugFlavourChecksTheCounts) {
 }
 #endif
 
-// What a child that is forked between any two instructions finds.
+// A child that is forked between any two instructions finds a whole stack.
 struct Traced {
     fast_bin bin;
     void *slots[4];

@@ -148,7 +148,7 @@ TEST_F(FrontGateClassifier, LargeBlocks) {
         EXPECT_EQ(lookup(at), 0u);
         EXPECT_EQ(lookup(at + 16), 0u);
     }
-    // What a block shrinks by is free.
+    // The slabs by which a block shrinks are free.
     ASSERT_EQ(large_block_resize(&window, block, slab_of(block), 10 * ARENA_SLAB), block);
     EXPECT_EQ(classify_ptr(block + 9 * ARENA_SLAB).kind, CLASSIFIED_LARGE_INTERIOR);
     EXPECT_EQ(classify_ptr(block + 10 * ARENA_SLAB).kind, CLASSIFIED_FREE_PAGES);

@@ -79,7 +79,7 @@ TEST_F(LargeBlock, WhatItsThreadFreesIsSetAsideForItsNext) {
     ASSERT_TRUE(release(ptr));
     ASSERT_EQ(alloc(60000, 1, LARGE_BLOCK_ZERO), ptr);
     EXPECT_TRUE(is_zero(ptr, 60000));
-    // Whoever frees it would not ask for it again.
+    // The thread that frees the block would not ask for such a run again.
     in_another_thread(hak_thread_mark(), [&] { EXPECT_TRUE(release(ptr)); });
     EXPECT_EQ(stats().aside_slabs, 0u);
     EXPECT_EQ(stats().dirty_slabs, 1u);
@@ -252,7 +252,7 @@ TEST_F(LargeBlock, WhatTheWindowHasNoRoomForIsFar) {
     settings_values[SETTING_LIMIT] = INT64_MAX;
     EXPECT_EQ(alloc(size), nullptr);
     settings_values[SETTING_LIMIT] = 0;
-    // Nor does the kernel have all.
+    // The kernel does not have all of the memory either.
     EXPECT_EQ(alloc(size_t{1} << 60), nullptr);
 }
 
@@ -295,7 +295,7 @@ TEST_F(LargeBlock, VeryLargeOnesGiveTheirPagesBackAtOnce) {
     memset(ptr, 1, LARGE_BLOCK_EAGER - kSlab);
     dirty = stats().dirty_slabs;
     EXPECT_TRUE(release(ptr));
-    // But for what is above the arena's ceiling.
+    // Slabs above the arena's ceiling are the exception.
     EXPECT_GE(stats().dirty_slabs, dirty + LARGE_BLOCK_EAGER / kSlab / 2);
 }
 
@@ -483,7 +483,7 @@ TEST_F(LargeBlock, ResizeMovesThePages) {
     for (char *wall : walls) {
         EXPECT_TRUE(release(wall));
     }
-    // What moves left behind is as good as new.
+    // The runs that moves left behind are as good as new.
     char *all = alloc(size_t{30} << 20, kSlab, LARGE_BLOCK_ZERO);
     EXPECT_TRUE(is_zero(all, size_t{30} << 20));
     EXPECT_TRUE(release(all));

@@ -2,8 +2,8 @@
 // Model checking of the page arena: every interleaving of threads that claim, release, set aside
 // and purge runs of a few slabs, and every fork in between.
 //
-// What runs is the arena's own source. Its window has two groups, and in each test two words of 64
-// slabs of them take part: beside each other, or on both sides of the groups' border. All other
+// The model runs the arena's own source. Its window has two groups, and in each test two words of
+// 64 slabs of them take part: beside each other, or on both sides of the groups' border. All other
 // slabs are in use for ever. The kernel and the run cache (which has a model of its own) are stood
 // in for by steps that say what they did.
 #include "boxes/page_arena/page_arena.h"
@@ -140,7 +140,7 @@ class Arena : public model::Checker {
     // Slabs that thread t has at the start.
     void give(size_t t, unsigned from, unsigned slabs) { before(t, claim_at(from, slabs)); }
 
-    // What the arena calls.
+    // Calls that the arena makes.
     run_cache_run put_aside(size_t from, size_t slabs) {
         uint64_t out = step("sets a run aside, and gets", [=] {
             for (Run &run : shared_.aside) {
@@ -483,7 +483,7 @@ class Arena : public model::Checker {
         return longest;
     }
 
-    // What must hold whenever no thread is in the middle of anything.
+    // The invariants that hold whenever no thread is in the middle of a call.
     void check_rest(bool is_child) {
         Mask in = avail();
         Mask with_pages = dirty();
@@ -589,7 +589,7 @@ class Arena : public model::Checker {
 
 } // namespace
 
-// What the arena calls.
+// Calls that the arena makes.
 run_cache_run run_cache_put(size_t from, size_t slabs, size_t) {
     return Arena::current().put_aside(from, slabs);
 }
@@ -691,7 +691,7 @@ void expect_sound(Arena &arena, size_t least_states) {
     printf("%zu states, %zu ends, %zu forks\n", arena.states(), arena.ends(), arena.children());
 }
 
-// Those named DISABLED_ have millions of states: page_arena_model_long_test runs them.
+// Searches named DISABLED_ have millions of states: page_arena_model_long_test runs them.
 
 // Two words beside each other in a group, and the last and the first of two groups.
 constexpr size_t kFirst = 4;
@@ -768,7 +768,7 @@ TEST(PageArenaModel, DISABLED_ARunOverTwoGroupsIsReleasedInPartsWhileOneSearches
     expect_sound(arena, 1000);
 }
 
-// What is put back was not to be seen by a search and its survey.
+// A search and its survey miss a slab that is put back after they passed it.
 TEST(PageArenaModel, ARunOverTwoWordsIsPutBackWhileOneSearches) {
     Arena arena({{claim_at(63, 2)}, {claim_at(64, 1), claim(1)}}, kFirst, kFirst + 1);
     arena.free_at_start(63, 2);

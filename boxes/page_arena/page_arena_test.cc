@@ -572,7 +572,7 @@ TEST(PageArenaDeathTest, InATightProcessSlabsAreDataWhileTheyAreInUse) {
         EXPECT_NE(run, ARENA_NONE);
         EXPECT_TRUE(page_arena_give_rights(bare, 5, 11));
         at(bare)[ARENA_SLAB - 1] = 1;
-        // What was free is zero when it comes back, and a release that says "clean" is no promise.
+        // Free slabs are zero when they come back, and a release that says "clean" is no promise.
         page_arena_release(run, slabs.size() / 4, false);
         for (size_t i = 0; i + 4 < slabs.size(); i += 2) { // the bare one has more by now
             slab = page_arena_claim(1, 1, &zero);
@@ -694,7 +694,8 @@ TEST(PageArenaDeathTest, WhatOthersHaveMappedInTheControlAreaIsSkipped) {
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 
-// Nor does the arena look there as it puts the first SuperSlab behind it on huge pages again.
+// The arena does not look there either as it puts the first SuperSlab behind it on huge pages
+// again.
 TEST(PageArenaDeathTest, WhatIsFilledAgainMayBeBehindWhatOthersHaveMapped) {
     testing::FLAGS_gtest_death_test_style = "threadsafe";
     auto check = [] {
@@ -982,7 +983,7 @@ TEST_F(PageArena, WhatIsSetAsideComesBeforeFreshPages) {
     EXPECT_EQ(stats().aside_slabs, 0u);
     EXPECT_EQ(stats().dirty_slabs, 1u);
     EXPECT_EQ(page_arena_reuse(3), ARENA_NONE);
-    // Nor is it in the way of a run that grows.
+    // The mapping is not in the way of a run that grows either.
     page_arena_set_aside(run, 2);
     ASSERT_TRUE(page_arena_claim_at(run, 3, &zero));
     EXPECT_FALSE(zero);
@@ -1057,7 +1058,7 @@ TEST_F(PageArena, PurgeTakesOnlyWhatIsOldEnough) {
     page_arena_release(high + 7, ARENA_SUPERSLAB_SLABS - 7, false);
 }
 
-// What a holder has not written to may be dirty from before: it waits as long as the rest.
+// A slab that its holder has not written to may be dirty from before: it waits as long as the rest.
 TEST_F(PageArena, ACleanReleaseOfDirtySlabsCountsAsFreedNow) {
     size_t run = claim(8);
     page_arena_release(run, 8, true);
@@ -1283,7 +1284,7 @@ TEST_F(PageArena, NoMoreRunsAreMovedThanMayBe) {
     EXPECT_LT(done, kMost);
     EXPECT_TRUE(all(from, 2, 1)) << "a move that is refused changes nothing";
     EXPECT_LE(mappings(), before + 2 * done + 2);
-    // Those that are free make room for others, with pages or without.
+    // Free runs make room for others, with pages or without.
     page_arena_release(first, 3 * done / 2, true);
     size_t again = 0;
     size_t settled = 0; // in one of these calls
@@ -1377,7 +1378,7 @@ TEST_F(PageArena, AClaimAtGrowsTheHeapOrReturnsWhatItTook) {
         address(run + slabs)[0] = address(run + slabs + more)[-1] = 1;
         slabs += more;
     }
-    // Not where something of others is in the way, and not apart from the heap.
+    // That fails if a mapping of others is in the way, or if the slabs are apart from the heap.
     char *page = map_page_of_another(address(run + slabs + 3 * ARENA_SUPERSLAB_SLABS));
     EXPECT_FALSE(page_arena_claim_at(run + slabs, 4 * ARENA_SUPERSLAB_SLABS, &zero));
     EXPECT_EQ(std::count(page, page + HAK_PAGE, 0x77), HAK_PAGE);
@@ -1509,7 +1510,7 @@ TEST_F(PageArena, WhatIsTooShortIsPassedByWithoutALook) {
 }
 
 TEST_F(PageArena, AStepOfAPurgeIsBounded) {
-    // What is held has metadata, and is nothing to give back.
+    // Slabs that are held have metadata that must not be given back.
     constexpr size_t kSlabs = 8 * ARENA_GROUP_SLABS;
     size_t run = claim(kSlabs);
     for (size_t i = 1; i < kSlabs; i += 64) {
@@ -1579,7 +1580,7 @@ TEST_F(PageArena, AReleaseNewerThanTheClockIsYoung) {
     EXPECT_EQ(purge(500, SIZE_MAX), 0u);
     clock_ms += 1;
     EXPECT_EQ(purge(500, SIZE_MAX), 4u);
-    // And where the clock's 32 bits start again.
+    // The same where the clock's 32 bits start again.
     uint64_t was = clock_ms;
     clock_ms = (uint64_t{1} << 32) - 100;
     ASSERT_EQ(claim(4), run);
@@ -1775,7 +1776,7 @@ TEST(PageArenaDeathTest, WhereWritableMemoryIsChargedFreeSuperSlabsAreDecommitte
         EXPECT_EQ(rights(page_arena_address(&window, kept)), "rw-p");
         purge_all();
         EXPECT_EQ(decommits, kSuperslabs - 1) << "nothing is left to do";
-        // All of it can still be read, as the front gate does.
+        // All slabs can still be read, as the front gate does.
         size_t later;
         page_arena_readable(&later);
         EXPECT_GE(later, readable);
@@ -1784,7 +1785,7 @@ TEST(PageArenaDeathTest, WhereWritableMemoryIsChargedFreeSuperSlabsAreDecommitte
             sum += start[i] != 0;
         }
         EXPECT_EQ(sum, ARENA_SLAB / HAK_PAGE);
-        // It comes back with rights, and zero.
+        // The slab comes back with rights, and zero.
         EXPECT_EQ(page_arena_claim(2 * ARENA_SUPERSLAB_SLABS, ARENA_SUPERSLAB, &zero), run);
         EXPECT_TRUE(zero);
         EXPECT_EQ(committed(), 3u);

@@ -220,7 +220,7 @@ TEST(PrivateHeap, OtherPointersAreNotBlocks) {
     private_heap_destroy(heap);
 }
 
-// What lies before a chunk may have been written past its end.
+// The block before a chunk may have been written past its end.
 TEST(PrivateHeap, ABrokenChunkIsNone) {
     private_heap *heap = private_heap_new();
     auto *block = static_cast<char *>(private_heap_alloc(heap, 100, 1, false));

@@ -223,7 +223,7 @@ static struct lane *take_lane(void) {
     return NULL;
 }
 
-// What a kind has of these: an alignment, a size, an address.
+// Which of these a record of a kind has: an alignment, a size, an address.
 enum { HAS_ALIGN = 1, HAS_SIZE = 2, HAS_ADDRESS = 4 };
 static const unsigned char has[TRACE_KINDS] = {
     [TRACE_MALLOC] = HAS_SIZE | HAS_ADDRESS,

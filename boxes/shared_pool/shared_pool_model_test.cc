@@ -2,7 +2,7 @@
 // Model checking of the pool's lock-free core: every interleaving of two or three threads that
 // take, put and purge blocks of one or two slabs, and every fork in between.
 //
-// What runs is the pool's own source (shared_pool_model.c), over bins that the model has chosen: of
+// The model runs the pool's own source (shared_pool_model.c), over bins that it has chosen: of
 // 1, 2, 3, 63, 64, 65 and 128 blocks, all with their bitmaps at the same place. Where many blocks
 // would make many states, the threads hold most of them from the start to the end.
 #include "boxes/shared_pool/shared_pool.h"
@@ -49,7 +49,7 @@ const Op kPutOne = put(1);
 const Op kPut = put(0); // all
 const Op kPurge = {PURGE};
 
-// What the pool sees as memory: addresses only.
+// Memory as the pool sees it: addresses only.
 struct Memory {
     page_arena_window window;
     page_arena_group group;
@@ -86,7 +86,7 @@ Memory &memory() {
     return the_memory;
 }
 
-// What takes part in a search; what does not is constant, and takes no step.
+// The words that take part in a search. Other words are constant, and take no step.
 enum Part {
     NO_MORE = 0,
     PAGES = 1,   // the bits of pages without memory
@@ -137,7 +137,7 @@ class Pool : public model::Checker {
         data(&shared_, sizeof shared_);
     }
 
-    // What the pool calls.
+    // Calls that the pool makes.
     static Pool &current() { return static_cast<Pool &>(Checker::current()); }
 
     size_t claim() {
@@ -253,7 +253,7 @@ class Pool : public model::Checker {
             return;
         }
         check_rest("at the end");
-        // And when everything has been put back, every slab goes back to the arena.
+        // When all blocks have been put back, every slab goes back to the arena.
         for (size_t t = 0; t < threads() && !faulty(); t++) {
             for (size_t s = 0; s < kSlabs; s++) {
                 run_alone(t, kPut);
@@ -471,7 +471,7 @@ class Pool : public model::Checker {
 
 } // namespace
 
-// What the pool calls.
+// Calls that the pool makes.
 bool page_arena_init() {
     return true;
 }

@@ -84,8 +84,7 @@ class SharedPool : public testing::Test {
             slabs++;
             clean += static_cast<size_t>(__builtin_popcount(superslab_slab(&window, i)->clean));
             EXPECT_LT(free_blocks, size_class_bins[bin].blocks) << "an empty slab stays in use";
-            EXPECT_EQ(page_map_get(&window, i), size_class_place(bin))
-                << "page map";
+            EXPECT_EQ(page_map_get(&window, i), size_class_place(bin)) << "page map";
             if (free_blocks > 0) {
                 EXPECT_NE(superslab_at(&window, i)->listed[bin] >> i % ARENA_SUPERSLAB_SLABS & 1,
                           0u);
@@ -914,7 +913,7 @@ TEST_F(SharedPool, ProducerAndConsumerNeedNoMoreSlabs) {
     }
     done = true;
     consumer.join();
-    // What went through fills 188 slabs; at most 17 batches, or 2 slabs, were in flight at once. A
+    // All blocks together fill 188 slabs; at most 17 batches, or 2 slabs, were in flight at once. A
     // few more for blocks that no taker sees while a slab is being reclaimed.
     EXPECT_LE(peak, 8u);
 }

@@ -85,7 +85,7 @@ static uintptr_t place_of(const uintptr_t *pcs, unsigned i, bool exact) {
     return exact && i == 0 ? pcs[i] : pcs[i] - 1;
 }
 
-// All of a stack's names at once: each look-up goes over a symbol table.
+// Looks up all names of a stack at once, as each look-up goes over a symbol table.
 static void find_names(struct stack_report *report, unsigned depth, bool exact) {
     for (unsigned i = 0; i < depth; i++) {
         uintptr_t pc = place_of(report->pcs, i, exact);

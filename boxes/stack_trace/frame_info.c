@@ -190,7 +190,7 @@ static bool evaluate(const uint8_t *at, const struct frame *frame, bool push, ui
     return m.depth > 0;
 }
 
-// What the caller had in a register, by the rule for it.
+// Returns what the caller had in a register, by the register's rule.
 static bool apply(const struct rule *rule, const struct frame *frame, uintptr_t address,
                   frame_peek *peek, void *context, uintptr_t *value) {
     uint64_t place = address + (uint64_t)rule->offset;

@@ -25,7 +25,7 @@ static void add_attribute(struct text *text, const char *name, uint64_t value) {
     text_string(text, "\"");
 }
 
-// What a heap has, and again what all of them have, which is one here.
+// Writes the figures of a heap, and again those of all heaps, of which there is one here.
 static void write_xml_totals(struct text *text, const struct hak_stats *s,
                              const struct statistics_heap *heap, bool all) {
     static const size_t none;

@@ -2,7 +2,7 @@
 // Model checking of the thread heaps' directory: every interleaving of threads that start, end, and
 // flush the heaps of none, and every fork in between, with its handler.
 //
-// What runs is the box's own source, with the bins of the header strategy, which has fewer. The
+// The model runs the box's own source, with the bins of the header strategy, which are fewer. The
 // heaps' caches are empty, and stood in for: what counts here is whose a heap is.
 #include "boxes/thread_heap/thread_heap.h"
 
@@ -92,7 +92,7 @@ class Directory : public model::Checker {
 
     static Directory &current() { return static_cast<Directory &>(Checker::current()); }
 
-    // What the box calls.
+    // Calls that the box makes.
     size_t claim() {
         return step("claims a heap's memory", [this] {
             return shared_.claimed == most_ ? uint64_t{ARENA_NONE} : shared_.claimed++;
@@ -331,7 +331,7 @@ class Directory : public model::Checker {
 
 } // namespace
 
-// What the box calls.
+// Calls that the box makes.
 int model_key_create(unsigned *key, void (*)(void *)) {
     *key = Directory::current().make_key();
     return 0;
@@ -469,7 +469,7 @@ TEST(ThreadHeapModel, ColdHeapsAreFlushedWhileOneStarts) {
     expect_sound(directory, 50);
 }
 
-// What a child's thread does: it goes on, ends, and is followed by another one.
+// A child's thread goes on, ends, and is followed by another one.
 const Program kChild = {kGet, kFlushFree, kExit, kStart, kGet};
 
 TEST(ThreadHeapModel, AChildOfTwoThatGetTheirHeaps) {

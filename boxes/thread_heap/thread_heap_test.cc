@@ -217,7 +217,7 @@ TEST(ThreadHeap, ThousandsOfThreadsInTurnReuseOneHeap) {
     EXPECT_EQ(after.held_slabs, before.held_slabs);
 }
 
-// What a destructor of thread-specific data sees that runs when the heap is gone.
+// A destructor of thread-specific data runs when the thread's heap is gone.
 struct Late {
     int rounds;
     bool gone;

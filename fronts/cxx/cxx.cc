@@ -72,7 +72,7 @@ std::size_t number(std::align_val_t align) {
     return static_cast<std::size_t>(align);
 }
 
-// What the basic operators are derived from: malloc and aligned_alloc of the process. Like
+// The basic operators are derived from malloc and aligned_alloc of the process. Like
 // libstdc++, which hands them no size of 0, and no size that is not a multiple of the alignment.
 void *allocate_elsewhere(std::size_t size, std::align_val_t align, unsigned form) {
     if (size == 0) {

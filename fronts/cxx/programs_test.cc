@@ -103,7 +103,7 @@ struct Way {
     const char *source; // in kPrograms
 };
 
-// What docs/use.md says has to work whatever the compiler and the linker.
+// The ways of docs/use.md have to work whatever the compiler and the linker.
 const Way kWays[] = {
     {"archive", "$C -O2 $S $A -o $O", "served.c"},
     {"archive_strdup", "$C -O2 -DSTRDUP $S -Wl,-u,malloc $A -o $O", "served.c"},
@@ -185,7 +185,7 @@ TEST_P(LinkTest, IsServed) {
     unlink(Output("served").c_str());
 }
 
-// What the test above would see.
+// A library that the test above would find at fault.
 TEST(LinkWithoutTest, IsServedByLibc) {
     for (const char *compiler : {"gcc", "gcc -DSTRDUP", "g++ -x c++"}) {
         for (const char *option : {" ", " -static ", " -static-pie "}) {

@@ -117,7 +117,7 @@ static bool is_libc(const struct object *object) {
 #endif
 }
 
-// What of libc leads into the heap, or says something about it.
+// The functions of libc that lead into the heap, or say something about it.
 static const char names[][24] = {
     "malloc",           "free",
     "calloc",           "realloc",

@@ -113,7 +113,7 @@ bool CannotBe(size_t size) {
     return size >= size_t{1} << 47;
 }
 
-// What an allocation of `size` bytes gave, into a slot.
+// Puts the block that an allocation of `size` bytes returned into a slot.
 void Allocated(Block &slot, void *p, size_t size, size_t align) {
     if (CannotBe(size)) {
         FUZZ_CHECK(p == nullptr && errno == ENOMEM);

@@ -27,7 +27,7 @@ using test_util::Random;
 constexpr unsigned kThreads = 8;
 constexpr size_t kBoard = 512;
 
-// What stands at the start of each block; its other bytes are `mark`.
+// The start of each block; the block's other bytes are `mark`.
 struct Block {
     size_t size;
     unsigned char mark;

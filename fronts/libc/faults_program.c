@@ -97,7 +97,7 @@ static void fill(const struct block *block) {
     block->p[block->size - 1] = block->mark;
 }
 
-// What is left of the contents in the first `size` bytes.
+// Checks what is left of the contents in the first `size` bytes.
 static bool good(const struct block *block, size_t size) {
     for (size_t at = 0; at < hak_min(size, block->size); at += stride(block->size)) {
         if (block->p[at] != block->mark) {

@@ -51,7 +51,7 @@ struct Block {
     bool Good() const { return p[0] == mark && memcmp(p, p + 1, size - 1) == 0; }
 };
 
-// What a child does: `count` blocks, all good, all freed. 0 if all is well.
+// A child's work: allocates `count` blocks, checks them, and frees them. Returns 0 if all is well.
 int UseHeap(uint64_t seed, int count) {
     Random random = {seed};
     Block *blocks = static_cast<Block *>(calloc(static_cast<size_t>(count), sizeof(Block)));

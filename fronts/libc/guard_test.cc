@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What HAKMEM_GUARD stops, and what it says of it.
+// The accesses that HAKMEM_GUARD stops, and its reports.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

@@ -94,7 +94,7 @@ class HeaderDeathTest : public testing::TestWithParam<size_t> {
         }
         ASSERT_EQ(header_, kMagic | bin);
     }
-    // What an overflow does. Returns false for the value that is right.
+    // Overwrites the header as an overflow does. Returns false for the value that is right.
     bool Overflow(int value) {
         if (value == header_) {
             return false;
@@ -328,7 +328,7 @@ TEST(HeaderForeignDeathTest, PagesThatWereGivenBack) {
                   StrEq(Line(block, "block freed twice"))));
     }
     free(keep);
-    // And are right again when the blocks come back.
+    // The headers are right again when the blocks come back.
     for (unsigned char *&block : blocks) {
         block = static_cast<unsigned char *>(malloc(200));
     }

@@ -533,7 +533,7 @@ class Lockstep {
     }
 
     void CheckStatistics() {
-        // What a tiny block counts for is its size, a large one its requested size.
+        // A tiny block counts by its size, a large one by its requested size.
         size_t tiny = 0;
         size_t large = 0;
         size_t large_blocks = 0;

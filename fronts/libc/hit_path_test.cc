@@ -66,7 +66,7 @@ const Disassembly &Disassemble(const std::string &library) {
     return found->second;
 }
 
-// All of a function, an instruction a line with its bytes, without what depends on where things
+// A whole function, an instruction a line with its bytes, without what depends on where things
 // lie: the displacement of an operand relative to %rip, and the target of a jump out of the
 // function.
 std::vector<std::string> Function(const std::string &library, const std::string &name) {
@@ -385,7 +385,7 @@ TEST(EveryFlavourTest, HasTheSameHitPathToTheByte) {
             << name << ": nothing that depends on a place; this test would not see it";
         EXPECT_EQ(Function("libhakmem_classic.so", name), ours) << name;
     }
-    // What the comparison sees: the header strategy's free() is another one.
+    // The comparison can fail: the header strategy's free() is another function.
     EXPECT_NE(Function("libhakmem_c23_header.so", "free"), Function(kLibrary, "free"));
 }
 

@@ -27,7 +27,7 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr size_t kMiB = size_t{1} << 20;
 
-// What a hook was told, in no memory of the heap's.
+// The calls of a hook, recorded in memory that is not the heap's.
 struct Range {
     uintptr_t at;
     size_t size;

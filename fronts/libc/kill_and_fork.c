@@ -12,7 +12,7 @@
 // starts threads and a storm of its own, in which a handler ends it by _exit(), or forks in its
 // turn, in the middle of a call of the allocator.
 //
-// Whoever finds something wrong says so in one line and ends with a status other than 0.
+// A process that finds a fault says so in one line and ends with a status other than 0.
 #include "fronts/libc/glibc_malloc.h"
 
 #include <dlfcn.h>
@@ -95,7 +95,7 @@ enum { ERRNO = 4711 };
 
 // --- Blocks
 
-// What stands at the start of a block; its other bytes are `mark`.
+// The start of a block; the block's other bytes are `mark`.
 struct block {
     size_t size;
     unsigned char mark;
@@ -273,7 +273,7 @@ struct child {
     uint64_t end_us; // when it is to be killed, or is late
 };
 
-// What the first process prints, written by those that see it happen.
+// The counts that the first process prints, written by the processes that see the events.
 static struct counts {
     unsigned used, killed, orphans, ended;
     _Atomic unsigned forked_in_call, signals;

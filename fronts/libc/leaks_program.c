@@ -21,7 +21,7 @@ static void *global;
 static __thread void *local;
 static void **table;
 
-// What stood on the stack is gone: the caller's registers and the stack below it.
+// Clears what is left of pointers: the caller's registers and the stack below it.
 KNOWN static void wipe(void) {
     volatile char deep[16384];
     for (size_t i = 0; i < sizeof deep; i++) {

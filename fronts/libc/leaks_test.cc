@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What HAKMEM_LEAKS=1 reports of programs whose leaks are known.
+// HAKMEM_LEAKS=1 on programs whose leaks are known.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

@@ -8,7 +8,7 @@
 
 namespace {
 
-// What the program says, and what it exits with.
+// The program's output and exit status.
 std::string Said(const std::string &command) {
     shell::Outcome outcome = shell::Run(command);
     return outcome.text + outcome.ending;

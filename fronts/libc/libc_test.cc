@@ -617,7 +617,7 @@ TEST(UsableSize, IsUsable) {
         memset(b, 0x22, malloc_usable_size(b));
         memset(a, 0x11, usable);
         EXPECT_TRUE(AllBytes(b, malloc_usable_size(b), 0x22));
-        // What malloc_usable_size() promises, realloc() to the same size keeps.
+        // realloc() to the size that malloc_usable_size() returns keeps the block.
         a = realloc(a, usable);
         EXPECT_TRUE(AllBytes(a, usable, 0x11)) << n;
         free(a);
@@ -739,7 +739,7 @@ void ExpectSound(const struct mallinfo2 &m) {
     EXPECT_EQ(m.hblks == 0, m.hblkhd == 0);
 }
 
-// What glibc's manual says of each, for blocks on both sides of M_MMAP_THRESHOLD.
+// Each field is as glibc's manual says, for blocks on both sides of M_MMAP_THRESHOLD.
 TEST(Info, MallinfoCountsEachBlockOnce) {
     for (size_t size :
          {size_t{24}, size_t{1000}, size_t{5000}, size_t{30000}, size_t{40000}, size_t{100000},
@@ -862,7 +862,7 @@ TEST(Info, MallocInfoSaysWhatMallinfoSays) {
     EXPECT_GE(max, current);
     EXPECT_GE(total, mprotect);
     EXPECT_GE(mprotect, current);
-    // What is listed by size is what is free in blocks.
+    // The sizes that are listed add up to the free blocks.
     size_t listed = 0;
     size_t listed_count = 0;
     for (size_t at = xml.find("<size "); at != std::string::npos; at = xml.find("<size ", at + 1)) {

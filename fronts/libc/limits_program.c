@@ -35,7 +35,7 @@ static size_t status_bytes(const char *name) {
     return at == NULL ? 0 : strtoul(at + strlen(name), NULL, 10) << 10;
 }
 
-// What a small program does: some blocks of many sizes, a few of hundreds of KiB, one that grows.
+// A small program: some blocks of many sizes, a few of hundreds of KiB, one that grows.
 // 0 if all of it works.
 static int work(void) {
     enum { SIZES = 30, EACH = 8 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What happens when the kernel refuses memory: NULL and ENOMEM everywhere, nothing lost, and the
+// The kernel refuses memory: NULL and ENOMEM everywhere, nothing lost, and the
 // heap goes on when memory is freed.
 //
 // RLIMIT_AS is set before the program starts (the heap's window is placed by it), so the test runs
@@ -178,7 +178,7 @@ int LiveWithinLimit(size_t size, size_t at_least) {
         return 106;
     }
     blocks.FreeAll();
-    // It goes on: as much as before, of this size, and then of others.
+    // The program goes on: as much as before, of this size, and then of others.
     for (size_t n : {size, size_t{100}, size_t{5000}, size_t{70000}, kMiB, size}) {
         if (!blocks.Exhaust(n)) {
             return 107;
@@ -248,7 +248,7 @@ TEST_P(LimitTest, SetWhileTheHeapIsInUse) {
 }
 
 TEST(Limit, ThatLeavesNoRoomForAHeap) {
-    // Not one address is left: every call says so, and none crashes.
+    // No address is left: every call says so, and none crashes.
     EXPECT_EQ(test_util::InChild([] {
                   struct rlimit rlimit = {0, 0};
                   setrlimit(RLIMIT_AS, &rlimit);
@@ -259,7 +259,7 @@ TEST(Limit, ThatLeavesNoRoomForAHeap) {
                   if (int which = EveryEntryPointFails(kMiB); which != 0) {
                       return 10 + which;
                   }
-                  // What is there can still be used and given back.
+                  // The blocks that are there can still be used and given back.
                   void *p = blocks.first;
                   if (p != nullptr) {
                       blocks.first = blocks.first->next;

@@ -308,7 +308,7 @@ TEST_P(SmallDeathTest, DoubleFreeIsCaughtWhenTheCacheSpills) {
 }
 
 TEST_P(SmallDeathTest, DoubleFreeByAnotherThread) {
-    // What libc allocates for a thread it keeps for the next: it must not get the freed block.
+    // libc keeps what it allocates for a thread for the next one: that must not be the freed block.
     InThread(free, nullptr);
     EXPECT_MISUSE(
         {
@@ -496,7 +496,7 @@ TEST(SizedDelete, OfALargerBlockLosesNothing) {
     EXPECT_EQ(ending, "exit 0");
 }
 
-// Nor is it handed out where more alignment is asked for than it has.
+// Such a block is not handed out either where more alignment is asked for than it has.
 TEST(SizedDelete, OfALargerBlockLeavesAlignmentsAsTheyAre) {
     if (!kSmallerSizesPass) {
         GTEST_SKIP() << "this flavour stops";
@@ -1063,7 +1063,7 @@ TEST(MisuseTable, SaysWhatTheProgramsGet) {
 }
 
 TEST(NoMisuse, LookAlikesPass) {
-    // What must not be taken for a fault: a block freed by another thread, one that was handed out
+    // These are no faults: a block freed by another thread, one that was handed out
     // again, an aligned one, a shrunk one.
     for (int round = 0; round < 2000; round++) {
         void *p = malloc(64);

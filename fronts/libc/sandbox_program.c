@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What sandbox_test runs: a program that uses the heap in every way, in a seccomp filter.
+// The program of sandbox_test: uses the heap in every way, in a seccomp filter.
 //
 //     sandbox_program WHEN WAY STATES NUMBER...
 //

@@ -20,14 +20,14 @@ namespace {
 
 constexpr int kUnfiltered = 127;
 
-// What the allocator calls; of these, what a program's start needs as well.
+// The system calls of the allocator; of these, those that a program's start needs as well.
 constexpr int kCalls[] = {
     SYS_madvise, SYS_mprotect,  SYS_mremap,  SYS_munmap,
     SYS_openat,  SYS_prlimit64, SYS_sysinfo, 440 /* process_madvise */,
 };
 constexpr int kStart[] = {SYS_mprotect, SYS_munmap, SYS_openat, SYS_prlimit64};
 
-// What it might call, and what only a start needs of that.
+// The calls that it might make, and those of them that only a start needs.
 const std::vector<int> kOthers = {
     SYS_mincore,        SYS_msync,  SYS_mlock,     SYS_prctl,        SYS_seccomp,
     SYS_membarrier,     SYS_open,   SYS_fcntl,     SYS_sched_yield,  SYS_sched_getaffinity,
@@ -131,7 +131,7 @@ TEST(SandboxTest, OtherCalls) {
     }
 }
 
-// What the program itself calls beside the allocator.
+// The calls of the program itself.
 #define SANDBOX_OWN_CALLS SYS_exit_group, SYS_clock_nanosleep, SYS_mmap
 
 TEST(SandboxTest, NothingButMmapIsNeededAfterTheProcessHasFilteredItself) {

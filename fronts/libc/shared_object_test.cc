@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is in the shared object that ships, and what is not.
+// The contents of the shared object that ships.
 #include <dlfcn.h>
 #include <elf.h>
 #include <pthread.h>
@@ -123,7 +123,7 @@ TEST_P(SharedObjectTest, ExportsTheInterfaceAndNothingElse) {
         "_ZdaPvSt11align_val_t", "_ZdaPvmSt11align_val_t", "_ZdaPvSt11align_val_tRKSt9nothrow_t",
         // On the way to libc's
         "dlopen", "dlmopen",
-        // What a program filters itself by
+        // The functions by which a program filters itself
         "prctl", "syscall",
         // Our own
         "hak_flavour", "hak_profile_dump", "hak_stats", "hak_stats_json", "hak_version",
@@ -194,7 +194,7 @@ TEST_P(SharedObjectTest, NeedsLibcOnly) {
         }
     }
     EXPECT_EQ(needed, std::vector<std::string>{"libc.so.6"});
-    // What C++ would have to bring is asked for weakly.
+    // Symbols of the C++ runtime are weak.
     for (const Elf64_Sym &symbol : elf_.DynamicSymbols()) {
         std::string name = elf_.DynamicString(symbol.st_name);
         bool of_cxx = name.rfind("_Z", 0) == 0 || name.rfind("__cxa_", 0) == 0 ||
@@ -353,7 +353,8 @@ TEST_P(SharedObjectTest, MayBeOpenedByARunningProgram) {
     pthread_barrier_wait(&waiting.barrier);
     pthread_join(thread, nullptr);
     EXPECT_TRUE(waiting.ok);
-    // It stays when it is closed: blocks are in use, and threads will call it as they exit.
+    // The library stays when it is closed: blocks are in use, and threads will call it as they
+    // exit.
     char *block = static_cast<char *>(waiting.lib.malloc(100));
     ASSERT_EQ(pthread_create(
                   &thread, nullptr,

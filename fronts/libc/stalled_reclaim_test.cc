@@ -153,7 +153,7 @@ TEST(StalledReclaim, LeavesASlabAloneThatServesAnotherSizeByNow) {
     malloc_trim(0);
     go = true;
     pthread_join(thread, nullptr);
-    // What was given back by mistake would be part of one of these.
+    // A block that was given back by mistake would be part of one of these.
     std::vector<void *> large;
     for (int i = 0; i < 2000; i++) {
         large.push_back(malloc(60000));

@@ -146,7 +146,7 @@ TEST(HandOver, EightThreadsOfProducersAndConsumers) {
     }
     EXPECT_EQ(received, kPairs * kParcels);
     EXPECT_EQ(damaged, 0u);
-    // What remains is libc's: the vectors of thread-local storage of stacks it keeps.
+    // The rest is libc's: the vectors of thread-local storage of stacks that libc keeps.
     EXPECT_LT(Live(), live + 8192);
 }
 

@@ -161,12 +161,12 @@ TEST(Jemalloc, XallocxResizesAtThePlaceOrNotAtAll) {
     size_t shorter = xallocx(large, 300000, 0, 0);
     EXPECT_EQ(shorter, nallocx(300000, 0));
     memset(large, 9, shorter);
-    // What was behind it is free now.
+    // The slabs behind the block are free now.
     size_t longer = xallocx(large, 700000, 0, kZero);
     EXPECT_EQ(longer, nallocx(700000, 0));
     EXPECT_TRUE(test_util::IsAll(large, 9, shorter));
     EXPECT_TRUE(test_util::IsAll(static_cast<char *>(large) + shorter, 0, longer - shorter));
-    // It is within what is asked for already.
+    // The block is within the requested sizes already.
     EXPECT_EQ(xallocx(large, 600000, 200000, 0), longer);
     void *fence = mallocx(1000000, 0);
     size_t most = xallocx(large, 400000, size_t{1} << 45, 0);

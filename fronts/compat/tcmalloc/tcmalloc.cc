@@ -20,7 +20,7 @@ constexpr std::nothrow_t kNothrow{};
 // As tc_set_new_mode() says: 1 makes tc_malloc() and kin call the new-handler before they fail.
 int new_mode = 0;
 
-// What stands behind a call that found no memory. The new-handler may free some.
+// The end of a call that found no memory. The new-handler may free some.
 void *retry(std::size_t size) {
     return __atomic_load_n(&new_mode, __ATOMIC_RELAXED) == 0 ? nullptr
                                                              : ::operator new(size, kNothrow);

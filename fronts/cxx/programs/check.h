@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the programs of programs_test share. They are built by the test, in each way that a user
-// might, and run on libc's malloc too, which has to give the same result: exit status 0. What is
-// wrong is said on stdout.
+// The checks that the programs of programs_test share. They are built by the test, in each way that
+// a user might, and run on libc's malloc too, which has to give the same result: exit status 0.
+// What is wrong is said on stdout.
 #ifndef HAKMEM_FRONTS_CXX_PROGRAMS_CHECK_H
 #define HAKMEM_FRONTS_CXX_PROGRAMS_CHECK_H
 
