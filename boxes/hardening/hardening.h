@@ -39,6 +39,10 @@ HAK_C_BEGIN
 // the product are the number itself, and those below check it; the lowest byte
 // is zero.
 enum { HARDENING_SLACK_SHIFT = 49 };
+
+// How tags are made, for readers outside of the process (layout.h): another number if that, or the
+// hash, is changed.
+enum { HARDENING_TAGS = 1 };
 #    define HARDENING_SLACK (UINT64_C(1) << HARDENING_SLACK_SHIFT | UINT64_C(0x2545f4b) << 8)
 static_assert(SIZE_CLASS_TINY_MAX < 1 << (64 - HARDENING_SLACK_SHIFT), "any slack fits");
 

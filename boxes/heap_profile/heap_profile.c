@@ -259,7 +259,8 @@ static uint64_t bytes_of(size_t size, uint64_t weight) {
 void heap_profile_drop(const struct heap_profile_sample *sample) {
     uint64_t weight = sampler_weight(sample->size, sampler_rate());
     uint64_t bytes = bytes_of(sample->size, weight);
-    probe_sample_free(sample->ptr, sample->size, bytes);
+    const struct heap_profile_stack *stack = sample->stack;
+    probe_sample_free(sample->ptr, sample->size, bytes, stack->pcs, stack->depth);
     add(&sample->stack->freed, weight, bytes);
 }
 
@@ -275,7 +276,7 @@ void heap_profile_note(const void *ptr, size_t size) {
     struct heap_profile_sample sample = {ptr, size, stack_here()};
     uint64_t weight = sampler_weight(size, sampler_rate());
     uint64_t bytes = bytes_of(size, weight);
-    probe_sample(ptr, size, bytes);
+    probe_sample(ptr, size, bytes, sample.stack->pcs, sample.stack->depth);
     add(&sample.stack->allocated, weight, bytes);
     atomic_fetch_add(&allocated, bytes);
     atomic_fetch_add(&samples, 1);

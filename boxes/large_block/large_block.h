@@ -9,6 +9,7 @@
 #define HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_H
 
 #include "boxes/base/base.h"
+#include "boxes/base/layout.h"
 #include "boxes/page_arena/page_arena.h"
 
 HAK_C_BEGIN
@@ -67,6 +68,9 @@ void *large_block_resize(const struct page_arena_window *window, void *ptr, size
 // As large_block_resize(), but at the block's place only. Returns false if that cannot be done.
 bool large_block_resize_here(const struct page_arena_window *window, void *ptr, size_t slab,
                              size_t size);
+
+// For readers outside of the process, see layout.h.
+extern const struct hak_layout large_block_layout;
 HAK_C_END
 
 #endif

@@ -23,6 +23,11 @@ static struct {
 // What a run that waits has.
 enum { HAS_PAGES = 1, HAS_NO_RIGHTS = 2, HAS_BITS = 2 };
 
+HAK_LAYOUT(large_block_layout, HAK_ROWS(HAK_VARIABLE("waiting.runs", waiting.runs)),
+           HAK_ROWS(HAK_NUMBER("waiting.run_bits", RUN_BITS),
+                    HAK_NUMBER("waiting.has_bits", HAS_BITS),
+                    HAK_NUMBER("waiting.has_pages", HAS_PAGES)));
+
 // Slabs with pages that may wait: 64 times what a size class has.
 static size_t most_dirty(void) {
     return (size_t)settings_get(SETTING_QUARANTINE) * 64 >> ARENA_SLAB_SHIFT;
@@ -95,6 +100,8 @@ bool large_retire(char *block, size_t size, size_t slab, size_t run) {
     }
     return true;
 }
+#else
+HAK_LAYOUT(large_block_layout, HAK_ROWS(), HAK_ROWS());
 #endif
 
 void large_block_flush(void) {

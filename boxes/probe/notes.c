@@ -5,10 +5,12 @@
 #    define ONE   "8@%rdi"
 #    define TWO   ONE " 8@%rsi"
 #    define THREE TWO " 8@%rdx"
+#    define FIVE  THREE " 8@%rcx 8@%r8"
 #elif defined(__aarch64__)
 #    define ONE   "8@x0"
 #    define TWO   ONE " 8@x1"
 #    define THREE TWO " 8@x2"
+#    define FIVE  THREE " 8@x3 8@x4"
 #else
 #    error "where this processor's calls have their arguments is not known here"
 #endif
@@ -32,8 +34,8 @@ __asm__(".pushsection .stapsdt.base,\"aR\",\"progbits\"\n"
             "994: .balign 4\n"                           \
             ".popsection");
 
-NOTE(sample, THREE)
-NOTE(sample_free, THREE)
+NOTE(sample, FIVE)
+NOTE(sample_free, FIVE)
 NOTE(slab_claim, TWO)
 NOTE(slab_release, TWO)
 NOTE(purge, ONE)

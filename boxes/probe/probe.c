@@ -13,14 +13,16 @@
 #    define PROBE __attribute__((noipa))
 #endif
 
-PROBE void probe_sample(const void *block, size_t size, uint64_t bytes) {
+PROBE void probe_sample(const void *block, size_t size, uint64_t bytes, const uintptr_t *calls,
+                        size_t depth) {
     POINT(sample);
-    (void)block, (void)size, (void)bytes;
+    (void)block, (void)size, (void)bytes, (void)calls, (void)depth;
 }
 
-PROBE void probe_sample_free(const void *block, size_t size, uint64_t bytes) {
+PROBE void probe_sample_free(const void *block, size_t size, uint64_t bytes, const uintptr_t *calls,
+                             size_t depth) {
     POINT(sample_free);
-    (void)block, (void)size, (void)bytes;
+    (void)block, (void)size, (void)bytes, (void)calls, (void)depth;
 }
 
 PROBE void probe_slab_claim(const void *slab, size_t block_size) {

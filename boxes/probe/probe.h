@@ -15,9 +15,13 @@
 
 HAK_C_BEGIN
 
-// A sampled allocation and its free; `bytes` is what it stands for.
-void probe_sample(const void *block, size_t size, uint64_t bytes);
-void probe_sample_free(const void *block, size_t size, uint64_t bytes);
+// A sampled allocation and its free; `bytes` is what it stands for. Both have the calls that
+// allocated the block, as a profile has them: `depth` return addresses, the innermost first. A
+// tracer would find few of them itself, as most code keeps no frame pointers.
+void probe_sample(const void *block, size_t size, uint64_t bytes, const uintptr_t *calls,
+                  size_t depth);
+void probe_sample_free(const void *block, size_t size, uint64_t bytes, const uintptr_t *calls,
+                       size_t depth);
 
 // A slab is put to use for blocks of a size, and given back.
 void probe_slab_claim(const void *slab, size_t block_size);

@@ -6,6 +6,7 @@
 #include "boxes/far_block/far_block.h"
 #include "boxes/guarded_block/guarded_block.h"
 #include "boxes/heap_profile/heap_profile.h"
+#include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/private_heap/private_heap.h"
 #include "boxes/run_cache/run_cache.h"
@@ -62,6 +63,7 @@ const struct hakmem_descriptor hak_descriptor_own = {
             &heap_profile_layout,
             &guarded_block_layout,
             &sampled_block_layout,
+            &large_block_layout,
         },
 };
 

@@ -16,7 +16,7 @@ HAK_C_BEGIN
 enum {
     DESCRIPTOR_VERSION = 1, // of what rows mean; a reader refuses one that it does not know
     DESCRIPTOR_NOTE = 1,
-    DESCRIPTOR_LAYOUTS = 15,
+    DESCRIPTOR_LAYOUTS = 16,
 };
 #define DESCRIPTOR_MAGIC "hakmem\r\n"
 

@@ -64,6 +64,21 @@ static bool holds(const struct thread_heap *heap, unsigned bin, const void *bloc
     return false;
 }
 
-const struct tiny_front tiny_front_hardened = {"hardened", refill, spill, flush, holds, NULL};
+HAK_LAYOUT(tiny_front_hardened_layout,
+           HAK_ROWS(HAK_VARIABLE("hardening.keys", hardening.keys),
+                    HAK_VARIABLE("hardening.on", hardening.on),
+                    HAK_VARIABLE("hardening.zero_most", hardening.zero_most)),
+           HAK_ROWS(HAK_FIELD("quarantine.blocks", struct hardening_heap, blocks),
+                    HAK_NUMBER("quarantine.most", HARDENING_QUEUE_MOST),
+                    HAK_NUMBER("hardening.tags", HARDENING_TAGS),
+                    HAK_NUMBER("hardening.slack", HARDENING_SLACK),
+                    HAK_NUMBER("hardening.shift", HARDENING_SLACK_SHIFT),
+                    HAK_NUMBER("hardening.canary", HARDENING_CANARY),
+                    HAK_NUMBER("hardening.zero", HARDENING_ZERO),
+                    HAK_NUMBER("hardening.zero_least", HARDENING_ZERO_LEAST)));
+
+const struct tiny_front tiny_front_hardened = {
+    "hardened", refill, spill, flush, holds, &tiny_front_hardened_layout,
+};
 
 #endif

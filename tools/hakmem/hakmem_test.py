@@ -29,10 +29,10 @@ TOOL = os.path.join(ROOT, "tools/hakmem/hakmem")
 PRELOADED = os.path.join(ROOT, "tools/hakmem/heap_program")
 # A program that hakmem is linked into, statically and without symbols.
 STATIC = os.path.join(ROOT, "tools/hakmem/heap_program_static")
-FLAVOURS = ("hakmem_c23", "hakmem_c23_header", "hakmem_classic", "hakmem_c23_debug")
+FLAVOURS = ("hakmem_c23", "hakmem_c23_header", "hakmem_classic", "hakmem_c23_debug", "hakmem_hardened")
 
 sys.path.insert(0, os.path.join(ROOT, "tools/hakmem"))
-from hakmemlib import cmd_tune, elf, layout, main, memory, picture  # noqa: E402
+from hakmemlib import Failure, cmd_profile, cmd_tune, elf, layout, main, memory, picture  # noqa: E402
 
 
 def library(flavour):
@@ -59,7 +59,7 @@ class Program:
     def __init__(self, flavour=None, **settings):
         env = dict(os.environ, HAKMEM_DECAY_MS="-1", **settings)
         if flavour:
-            env["LD_PRELOAD"] = library(flavour)
+            env["LD_PRELOAD"] = flavour if "/" in flavour else library(flavour)
         path = PRELOADED if flavour else STATIC
         self.process = subprocess.Popen([path], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.pid = self.process.pid
@@ -141,14 +141,50 @@ class Live(Case):
                 continue  # its slab has gone back, and may have been put to another use
             if how == "freed" and block in lives:
                 continue  # a later block starts where this one did
-            self.assertFalse(how == "freed" and found["size"] > 32768, hex(block))
+            self.assertFalse(how == "freed" and found["size"] > 32768 and flavour != "hakmem_hardened", hex(block))
             self.assertEqual((found["start"], answer["offset"]), (block, 0))
             self.assertGreaterEqual(found["size"], asked)
-            self.assertIn(found["state"], ("live",) if how == "live" else ("cached", "free"), (hex(block), asked))
+            self.assertIn(found["state"], ("live",) if how == "live" else ("cached", "free", "in quarantine"), (hex(block), asked))
+            self.assertNotIn("fault", found)
             states.add(found["state"])
             if asked > 32768:
                 self.assertEqual(found["asked"], asked)
-        self.assertEqual(states, {"live", "cached", "free"})
+        self.assertEqual(states, {"live", "cached", "free"} | ({"in quarantine"} if flavour == "hakmem_hardened" else set()))
+
+    def test_where_knows_what_hardened_knows(self):
+        with Program("hakmem_hardened") as program:
+            live = [(block, asked) for block, asked, how in program.blocks if how == "live"]
+            for (block, asked), answer in zip(live, self.where(program.pid, *[block for block, _ in live])):
+                self.assertEqual((answer["block"]["asked"], answer["block"]["state"]), (asked, "live"))
+            starts = {block for block, _ in live}
+            freed = [(block, asked) for block, asked, how in program.blocks if how == "freed" and block not in starts]
+            answers = [a for a in self.where(program.pid, *[block for block, _ in freed]) if a["block"] and a["offset"] == 0]
+            waiting = [a["block"] for a in answers if a["block"]["state"] == "in quarantine"]
+            self.assertGreater(len([b for b in waiting if b["kind"] == "small"]), 10)
+            self.assertEqual([b["asked"] for b in waiting if b["kind"] == "large"], [200000])
+            stats = self.stat(program.pid)
+            self.assertTrue(0 < stats["tiny_quarantined"] < stats["tiny_cached"], stats)
+            self.assertGreaterEqual(stats["large_quarantined"], 200000)
+            out = self.succeeds("stat", program.pid)
+            self.assertRegex(out, r"(?m)^  in quarantine +\d+\.\d MiB of the cached, \d+\.\d MiB of large blocks$")
+            self.assertIn("hakmem_quarantined_large_bytes{", self.succeeds("stat", program.pid, "--prometheus"))
+            # A byte behind a live block, and one in a freed block, as a program at fault would write them.
+            block, asked = next(b for b in live if 100 < b[1] < 4000)
+            old = next(b["start"] for b in waiting if b["kind"] == "small")
+            with open(f"/proc/{program.pid}/mem", "r+b", buffering=0) as file:
+                for where in (block + asked, old + 3):
+                    file.seek(where)
+                    was = file.read(1)
+                    file.seek(where)
+                    file.write(bytes([was[0] ^ 1]))
+                self.assertIn(f"({asked} asked for), WRITTEN PAST ITS END", self.succeeds("where", program.pid, f"{block:#x}"))
+                text = self.succeeds("where", program.pid, f"{old:#x}")
+                self.assertRegex(text, r"in quarantine \(of thread heap \d+\), WRITTEN TO AFTER IT WAS FREED")
+                for where in (block + asked, old + 3):  # as it was: the program is to end well
+                    file.seek(where)
+                    was = file.read(1)
+                    file.seek(where)
+                    file.write(bytes([was[0] ^ 1]))
 
     @each_kind
     def test_where_knows_the_inside_of_blocks_and_neighbours(self, program, flavour):
@@ -353,6 +389,36 @@ class Cores(Case):
                 self.succeeds("map", core, "-o", os.path.join(folder, "map.png"))
 
 
+    def test_a_core_that_is_cut_short_or_damaged_is_called_so(self):
+        with tempfile.TemporaryDirectory() as folder, Program("hakmem_c23") as program:
+            core, part = os.path.join(folder, "core"), os.path.join(folder, "part")
+            write_core(program.pid, core, True)
+            with open(core, "rb") as file:
+                whole = file.read(1 << 20)
+            size = os.path.getsize(core)
+            for kept, status, pattern in ((50, 5, "not an ELF file"), (200, 5, "cut short"), (1 << 16, 1, f"cut short: {1 << 16} of {size} bytes")):
+                with open(part, "wb") as file:
+                    file.write(whole[:kept])
+                for command in (("stat", part), ("map", part, "-o", folder + "/map.png"), ("where", part, "0x10")):
+                    self.fails(status, f"^hakmem: .*{pattern}", *command)
+            os.truncate(core, size - 4096)
+            self.assertRegex(hakmem("stat", core)[2], "^(hakmem: .*the core file is cut short: .*\n)$")
+            # The file notes' count of files, and with it where their names are.
+            at = whole.index(b"CORE\0\0\0\0", whole.index(b"ELIF")) + 8
+            with open(part, "wb") as file:
+                file.write(whole[:at] + b"\xff\xff" + whole[at + 2 :])
+            self.fails(5, "its notes are damaged", "stat", part)
+
+    def test_a_core_without_the_library_names_it(self):
+        with tempfile.TemporaryDirectory() as folder:
+            core, copy = os.path.join(folder, "core"), os.path.join(folder, "libhakmem_copy.so")
+            shutil.copy(library("hakmem_c23"), copy)
+            with Program(copy) as program:
+                write_core(program.pid, core, True)
+            os.rename(copy, copy + ".gone")
+            self.fails(1, "the file .*/libhakmem_copy.so is needed", "stat", core)
+
+
 class Gdb(Case):
     """The commands say what the tool says, and gdb says nothing of the library."""
 
@@ -487,6 +553,23 @@ class Profiles(Case):
         raw = message((1, message((1, 1), (2, 2))), (2, message((1, b"\1"), (2, b"\5"))), (3, mapping), (4, message((1, 1), (2, 1), (3, base + main_at + 4))), (6, ""), (6, "inuse_space"), (6, "bytes"), (6, PRELOADED))
         self.assertEqual(self.succeeds("profile", self.file("x.pb", raw), "--folded"), "main 5\n")
 
+    def test_no_name_is_given_to_a_function_without_symbol(self):
+        """Of a stripped program addr2line knows the nearest symbol before an address, which is another function's."""
+        source, program, path = (os.path.join(self.folder.name, name) for name in ("a.c", "a", "a.pb.gz"))
+        with open(source, "w") as file:
+            file.write("#include <stdlib.h>\n#define KNOWN __attribute__((noipa))\nKNOWN void *exported(void) { void *p = malloc(100); __asm__(\"\"); return p; }\n")
+            file.write("static KNOWN void *hidden(void) { void *p = malloc(1000); __asm__(\"\"); return p; }\nint main(void) { return exported() == hidden(); }\n")
+        subprocess.run(["gcc", "-O1", "-rdynamic", "-s", "-o", program, source], check=True)
+        subprocess.run([program], check=True, env=dict(os.environ, LD_PRELOAD=library("hakmem_c23"), HAKMEM_PROFILE=path, HAKMEM_PROFILE_RATE="1"))
+        out = self.succeeds("profile", path, "--value", "alloc_space", "--folded")
+        self.assertRegex(out, r"(?m);main;exported 100$")
+        self.assertRegex(out, r"(?m);main;a\+0x[0-9a-f]+ 1000$")
+
+    @unittest.skipUnless(shutil.which("c++filt"), "no binutils here")
+    def test_names_are_as_in_the_source(self):
+        one = self.file("one", b"main;_ZN4shop5Order3addEi;_Znwm 1000\nmain;_Zebra 1\n")
+        self.assertEqual(self.succeeds("profile", one, "--folded"), "main;_Zebra 1\nmain;shop::Order::add(int);operator new(unsigned long) 1000\n")
+
     def test_sum_difference_and_flame_graph(self):
         one = self.file("one", b"main;a;b 1000\nmain;a;c 5\nmain;d 7\n")
         two = self.file("two", b"main;a;b 3000\nmain;d 7\n")
@@ -502,6 +585,19 @@ class Profiles(Case):
         self.fails(5, "No such file", "profile", "/nowhere/profile")
         for content in (b"some text\n", b"\x1f\x8b\0\0", os.urandom(7) + b"\xff" * 4000, gzip.compress(b"\xff\xff"), self.proto()[:-3]):
             self.fails(1, "neither a profile", "profile", self.file("x", content))
+
+    def test_a_damaged_profile_is_read_or_refused(self):
+        """Each bit of a profile turned over, and each end cut off: it is another profile, or it is refused."""
+        whole = self.proto() + message((3, message((1, 1), (2, 4096), (3, 8192), (5, 3))), (4, message((1, 9), (2, 1), (3, 5000))))
+        refused = 0
+        for at in range(len(whole)):
+            for content in [whole[:at], *(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :] for bit in (0, 1, 2, 3, 7))]:
+                try:
+                    list(cmd_profile.top(*cmd_profile.merge([self.file("x", content)], None), 20))
+                except Failure as failure:
+                    self.assertIn("neither a profile", str(failure))
+                    refused += 1
+        self.assertGreater(refused, 300)
 
 
 # Forks five children that end as it does.
@@ -603,6 +699,13 @@ class Errors(Case):
         with subprocess.Popen(["sleep", "60"]) as other:
             self.fails(3, rf"process {other.pid} \(.+\) is not served by hakmem", "stat", other.pid)
             other.kill()
+
+    def test_process_that_has_ended(self):
+        child = subprocess.Popen(["true"])
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # its parent has not taken its status yet
+        for command in (("stat", child.pid), ("map", child.pid), ("where", child.pid, "0x10"), ("serve", child.pid)):
+            self.fails(5, f"process {child.pid} has ended", *command)
+        child.wait()
 
     def test_descriptor_of_another_version_is_refused(self):
         with Program("hakmem_c23") as program:

@@ -76,6 +76,8 @@ def text(s):
         f"  refills / spills    {s['refills']:>10} / {s['spills']}",
         f"  thread heaps        {s['heaps']:>10}, {s['free_heaps']} without a thread",
     ]
+    if "tiny_quarantined" in s:
+        lines.append(f"  in quarantine       {show.mib(s['tiny_quarantined']):>10} MiB of the cached, {show.mib(s['large_quarantined'])} MiB of large blocks")
     if s["private_slabs"]:
         lines.append(f"  private heaps       {show.mib(s['private_live']):>10} MiB live in {s['private_slabs']} slabs")
     rows = [(b["size"], b["slabs"], b["live"], b["cached"], b["free"], show.size(b["live"] * b["size"])) for b in s["bins"] if b["slabs"]]
@@ -92,6 +94,8 @@ _METRICS = (
     ("live_large_bytes", "large_live", "gauge", "In live blocks above 32 KiB, as asked for."),
     ("large_blocks", "large_blocks", "gauge", "Live blocks above 32 KiB."),
     ("cached_bytes", "tiny_cached", "gauge", "In blocks that threads' caches hold."),
+    ("quarantined_small_bytes", "tiny_quarantined", "gauge", "Of the cached, in freed blocks that wait (hakmem_hardened)."),
+    ("quarantined_large_bytes", "large_quarantined", "gauge", "In freed large blocks that wait and have memory (hakmem_hardened)."),
     ("free_block_bytes", "tiny_free", "gauge", "In free blocks of slabs in use."),
     ("dirty_bytes", "dirty", "gauge", "In free slabs that still have memory."),
     ("clean_bytes", "clean", "gauge", "In pages of slabs in use that have no memory."),

@@ -5,7 +5,7 @@ import argparse
 import json
 
 from . import pprof
-from .heap import CACHED, Heap
+from .heap import CACHED, LIVE, QUARANTINED, Heap
 from .memory import target
 
 HELP = "which block an address is in, and what is beside it"
@@ -45,13 +45,23 @@ def tiny_block(heap, slab, number):
         return None
     start = heap.address(slab.index) + number * slab.bin.size
     found = _block("small", start, slab.bin.size - heap.header, heap.state_of(slab, number), number=number)
-    if found["state"] == CACHED:
+    if found["state"] in (CACHED, QUARANTINED):
         found["heap"] = heap.cached_by(start)
+    if found["state"] == LIVE:
+        tag = heap.tag_of(start, slab.bin.size)
+        if tag:
+            asked, whole = tag
+            if asked is not None:
+                found["asked"] = asked
+            if not whole:
+                found["fault"] = "written past its end"
+    elif heap.written_to(start, slab.bin.size):
+        found["fault"] = "written to after it was freed"
     return found
 
 
 def large_block(heap, slab):
-    return _block("large", heap.large_start(slab), heap.large_usable(slab), "live", asked=slab.size)
+    return _block("large", heap.large_start(slab), heap.large_usable(slab), QUARANTINED if slab.index in heap.waiting else LIVE, asked=slab.size)
 
 
 def look(heap, address):
@@ -104,7 +114,7 @@ def _look(heap, address):
     if not 0 <= index < heap.window_slabs or index // heap.superslab_slabs not in heap.superslabs:
         return _outside(heap, answer, address)
     answer.update(slab=index, superslab=index // heap.superslab_slabs, slab_start=heap.address(index))
-    slab = heap.head_of(index)
+    slab = heap.head_of(index) or next((s for s in heap.waiting.values() if s.index <= index < s.index + s.run), None)
     if slab is None:
         for head, count in heap.aside.items():
             if head <= index < head + count:
@@ -195,11 +205,13 @@ def _outside(heap, answer, address):
 def _block_text(block):
     text = f"{block['start']:#x}, {block['size']} bytes, {block['state']}"
     if block.get("heap") is not None:
-        text += f" (in the cache of thread heap {block['heap']})"
+        text += f" ({'of' if block['state'] == QUARANTINED else 'in the cache of'} thread heap {block['heap']})"
     if "asked" in block and block["asked"] != block["size"]:
         text += f" ({block['asked']} asked for)"
     if "of" in block:
         text += f", of {block['of']}"
+    if "fault" in block:
+        text += f", {block['fault'].upper()}"
     return text
 
 

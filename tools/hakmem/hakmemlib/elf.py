@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The few parts of ELF that are needed: headers, segments, notes, dynamic symbols. x86-64 only."""
 
+import bisect
 import collections
 import os
 import struct
@@ -12,6 +13,8 @@ PT_LOAD, PT_DYNAMIC, PT_INTERP, PT_NOTE = 1, 2, 3, 4
 ET_CORE = 4
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _SEGMENT = struct.Struct("<IIQQQQQQ")
+_SECTION = struct.Struct("<IIQQQQIIQQ")
+_SYMBOL = struct.Struct("<IBBHQQ")
 
 
 class NotElf(Exception):
@@ -59,6 +62,12 @@ def notes(raw, where=0, align=4):
         at = (end + align - 1) & -align
 
 
+def is_in(functions, address):
+    """Whether an address is in one of File.functions(). Those of assembly have no length: up to the next one is theirs."""
+    i = bisect.bisect_right(functions, (address, 1 << 64)) - 1
+    return i >= 0 and (functions[i][1] == 0 or address < sum(functions[i]))
+
+
 class File:
     """An ELF file on disk: what it needs, what it defines, whether hakmem's note is in it."""
 
@@ -102,6 +111,23 @@ class File:
 
     def has_note(self):
         return any(n.owner == "hakmem" for n in self.notes())
+
+    def functions(self):
+        """(address, bytes) of each function that the file's symbols tell of, by address."""
+        raw = self._read(0, _HEADER.size)
+        offset, each, count = *struct.unpack_from("<Q", raw, 40), *struct.unpack_from("<HH", raw, 58)
+        found = []
+        for i in range(count if each == _SECTION.size else 0):
+            section = self._read(offset + i * each, each)
+            if len(section) < each:
+                break
+            _name, kind, _flags, _address, at, size, *_rest = _SECTION.unpack(section)
+            if kind in (2, 11):  # SHT_SYMTAB, SHT_DYNSYM
+                table = self._read(at, size)
+                for _name, info, _other, index, value, length in _SYMBOL.iter_unpack(table[: len(table) // 24 * 24]):
+                    if info & 15 in (2, 10) and index != 0:  # STT_FUNC, STT_GNU_IFUNC; defined
+                        found.append((value, length))
+        return sorted(set(found))
 
     def interpreter(self):
         for s in self.header.of(PT_INTERP):

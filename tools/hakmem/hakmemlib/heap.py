@@ -7,10 +7,12 @@ together because of that are cut to what is possible."""
 import struct
 
 from . import layout as layouts
+from . import show
 from .memory import Unreadable
 
 # How a block is.
 LIVE, CACHED, FREE, ABSENT = "live", "cached", "free", "without pages"
+QUARANTINED = "in quarantine"  # of hakmem_hardened: freed, and not to be handed out for a while; sums count it as cached
 
 
 class Bin:
@@ -39,6 +41,18 @@ class Thread:
 class Heap:
     def __init__(self, memory):
         self.memory = memory
+        for attempt in range(3):
+            try:
+                self._read()
+                break
+            except Unreadable:  # memory that went away between two steps: another look, if it may be another answer
+                if memory.is_core or attempt == 2:
+                    raise
+        if memory.is_core and memory.cut():
+            show.warn(f"{memory.path}: {memory.cut()}; what is missing counts as nothing")
+
+    def _read(self):
+        memory = self.memory
         self.layout = lay = layouts.find(memory)
         self.flavour = lay.flavour
         self.version = lay.bytes_of("version").rstrip(b"\0").decode()
@@ -57,8 +71,11 @@ class Heap:
         self.committed = 0  # slabs that can be written
         self.threads = []
         self._where_cached = {}  # address of a block -> the number of the thread's heap
+        self._quarantined = set()  # addresses of those of them that wait in a quarantine
+        self.waiting = {}  # hakmem_hardened: freed large blocks that wait, by the index of their first slab
         self._read_arena()
         self._read_aside()
+        self._read_waiting()
         self._read_threads()
         self._read_far()
 
@@ -160,10 +177,31 @@ class Heap:
             if word:
                 self.aside[word >> bits] = word & ((1 << bits) - 1)
 
+    def _read_waiting(self):
+        """Freed large blocks of hakmem_hardened, which nobody is to use for a while."""
+        lay = self.layout
+        if "waiting.runs" not in lay or not self.base:
+            return
+        run_bits, has_bits = lay.number("waiting.run_bits"), lay.number("waiting.has_bits")
+        raw = lay.bytes_of("waiting.runs")
+        runs = [word for word in struct.unpack(f"<{len(raw) // 8}Q", raw) if word]
+        each, per = lay.number("slab"), self.superslab_slabs
+        meta, meta_bytes, first = lay.variable("window.meta"), lay.number("superslab_meta"), lay.offset("superslab.slabs")
+        places = [word >> run_bits + has_bits for word in runs]
+        raws = self.memory.read_many([(meta + i // per * meta_bytes + first + i % per * each, each) for i in places])
+        for index, word, raw in zip(places, runs, raws):
+            if raw is None or index in self.slabs:
+                continue  # it has left the quarantine meanwhile
+            slab = Slab(index, "large")
+            slab.run = max(1, word >> has_bits & (1 << run_bits) - 1)
+            slab.size, slab.colour = lay.field(raw, "slab.size"), lay.field(raw, "slab.colour")
+            slab.room, slab.clean = 0, not word & lay.number("waiting.has_pages")
+            self.waiting[index] = slab
+
     def _read_threads(self):
         lay, memory = self.layout, self.memory
-        made = lay.variable("heaps.made")
         first = lay.size("heaps.first") // 8
+        made = min(lay.variable("heaps.made"), first + lay.size("heaps.slabs") // 8 * lay.number("heaps.in_slab"))
         places = list(struct.unpack(f"<{min(made, first)}Q", lay.bytes_of("heaps.first", min(made, first) * 8)))
         in_slab = lay.number("heaps.in_slab")
         if made > first:
@@ -203,11 +241,27 @@ class Heap:
             for block in struct.unpack(f"<{len(slots) // 8}Q", slots) if slots else ():
                 self._mark_cached(thread, b, block)
         state = lay.field(raw, "heap.front_state")
+        if state and "quarantine.blocks" in lay:
+            self._read_quarantine(thread, state)
         if state and "layers.lists" in lay:
             for b in range(1, len(self.bins)):
                 if struct.unpack_from("<H", raw, behind + b * 2)[0]:
                     for block in self._behind(state, b):
                         self._mark_cached(thread, b, block)
+
+    def _read_quarantine(self, thread, state):
+        """The blocks of a heap of hakmem_hardened that were freed, and wait."""
+        lay = self.layout
+        most = lay.number("quarantine.most")
+        try:
+            raw = self.memory.read(state + lay.offset("quarantine.blocks"), lay.size("quarantine.blocks"))
+        except Unreadable:
+            return
+        places = struct.unpack(f"<{len(raw) // 8}Q", raw)
+        for b in range(1, len(self.bins)):
+            for block in places[b * most : (b + 1) * most]:
+                if block and self._mark_cached(thread, b, block):
+                    self._quarantined.add(block)
 
     def _behind(self, state, b):
         """The blocks of a bin that the classic front holds behind the cache."""
@@ -232,12 +286,14 @@ class Heap:
         index = (block - self.base) // self.slab_bytes
         slab = self.slabs.get(index)
         if slab is None or slab.kind != "tiny" or slab.bin.number != b:
-            return
+            return False
         number, rest = divmod((block - self.base) % self.slab_bytes, slab.bin.size)
         if rest == 0 and number < slab.bin.blocks and not slab.free >> number & 1 and not slab.cached >> number & 1:
             slab.cached |= 1 << number
             thread.cached[b] += 1
             self._where_cached[block] = thread.number
+            return True
+        return False
 
     def _read_far(self):
         lay = self.layout
@@ -274,7 +330,7 @@ class Heap:
         if slab.free >> number & 1:
             return FREE
         if slab.cached >> number & 1:
-            return CACHED
+            return QUARANTINED if self.address(slab.index) + number * slab.bin.size in self._quarantined else CACHED
         return LIVE if number < self.absent_from(slab) else ABSENT
 
     def cached_by(self, block):
@@ -336,6 +392,46 @@ class Heap:
                     yield at + offset + each, size, bool(lay.field(raw, "early_header.live", offset))
                 offset += each + size
             chunk = memory.number(chunk + lay.offset("early_chunk.next"))
+
+    # --- Tags of hakmem_hardened
+
+    def _hash(self, block):
+        low, high = struct.unpack("<QQ", self.layout.bytes_of("hardening.keys"))
+        product = (block ^ low) * high
+        return (product ^ product >> 64) & (1 << 64) - 1 | 1
+
+    def _has_tags(self):
+        return "hardening.tags" in self.layout and self.layout.number("hardening.tags") == 1
+
+    def tag_of(self, start, size):
+        """(bytes asked for, whether the bytes behind them are as they were written) of a live small block that has a tag
+        in the last of its `size` bytes; None if it has none, or that cannot be read."""
+        lay = self.layout
+        if not self._has_tags():
+            return None
+        try:
+            raw = self.memory.read(start, size)
+        except Unreadable:
+            return None
+        tag = int.from_bytes(raw[-8:], "little")
+        if tag == 0:
+            return None  # on its way to its owner, or from its owner
+        hashed = self._hash(start)
+        slack = (tag ^ hashed) >> lay.number("hardening.shift")
+        if slack * lay.number("hardening.slack") & (1 << 64) - 1 != tag ^ hashed or slack > size - 8:
+            return None, False
+        asked = size - 8 - slack
+        behind = raw[asked : asked + min(slack, 8)]
+        return asked, behind == hashed.to_bytes(8, "little")[: len(behind)]
+
+    def written_to(self, start, size):
+        """Whether a freed block, all of which is zero then, was written to; False if nobody can say."""
+        lay = self.layout
+        if not self._has_tags() or not lay.variable("hardening.on") & lay.number("hardening.zero"):
+            return False
+        part = size if size <= lay.variable("hardening.zero_most") else lay.number("hardening.zero_least") // 2
+        raws = self.memory.read_many([(start, part), (start + size - part, part)])
+        return any(raw is not None and raw.count(0) != len(raw) for raw in raws)
 
     # --- Sampled and guarded blocks
 
@@ -477,5 +573,8 @@ class Heap:
         for name, plural in (("refills", "refills"), ("refilled", "refilled_blocks"), ("spills", "spills"), ("spilled", "spilled_blocks")):
             s[plural] = lay.variable("retired." + name) + sum(getattr(t, name) for t in self.threads)
         s["heaps"], s["free_heaps"] = self.made_heaps, sum(not t.has_thread for t in self.threads)
+        if "quarantine.blocks" in lay:
+            s["tiny_quarantined"] = sum(self.slabs[(block - self.base) // self.slab_bytes].bin.size for block in self._quarantined)
+            s["large_quarantined"] = sum(slab.run * self.slab_bytes for slab in self.waiting.values() if not slab.clean)
         s["bins"] = bins[1:]
         return s

@@ -90,9 +90,14 @@ def find(memory):
         except Unreadable as error:
             broken = f"{path}: its data at {error} is not there"
     who = f"{memory.path}" if memory.is_core else f"process {memory.pid} ({memory.name})"
+    cut = memory.cut() if memory.is_core else None
+    if cut and (broken or not seen):
+        raise Failure(f"{who}: {cut}")
     if broken:
         missing = memory.missing_files() if memory.is_core else []
         raise Failure(f"{who}: {broken}" + (f"; the file {missing[0]} is needed" if missing else ""))
     if seen:
         raise Failure(f"{who} has hakmem, but is not served by it, or has not started yet", NOT_SERVED)
+    if memory.is_core and memory.missing_files():
+        raise Failure(f"{who} is not served by hakmem, as far as can be seen without {', '.join(memory.missing_files())}", NOT_SERVED)
     raise Failure(f"{who} is not served by hakmem", NOT_SERVED)

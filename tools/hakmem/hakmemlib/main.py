@@ -4,6 +4,7 @@
 import argparse
 import importlib
 import os
+import struct
 import sys
 
 from . import Failure, cmd_run
@@ -38,6 +39,11 @@ def main(arguments):
         return failure.status
     except Unreadable as error:
         print(f"hakmem: the memory at {error} cannot be read: it has changed meanwhile, or is not in the core file", file=sys.stderr)
+        return 1
+    except (struct.error, LookupError, OverflowError, MemoryError, UnicodeDecodeError) as error:
+        # The allocator's data are read as they are: a program that has written over them, or a file that is damaged, may
+        # have any number in any place.
+        print(f"hakmem: what was read makes no sense: it is damaged, or was changed meanwhile ({type(error).__name__}: {error})", file=sys.stderr)
         return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -99,6 +99,12 @@ class Process(Memory):
         if not os.path.isdir(self._proc):
             raise Failure(f"no process {pid}", NO_TARGET)
         self.name = self._text("comm").strip()
+        self._is_alive()
+
+    def _is_alive(self):
+        """Fails if the process has ended: its parent may not have asked for its exit status yet."""
+        if self._text("stat").rsplit(")", 1)[-1].split()[:1] in (["Z"], ["X"]):
+            raise Failure(f"process {self.pid} has ended", NO_TARGET)
 
     def _text(self, name):
         try:
@@ -145,7 +151,10 @@ class Process(Memory):
         return "this process lacks CAP_SYS_PTRACE (in a container: --cap-add SYS_PTRACE), or a security module forbids it"
 
     def mappings(self):
-        for line in self._text("maps").splitlines():
+        text = self._text("maps")
+        if not text:
+            self._is_alive()
+        for line in text.splitlines():
             fields = line.split(None, 5)
             start, end = (int(x, 16) for x in fields[0].split("-"))
             path = fields[5] if len(fields) > 5 else ""
@@ -251,12 +260,16 @@ class Core(Memory):
         if self.header.type != elf.ET_CORE:
             raise Failure(f"{path}: an ELF file, but not a core file", NO_TARGET)
         self._loads = sorted(self.header.of(elf.PT_LOAD), key=lambda s: s.address)
+        self.whole_bytes = max((s.offset + s.file_bytes for s in self.header.segments), default=0)
         self._starts = [s.address for s in self._loads]
         self._files = []
         self._opened = {}
-        for s in self.header.of(elf.PT_NOTE):
-            for note in elf.notes(self._map[s.offset : s.offset + s.file_bytes]):
-                self._look_at(note)
+        try:
+            for s in self.header.of(elf.PT_NOTE):
+                for note in elf.notes(self._map[s.offset : s.offset + s.file_bytes]):
+                    self._look_at(note)
+        except (struct.error, LookupError):
+            raise Failure(f"{path}: its notes are damaged", NO_TARGET) from None
 
     def _look_at(self, note):
         if note.owner != "CORE":
@@ -309,6 +322,12 @@ class Core(Memory):
                     return b""
                 return os.pread(file, min(size, m.end - address), m.offset + address - m.start)
         return b""
+
+    def cut(self):
+        """What is to be said of a core file that is shorter than its header says; None if it is not."""
+        if len(self._map) >= self.whole_bytes:
+            return None
+        return f"the core file is cut short: {len(self._map)} of {self.whole_bytes} bytes (`ulimit -c unlimited`, room on the disk)"
 
     def missing_files(self):
         return sorted(path for path, file in self._opened.items() if file is None)

@@ -12,7 +12,7 @@ import zlib
 from html import escape
 
 # What a page is. The codes from BIN on are of slabs of blocks: BIN + the number of their bin.
-UNMAPPED, CLEAN, DIRTY, ASIDE, OWN, PRIVATE, LARGE, ROOM, UNTOUCHED, EMPTY, BIN = range(11)
+UNMAPPED, CLEAN, DIRTY, ASIDE, OWN, PRIVATE, LARGE, ROOM, UNTOUCHED, EMPTY, WAITING, BIN = range(12)
 
 NAMES = {
     UNMAPPED: "not mapped",
@@ -25,6 +25,7 @@ NAMES = {
     ROOM: "large block, room to grow",
     UNTOUCHED: "large block, never touched",
     EMPTY: "slab of blocks, page without memory",
+    WAITING: "large block, freed, in quarantine",
 }
 COLOURS = {
     UNMAPPED: "#ffffff",
@@ -37,6 +38,7 @@ COLOURS = {
     ROOM: "#b9c6d6",
     UNTOUCHED: "#d5dde7",
     EMPTY: "#f7f7f7",
+    WAITING: "#7d8ca0",
 }
 CACHED_COLOUR = "#8a8a8a"
 
@@ -72,6 +74,7 @@ def rows(heap):
     found = []
     run_until, run = 0, None  # a large run may go on from one SuperSlab to the next
     aside = {i for head, count in heap.aside.items() for i in range(head, head + count)}
+    waiting = {i for slab in heap.waiting.values() for i in range(slab.index, slab.index + slab.run)}
     for superslab in sorted(heap.superslabs):
         row = Row()
         first = superslab * heap.superslab_slabs
@@ -95,7 +98,7 @@ def rows(heap):
                 row.slabs.append([code, run.size if run.kind == "large" else 0, index - run.index, run.run, 0])
             else:
                 own = slab is not None and slab.kind == "heap"
-                code = OWN if own else ASIDE if index in aside else DIRTY if heap.is_dirty(index) and heap.is_avail(index) else CLEAN
+                code = OWN if own else ASIDE if index in aside else WAITING if index in waiting else DIRTY if heap.is_dirty(index) and heap.is_avail(index) else CLEAN
                 pages += bytes([code, 0, 0]) * per_slab
                 row.slabs.append([code, 0, 0, 0, 0])
         row.pages = bytes(pages)

@@ -5,8 +5,8 @@ import collections
 import gzip
 import os
 import shutil
-import struct
 import subprocess
+import zlib
 
 from . import NO_TARGET, Failure, elf
 
@@ -14,14 +14,14 @@ Mapping = collections.namedtuple("Mapping", "start end offset path build_id")
 
 
 def _varint(raw, at):
-    value = shift = 0
-    while True:
+    value = 0
+    for shift in range(0, 70, 7):
         byte = raw[at]
         at += 1
         value |= (byte & 127) << shift
         if byte < 128:
             return value & (1 << 64) - 1, at
-        shift += 7
+    raise ValueError("a number without an end")
 
 
 def fields(raw):
@@ -76,11 +76,24 @@ def load(path):
         raise Failure(f"{path}: {error.strerror}", NO_TARGET) from None
     try:
         if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-            return _proto(raw)
-        return _folded(raw) if _is_text(raw) else _proto(raw)
-    except (IndexError, ValueError, EOFError, gzip.BadGzipFile, struct.error, KeyError) as error:
+            return _demangled(_proto(gzip.decompress(raw)))
+        return _demangled(_folded(raw) if _is_text(raw) else _proto(raw))
+    except (LookupError, ValueError, TypeError, AttributeError, EOFError, OSError, zlib.error) as error:
+        # Whatever is wrong in a file shows as one of these: a number where a message is to be, the number of a string
+        # that is not there, and so on.
         raise Failure(f"{path}: neither a profile of pprof's format nor folded stacks ({error})") from None
+
+
+def _demangled(profile):
+    """The profile with names as they are written in C++ and Rust. The library writes them as symbols have them."""
+    names = sorted({name for stack, _ in profile.samples for name in stack if name.startswith(("_Z", "_R"))})
+    tool = shutil.which("c++filt")
+    if names and tool:
+        done = subprocess.run([tool], input="\n".join(names) + "\n", capture_output=True, text=True, check=False)
+        lines = done.stdout.splitlines()
+        plain = dict(zip(names, lines)) if len(lines) == len(names) else {}
+        profile.samples = [(tuple(plain.get(name, name) for name in stack), values) for stack, values in profile.samples]
+    return profile
 
 
 def _is_text(raw):
@@ -127,6 +140,8 @@ def _proto(raw):
             functions[f.get(1, 0)] = f
     if not types or not strings:
         raise ValueError("no sample types")
+    if any(len(values) != len(types) for _, values in samples):
+        raise ValueError("a sample with other values than there are types")
     maps = {i: Mapping(f.get(2, 0), f.get(3, 0), f.get(4, 0), strings[f.get(5, 0)], strings[f.get(6, 0)]) for i, f in mappings.items()}
     names = _names(locations, functions, strings, maps)
     done = [(tuple(name for i in reversed(stack) for name in names[i]), values) for stack, values in samples]
@@ -149,7 +164,7 @@ def _names(locations, functions, strings, maps):
 
 def symbolize(mapping, wanted):
     """Names for addresses of one file, by its symbols."""
-    if mapping is None:
+    if mapping is None or "\0" in mapping.path:
         return {i: [f"{address:#x}"] for i, address in wanted}
     base = os.path.basename(mapping.path) or "?"
     unknown = {i: [f"{base}+{address - mapping.start:#x}"] for i, address in wanted}
@@ -160,26 +175,32 @@ def symbolize(mapping, wanted):
             loads = file.header.of(elf.PT_LOAD)
             static = file.static_address(mapping.start, mapping.offset, loads)
             build_id = next((n.content.hex() for n in file.notes() if n.owner == "GNU" and n.type == 3), "")
+            functions = file.functions()
     except (OSError, elf.NotElf):
         return unknown
     if mapping.build_id and build_id and mapping.build_id != build_id:
         return unknown
     tool = shutil.which("addr2line")
-    answers = []
+    answers, known = [], []
     if tool:
         text = "".join(f"{address - static:#x}\n" for _, address in wanted)
         done = subprocess.run([tool, "-f", "-C", "-i", "-a", "-e", mapping.path], input=text, capture_output=True, text=True, check=False)
         for line in done.stdout.splitlines():
             if line.startswith("0x"):
                 answers.append([])
+                known.append(False)
                 place = False
             elif place:
                 place = False
+                # Of a file without debug information it says the nearest symbol before an address, however far that is.
+                known[-1] = known[-1] or not line.startswith("??")
             else:
                 answers[-1].append(line)
                 place = True
     found = {}
     for at, (i, address) in enumerate(wanted):
         names = [n for n in answers[at] if n != "??"] if at < len(answers) else []
+        if names and not known[at] and not elf.is_in(functions, address - static):
+            names = []
         found[i] = names[::-1] or [f"{base}+{address - static:#x}"]
     return found
