@@ -91,9 +91,13 @@ static void report(struct leaks *leaks) {
         stack_report_end_line(out);
         return;
     }
-    stack_report_text(out, leaks->count == 0 ? "no leaks" : "leaks: ");
     if (leaks->count != 0) {
+        stack_report_text(out, "leaks: ");
         put_sum(out, &leaks->all);
+    } else if (sampler_rate() == 1) {
+        stack_report_text(out, "no leaks");
+    } else {
+        stack_report_text(out, "no leaks among sampled blocks (HAKMEM_PROFILE_RATE=1 samples all)");
     }
     stack_report_text(out, "; still reachable: ");
     put_sum(out, &leaks->reached);

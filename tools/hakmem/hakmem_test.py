@@ -553,6 +553,28 @@ class Profiles(Case):
         raw = message((1, message((1, 1), (2, 2))), (2, message((1, b"\1"), (2, b"\5"))), (3, mapping), (4, message((1, 1), (2, 1), (3, base + main_at + 4))), (6, ""), (6, "inuse_space"), (6, "bytes"), (6, PRELOADED))
         self.assertEqual(self.succeeds("profile", self.file("x.pb", raw), "--folded"), "main 5\n")
 
+    @unittest.skipUnless(shutil.which("go"), "no Go here")
+    def test_go_tool_pprof_opens_those_of_four_languages(self):
+        c, cxx = (os.path.join(self.folder.name, name) for name in ("c", "cxx"))
+        with open(c + ".c", "w") as file:
+            file.write("#include <stdlib.h>\n__attribute__((noipa)) static void *make_in_c(void) { void *p = malloc(1000); __asm__(\"\"); return p; }\nint main(void) { return make_in_c() == NULL; }\n")
+        with open(cxx + ".cc", "w") as file:
+            file.write("#include <string>\nnamespace shop { struct Order { std::string text; __attribute__((noipa)) void grow(int n) { text.assign(n, 'x'); __asm__(\"\"); } }; }\n")
+            file.write("int main() { shop::Order order; order.grow(5000); return 0; }\n")
+        subprocess.run(["gcc", "-O2", "-o", c, c + ".c"], check=True)
+        subprocess.run(["g++", "-O2", "-o", cxx, cxx + ".cc"], check=True)
+        programs = {"make_in_c": [c], "shop::Order::grow": [cxx], "PyList_|list_": ["/usr/bin/python3", "-c", "x = [i for i in range(100000)]"]}
+        if shutil.which("node"):
+            programs["node::"] = ["node", "-e", "Buffer.alloc(1 << 20)"]
+        for name, program in programs.items():
+            with self.subTest(name):
+                path = os.path.join(self.folder.name, "profile.pb.gz")
+                rate = "1" if len(program) == 1 else "16K"
+                subprocess.run(program, check=True, env=dict(os.environ, LD_PRELOAD=library("hakmem_c23"), HAKMEM_PROFILE=path, HAKMEM_PROFILE_RATE=rate, PYTHONMALLOC="malloc"))
+                home = dict(os.environ, HOME=self.folder.name, PPROF_TMPDIR=self.folder.name)
+                done = subprocess.run(["go", "tool", "pprof", "-sample_index=alloc_space", "-top", "-nodefraction=0", path], capture_output=True, text=True, check=True, env=home)
+                self.assertRegex(done.stdout, rf"(?m)^ .*B +[\d.]+% +({name})")
+
     def test_no_name_is_given_to_a_function_without_symbol(self):
         """Of a stripped program addr2line knows the nearest symbol before an address, which is another function's."""
         source, program, path = (os.path.join(self.folder.name, name) for name in ("a.c", "a", "a.pb.gz"))
@@ -754,6 +776,18 @@ class Run(Case):
         status, out, err = hakmem("run", *self.LIBRARY, "sh", "-c", "echo $PPID; exit 17")
         self.assertEqual((status, out.strip(), err), (17, str(os.getpid()), ""))
         self.assertEqual(hakmem("run", *self.LIBRARY, "sh", "-c", "kill -9 $$")[0], -signal.SIGKILL)
+
+    def test_leaks_are_all_found(self):
+        with tempfile.TemporaryDirectory() as folder:
+            source, program = folder + "/a.c", folder + "/a"
+            with open(source, "w") as file:
+                file.write("#include <stdlib.h>\n#include <string.h>\n__attribute__((noipa)) void lose(void) { void *volatile p = malloc(30); p = NULL; }\nint main(void) { lose(); return 0; }\n")
+            subprocess.run(["gcc", "-O1", "-o", program, source], check=True)
+            status, out, err = hakmem("run", *self.LIBRARY, "--leaks", program)
+            self.assertEqual(status, 0)
+            self.assertRegex(err, r"(?m)^hakmem: leak of 30 bytes in 1 block, allocated by\nhakmem:   #0 0x\w+ lose\+")
+            err = hakmem("run", *self.LIBRARY, "--leaks", "--set", "PROFILE_RATE=1G", program)[2]
+            self.assertRegex(err, "^hakmem: no leaks among sampled blocks ")
 
     def test_stats_option_takes_no_word(self):
         status, out, err = hakmem("run", *self.LIBRARY, "--stats", "true")

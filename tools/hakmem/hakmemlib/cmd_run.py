@@ -22,7 +22,7 @@ def add_arguments(parser):
     parser.add_argument("--library", metavar="FILE", help=f"the library to use (default: {_LIBRARY}, of the build or as installed)")
     parser.add_argument("--stats", metavar="FILE", help="print statistics at the end, or, as --stats=FILE, write them to FILE; %%p is the process's number")
     parser.add_argument("--profile", metavar="FILE", help=f"write a heap profile, to FILE if it is --profile=FILE, or else to {_PROFILE.replace('%', '%%')}")
-    parser.add_argument("--leaks", action="store_true", help="say at the end what is live")
+    parser.add_argument("--leaks", action="store_true", help="say at the end which blocks are lost, by the calls that allocated them; exactly, unless --set PROFILE_RATE=BYTES says to sample")
     parser.add_argument("--guard", metavar="N", type=int, help="put one allocation in about N against a guard page")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="any other setting, without HAKMEM_ (as DECAY_MS=0)")
     parser.add_argument("--check", action="store_true", help="only say whether the program would be served")
@@ -110,7 +110,7 @@ def check(path):
                 problems.append(f"{path} has a malloc of its own, which comes before any library's")
             for needed in file.needed():
                 if needed.startswith(_OTHERS):
-                    remarks.append(f"{path} is linked to {needed}: its malloc is replaced, its other functions are not; see README, \"Programs that link another allocator\"")
+                    remarks.append(f"{path} is linked to {needed}: its malloc is replaced, its other functions are not; see docs/use.md, \"Programs that link another allocator\"")
     except elf.NotElf as error:
         problems.append(f"{path} is no program that hakmem can serve: {error}")
     return problems, remarks
@@ -169,6 +169,8 @@ def environment(args, library):
     env = preloading(library, os.environ)
     wanted = {"STATS": args.stats, "PROFILE": args.profile, "LEAKS": "1" if args.leaks else None, "GUARD": args.guard}
     env.update({f"HAKMEM_{name}": str(value) for name, value in wanted.items() if value is not None})
+    if args.leaks:  # all blocks, unless it is to be quick: at the default rate a few lost blocks are no sample
+        env.setdefault("HAKMEM_PROFILE_RATE", "1")
     env.update(settings(args.set))
     return env
 
