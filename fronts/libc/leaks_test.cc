@@ -95,7 +95,8 @@ TEST(Leaks, AreEstimatedAtOtherRates) {
     EXPECT_THAT(report.first, HasSubstr("leaks: about "));
 }
 
-// What is lost may be among the blocks that were not sampled: the report is not to sound as if it were not.
+// What is lost may be among the blocks that were not sampled: the report is not to sound as if it
+// were not.
 TEST(Leaks, OfAFewSamplesNoneIsNoPromise) {
     Report report = RunProgram("hakmem_c23", "free", "1G");
     EXPECT_THAT(report.first,

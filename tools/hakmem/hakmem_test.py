@@ -781,11 +781,11 @@ class Run(Case):
         with tempfile.TemporaryDirectory() as folder:
             source, program = folder + "/a.c", folder + "/a"
             with open(source, "w") as file:
-                file.write("#include <stdlib.h>\n#include <string.h>\n__attribute__((noipa)) void lose(void) { void *volatile p = malloc(30); p = NULL; }\nint main(void) { lose(); return 0; }\n")
+                file.write("#include <stdlib.h>\n#include <string.h>\n__attribute__((noipa)) void lose(void) { void *volatile p = malloc(30); p = NULL; }\nint main(void) { for (int i = 0; i < 100; i++) lose(); return 0; }\n")
             subprocess.run(["gcc", "-O1", "-o", program, source], check=True)
             status, out, err = hakmem("run", *self.LIBRARY, "--leaks", program)
             self.assertEqual(status, 0)
-            self.assertRegex(err, r"(?m)^hakmem: leak of 30 bytes in 1 block, allocated by\nhakmem:   #0 0x\w+ lose\+")
+            self.assertRegex(err, r"(?m)^hakmem: leak of \d+ bytes in (9\d|100) blocks, allocated by\nhakmem:   #0 0x\w+ lose\+")  # the last may still be in a register
             err = hakmem("run", *self.LIBRARY, "--leaks", "--set", "PROFILE_RATE=1G", program)[2]
             self.assertRegex(err, "^hakmem: no leaks among sampled blocks ")
 
