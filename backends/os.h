@@ -106,6 +106,10 @@ enum os_result os_move(void *from, void *to, size_t size);
 // the pages only; the addresses stay reserved.)
 void os_release(void *at, size_t size);
 
+// Unmaps a range that may hold ranges which are unmapped already. OS_NO_MEMORY: it is as it was,
+// for the process has too many mappings, or is in a sandbox of its own.
+enum os_result os_unmap(void *at, size_t size);
+
 // Takes the rights to a range away, and its pages; it stays reserved. OS_NO_MEMORY: it is as it
 // was.
 enum os_result os_forbid(void *at, size_t size);

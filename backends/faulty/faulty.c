@@ -22,6 +22,7 @@ UNDERNEATH(purge_ranges);
 UNDERNEATH(refresh);
 UNDERNEATH(move);
 UNDERNEATH(release);
+UNDERNEATH(unmap);
 UNDERNEATH(huge_pages);
 UNDERNEATH(address_limit);
 UNDERNEATH(data_limit);
@@ -289,6 +290,10 @@ void os_release(void *at, size_t size) {
     if (!fails(FAULTY_RELEASE, false)) {
         underneath_release(at, size);
     }
+}
+
+enum os_result os_unmap(void *at, size_t size) {
+    return fails(FAULTY_RELEASE, false) ? OS_NO_MEMORY : underneath_unmap(at, size);
 }
 
 void os_huge_pages(void *at, size_t size, bool on) {

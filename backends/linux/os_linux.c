@@ -401,6 +401,13 @@ void os_release(void *at, size_t size) {
     map_over(at, size, PROT_NONE);
 }
 
+enum os_result os_unmap(void *at, size_t size) {
+    if (sandbox_now() == SANDBOX_OWN || os_is_outside() || sandbox_is_strict()) {
+        return OS_NO_MEMORY;
+    }
+    return is_error(unmap(at, size)) ? OS_NO_MEMORY : OS_OK;
+}
+
 void os_huge_pages(void *at, size_t size, bool on) {
     if (!can_madvise() || sandbox_is_strict()) {
         return;

@@ -132,6 +132,7 @@ static enum os_result extend(const struct page_arena_window *window, size_t from
 // memory that it need not have.
 static enum os_result extend_rounded(const struct page_arena_window *window, size_t from,
                                      size_t end, bool huge) {
+    arena_look_at_limits();
     size_t most = atomic_load_explicit(&arena_state.step, memory_order_relaxed);
     size_t mapped =
         atomic_load_explicit(&arena_state.reserved, memory_order_relaxed) >> ARENA_SLAB_SHIFT;

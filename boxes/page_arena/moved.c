@@ -57,6 +57,16 @@ static void advise_again(const struct page_arena_window *window, struct moved_ru
     }
 }
 
+static void forget_within(struct moved_run held) {
+    size_t end = moved_runs_end();
+    for (size_t i = 0; i < end; i++) {
+        struct moved_run run = moved_runs_at(i);
+        if (run.slabs != 0 && is_within(run, held)) {
+            moved_runs_change(i, run, no_run);
+        }
+    }
+}
+
 // Maps held slabs afresh, and removes the notes of the runs in them.
 static enum os_result refresh(const struct page_arena_window *window, struct moved_run held) {
     enum os_result result =
@@ -66,12 +76,8 @@ static enum os_result refresh(const struct page_arena_window *window, struct mov
     } else if (result == OS_OK) {
         advise_again(window, held);
     }
-    size_t end = result == OS_NO_MEMORY ? 0 : moved_runs_end();
-    for (size_t i = 0; i < end; i++) {
-        struct moved_run run = moved_runs_at(i);
-        if (run.slabs != 0 && is_within(run, held)) {
-            moved_runs_change(i, run, no_run);
-        }
+    if (result != OS_NO_MEMORY) {
+        forget_within(held);
     }
     return result;
 }
@@ -91,11 +97,38 @@ HAK_NOINLINE bool arena_purge_held(const struct page_arena_window *window, size_
     return true;
 }
 
+// Whether unmapping a run of held slabs is worth while. Each may be a mapping more, of which the
+// kernel grants a process 65,530, so short ones are not. And a process above its limit, which was
+// lowered, would get nothing for what it gives.
+static bool is_worth_unmapping(size_t slabs) {
+    enum { UNMAP_RUNS = 4096, REST = 8 << 20 }; // runs a limit; what a process has besides, bytes
+    size_t limit = atomic_load_explicit(&arena_state.limit, memory_order_relaxed);
+    return slabs << ARENA_SLAB_SHIFT >= limit / UNMAP_RUNS &&
+           (counted_held() << ARENA_SLAB_SHIFT) + REST <= limit;
+}
+
+bool arena_unmap(const struct page_arena_window *window, size_t from, size_t slabs) {
+    struct moved_run held = {from, slabs};
+    if (HAK_LIKELY(atomic_load_explicit(&arena_state.limit, memory_order_relaxed) == 0)) {
+        return false;
+    }
+    arena_look_at_limits(); // they may have changed, and the call below costs much more
+    if (!is_worth_unmapping(slabs) || noted_in(held) == NOTED_PART ||
+        os_unmap(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT) != OS_OK) {
+        return false;
+    }
+    arena_mark_lost(window, from, slabs);
+    forget_within(held);
+    return true;
+}
+
 bool arena_purge_for_good(const struct page_arena_window *window, size_t from, size_t slabs) {
     struct moved_run held = {from, slabs};
     bool tight = page_arena_is_tight();
     enum os_result result = OS_NO_MEMORY;
-    if (tight) {
+    if (arena_unmap(window, from, slabs)) {
+        result = OS_OK;
+    } else if (tight) {
         result = os_decommit(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT);
         if (result == OS_LOST) {
             arena_mark_lost(window, from, slabs);

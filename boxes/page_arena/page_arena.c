@@ -53,22 +53,34 @@ static void use_meta(const struct page_arena_window *window, size_t from, size_t
     }
 }
 
-static HAK_NOINLINE bool make_ready(const struct page_arena_window *window, size_t from,
-                                    size_t slabs, const struct wish *wish) {
-    if (!arena_commit(window, from, slabs, wish->huge)) {
-        return false;
+static HAK_NOINLINE enum os_result make_ready(const struct page_arena_window *window, size_t from,
+                                              size_t slabs, const struct wish *wish) {
+    enum os_result result = arena_commit(window, from, slabs, wish->huge);
+    if (result != OS_OK) {
+        return result;
     }
     if (page_arena_is_tight() && !wish->bare &&
         !give_rights(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT)) {
-        return false;
+        return OS_NO_MEMORY;
     }
     use_meta(window, from, slabs);
-    return true;
+    return OS_OK;
 }
 
-// Ends a claim: counts, commits, and answers whether every page of the run is untouched.
-static HAK_NOINLINE bool finish_claim(const struct page_arena_window *window, size_t from,
-                                      size_t slabs, const struct wish *wish, bool *zero) {
+// A claim that the kernel refuses, by `result`: nothing is held but what is gone for good.
+static HAK_COLD void undo_claim(const struct page_arena_window *window, size_t from, size_t slabs,
+                                enum os_result result) {
+    if (result == OS_TAKEN) {
+        arena_put_mapped(window, from, slabs);
+    } else {
+        arena_put_avail(window, from, slabs, true);
+    }
+}
+
+// Ends a claim: counts, commits, and answers whether every page of the run is untouched. OS_TAKEN:
+// the claim may be tried again.
+static HAK_NOINLINE enum os_result finish_claim(const struct page_arena_window *window, size_t from,
+                                                size_t slabs, const struct wish *wish, bool *zero) {
     if (wish->again) {
         arena_make_huge_again(window, from, slabs);
     }
@@ -76,9 +88,12 @@ static HAK_NOINLINE bool finish_claim(const struct page_arena_window *window, si
     if (atomic_load(&arena_state.top) < end) {
         load_max(&arena_state.top, end);
     }
-    if (HAK_UNLIKELY(!is_ready(window, from, slabs)) && !make_ready(window, from, slabs, wish)) {
-        arena_put_avail(window, from, slabs, true);
-        return false;
+    if (HAK_UNLIKELY(!is_ready(window, from, slabs))) {
+        enum os_result result = make_ready(window, from, slabs, wish);
+        if (result != OS_OK) {
+            undo_claim(window, from, slabs, result);
+            return result;
+        }
     }
     size_t dirty = arena_count_dirty(window, from, slabs);
     size_t held = wish->counted ? 0 : slabs;
@@ -87,7 +102,7 @@ static HAK_NOINLINE bool finish_claim(const struct page_arena_window *window, si
     }
     dirty_ceiling_count_claimed(slabs, dirty);
     *zero = dirty == 0;
-    return true;
+    return OS_OK;
 }
 
 // Under HAKMEM_LIMIT counts slabs that are about to be claimed, and makes room for them of what is
@@ -165,17 +180,28 @@ static HAK_NOINLINE size_t claim(const struct page_arena_window *window, size_t 
     }
 }
 
+static size_t claim_and_finish(const struct page_arena_window *window, size_t slabs, size_t align,
+                               const struct wish *wish, bool *zero) {
+    for (;;) {
+        size_t from = claim(window, slabs, align, wish->huge);
+        enum os_result result =
+            from == ARENA_NONE ? OS_NO_MEMORY : finish_claim(window, from, slabs, wish, zero);
+        if (result != OS_TAKEN) {
+            return result == OS_OK ? from : ARENA_NONE;
+        }
+    }
+}
+
 static size_t claim_held(size_t slabs, size_t align, struct wish wish, bool *zero) {
     struct page_arena_window window = arena_window();
     if (slabs > window.slabs || !take_quota(slabs, &wish)) {
         return ARENA_NONE;
     }
-    size_t from = claim(&window, slabs, hak_max(align, ARENA_SLAB), wish.huge);
-    if (from != ARENA_NONE && finish_claim(&window, from, slabs, &wish, zero)) {
-        return from;
+    size_t from = claim_and_finish(&window, slabs, hak_max(align, ARENA_SLAB), &wish, zero);
+    if (from == ARENA_NONE) {
+        give_quota(slabs, &wish);
     }
-    give_quota(slabs, &wish);
-    return ARENA_NONE;
+    return from;
 }
 
 size_t page_arena_claim(size_t slabs, size_t align, bool *zero) {
@@ -223,12 +249,11 @@ size_t page_arena_claim_bare(bool *zero) {
     if (!take_quota(1, &wish)) {
         return ARENA_NONE;
     }
-    size_t from = claim(&window, 1, ARENA_SLAB, false);
-    if (from != ARENA_NONE && finish_claim(&window, from, 1, &wish, zero)) {
-        return from;
+    size_t from = claim_and_finish(&window, 1, ARENA_SLAB, &wish, zero);
+    if (from == ARENA_NONE) {
+        give_quota(1, &wish);
     }
-    give_quota(1, &wish);
-    return ARENA_NONE;
+    return from;
 }
 
 bool page_arena_give_rights(size_t slab, unsigned page, unsigned pages) {
@@ -286,7 +311,7 @@ bool page_arena_claim_at(size_t from, size_t slabs, bool *zero) {
     if ((try_claim(&window, from, slabs) ||
          (arena_release_aside(false) && try_claim(&window, from, slabs)) ||
          (arena_grow_at(&window, from, slabs, wish.huge) && try_claim(&window, from, slabs))) &&
-        finish_claim(&window, from, slabs, &wish, zero)) {
+        finish_claim(&window, from, slabs, &wish, zero) == OS_OK) {
         return true;
     }
     give_quota(slabs, &wish);
@@ -304,6 +329,20 @@ static size_t give_back(size_t most) {
     return got == most ? got : got + page_arena_purge_highest(most - got);
 }
 
+// Free slabs with pages that stay because the program works in phases, and that a process under a
+// limit on address space or data needs room for: what is held and they take a quarter of the limit
+// at most.
+static size_t over_limit(size_t dirty, size_t held) {
+    size_t limit = atomic_load_explicit(&arena_state.limit, memory_order_relaxed);
+    size_t share = limit / 4 >> ARENA_SLAB_SHIFT;
+    size_t kept = hak_max(DIRTY_CEILING_LEAST, held / DIRTY_CEILING_SHARE);
+    if (HAK_LIKELY(limit == 0) || held + dirty < share + DIRTY_CEILING_STEP ||
+        dirty < DIRTY_CEILING_STEP || dirty - DIRTY_CEILING_STEP < kept) {
+        return 0;
+    }
+    return hak_min(hak_min(dirty - kept, held + dirty - share), DIRTY_CEILING_MOST);
+}
+
 // Called after `freed` slabs with pages have become free. Gives the pages of those above the
 // ceiling back to the kernel.
 static void keep_ceiling(size_t freed, uint32_t now) {
@@ -318,6 +357,7 @@ static void keep_ceiling(size_t freed, uint32_t now) {
     }
     size_t surplus =
         dirty_ceiling_surplus(dirty, held, freed, now, (uint32_t)hak_max((size_t)decay, 1));
+    surplus = hak_max(surplus, over_limit(dirty, held));
     if (HAK_UNLIKELY(surplus != 0)) {
         dirty_ceiling_count_given(dirty, surplus, give_back(surplus));
     }
@@ -421,6 +461,8 @@ void page_arena_get_stats(struct page_arena_stats *stats) {
             for (size_t i = 0; i < ARENA_GROUP_SUPERSLABS; i++) {
                 bool committed = atomic_bitmap_test(&window.groups[g].committed, i);
                 size_t mapped = mapped_in(&window, g * ARENA_GROUP_SUPERSLABS + i);
+                mapped -= atomic_bitmap_count_run(window.groups[g].gone, i * ARENA_SUPERSLAB_SLABS,
+                                                  ARENA_SUPERSLAB_SLABS);
                 stats->committed_bytes += committed ? mapped << ARENA_SLAB_SHIFT : 0;
             }
         }
@@ -449,4 +491,5 @@ HAK_LAYOUT(page_arena_layout,
                     HAK_FIELD("group.dirty", struct page_arena_group, dirty),
                     HAK_FIELD("group.committed", struct page_arena_group, committed),
                     HAK_FIELD("group.meta_used", struct page_arena_group, meta_used),
-                    HAK_FIELD("group.mapped", struct page_arena_group, mapped)));
+                    HAK_FIELD("group.mapped", struct page_arena_group, mapped),
+                    HAK_FIELD("group.gone", struct page_arena_group, gone)));

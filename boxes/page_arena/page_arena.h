@@ -60,12 +60,16 @@ struct page_arena_group {
     alignas(HAK_CACHE_LINE) atomic_bitmap_word committed; // SuperSlabs with read and write rights
     atomic_bitmap_word meta_used; // SuperSlabs whose metadata may hold pages
     atomic_bitmap_word huge;      // SuperSlabs that were advised huge pages
-    atomic_bitmap_word lost;      // SuperSlabs with free slabs that may not be mapped
+    atomic_bitmap_word lost;      // SuperSlabs with slabs that may be gone
     alignas(HAK_CACHE_LINE) atomic_bitmap_word user[ARENA_GROUP_USER_WORDS]; // the box above
     atomic_bitmap_word mapped[ARENA_GROUP_SLABS / 64]; // mapped, now or before; set for good
     // Of what was given back of each SuperSlab since it was last free and clean: slabs in the upper
     // half, pages that were in memory in the lower one. An estimate, the arena's own.
     _Atomic(uint32_t) emptied[ARENA_GROUP_SUPERSLABS];
+    atomic_bitmap_word gone[ARENA_GROUP_SLABS / 64]; // not mapped now; by a slab's holder
+    // Each group has a page of its own.
+    char pad_[HAK_PAGE - 4 * (ARENA_GROUP_SLABS / 8) - 2 * (ARENA_GROUP_SUPERSLABS * 4) -
+              HAK_CACHE_LINE - ARENA_GROUP_USER_WORDS * 8];
 };
 
 // Summaries of the runs of free slabs (or free dirty slabs) of a region and of each of its groups.
@@ -189,6 +193,11 @@ struct page_arena_purged {
 };
 enum { ARENA_PURGE_CALL = 256 };
 
+// Where address space or data is limited (RLIMIT_AS, RLIMIT_DATA) to up to 16 GiB, the slabs that a
+// purge gives back are unmapped, so that the program's own mappings, such as its threads' stacks,
+// find room after a peak; the next claim maps them again. (Not with the header strategy, which
+// reads in front of any pointer into the heap.)
+//
 // One step of giving the pages of free dirty slabs back to the kernel: those freed `age_ms` (less
 // than 2^31) or longer ago. The metadata of a SuperSlab without a slab in use is given back too:
 // all of it is zero afterwards.

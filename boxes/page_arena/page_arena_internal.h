@@ -77,6 +77,7 @@ struct arena_state {
     _Atomic size_t readable_end;                     // see page_arena_readable(), a slab's index
     _Atomic size_t step;                             // most slabs to grow by, see extend_rounded()
     _Atomic size_t growths;                          // see page_arena_growths()
+    _Atomic size_t limit;                            // see arena_look_at_limits()
     _Atomic bool tight;                              // see page_arena_is_tight()
     _Atomic bool dense;                              // see page_arena_mark_dense()
     _Atomic bool charged;                            // see is_charged()
@@ -139,7 +140,7 @@ HAK_INLINE uint32_t now_ms(void) {
 //
 // The control area is mapped as the heap grows, so that a small process maps little of it: limits
 // on address space, data and locked memory count what is mapped, touched or not. A piece of the
-// window is the slabs whose bytes fill one page of the page map; their groups fill one page too.
+// window is the slabs whose bytes fill one page of the page map; their groups fill a page each.
 // Only the regions are reserved from the start, for a window has few of them. Regions get rights
 // in order, the first one before the window is published.
 //
@@ -151,7 +152,7 @@ enum {
     PIECE_GROUPS = PIECE_SLABS / ARENA_GROUP_SLABS,
     PIECES_MOST = (WINDOW_MOST >> ARENA_SLAB_SHIFT) / PIECE_SLABS,
 };
-static_assert(sizeof(struct page_arena_group) * PIECE_GROUPS == HAK_PAGE, "a page of groups");
+static_assert(sizeof(struct page_arena_group) == HAK_PAGE, "a group has a page of its own");
 static_assert(ARENA_REGION_GROUPS % PIECE_GROUPS == 0, "a piece is in one region");
 
 struct arena_control {
@@ -305,12 +306,28 @@ HAK_INLINE bool may_be_huge(void) {
     return settings_get(SETTING_THP) == 2 && limit_slabs() == 0 && !page_arena_is_tight();
 }
 
-// Maps those of held slabs again that the kernel has lost. Clears the mark of each SuperSlab all of
-// whose slabs are among them. False if the kernel refuses.
-bool arena_map_lost(const struct page_arena_window *window, size_t from, size_t slabs);
+// The word of 64 slabs, some of which may be gone.
+HAK_INLINE atomic_bitmap_word *gone_word(const struct page_arena_window *window, size_t word) {
+    return &window->groups[word / 32].gone[word % 32];
+}
 
-// Marks the SuperSlabs of held slabs: some of their slabs may not be mapped any longer.
+// True if some of the slabs are gone. Exact for held slabs.
+bool arena_any_gone(const struct page_arena_window *window, size_t from, size_t slabs);
+
+// Maps those of held slabs again that are gone. Clears the mark of each SuperSlab all of whose
+// slabs are among them. OS_NO_MEMORY if the kernel refuses; OS_TAKEN: something else has been
+// mapped there, and those that are still gone are to be left alone for good.
+enum os_result arena_map_lost(const struct page_arena_window *window, size_t from, size_t slabs);
+
+// Marks held slabs as gone, and their SuperSlabs as those of such.
 void arena_mark_lost(const struct page_arena_window *window, size_t from, size_t slabs);
+
+// Makes held slabs available after OS_TAKEN, but for those that are gone.
+void arena_put_mapped(const struct page_arena_window *window, size_t from, size_t slabs);
+
+// Notes the limit on address space or data, whichever is lower, in bytes: 0 if that is none that
+// matters here, where free slabs stay mapped.
+void arena_look_at_limits(void);
 
 // Marks the SuperSlabs of slabs as advised huge pages.
 void arena_mark_huge(const struct page_arena_window *window, size_t from, size_t slabs);
@@ -319,10 +336,11 @@ void arena_mark_huge(const struct page_arena_window *window, size_t from, size_t
 void arena_mark_committed(const struct page_arena_window *window, size_t index,
                           uint64_t superslabs);
 
-// Gives the SuperSlabs of held slabs the rights back that a purge took. False if the kernel
-// refuses. Only a thread that holds all of a SuperSlab takes its rights, so those of the caller's
-// SuperSlabs stay.
-bool arena_commit(const struct page_arena_window *window, size_t from, size_t slabs, bool huge);
+// Gives the SuperSlabs of held slabs the rights back that a purge took, and maps those slabs again
+// that are gone; results as of arena_map_lost(). Only a thread that holds all of a SuperSlab takes
+// its rights, so those of the caller's SuperSlabs stay.
+enum os_result arena_commit(const struct page_arena_window *window, size_t from, size_t slabs,
+                            bool huge);
 
 // Marks the metadata of a slab's SuperSlab as in use, so that the purge visits it.
 void arena_use_meta(const struct page_arena_window *window, size_t slab);
@@ -412,8 +430,12 @@ enum os_result arena_refresh(const struct page_arena_window *window, size_t from
 // would not.
 bool arena_purge_held(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// As arena_purge_held(), by a caller that releases the run next. Moved runs in it are mapped
-// afresh; the kernel may lose them in that, and then the next claim maps them again.
+// Unmaps a run that the caller holds and releases next, where there is a limit. False if it did
+// not.
+bool arena_unmap(const struct page_arena_window *window, size_t from, size_t slabs);
+
+// As arena_purge_held(), by a caller that releases the run next. It may be gone then: unmapped for
+// good, or lost by the kernel as a moved run was mapped afresh. The next claim maps it again.
 bool arena_purge_for_good(const struct page_arena_window *window, size_t from, size_t slabs);
 
 // Maps moved runs afresh that are free and clean, from note *note on, as long as done->looks is

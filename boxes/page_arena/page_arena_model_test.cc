@@ -656,6 +656,9 @@ os_result os_move(void *, void *, size_t) {
     return OS_NO_MEMORY;
 }
 void os_release(void *, size_t) {}
+os_result os_unmap(void *, size_t) {
+    return OS_NO_MEMORY;
+}
 void os_huge_pages(void *, size_t, bool) {}
 bool os_touched(const void *, size_t, unsigned char *) {
     return false;

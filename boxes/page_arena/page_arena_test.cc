@@ -33,6 +33,8 @@ static bool refuse_commit, refuse_reserve, refuse_map, refuse_purge, refuse_move
 static size_t map_most = SIZE_MAX; // larger mappings are refused
 static std::atomic<size_t> map_calls;
 static std::atomic<size_t> purge_calls, refreshes, decommits;
+static size_t address_limit = SIZE_MAX;
+static bool refuse_unmap;
 static bool lose_refresh, lose_decommit, refuse_decommit, late_commit;
 static bool only_alone; // rights are given by os_commit_alone() alone
 static char overcommit = '0';
@@ -48,6 +50,13 @@ enum os_result __real_os_decommit(void *at, size_t size);
 size_t __real_os_read_file(const char *path, char *buf, size_t size);
 enum os_result __real_os_refresh(void *at, size_t size);
 enum os_result __real_os_move(void *from, void *to, size_t size);
+enum os_result __real_os_unmap(void *at, size_t size);
+size_t __wrap_os_address_limit(void) {
+    return address_limit;
+}
+enum os_result __wrap_os_unmap(void *at, size_t size) {
+    return refuse_unmap ? OS_NO_MEMORY : __real_os_unmap(at, size);
+}
 uint64_t __wrap_os_now_ms(void) {
     if (on_clock) {
         on_clock();
@@ -141,7 +150,8 @@ class PageArena : public testing::Test {
 
     void TearDown() override {
         refuse_commit = refuse_reserve = refuse_map = refuse_purge = refuse_move = false;
-        map_most = SIZE_MAX;
+        map_most = address_limit = SIZE_MAX;
+        refuse_unmap = false;
         settings_values[SETTING_LIMIT] = 0;
         EXPECT_EQ(stats().held_slabs, 0u) << "the test holds slabs at its end";
         EXPECT_EQ(stats().dirty_slabs - stats().aside_slabs, dirty_bits());
@@ -644,9 +654,9 @@ TEST(PageArenaDeathTest, WhatOthersHaveMappedInTheControlAreaIsSkipped) {
         EXPECT_TRUE(page_arena_init());
         page_arena_window window = page_arena_get_window();
         // In the page map of the second piece, and in the groups of the fourth.
-        char *pages[] = {
-            map_page_of_another(window.base + HAK_PAGE),
-            map_page_of_another(reinterpret_cast<char *>(window.groups) + 3 * size_t{HAK_PAGE})};
+        char *pages[] = {map_page_of_another(window.base + HAK_PAGE),
+                         map_page_of_another(reinterpret_cast<char *>(
+                             &window.groups[3 * kPiece / ARENA_GROUP_SLABS]))};
         std::set<size_t> pieces;
         for (int i = 0; i < 60; i++) { // of 32 MiB
             size_t from = page_arena_claim(512, ARENA_SUPERSLAB, &zero);
@@ -1714,6 +1724,104 @@ TEST_F(PageArena, WhatTheKernelLosesIsMappedBeforeItIsUsed) {
         size_t index = slab / ARENA_SUPERSLAB_SLABS;
         EXPECT_FALSE(atomic_bitmap_test(&window.groups[index / 64].lost, index % 64)) << slab;
     }
+}
+
+TEST_F(PageArena, WhereAddressesAreLimitedFreeSlabsAreUnmapped) {
+    constexpr size_t kSlabs = 200;
+    unsigned char resident;
+    auto is_mapped = [&](size_t slab) { return mincore(address(slab), 1, &resident) == 0; };
+    address_limit = size_t{256} << 20;
+    purge_all(); // which looks at the limit, as growth does
+    size_t from = claim(kSlabs);
+    size_t wall = claim(1);
+    fill(from, kSlabs, 7);
+    // By a holder that discards, and by a purge.
+    for (bool discard : {true, false}) {
+        const size_t committed = stats().committed_bytes;
+        discard ? page_arena_discard(from, kSlabs) : page_arena_release(from, kSlabs, true);
+        EXPECT_EQ(purge(0, SIZE_MAX), discard ? 0 : kSlabs);
+        EXPECT_LE(stats().committed_bytes, committed - kSlabs * ARENA_SLAB);
+        for (size_t i = 0; i < kSlabs; i++) {
+            EXPECT_FALSE(is_mapped(from + i)) << i;
+        }
+        // What is claimed is mapped, and no more.
+        ASSERT_TRUE(page_arena_claim_at(from + 3, 70, &zero));
+        EXPECT_TRUE(zero);
+        EXPECT_TRUE(all(from + 3, 70, 0));
+        EXPECT_FALSE(is_mapped(from + 2));
+        EXPECT_FALSE(is_mapped(from + 73));
+        fill(from + 3, 70, 1);
+        // If the kernel will, else it is refused, and nothing is lost.
+        refuse_map = true;
+        EXPECT_FALSE(page_arena_claim_at(from + 73, 10, &zero));
+        refuse_map = false;
+        ASSERT_TRUE(page_arena_claim_at(from + 73, kSlabs - 73, &zero));
+        ASSERT_TRUE(page_arena_claim_at(from, 3, &zero));
+        EXPECT_TRUE(zero);
+        EXPECT_TRUE(all(from + 3, 70, 1));
+        fill(from, kSlabs, 7);
+    }
+    // A process that has as many mappings as it may have gives back the pages alone.
+    refuse_unmap = true;
+    page_arena_release(from, kSlabs, true);
+    EXPECT_EQ(purge(0, SIZE_MAX), kSlabs);
+    EXPECT_TRUE(is_mapped(from + kSlabs / 2));
+    refuse_unmap = false;
+    // So does one whose limit was lowered to less than it holds.
+    ASSERT_TRUE(page_arena_claim_at(from, kSlabs, &zero));
+    fill(from, kSlabs, 7);
+    address_limit = size_t{1} << 20;
+    page_arena_release(from, kSlabs, true);
+    EXPECT_EQ(purge(0, SIZE_MAX), kSlabs);
+    EXPECT_TRUE(is_mapped(from + kSlabs / 2));
+    // Runs that are short for the limit may be many.
+    ASSERT_TRUE(page_arena_claim_at(from, kSlabs, &zero));
+    fill(from, kSlabs, 7);
+    address_limit = size_t{4} << 30;
+    page_arena_release(from, 15, true);
+    page_arena_release(from + 20, 64, true);
+    EXPECT_EQ(purge(0, SIZE_MAX), 15 + 64u);
+    EXPECT_TRUE(is_mapped(from));
+    EXPECT_FALSE(is_mapped(from + 64));
+    page_arena_release(from + 15, 5, false);
+    page_arena_release(from + 84, kSlabs - 84, false);
+    page_arena_release(wall, 1, false);
+    // Where there is no limit any more all is mapped again.
+    address_limit = SIZE_MAX;
+    ASSERT_TRUE(page_arena_claim_at(from, kSlabs, &zero));
+    EXPECT_TRUE(all(from + 20, 64, 0));
+    page_arena_release(from, kSlabs, true);
+    purge_all();
+    EXPECT_TRUE(is_mapped(from));
+    EXPECT_TRUE(is_mapped(from + kSlabs - 1));
+}
+
+TEST_F(PageArena, WhatOthersHaveMappedInItsPlaceIsTheirs) {
+    address_limit = size_t{256} << 20;
+    purge_all(); // which looks at the limit, as growth does
+    size_t from = claim(64);
+    fill(from, 64, 7);
+    page_arena_discard(from, 64);
+    auto *theirs =
+        static_cast<char *>(mmap(address(from + 10), 2 * HAK_PAGE, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+    ASSERT_EQ(theirs, address(from + 10));
+    memset(theirs, 0x5a, 2 * HAK_PAGE);
+    EXPECT_FALSE(page_arena_claim_at(from, 64, &zero));
+    std::vector<size_t> got;
+    for (int i = 0; i < 64; i++) {
+        got.push_back(claim(1));
+        EXPECT_TRUE(zero);
+        fill(got.back(), 1, 1);
+    }
+    EXPECT_TRUE(std::count(got.begin(), got.end(), from + 9) == 1);
+    EXPECT_TRUE(std::count(got.begin(), got.end(), from + 11) == 1);
+    EXPECT_TRUE(std::count(got.begin(), got.end(), from + 10) == 0);
+    EXPECT_EQ(theirs[0] & theirs[2 * HAK_PAGE - 1], 0x5a);
+    for (size_t slab : got) {
+        page_arena_release(slab, 1, true);
+    }
+    munmap(theirs, 2 * HAK_PAGE);
 }
 
 TEST_F(PageArena, ADiscardThatTheKernelRefusesIsADirtyRelease) {

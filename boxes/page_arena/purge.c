@@ -70,19 +70,19 @@ static HAK_NOINLINE void purge_word(const struct page_arena_window *window, size
     purge_bits(window, word, bits, budget, false, done);
 }
 
-// Gives back the metadata of a SuperSlab and, where the kernel charges for them, its rights. The
-// caller holds all its slabs, which are clean. Other threads may read the metadata meanwhile. False
-// if the kernel refuses.
-static bool purge_superslab(const struct page_arena_window *window, size_t first) {
+// Gives back what the process is counted for a SuperSlab: its addresses under a limit on them, its
+// rights where the kernel charges for them. The caller holds all its slabs, which are clean. False
+// if the kernel refuses. (A frame of its own, see arena_purge_held().)
+static HAK_NOINLINE bool give_up_slabs(const struct page_arena_window *window, size_t first) {
     struct page_arena_group *group = &window->groups[first / ARENA_GROUP_SLABS];
     uint64_t bit = superslab_mask(first % ARENA_GROUP_SLABS, 1);
-    char *meta = window->meta + first / ARENA_SUPERSLAB_SLABS * ARENA_SUPERSLAB_META;
-    if ((os_purges_in_place() && os_purge(meta, ARENA_SUPERSLAB_META) != OS_OK) ||
-        !arena_map_lost(window, first, ARENA_SUPERSLAB_SLABS)) {
+    bool unmapped = arena_unmap(window, first, ARENA_SUPERSLAB_SLABS);
+    if (!unmapped && (atomic_load_explicit(&group->lost, memory_order_relaxed) & bit) != 0 &&
+        arena_map_lost(window, first, ARENA_SUPERSLAB_SLABS) != OS_OK) {
         return false;
     }
     // Rights that are taken away are to be had again, by several threads at a time.
-    if (is_charged() && os_commits() &&
+    if (!unmapped && is_charged() && os_commits() &&
         (atomic_load_explicit(&group->committed, memory_order_relaxed) & bit) != 0) {
         enum os_result result = os_decommit(page_arena_address(window, first), ARENA_SUPERSLAB);
         if (result == OS_NO_MEMORY) {
@@ -96,6 +96,13 @@ static bool purge_superslab(const struct page_arena_window *window, size_t first
     }
     atomic_fetch_and(&group->meta_used, ~bit);
     return true;
+}
+
+// The same, and the metadata of the SuperSlab before, which other threads may read meanwhile.
+static bool purge_superslab(const struct page_arena_window *window, size_t first) {
+    char *meta = window->meta + first / ARENA_SUPERSLAB_SLABS * ARENA_SUPERSLAB_META;
+    return (!os_purges_in_place() || os_purge(meta, ARENA_SUPERSLAB_META) == OS_OK) &&
+           give_up_slabs(window, first);
 }
 
 // The same for those SuperSlabs of a word that have no slab in use and no dirty slab.
@@ -219,6 +226,7 @@ struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_
     size_t word = *cursor;
     if (word == 0) {
         arena_release_aside(true);
+        arena_look_at_limits();
     }
     size_t words = page_arena_walk(&window) / 64;
     while (word < words && done.slabs < budget && done.looks < looks && !done.failed) {

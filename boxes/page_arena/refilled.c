@@ -81,7 +81,9 @@ static HAK_NOINLINE void refresh_around(const struct page_arena_window *window, 
         return;
     }
     bool filled = arena_take_was_filled(window, superslab);
-    if (arena_count_dirty(window, all.from, all.slabs) == 0) {
+    // What is gone may be taken by something else, which is not to be mapped over.
+    if (arena_count_dirty(window, all.from, all.slabs) == 0 &&
+        !arena_any_gone(window, all.from, all.slabs)) {
         if (!huge) {
             refresh_small(window, all);
         } else if (filled) {
@@ -110,5 +112,5 @@ bool page_arena_use_sparsely(size_t from, size_t slabs) {
             refresh_around(&window, at, next, false);
         }
     }
-    return arena_map_lost(&window, from, slabs);
+    return arena_map_lost(&window, from, slabs) == OS_OK;
 }

@@ -22,44 +22,118 @@ static size_t count_uncommitted(const struct page_arena_window *window, size_t s
     return hak_min(count, most);
 }
 
-// Maps those of held slabs again that the kernel has unmapped and would not map at once.
-static bool map_lost(const struct page_arena_window *window, size_t from, size_t slabs) {
-    enum os_result result =
-        os_map(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT, NULL);
-    // "Taken" by those that are mapped: one after the other, then.
-    for (size_t i = 0; i < slabs && result == OS_TAKEN; i++) {
-        if (os_map(page_arena_address(window, from + i), ARENA_SLAB, NULL) == OS_NO_MEMORY) {
-            result = OS_NO_MEMORY;
+// Slabs of [from, end) that are gone: the first ones that are adjacent, in one word.
+struct gone {
+    size_t from, count; // count 0: there are none
+};
+
+static struct gone find_gone(const struct page_arena_window *window, size_t from, size_t end) {
+    while (from < end) {
+        uint64_t bits =
+            atomic_load_explicit(gone_word(window, from / 64), memory_order_relaxed) >> from % 64;
+        if (bits != 0) {
+            from += (size_t)__builtin_ctzll(bits);
+            bits >>= __builtin_ctzll(bits);
+            size_t count = bits == ~UINT64_C(0) ? 64 : (size_t)__builtin_ctzll(~bits);
+            return (struct gone){from, from < end ? hak_min(count, end - from) : 0};
         }
+        from = (from / 64 + 1) * 64;
     }
-    return result != OS_NO_MEMORY;
+    return (struct gone){end, 0};
 }
 
-bool arena_map_lost(const struct page_arena_window *window, size_t from, size_t slabs) {
-    for (size_t at = from, end = from + slabs; at < end; at = next_group(at)) {
+bool arena_any_gone(const struct page_arena_window *window, size_t from, size_t slabs) {
+    return find_gone(window, from, from + slabs).count != 0;
+}
+
+static enum os_result map_gone(const struct page_arena_window *window, struct gone gone) {
+    char *start = page_arena_address(window, gone.from);
+    enum os_result result = os_map(start, gone.count << ARENA_SLAB_SHIFT, NULL);
+    if (result == OS_OK) {
+        atomic_bitmap_clear_run(gone_word(window, gone.from / 64), gone.from % 64, gone.count);
+    } else if (result == OS_TAKEN && gone.count > 1) {
+        // Something else is mapped in a part of it: the others are good.
+        for (size_t i = 0; i < gone.count; i++) {
+            if (map_gone(window, (struct gone){gone.from + i, 1}) == OS_NO_MEMORY) {
+                return OS_NO_MEMORY;
+            }
+        }
+    }
+    return result;
+}
+
+// The same for all of [from, end) that are gone.
+static enum os_result map_all_gone(const struct page_arena_window *window, size_t from,
+                                   size_t end) {
+    enum os_result result = OS_OK;
+    struct gone gone = find_gone(window, from, end);
+    while (gone.count != 0 && result == OS_OK) {
+        result = map_gone(window, gone);
+        gone = find_gone(window, gone.from + gone.count, end);
+    }
+    return result;
+}
+
+// The same for those SuperSlabs of group `index` that are bits of `lost`. (A frame of its own, as
+// mostly nothing is lost: see arena_purge_held().)
+static HAK_NOINLINE enum os_result map_lost_of(const struct page_arena_window *window, size_t index,
+                                               uint64_t lost, size_t from, size_t end) {
+    for (; lost != 0; lost &= lost - 1) {
+        size_t superslab =
+            index * ARENA_GROUP_SLABS + (size_t)__builtin_ctzll(lost) * ARENA_SUPERSLAB_SLABS;
+        size_t start = hak_max(superslab, from);
+        size_t stop = hak_min(superslab + ARENA_SUPERSLAB_SLABS, end);
+        enum os_result result = map_all_gone(window, start, stop);
+        if (result != OS_OK) {
+            return result;
+        }
+        if (stop - start == ARENA_SUPERSLAB_SLABS) {
+            atomic_fetch_and(&window->groups[index].lost, ~(lost & -lost));
+        }
+    }
+    return OS_OK;
+}
+
+enum os_result arena_map_lost(const struct page_arena_window *window, size_t from, size_t slabs) {
+    enum os_result result = OS_OK;
+    for (size_t at = from, end = from + slabs; at < end && result == OS_OK; at = next_group(at)) {
         struct group_part part = group_part(window, at, end);
         uint64_t lost = atomic_load_explicit(&part.group->lost, memory_order_relaxed) &
                         superslab_mask(part.first, part.count);
-        size_t base = part.index * ARENA_GROUP_SLABS;
-        for (; lost != 0; lost &= lost - 1) {
-            size_t superslab = base + (size_t)__builtin_ctzll(lost) * ARENA_SUPERSLAB_SLABS;
-            size_t start = hak_max(superslab, from);
-            size_t stop = hak_min(superslab + ARENA_SUPERSLAB_SLABS, end);
-            if (!map_lost(window, start, stop - start)) {
-                return false;
-            }
-            if (stop - start == ARENA_SUPERSLAB_SLABS) {
-                atomic_fetch_and(&part.group->lost, ~(lost & -lost));
-            }
+        if (HAK_UNLIKELY(lost != 0)) {
+            result = map_lost_of(window, part.index, lost, from, end);
         }
     }
-    return true;
+    return result;
 }
 
 void arena_mark_lost(const struct page_arena_window *window, size_t from, size_t slabs) {
     for (size_t at = from, end = from + slabs; at < end; at = next_group(at)) {
         struct group_part part = group_part(window, at, end);
+        atomic_bitmap_ensure_run(part.group->gone, part.first, part.count);
         atomic_bitmap_put(&part.group->lost, superslab_mask(part.first, part.count));
+    }
+}
+
+void arena_put_mapped(const struct page_arena_window *window, size_t from, size_t slabs) {
+    for (size_t at = from, end = from + slabs; at < end;) {
+        struct gone gone = find_gone(window, at, end);
+        if (gone.from > at) {
+            arena_put_avail(window, at, gone.from - at, true);
+        }
+        at = gone.from + gone.count;
+    }
+}
+
+void arena_look_at_limits(void) {
+    const size_t most = (size_t)16 << 30; // for the sake of UNMAP_RUNS
+    size_t limit = 0;
+    if (!HAK_HEADER && !page_arena_is_tight()) {
+        limit = hak_min(os_address_limit(), os_data_limit());
+        limit = limit <= most ? limit : 0;
+    }
+    if (atomic_load_explicit(&arena_state.limit, memory_order_relaxed) != limit) {
+        atomic_store_explicit(&arena_state.limit, limit, memory_order_relaxed);
     }
 }
 
@@ -143,9 +217,11 @@ static size_t commit_some(const struct page_arena_window *window, size_t supersl
     return count;
 }
 
-bool arena_commit(const struct page_arena_window *window, size_t from, size_t slabs, bool huge) {
-    if (!arena_map_lost(window, from, slabs)) {
-        return false;
+enum os_result arena_commit(const struct page_arena_window *window, size_t from, size_t slabs,
+                            bool huge) {
+    enum os_result result = arena_map_lost(window, from, slabs);
+    if (result != OS_OK) {
+        return result;
     }
     size_t last = (from + slabs - 1) / ARENA_SUPERSLAB_SLABS;
     for (size_t i = from / ARENA_SUPERSLAB_SLABS; i <= last;) {
@@ -158,11 +234,11 @@ bool arena_commit(const struct page_arena_window *window, size_t from, size_t sl
         size_t most = count_uncommitted(window, i, last - i + 1);
         size_t count = commit_some(window, i, most, (struct held){from, from + slabs}, huge);
         if (count == 0) {
-            return false;
+            return OS_NO_MEMORY;
         }
         i += count;
     }
-    return true;
+    return OS_OK;
 }
 
 void arena_use_meta(const struct page_arena_window *window, size_t slab) {

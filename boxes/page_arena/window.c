@@ -246,7 +246,7 @@ static enum os_result map_piece(const struct page_arena_window *window, size_t p
         result = os_map(map, HAK_PAGE, NULL);
     }
     if (result == OS_OK) {
-        result = os_map(&window->groups[piece * PIECE_GROUPS], HAK_PAGE, NULL);
+        result = os_map(&window->groups[piece * PIECE_GROUPS], PIECE_GROUPS * HAK_PAGE, NULL);
         if (result != OS_OK) {
             os_release(map, HAK_PAGE);
         }

@@ -234,6 +234,50 @@ static int threads(int resource, const char *line) {
     return work();
 }
 
+static void *wait_for_all(void *unused) {
+    pthread_barrier_wait(&limited);
+    return unused;
+}
+
+// After a peak at the limit the program's own mappings, which malloc is not asked for, have room:
+// those of threads' stacks too. Then the heap has it again.
+static int peak(int resource, size_t size) {
+    enum { THREADS = 8, MIB = 1 << 20, LIMIT = 256 * MIB };
+    pthread_t thread[THREADS];
+    struct link *blocks = NULL;
+    set_limit(resource, LIMIT);
+    for (int round = 0; round < 2; round++) {
+        size_t count = exhaust(&blocks, size);
+        free_all(&blocks);
+        if (count < LIMIT / size * 3 / 4) {
+            printf("%d: %zu blocks of %zu B\n", round, count, size);
+            return 1;
+        }
+        pthread_barrier_init(&limited, NULL, THREADS + 1);
+        pthread_attr_t attributes;
+        pthread_attr_init(&attributes);
+        pthread_attr_setstacksize(&attributes, 8 * MIB);
+        for (int i = 0; i < THREADS; i++) {
+            if (pthread_create(&thread[i], &attributes, wait_for_all, NULL) != 0) {
+                printf("%d: %d threads after blocks of %zu B\n", round, i, size);
+                return 2;
+            }
+        }
+        void *map =
+            mmap(NULL, LIMIT / 5, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (map == MAP_FAILED) {
+            printf("%d: no mapping after blocks of %zu B\n", round, size);
+            return 3;
+        }
+        munmap(map, LIMIT / 5);
+        pthread_barrier_wait(&limited);
+        for (int i = 0; i < THREADS; i++) {
+            pthread_join(thread[i], NULL);
+        }
+    }
+    return 0;
+}
+
 static int forked(void) {
     int status = work();
     pid_t child = fork();
@@ -270,6 +314,12 @@ int main(int argc, char **argv) {
     }
     if (strcmp(mode, "threads-data") == 0) {
         return threads(RLIMIT_DATA, "VmData:");
+    }
+    if (strcmp(mode, "peak-data") == 0) {
+        return peak(RLIMIT_DATA, strtoul(argv[2], NULL, 10));
+    }
+    if (strcmp(mode, "peak-addresses") == 0) {
+        return peak(RLIMIT_AS, strtoul(argv[2], NULL, 10));
     }
     if (strcmp(mode, "threads-addresses") == 0) {
         return threads(RLIMIT_AS, "VmSize:");

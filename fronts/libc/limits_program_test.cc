@@ -95,6 +95,17 @@ TEST(LimitsProgram, ALimitMayChange) {
     EXPECT_EQ(RunProgram({"changed-addresses"}), 0);
 }
 
+// With headers the heap keeps its addresses.
+TEST(LimitsProgram, AfterAPeakTheProgramHasRoomForItsOwnMappings) {
+    if (std::string(HAK_FLAVOUR).find("header") != std::string::npos) {
+        GTEST_SKIP();
+    }
+    for (size_t size : {size_t{3000}, size_t{64} << 10}) {
+        EXPECT_EQ(RunProgram({"peak-data", std::to_string(size)}), 0);
+        EXPECT_EQ(RunProgram({"peak-addresses", std::to_string(size)}), 0);
+    }
+}
+
 TEST(LimitsProgram, ThreadsShareWhatTheLimitLeaves) {
     for (size_t limit : {6 * kMiB, 12 * kMiB}) { // below which slabs have as few pages as will do
         SCOPED_TRACE(limit);

@@ -120,7 +120,7 @@ class Heap:
             self.avail[group] = lay.field(raw, "group.avail")
             self.dirty[group] = lay.field(raw, "group.dirty")
             committed = lay.field(raw, "group.committed")
-            mapped = lay.field(raw, "group.mapped")
+            mapped = lay.field(raw, "group.mapped") & ~lay.field(raw, "group.gone")
             for i in range(per_group):
                 if committed >> i & 1:
                     self.committed += bin(mapped >> i * self.superslab_slabs & (1 << self.superslab_slabs) - 1).count("1")
