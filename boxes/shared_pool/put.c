@@ -113,13 +113,12 @@ static HAK_NOINLINE void keep_empty(const struct page_arena_window *window, size
     if (atomic_load(&meta->clean) == UINT16_MAX || !is_all_free(window, slab, bin, word)) {
         return;
     }
-    if (atomic_load_explicit(&pool_empty_slabs, memory_order_relaxed) < MOST) {
-        if (atomic_exchange(&meta->empty, 1) == 0) {
-            atomic_fetch_add_explicit(&pool_empty_slabs, 1, memory_order_relaxed);
-        }
+    // The purge below puts the slab's blocks back, and so comes here again. What it finds marked
+    // are pages that the kernel does not take: locked ones, and in a sandbox.
+    if (atomic_exchange(&meta->empty, 1) != 0 ||
+        atomic_fetch_add_explicit(&pool_empty_slabs, 1, memory_order_relaxed) < MOST) {
         return;
     }
-    pool_leave_empty(meta);
     size_t given = 0;
     pool_purge_slab(window, slab, bin, &given);
 }
