@@ -146,7 +146,8 @@ uint64_t os_secret(unsigned number);
 // Monotonic clock in milliseconds, a few ms coarse. No system call.
 uint64_t os_now_ms(void);
 
-// Monotonic clock in nanoseconds.
+// Monotonic clock in nanoseconds; as coarse as the above where the process may not read the
+// time-stamp counter.
 uint64_t os_now_ns(void);
 
 // Reads at most `size` bytes of a (small, /proc or /sys) file; returns how many, 0 on any failure.

@@ -11,13 +11,14 @@
 #include <sys/syscall.h>
 
 // Of <linux/prctl.h>; <sys/prctl.h> declares the function otherwise than it is defined here.
-enum { SET_SECCOMP = 22, SET_NO_NEW_PRIVS = 38 };
+enum { SET_SECCOMP = 22, SET_NO_NEW_PRIVS = 38, SET_TSC = 26, TSC_SIGSEGV = 2 };
 // Of <linux/seccomp.h>, which a C library's own headers do not bring.
 enum { MODE_STRICT = 1, MODE_FILTER = 2, SET_MODE_STRICT = 0, SET_MODE_FILTER = 1 };
 
 static _Atomic(int) state = SANDBOX_NONE;
 static _Atomic(bool) ignored;      // SANDBOX_IGNORE
 static _Atomic(bool) thread_ended; // in an inherited sandbox
+static _Atomic(bool) no_counter;
 // A thread in strict mode cannot have started others, and those that there were are not in it.
 static __thread bool strict __attribute__((tls_model("initial-exec")));
 
@@ -27,6 +28,10 @@ enum sandbox sandbox_now(void) {
 
 bool sandbox_is_strict(void) {
     return strict;
+}
+
+bool sandbox_has_no_counter(void) {
+    return atomic_load_explicit(&no_counter, memory_order_relaxed);
 }
 
 bool sandbox_allows_madvise(void) {
@@ -76,6 +81,7 @@ void sandbox_thread_ends(void) {
 static void watch_mode(long mode, const void *filter) {
     if (mode == MODE_STRICT) {
         strict = !atomic_load(&ignored);
+        atomic_store(&no_counter, true);
     } else if (mode == MODE_FILTER && filter != NULL) {
         rise(SANDBOX_OWN);
     }
@@ -86,6 +92,8 @@ static void watch_prctl(long option, unsigned long value, const void *filter) {
         watch_mode((long)value, filter);
     } else if (option == SET_NO_NEW_PRIVS && value == 1) {
         rise(SANDBOX_OWN); // what comes before a filter, and after which one may come unseen
+    } else if (option == SET_TSC && value == TSC_SIGSEGV) {
+        atomic_store(&no_counter, true);
     }
 }
 

@@ -32,6 +32,10 @@ enum sandbox sandbox_now(void);
 // True if the calling thread is in seccomp's strict mode, in which even mmap() kills.
 bool sandbox_is_strict(void);
 
+// True if the process may not read the processor's time-stamp counter, as a thread in strict mode
+// may not: the kernel's exact clocks read it. A process that is allowed to again stays so.
+bool sandbox_has_no_counter(void);
+
 // True if madvise() can be called: where there is no sandbox, and in an inherited one once a thread
 // has ended, as libc calls it for the stack of each.
 bool sandbox_allows_madvise(void);
