@@ -87,6 +87,18 @@ INSTANTIATE_TEST_SUITE_P(
                     Way{"children", "forks_among_threads"}, Way{"children", "spawned"}),
     Name);
 
+INSTANTIATE_TEST_SUITE_P(Mistakes, ReportsTest,
+                         testing::Values(Way{"mistakes", "foreign_keys"},
+                                         Way{"mistakes", "too_much"}, Way{"mistakes", "sizes"}),
+                         Name);
+
+INSTANTIATE_TEST_SUITE_P(
+    Restricted, ReportsTest,
+    testing::Values(Way{"restricted", "no_counter"}, Way{"restricted", "strict"},
+                    Way{"restricted", "no_new_privileges"}, Way{"restricted", "no_writable_code"},
+                    Way{"restricted", "sealed"}, Way{"restricted", "linker_locked"}),
+    Name);
+
 INSTANTIATE_TEST_SUITE_P(Services, ReportsTest,
                          testing::Values(Way{"services", "locales"}, Way{"services", "conversions"},
                                          Way{"services", "names"}, Way{"services", "in_threads"},
