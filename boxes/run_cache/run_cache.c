@@ -3,9 +3,15 @@
 
 #include "boxes/base/alone.h"
 
-// A run in one word, so that it changes hands by one step: its first slab above its length.
-enum { LENGTH_BITS = 8 };
+// A run in one word, so that it changes hands by one step: its length above its first slab. The
+// greater of two words is the longer run; a sum of a line's words has the sum of the lengths above,
+// as FROM_BITS leaves room for what the lower parts carry; and the lowest bits are 0, so that looks
+// can keep a place of a line there.
+enum { WAY_BITS = 3, FROM_BITS = 46, LENGTH_SHIFT = 52, LENGTH_BITS = 8 };
 
+static_assert(1 << WAY_BITS == RUN_CACHE_WAYS, "a place fits");
+static_assert(2 * WAY_BITS + FROM_BITS <= LENGTH_SHIFT, "a sum of first slabs fits");
+static_assert(LENGTH_SHIFT + LENGTH_BITS + WAY_BITS <= 64, "a sum of lengths fits");
 static_assert(RUN_CACHE_MOST < 1 << LENGTH_BITS, "a length fits");
 static_assert(RUN_CACHE_LINES == 64, "a bit each");
 
@@ -16,12 +22,17 @@ static struct { alignas(HAK_CACHE_LINE) way_word ways[RUN_CACHE_WAYS]; } lines[R
 // The lines that a run was ever put into, a bit each.
 static _Atomic(uint64_t) used;
 
+static size_t length_of(uint64_t word) {
+    return word >> LENGTH_SHIFT;
+}
+
 static struct run_cache_run run_of(uint64_t word) {
-    return (struct run_cache_run){word >> LENGTH_BITS, word & ((1 << LENGTH_BITS) - 1)};
+    const uint64_t below = (UINT64_C(1) << LENGTH_SHIFT) - 1;
+    return (struct run_cache_run){(word & below) >> WAY_BITS, length_of(word)};
 }
 
 static uint64_t word_of(size_t from, size_t slabs) {
-    return (uint64_t)from << LENGTH_BITS | slabs;
+    return (uint64_t)slabs << LENGTH_SHIFT | from << WAY_BITS;
 }
 
 static const struct run_cache_run none = {0, 0};
@@ -41,81 +52,118 @@ static uint64_t look(way_word *ways, size_t way) {
     return atomic_load_explicit(&ways[way], memory_order_relaxed);
 }
 
-// Looks at a line are without branches on what is there, which the processor could not foresee. A
-// place and the length of its run are one number, the length above: the least is the shortest.
-enum { WAY_BITS = 3 };
-static_assert(1 << WAY_BITS == RUN_CACHE_WAYS, "a place fits");
-#define NO_WAY SIZE_MAX
+// Looks at a line are without branches on what is there, which the processor could not foresee.
 
-// The place of the shortest run of a line that has so many slabs, and its length; NO_WAY if there
-// is none.
-static size_t find(way_word *ways, size_t slabs) {
-    size_t best = NO_WAY;
+// The shortest run of a line that has so many slabs: its word and its place, in one number. Less if
+// there is none.
+static uint64_t find(way_word *ways, size_t slabs) {
+    // What is too short comes behind all others, as such a difference is below 0.
+    const uint64_t wanted = word_of(0, slabs);
+    uint64_t best = UINT64_MAX;
 #pragma GCC unroll 8
     for (size_t way = 0; way < RUN_CACHE_WAYS; way++) {
-        size_t length = run_of(look(ways, way)).slabs;
-        bool fits = RUN_CACHE_SPLIT != 0 ? length >= slabs : length == slabs;
-        best = hak_min(best, fits ? length << WAY_BITS | way : NO_WAY);
+        uint64_t word = look(ways, way) | way;
+        bool fits = RUN_CACHE_SPLIT != 0 || length_of(word) == slabs;
+        best = hak_min(best, fits ? word - wanted : UINT64_MAX);
     }
-    return best;
+    return best + wanted;
+}
+
+// Takes a run, or its start, if it is still what find() has found.
+HAK_INLINE size_t take_found(way_word *ways, size_t slabs, uint64_t found) {
+    uint64_t way = found % RUN_CACHE_WAYS;
+    uint64_t word = found - way;
+    struct run_cache_run run = run_of(word);
+    uint64_t rest = run.slabs == slabs ? 0 : word_of(run.from + slabs, run.slabs - slabs);
+    // The slabs are used only after the step: what was done to them before the put is done.
+    return hak_step_swap(&ways[way], word, rest) ? run.from : RUN_CACHE_NONE;
+}
+
+// A step that fails is another thread's that did not.
+static HAK_NOINLINE size_t take_again(way_word *ways, size_t slabs) {
+    size_t from = RUN_CACHE_NONE;
+    for (unsigned tries = 1; tries < RUN_CACHE_WAYS && from == RUN_CACHE_NONE; tries++) {
+        uint64_t found = find(ways, slabs);
+        if (length_of(found) < slabs) {
+            break;
+        }
+        from = take_found(ways, slabs, found);
+    }
+    return from;
 }
 
 size_t run_cache_take(size_t slabs) {
-    if (slabs == 0 || slabs > RUN_CACHE_MOST) {
+    if (slabs - 1 >= RUN_CACHE_MOST) {
         return RUN_CACHE_NONE;
     }
     way_word *ways = own_line();
-    // A step that fails is another thread's that did not.
-    for (unsigned tries = 0; tries < RUN_CACHE_WAYS; tries++) {
-        size_t found = find(ways, slabs);
-        if (found == NO_WAY) {
-            break;
-        }
-        size_t way = found % RUN_CACHE_WAYS;
-        uint64_t word = look(ways, way);
-        struct run_cache_run run = run_of(word);
-        if (HAK_UNLIKELY(run.slabs != found >> WAY_BITS)) {
-            continue; // it is another one by now
-        }
-        uint64_t rest = run.slabs == slabs ? 0 : word_of(run.from + slabs, run.slabs - slabs);
-        // The slabs are used only after the step: what was done to them before the put is done.
-        if (hak_step_swap(&ways[way], word, rest)) {
-            return run.from;
-        }
+    uint64_t found = find(ways, slabs);
+    if (length_of(found) < slabs) {
+        return RUN_CACHE_NONE;
     }
-    return RUN_CACHE_NONE;
+    size_t from = take_found(ways, slabs, found);
+    return HAK_LIKELY(from != RUN_CACHE_NONE) ? from : take_again(ways, slabs);
 }
 
 static size_t slabs_in(way_word *ways) {
-    size_t sum = 0;
-    for (unsigned way = 0; way < RUN_CACHE_WAYS; way++) {
-        sum += run_of(look(ways, way)).slabs;
+    uint64_t sum = 0;
+#pragma GCC unroll 8
+    for (size_t way = 0; way < RUN_CACHE_WAYS; way++) {
+        sum += look(ways, way);
     }
-    return sum;
+    return length_of(sum);
+}
+
+// The place of the shortest run of a line, of an empty one if there is one.
+static size_t shortest_in(way_word *ways) {
+    uint64_t least = UINT64_MAX;
+#pragma GCC unroll 8
+    for (size_t way = 0; way < RUN_CACHE_WAYS; way++) {
+        least = hak_min(least, look(ways, way) | way);
+    }
+    return least % RUN_CACHE_WAYS;
 }
 
 // What a look at a line has found, before a run is put there.
 struct line_look {
     size_t slabs;            // in all runs
-    size_t shortest;         // as find() has it: an empty place if there is one
-    unsigned before, behind; // places of the runs next to it, a bit each
+    unsigned before, behind; // places of runs that seem to be next to it, a bit each
 };
 
-static struct line_look look_at(way_word *ways, struct run_cache_run run) {
-    struct line_look seen = {.shortest = NO_WAY};
-#pragma GCC unroll 8
-    for (size_t way = 0; way < RUN_CACHE_WAYS; way++) {
-        struct run_cache_run other = run_of(look(ways, way));
-        seen.slabs += other.slabs;
-        seen.shortest = hak_min(seen.shortest, other.slabs << WAY_BITS | way);
-        seen.before |= (unsigned)(other.from + other.slabs == run.from) << way;
-        seen.behind |= (unsigned)(other.from == run.from + run.slabs) << way;
-    }
-    return seen;
+// Two numbers that are looked at in one step, and whether the lower halves of two are the same: the
+// lower half of the answer is all ones then.
+typedef uint64_t pair __attribute__((vector_size(16)));
+typedef uint32_t pair_halves __attribute__((vector_size(16)));
+
+HAK_INLINE pair pair_of(uint64_t both) {
+    return (pair){both, both};
 }
 
-// Takes the run at one of the places, if it is still adjacent to this one, and makes this one
-// longer by it. The place is then empty.
+HAK_INLINE pair seem_equal(pair a, pair b) {
+    return (pair)((pair_halves)a == (pair_halves)b);
+}
+
+static struct line_look look_at(way_word *ways, struct run_cache_run run) {
+    pair sum = {0};
+    pair before = {0};
+    pair behind = {0};
+    pair from = pair_of(word_of(run.from, 0));
+    pair end = pair_of(word_of(run.from + run.slabs, 0));
+#pragma GCC unroll 4
+    for (size_t way = 0; way < RUN_CACHE_WAYS; way += 2) {
+        pair words = {look(ways, way), look(ways, way + 1)};
+        pair bits = {UINT64_C(1) << way, UINT64_C(2) << way};
+        pair ends = words + (words >> (LENGTH_SHIFT - WAY_BITS));
+        sum += words;
+        before |= seem_equal(ends, from) & bits;
+        behind |= seem_equal(words, end) & bits;
+    }
+    return (struct line_look){length_of(sum[0] + sum[1]), (unsigned)(before[0] | before[1]),
+                              (unsigned)(behind[0] | behind[1])};
+}
+
+// Takes the run at one of the places, if it is adjacent to this one, and makes this one longer by
+// it. The place is then empty.
 static void join(way_word *ways, unsigned places, struct run_cache_run *run, size_t *empty) {
     if (HAK_LIKELY(places == 0)) {
         return;
@@ -144,10 +192,13 @@ struct run_cache_run run_cache_put(size_t from, size_t slabs, size_t most) {
         atomic_fetch_or(&used, UINT64_C(1) << index);
     }
     struct line_look seen = look_at(ways, run);
-    size_t way = seen.shortest % RUN_CACHE_WAYS;
+    size_t way = RUN_CACHE_WAYS;
     if (RUN_CACHE_SPLIT != 0) {
         join(ways, seen.before, &run, &way);
         join(ways, seen.behind, &run, &way);
+    }
+    if (way == RUN_CACHE_WAYS) {
+        way = shortest_in(ways);
     }
     uint64_t word = word_of(run.from, run.slabs);
     if (look(ways, way) == 0 && hak_step_swap(&ways[way], 0, word)) {
@@ -166,9 +217,9 @@ struct run_cache_run run_cache_evict(size_t most) {
         return none;
     }
     // The longest is what the others can use most.
-    size_t longest = 0;
+    uint64_t longest = 0;
     for (size_t way = 0; way < RUN_CACHE_WAYS; way++) {
-        longest = hak_max(longest, run_of(look(ways, way)).slabs << WAY_BITS | way);
+        longest = hak_max(longest, look(ways, way) | way);
     }
     return run_of(
         atomic_exchange_explicit(&ways[longest % RUN_CACHE_WAYS], 0, memory_order_acquire));
@@ -227,4 +278,5 @@ size_t run_cache_slabs(void) {
 }
 
 HAK_LAYOUT(run_cache_layout, HAK_ROWS(HAK_VARIABLE("aside.words", lines)),
-           HAK_ROWS(HAK_NUMBER("aside.length_bits", LENGTH_BITS)));
+           HAK_ROWS(HAK_NUMBER("aside.from_shift", WAY_BITS),
+                    HAK_NUMBER("aside.length_shift", LENGTH_SHIFT)));

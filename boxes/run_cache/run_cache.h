@@ -32,7 +32,7 @@ enum { RUN_CACHE_LINES = 64, RUN_CACHE_WAYS = 8 };
 #define RUN_CACHE_NONE SIZE_MAX
 
 struct run_cache_run {
-    size_t from;  // index of the first slab, below 2^56
+    size_t from;  // index of the first slab, below 2^46
     size_t slabs; // 0: there is no run
 };
 

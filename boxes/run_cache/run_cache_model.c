@@ -10,6 +10,10 @@ volatile void *model_lines(size_t *bytes) {
     return &lines;
 }
 
+struct run_cache_run model_run(uint64_t word) {
+    return run_of(word);
+}
+
 volatile uint64_t *model_used(void) {
     return (volatile uint64_t *)&used;
 }

@@ -4,6 +4,7 @@
 #define HAKMEM_BOXES_RUN_CACHE_RUN_CACHE_MODEL_H
 
 #include "boxes/base/base.h"
+#include "boxes/run_cache/run_cache.h"
 
 HAK_C_BEGIN
 
@@ -11,6 +12,9 @@ HAK_C_BEGIN
 volatile void *model_lines(size_t *bytes);
 volatile uint64_t *model_own_line(void);
 unsigned model_own_place(void);
+
+// What a place that is not 0 has.
+struct run_cache_run model_run(uint64_t word);
 
 // The lines that are in use, a bit each.
 volatile uint64_t *model_used(void);

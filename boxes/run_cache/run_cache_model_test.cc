@@ -78,7 +78,7 @@ class Cache : public model::Checker {
         }
         for (unsigned way = 0; way < RUN_CACHE_WAYS; way++) {
             uint64_t word = model_own_line()[way];
-            all_ |= word == 0 ? 0 : bits_of(word >> 8, word & 0xff);
+            all_ |= word == 0 ? 0 : bits_of(model_run(word).from, model_run(word).slabs);
         }
     }
 
@@ -149,7 +149,7 @@ class Cache : public model::Checker {
             if (is_left_empty_) {
                 note("a thread that takes all has left a run");
             }
-            see(word >> 8, word & 0xff, "what is in the cache is no run",
+            see(model_run(word).from, model_run(word).slabs, "what is in the cache is no run",
                 "a slab is twice in the world", &seen);
         }
         if (!is_child && seen != all_) {

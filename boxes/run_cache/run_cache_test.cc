@@ -12,7 +12,7 @@
 
 namespace {
 
-constexpr size_t kFar = (size_t{1} << 56) - 1; // the highest index that a run may start at
+constexpr size_t kFar = (size_t{1} << 46) - 1; // the highest index that a run may start at
 
 std::multiset<std::pair<size_t, size_t>> all() {
     std::multiset<std::pair<size_t, size_t>> runs;

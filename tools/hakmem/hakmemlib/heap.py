@@ -170,12 +170,13 @@ class Heap:
 
     def _read_aside(self):
         """Runs of slabs that are set aside for the threads that freed them."""
-        bits = self.layout.number("aside.length_bits")
+        first = self.layout.number("aside.from_shift")
+        length = self.layout.number("aside.length_shift")
         raw = self.layout.bytes_of("aside.words")
         self.aside = {}
         for word in struct.unpack(f"<{len(raw) // 8}Q", raw):
             if word:
-                self.aside[word >> bits] = word & ((1 << bits) - 1)
+                self.aside[word % (1 << length) >> first] = word >> length
 
     def _read_waiting(self):
         """Freed large blocks of hakmem_hardened, which nobody is to use for a while."""
