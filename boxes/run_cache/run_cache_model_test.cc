@@ -42,7 +42,8 @@ Op take(unsigned slabs) {
 Op evict(unsigned most) {
     return {EVICT, most};
 }
-const Op kTakeAny = {TAKE_ANY}; // and then all others
+const Op kTakeAny = {TAKE_ANY};    // and then all others
+const Op kTakeOwn = {TAKE_ANY, 1}; // and then all others of the line
 
 class Cache : public model::Checker {
   public:
@@ -115,8 +116,9 @@ class Cache : public model::Checker {
             break;
         default:
             count_ = 0;
-            for (unsigned cursor = model_own_place();;) {
-                run_cache_run out = run_cache_take_any(&cursor);
+            for (unsigned cursor = op.a == 0 ? model_own_place() : 0;;) {
+                run_cache_run out =
+                    op.a == 0 ? run_cache_take_any(&cursor) : run_cache_take_own(&cursor);
                 if (out.slabs == 0) {
                     break;
                 }
@@ -133,7 +135,8 @@ class Cache : public model::Checker {
         return op.kind == PUT     ? "puts"
                : op.kind == TAKE  ? "takes a run of " + std::to_string(op.a)
                : op.kind == EVICT ? "evicts"
-                                  : "takes all";
+               : op.a == 0        ? "takes all"
+                                  : "takes all of the line";
     }
 
     void at_end(bool is_child) override {
@@ -321,6 +324,15 @@ TEST(RunCacheModel, TwoTakeAllAndLeaveNothing) {
     cache.fill(6);
     cache.is_left_empty();
     expect_sound(cache, 300);
+}
+
+TEST(RunCacheModel, OneTakesAllOfTheLineWhileAnotherTakesSome) {
+    Cache cache({{kTakeOwn}, {take(1)}});
+    cache.fill(1);
+    cache.fill(3, 2);
+    cache.fill(6);
+    cache.is_left_empty();
+    expect_sound(cache, 30);
 }
 
 TEST(RunCacheModel, AChildHasNoSlabTwice) {
