@@ -37,28 +37,12 @@ void large_block_round_to_pages(void) {
     }
 }
 
-// Blocks in the arena's window. A block that starts within its first page costs a page more where
-// only its first pages are used: where there are more blocks than a first-level cache has lines, a
-// program does not go through all of them at once, and so few of them would gain from that.
-_Atomic(uint64_t) large_live;
-
-// Threads count in lines of their own, and add to the sum what has become worth it: a word that all
-// of them changed would move between processors for each block.
-void large_count_live(uint64_t more) {
-    enum { LINES = 64, STEP = 8 }; // the sum is less than STEP a line off
-    static struct { alignas(HAK_CACHE_LINE) _Atomic(uint64_t) live; } lines[LINES];
-    _Atomic(uint64_t) *own = &lines[hak_thread_mark() / 2 % LINES].live; // marks are odd
-    int64_t now = (int64_t)(atomic_fetch_add_explicit(own, more, memory_order_relaxed) + more);
-    if (now >= STEP || now <= -STEP) {
-        uint64_t all = atomic_exchange_explicit(own, 0, memory_order_relaxed);
-        atomic_fetch_add_explicit(&large_live, all, memory_order_relaxed);
-    }
-}
-
+// A block that starts within its first page costs a page more where only its first pages are used:
+// where there are more blocks than a first-level cache has lines, a program does not go through all
+// of them at once, and so few of them would gain from that.
 static bool is_coloured(size_t align) {
     return align <= HAK_CACHE_LINE && HAK_LARGE_COLOURS != 0 &&
-           (int64_t)atomic_load_explicit(&large_live, memory_order_relaxed) <
-               HAK_LARGE_COLOURED_MOST;
+           large_live() < HAK_LARGE_COLOURED_MOST;
 }
 
 size_t large_block_good_size(size_t size) {
@@ -71,12 +55,9 @@ static size_t colour_of(size_t slab, size_t room) {
     return (hash * lines >> 32) * HAK_CACHE_LINE;
 }
 
-static size_t claim(size_t size, size_t run, size_t align, enum large_block_use use, bool *zero) {
-    size_t slab = align <= ARENA_SLAB ? page_arena_reuse(run) : ARENA_NONE;
-    if (slab != ARENA_NONE) {
-        *zero = false;
-        return slab;
-    }
+// Claims a run that was not set aside.
+static HAK_NOINLINE size_t claim(size_t size, size_t run, size_t align, enum large_block_use use,
+                                 bool *zero) {
     // A block of one or more SuperSlabs may be a sparse table, one by calloc in particular; shorter
     // ones are filled, mostly. But those that do not fill their last slab leave the rest of it,
     // each of them.
@@ -90,54 +71,64 @@ static size_t claim(size_t size, size_t run, size_t align, enum large_block_use 
                : page_arena_claim(run, align, zero);
 }
 
-char *large_begin(const struct page_arena_window *window, size_t slab, size_t run, size_t colour,
-                  size_t asked) {
-    struct slab *meta = superslab_slab(window, slab);
-    count_live(1);
-    atomic_store_explicit(&meta->owner, hak_thread_mark(), memory_order_relaxed);
-    atomic_store_explicit(&meta->colour, (uint16_t)colour, memory_order_relaxed);
-    atomic_store_explicit(&meta->run, run, memory_order_relaxed);
-    atomic_store_explicit(&meta->room, 0, memory_order_relaxed);
-    atomic_store_explicit(&meta->size, asked, memory_order_relaxed);
-    char *block = (char *)page_arena_address(window, slab) + colour;
-    write_tail(block, asked);
-    atomic_store_explicit(&meta->kind, SLAB_LARGE, memory_order_release);
-    return block;
+// A run for a block that takes up `size` bytes, of *run slabs if that can be had, or else of as few
+// as will do. What was set aside for the thread comes first.
+static size_t take(size_t size, size_t *run, size_t align, enum large_block_use use, bool *zero) {
+    bool aside = align <= ARENA_SLAB;
+    size_t slab = aside ? page_arena_reuse(*run) : ARENA_NONE;
+    *zero = false;
+    if (HAK_LIKELY(slab != ARENA_NONE)) {
+        return slab;
+    }
+    slab = claim(size, *run, align, use, zero);
+    size_t least = slabs_for(size);
+    if (HAK_UNLIKELY(slab == ARENA_NONE) && *run > least) {
+        *run = least;
+        slab = aside ? page_arena_reuse(least) : ARENA_NONE;
+        slab = slab != ARENA_NONE ? slab : claim(size, least, align, use, zero);
+    }
+    return slab;
+}
+
+// Makes a claimed run zero. False if it cannot be used: it was released then.
+static HAK_NOINLINE bool make_zero(char *block, size_t size, size_t slab, size_t run,
+                                   bool *is_zero) {
+    if (!*is_zero) {
+        *is_zero = size >= HAK_LARGE_ZERO_PURGE && page_arena_clean(slab, run);
+        if (!*is_zero) {
+            memset(block, 0, size);
+        }
+    }
+    if (*is_zero && size >= HAK_LARGE_ZERO_PURGE && !page_arena_use_sparsely(slab, run)) {
+        page_arena_release(slab, run, false);
+        return false;
+    }
+    return true;
 }
 
 void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, bool *is_zero) {
     size_t size = taken(asked);
-    struct page_arena_window window = page_arena_get_window();
     bool coloured = is_coloured(align);
     bool room = coloured && (size >= ROOM_FROM || use == LARGE_BLOCK_GROWN) &&
                 settings_get(SETTING_LIMIT) == 0;
-    size_t least = slabs_for(size);
     size_t run = slabs_for(room ? size + COLOURS_BYTES : size);
-    size_t slab = claim(size, run, align, use, is_zero);
-    if (slab == ARENA_NONE && run > least) {
-        run = least;
-        slab = claim(size, run, align, use, is_zero);
-    }
-    if (slab == ARENA_NONE) {
+    size_t slab = take(size, &run, align, use, is_zero);
+    if (HAK_UNLIKELY(slab == ARENA_NONE)) {
         return NULL;
     }
+    const struct page_arena_window window = page_arena_get_window();
     size_t colour = coloured ? colour_of(slab, (run << ARENA_SLAB_SHIFT) - size) : 0;
-    if (use == LARGE_BLOCK_ZERO && !*is_zero) {
-        *is_zero = size >= HAK_LARGE_ZERO_PURGE && page_arena_clean(slab, run);
-        if (!*is_zero) {
-            memset((char *)page_arena_address(&window, slab) + colour, 0, size);
-        }
-    }
-    if (use == LARGE_BLOCK_ZERO && *is_zero && size >= HAK_LARGE_ZERO_PURGE &&
-        !page_arena_use_sparsely(slab, run)) {
-        page_arena_release(slab, run, false);
+    if (use == LARGE_BLOCK_ZERO &&
+        !make_zero((char *)page_arena_address(&window, slab) + colour, size, slab, run, is_zero)) {
         return NULL;
     }
-    char *block = large_begin(&window, slab, run, colour, asked);
-    large_settle_slack(&window, slab,
-                       *is_zero                   ? TAIL_CLEAN
-                       : use == LARGE_BLOCK_GROWN ? TAIL_WANTED
-                                                  : TAIL_UNUSED);
+    struct slab *meta = superslab_slab(&window, slab);
+    uint8_t mark = hak_thread_mark();
+    char *block = large_begin(&window, slab, meta, run, 0, colour, asked, mark);
+    large_count_begun(&window, slab, meta, mark,
+                      *is_zero                   ? TAIL_CLEAN
+                      : use == LARGE_BLOCK_GROWN ? TAIL_WANTED
+                                                 : TAIL_UNUSED);
     return block;
 }
 
@@ -149,17 +140,14 @@ bool large_is_granted(size_t size) {
            os_address_limit() != SIZE_MAX;
 }
 
-void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
-#if HAK_HARDENED
-    hardening_prepare();
-#endif
-    if (HAK_UNLIKELY(size > (size_t)PTRDIFF_MAX - TAIL || !page_arena_init() ||
-                     !large_is_granted(size))) {
+// A block of FAR_BLOCK_LEAST bytes or more.
+static HAK_NOINLINE void *alloc_huge(size_t size, size_t align, enum large_block_use use) {
+    if (size > (size_t)PTRDIFF_MAX - TAIL || !large_is_granted(size)) {
         return NULL;
     }
-    bool may_be_far = size >= FAR_BLOCK_LEAST && settings_get(SETTING_LIMIT) == 0;
+    bool may_be_far = settings_get(SETTING_LIMIT) == 0;
     void *block = NULL;
-    if (HAK_UNLIKELY(may_be_far && size >= LARGE_BLOCK_FAR)) {
+    if (may_be_far && size >= LARGE_BLOCK_FAR) {
         block = far_block_alloc(superslab_usable(size), align);
     }
     if (block == NULL) {
@@ -167,14 +155,32 @@ void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
         block = large_alloc_near(size, align, use, &is_zero);
     }
     // The window may have no room for it where the kernel has.
-    if (HAK_UNLIKELY(block == NULL && may_be_far && size < LARGE_BLOCK_FAR)) {
+    if (block == NULL && may_be_far && size < LARGE_BLOCK_FAR) {
         block = far_block_alloc(superslab_usable(size), align);
     }
     return block;
 }
 
-static struct slab *find(const struct page_arena_window *window, const void *ptr, size_t slab) {
-    if (!superslab_known(window, slab)) {
+void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
+#if HAK_HARDENED
+    hardening_prepare();
+#endif
+    if (HAK_UNLIKELY(!page_arena_init())) {
+        return NULL;
+    }
+    static_assert((size_t)FAR_BLOCK_LEAST <= (size_t)LARGE_BLOCK_ASKED, "the kernel is asked");
+    if (HAK_UNLIKELY(size >= FAR_BLOCK_LEAST)) {
+        return alloc_huge(size, align, use);
+    }
+    bool is_zero;
+    return large_alloc_near(size, align, use, &is_zero);
+}
+
+// The metadata of the block that starts at ptr, in a slab whose group can be read; NULL if there is
+// none.
+HAK_INLINE struct slab *find_reached(const struct page_arena_window *window, const void *ptr,
+                                     size_t slab) {
+    if (HAK_UNLIKELY(!superslab_known_reached(window, slab))) {
         return NULL;
     }
     struct slab *meta = superslab_slab(window, slab);
@@ -184,16 +190,30 @@ static struct slab *find(const struct page_arena_window *window, const void *ptr
                : NULL;
 }
 
+static struct slab *find(const struct page_arena_window *window, const void *ptr, size_t slab) {
+    return slab < window->slabs && page_arena_reaches(slab) ? find_reached(window, ptr, slab)
+                                                            : NULL;
+}
+
 bool large_block_free(const struct page_arena_window *window, void *ptr, size_t slab) {
-    struct slab *meta = find(window, ptr, slab);
+    if (HAK_UNLIKELY(slab >= window->slabs)) {
+        return far_block_free(ptr);
+    }
+    return page_arena_reaches(slab) && large_block_free_reached(ptr, slab);
+}
+
+bool large_block_free_reached(void *ptr, size_t slab) {
+    const struct page_arena_window window = page_arena_get_window();
+    struct slab *meta = find_reached(&window, ptr, slab);
     if (HAK_UNLIKELY(meta == NULL)) {
-        return slab >= window->slabs && far_block_free(ptr);
+        return false;
     }
     check_tail(DIAG_CALL_FREE, ptr, atomic_load_explicit(&meta->size, memory_order_relaxed));
     if (!hak_step_swap_byte(&meta->kind, SLAB_LARGE, SLAB_NONE)) {
         return false;
     }
-    count_ended(meta);
+    uint8_t mark = hak_thread_mark();
+    large_count_ended(meta, mark);
     // The run is read after that step, not before: where two threads free a block, the second may
     // meet the next block there, of another length.
     size_t run = drop_room(meta, slab);
@@ -202,7 +222,7 @@ bool large_block_free(const struct page_arena_window *window, void *ptr, size_t 
     }
     // What another thread allocated would not be asked for again here. Marks tell most threads
     // apart.
-    bool mine = atomic_load_explicit(&meta->owner, memory_order_relaxed) == hak_thread_mark();
+    bool mine = atomic_load_explicit(&meta->owner, memory_order_relaxed) == mark;
     if (run << ARENA_SLAB_SHIFT >= LARGE_BLOCK_EAGER) {
         page_arena_discard(slab, run);
     } else if (mine) {

@@ -53,6 +53,9 @@ size_t large_block_good_size(size_t size);
 // Frees the block that starts at `ptr`. Returns false if no live large block starts there.
 bool large_block_free(const struct page_arena_window *window, void *ptr, size_t slab);
 
+// The same for a slab that page_arena_reaches().
+bool large_block_free_reached(void *ptr, size_t slab);
+
 // Gives the arena the runs of freed blocks that wait before they are used again (in the hardened
 // flavour; nothing in the others).
 void large_block_flush(void);

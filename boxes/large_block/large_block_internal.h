@@ -31,32 +31,12 @@ HAK_INLINE size_t taken(size_t size) {
 
 // --- Of all files: see large_block.c
 
-// Live blocks in the arena's window, an int64_t: about as many while there are more threads than
-// one, and below 0 at times.
-extern _Atomic(uint64_t) large_live;
-
-// count_live() of a process with several threads.
-void large_count_live(uint64_t more);
-
-// Counts blocks that have begun, or (negative) ended.
-HAK_INLINE void count_live(uint64_t more) {
-    if (hak_alone()) {
-        hak_step_add(&large_live, more);
-    } else {
-        large_count_live(more);
-    }
-}
-
 // True unless the kernel would refuse `size` bytes more.
 bool large_is_granted(size_t size);
 
 // Allocates a block in the arena's window, or returns NULL. *is_zero: its pages were zero before
 // they were claimed.
 void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, bool *is_zero);
-
-// Makes a block of a claimed run.
-char *large_begin(const struct page_arena_window *window, size_t slab, size_t run, size_t colour,
-                  size_t asked);
 
 // Gives the room of a block back, which has no memory. Returns the slabs of the run that are left.
 HAK_INLINE size_t drop_room(struct slab *meta, size_t slab) {
@@ -80,26 +60,17 @@ enum tail {
     TAIL_UNUSED, // neither
 };
 
+// Live blocks in the arena's window, about.
+size_t large_live(void);
+
+// To be called once by whoever begins a block, when its size and its run are known, and by whoever
+// ends one, before its run is given back; with the mark of the calling thread.
+void large_count_begun(const struct page_arena_window *window, size_t slab, struct slab *meta,
+                       uint8_t mark, enum tail tail);
+void large_count_ended(struct slab *meta, uint8_t mark);
+
 // To be called by a block's holder whenever its size or its run has changed.
 void large_settle_slack(const struct page_arena_window *window, size_t slab, enum tail tail);
-
-// Counts the slack of a block that had `before` pages of it and has `pages` now.
-void large_count_slack(size_t before, size_t pages);
-
-// Sets how many pages behind a block may have memory.
-HAK_INLINE void set_slack(struct slab *meta, size_t pages) {
-    size_t before = atomic_load_explicit(&meta->slack, memory_order_relaxed);
-    if (before != pages) {
-        atomic_store_explicit(&meta->slack, (uint8_t)pages, memory_order_relaxed);
-        large_count_slack(before, pages);
-    }
-}
-
-// To be called by the thread that ends a block, before its run is given back.
-HAK_INLINE void count_ended(struct slab *meta) {
-    set_slack(meta, 0);
-    count_live((uint64_t)-1);
-}
 
 // --- Tails, and what was freed, in the hardened flavour: see retired.c
 
@@ -125,6 +96,20 @@ HAK_INLINE void check_tail(const char *call, const char *block, size_t size) {
 #else
     (void)call, (void)block, (void)size;
 #endif
+}
+
+// Makes a block of a claimed run, for the thread with that mark. It has yet to be counted.
+HAK_INLINE char *large_begin(const struct page_arena_window *window, size_t slab, struct slab *meta,
+                             size_t run, size_t room, size_t colour, size_t asked, uint8_t mark) {
+    atomic_store_explicit(&meta->owner, mark, memory_order_relaxed);
+    atomic_store_explicit(&meta->colour, (uint16_t)colour, memory_order_relaxed);
+    atomic_store_explicit(&meta->run, run, memory_order_relaxed);
+    atomic_store_explicit(&meta->room, (uint32_t)room, memory_order_relaxed);
+    atomic_store_explicit(&meta->size, asked, memory_order_relaxed);
+    char *block = (char *)page_arena_address(window, slab) + colour;
+    write_tail(block, asked);
+    atomic_store_explicit(&meta->kind, SLAB_LARGE, memory_order_release);
+    return block;
 }
 
 // Returns true if the run of a block that was freed is not to be used again at once.

@@ -153,7 +153,7 @@ static void *copy_near(const struct page_arena_window *window, char *ptr, size_t
     size_t run = drop_room(meta, slab);
     // A run of few pages is given back: the next block that grows would have to fill it.
     if (copied < bytes / 2 && page_arena_clean(slab, run)) {
-        count_ended(meta);
+        large_count_ended(meta, hak_thread_mark());
         atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
         page_arena_release(slab, run, false);
     } else {
@@ -185,13 +185,14 @@ static void *move_near(const struct page_arena_window *window, size_t slab, size
         clean = copy_run(window, slab, to, run, zero);
     }
     drop_room(meta, slab);
-    count_ended(meta);
+    uint8_t mark = hak_thread_mark();
+    large_count_ended(meta, mark);
     atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
     page_arena_release(slab, run, !clean);
     // Pages moved as they were, and so the block starts at the same line of its page.
-    char *moved = large_begin(window, to, to_run, colour, size);
-    atomic_store_explicit(&superslab_slab(window, to)->room, (uint32_t)room, memory_order_relaxed);
-    large_settle_slack(window, to, TAIL_WANTED);
+    struct slab *moved_meta = superslab_slab(window, to);
+    char *moved = large_begin(window, to, moved_meta, to_run, room, colour, size, mark);
+    large_count_begun(window, to, moved_meta, mark, TAIL_WANTED);
     return moved;
 }
 

@@ -6,12 +6,13 @@
 // once there are too many in the whole process: a program with a few large blocks makes no system
 // call for that, and a program with many holds little more than its blocks need.
 //
-// Threads count in cache lines of their own, and move a line's count to the sum when it reaches
-// SLACK_STEP pages. So the sum is off by less than SLACK_STEP pages for each line, and may be
-// negative.
+// Threads count in cache lines of their own, live blocks too, and move a line's counts to the sum
+// when they reach LINE_PAGES pages or LINE_BLOCKS blocks. So the sum is off by less than that for
+// each line, and may be negative.
 #include "boxes/large_block/large_block_internal.h"
 
 #include "backends/os.h"
+#include "boxes/base/alone.h"
 #include "boxes/settings/settings.h"
 
 // Build setting: slack is at most one part in so many of the memory that is held; pages that would
@@ -20,55 +21,104 @@
 #    define HAK_LARGE_SLACK_SHARE 24
 #endif
 
-enum { SLACK_LINES = 16, SLACK_STEP = 64 };
+enum { LINES = 64, LINE_PAGES = 64, LINE_BLOCKS = 8 };
 
+// Each count has live blocks in its upper half and pages of slack in its lower one, both signed.
 static struct {
-    _Atomic(uint64_t) pages; // an int64_t
-    _Atomic(bool) refused;   // the kernel did not take pages back, of locked memory perhaps
+    _Atomic(uint64_t) all;
+    _Atomic(bool) refused; // the kernel did not take pages back, of locked memory perhaps
     struct {
-        alignas(HAK_CACHE_LINE) _Atomic(uint64_t) pages; // likewise, not in the sum yet
-    } lines[SLACK_LINES];
-} slack;
+        alignas(HAK_CACHE_LINE) _Atomic(uint64_t) own; // not in `all` yet
+    } lines[LINES];
+} counts;
+
+static int32_t pages_of(uint64_t count) {
+    return (int32_t)(uint32_t)count;
+}
+
+static int32_t blocks_of(uint64_t count) {
+    return (int32_t)((count - (uint64_t)(int64_t)pages_of(count)) >> 32);
+}
+
+// Adds to the counts of the thread with that mark, which is odd.
+HAK_INLINE void count(uint8_t mark, uint64_t more) {
+    _Atomic(uint64_t) *own = &counts.lines[mark / 2 % LINES].own;
+    hak_step_add(own, more);
+    uint64_t sum = atomic_load_explicit(own, memory_order_relaxed);
+    // Both within a range: none is below 0, or at twice what is too much.
+    uint64_t pages = (uint64_t)(int64_t)pages_of(sum) + LINE_PAGES;
+    uint64_t blocks = (sum >> 32) + LINE_BLOCKS; // or one less
+    if (HAK_UNLIKELY(pages >= 2 * LINE_PAGES || (uint32_t)blocks >= 2 * LINE_BLOCKS)) {
+        hak_step_add(&counts.all, atomic_exchange_explicit(own, 0, memory_order_relaxed));
+    }
+}
+
+size_t large_live(void) {
+    int32_t blocks = blocks_of(atomic_load_explicit(&counts.all, memory_order_relaxed));
+    return blocks < 0 ? 0 : (size_t)blocks;
+}
 
 // Returns true if `pages` more pages of slack would be too many.
 static bool is_much_slack(size_t pages) {
     enum { LEAST = 256 }; // pages that may always be there
-    int64_t sum = (int64_t)atomic_load_explicit(&slack.pages, memory_order_relaxed);
+    int32_t sum = pages_of(atomic_load_explicit(&counts.all, memory_order_relaxed));
     size_t all = (size_t)(sum > 0 ? sum : 0) + pages;
     return HAK_LARGE_SLACK_SHARE != 0 && all > LEAST && settings_get(SETTING_DECAY_MS) >= 0 &&
-           !atomic_load_explicit(&slack.refused, memory_order_relaxed) &&
+           !atomic_load_explicit(&counts.refused, memory_order_relaxed) &&
            all * HAK_LARGE_SLACK_SHARE > page_arena_claimed() * (ARENA_SLAB / HAK_PAGE);
 }
 
-void large_count_slack(size_t before, size_t pages) {
-    _Atomic(uint64_t) *own = &slack.lines[hak_thread_mark() / 2 % SLACK_LINES].pages;
-    hak_step_add(own, (uint64_t)pages - before);
-    int64_t sum = (int64_t)atomic_load_explicit(own, memory_order_relaxed);
-    if (sum >= SLACK_STEP || sum <= -SLACK_STEP) {
-        hak_step_add(&slack.pages, atomic_exchange_explicit(own, 0, memory_order_relaxed));
+// Gives pages back. True if the kernel took them.
+static HAK_NOINLINE bool give_back(char *from, size_t pages) {
+    if (pages * HAK_PAGE < os_least_purge()) {
+        return false;
     }
+    if (os_purge(from, pages * HAK_PAGE) != OS_OK) {
+        atomic_store_explicit(&counts.refused, true, memory_order_relaxed);
+        return false;
+    }
+    return true;
+}
+
+// The pages behind the end of a block of `used` bytes, in a run of `slabs` slabs without the room,
+// that may have memory now.
+HAK_INLINE size_t slack_of(char *run, size_t slabs, size_t used, enum tail tail) {
+    enum { LITTLE = 16 }; // less than one part in so many of a block is not worth a count
+    used = hak_round_up(used, HAK_PAGE);
+    size_t pages = hak_min(((slabs << ARENA_SLAB_SHIFT) - used) >> HAK_PAGE_SHIFT, UINT8_MAX);
+    if (tail == TAIL_CLEAN || pages << HAK_PAGE_SHIFT < used / LITTLE) {
+        return 0;
+    }
+    bool much = tail == TAIL_UNUSED && HAK_UNLIKELY(is_much_slack(pages));
+    return much && give_back(run + used, pages) ? 0 : pages;
+}
+
+void large_count_begun(const struct page_arena_window *window, size_t slab, struct slab *meta,
+                       uint8_t mark, enum tail tail) {
+    size_t used = taken(atomic_load_explicit(&meta->size, memory_order_relaxed)) +
+                  atomic_load_explicit(&meta->colour, memory_order_relaxed);
+    size_t slabs = atomic_load_explicit(&meta->run, memory_order_relaxed) -
+                   atomic_load_explicit(&meta->room, memory_order_relaxed);
+    size_t pages = slack_of(page_arena_address(window, slab), slabs, used, tail);
+    atomic_store_explicit(&meta->slack, (uint8_t)pages, memory_order_relaxed);
+    count(mark, (UINT64_C(1) << 32) + pages);
 }
 
 void large_settle_slack(const struct page_arena_window *window, size_t slab, enum tail tail) {
-    enum { LITTLE = 16 }; // less than one part in so many of a block is not worth a count
     struct slab *meta = superslab_slab(window, slab);
-    size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed) -
-                 atomic_load_explicit(&meta->room, memory_order_relaxed);
-    size_t used = hak_round_up(taken(atomic_load_explicit(&meta->size, memory_order_relaxed)) +
-                                   atomic_load_explicit(&meta->colour, memory_order_relaxed),
-                               HAK_PAGE);
-    size_t pages =
-        tail == TAIL_CLEAN ? 0 : hak_min(((run << ARENA_SLAB_SHIFT) - used) / HAK_PAGE, UINT8_MAX);
-    if (pages * HAK_PAGE < used / LITTLE) {
-        pages = 0;
+    size_t before = atomic_load_explicit(&meta->slack, memory_order_relaxed);
+    size_t used = taken(atomic_load_explicit(&meta->size, memory_order_relaxed)) +
+                  atomic_load_explicit(&meta->colour, memory_order_relaxed);
+    size_t slabs = atomic_load_explicit(&meta->run, memory_order_relaxed) -
+                   atomic_load_explicit(&meta->room, memory_order_relaxed);
+    size_t pages = slack_of(page_arena_address(window, slab), slabs, used, tail);
+    if (pages != before) {
+        atomic_store_explicit(&meta->slack, (uint8_t)pages, memory_order_relaxed);
+        count(hak_thread_mark(), pages - before);
     }
-    if (tail == TAIL_UNUSED && pages * HAK_PAGE >= os_least_purge() && is_much_slack(pages)) {
-        char *from = (char *)page_arena_address(window, slab) + used;
-        if (os_purge(from, pages * HAK_PAGE) == OS_OK) {
-            pages = 0;
-        } else {
-            atomic_store_explicit(&slack.refused, true, memory_order_relaxed);
-        }
-    }
-    set_slack(meta, pages);
+}
+
+void large_count_ended(struct slab *meta, uint8_t mark) {
+    uint64_t pages = atomic_load_explicit(&meta->slack, memory_order_relaxed);
+    count(mark, 0 - (UINT64_C(1) << 32) - pages);
 }

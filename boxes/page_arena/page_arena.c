@@ -45,7 +45,7 @@ static bool is_ready(const struct page_arena_window *window, size_t from, size_t
 }
 
 // Both ends: a run is looked up by its first slab, and may be cut in two.
-static void use_meta(const struct page_arena_window *window, size_t from, size_t slabs) {
+HAK_INLINE void use_meta(const struct page_arena_window *window, size_t from, size_t slabs) {
     arena_use_meta(window, from);
     size_t last = from + slabs - 1;
     if (last / ARENA_SUPERSLAB_SLABS != from / ARENA_SUPERSLAB_SLABS) {
@@ -470,10 +470,10 @@ void page_arena_get_stats(struct page_arena_stats *stats) {
 }
 
 HAK_LAYOUT(page_arena_layout,
-           HAK_ROWS(HAK_VARIABLE("window.base", arena_known.window.base),
-                    HAK_VARIABLE("window.slabs", arena_known.window.slabs),
-                    HAK_VARIABLE("window.groups", arena_known.window.groups),
-                    HAK_VARIABLE("window.meta", arena_known.window.meta),
+           HAK_ROWS(HAK_VARIABLE("window.base", page_arena_known.window.base),
+                    HAK_VARIABLE("window.slabs", page_arena_known.window.slabs),
+                    HAK_VARIABLE("window.groups", page_arena_known.window.groups),
+                    HAK_VARIABLE("window.meta", page_arena_known.window.meta),
                     HAK_VARIABLE("arena.open", arena_control.open),
                     HAK_VARIABLE("arena.top", arena_state.top),
                     HAK_VARIABLE("arena.reserved", arena_state.reserved),

@@ -94,18 +94,8 @@ struct arena_state {
 };
 extern struct arena_state arena_state;
 
-// The window, worked out once from `config` of window.c: every call of the arena needs it.
-struct arena_known {
-    struct page_arena_window window;
-    _Atomic bool ready;
-};
-extern struct arena_known arena_known;
-
-// As page_arena_get_window(), without a call once the window is known.
 HAK_INLINE struct page_arena_window arena_window(void) {
-    return HAK_LIKELY(atomic_load_explicit(&arena_known.ready, memory_order_acquire))
-               ? arena_known.window
-               : page_arena_get_window();
+    return page_arena_get_window();
 }
 
 HAK_INLINE size_t load_max(_Atomic size_t *at, size_t value) {
@@ -342,8 +332,17 @@ void arena_mark_committed(const struct page_arena_window *window, size_t index,
 enum os_result arena_commit(const struct page_arena_window *window, size_t from, size_t slabs,
                             bool huge);
 
-// Marks the metadata of a slab's SuperSlab as in use, so that the purge visits it.
-void arena_use_meta(const struct page_arena_window *window, size_t slab);
+// Marks the metadata of SuperSlabs, bits of group `index`, as in use, so that the purge visits it;
+// and that of a slab's SuperSlab.
+void arena_mark_meta(const struct page_arena_window *window, size_t index, uint64_t superslabs);
+HAK_INLINE void arena_use_meta(const struct page_arena_window *window, size_t slab) {
+    size_t index = slab / ARENA_GROUP_SLABS;
+    uint64_t bit = UINT64_C(1) << (slab / ARENA_SUPERSLAB_SLABS) % ARENA_GROUP_SUPERSLABS;
+    if (HAK_UNLIKELY((atomic_load_explicit(&window->groups[index].meta_used, memory_order_relaxed) &
+                      bit) == 0)) {
+        arena_mark_meta(window, index, bit);
+    }
+}
 
 // --- growth.c
 

@@ -272,11 +272,11 @@ static HAK_NOINLINE void lower_region(const struct page_arena_window *window, si
 
 size_t page_arena_purge_highest(size_t most) {
     enum { LOOKS = 4096, GROUP_WORDS = ARENA_GROUP_SLABS / 64 };
-    if (HAK_UNLIKELY(!atomic_load_explicit(&arena_known.ready, memory_order_acquire))) {
+    if (HAK_UNLIKELY(!atomic_load_explicit(&page_arena_known.ready, memory_order_acquire))) {
         return 0;
     }
     // No copy: a free on a signal's stack may come here.
-    const struct page_arena_window *window = &arena_known.window;
+    const struct page_arena_window *window = &page_arena_known.window;
     struct page_arena_purged done = {0};
     size_t group = page_arena_top() / ARENA_GROUP_SLABS;
     while (group > 0 && done.slabs < most && done.looks < most + LOOKS && !done.failed) {

@@ -144,7 +144,7 @@ void arena_mark_huge(const struct page_arena_window *window, size_t from, size_t
     }
 }
 
-static void mark_meta(const struct page_arena_window *window, size_t index, uint64_t superslabs) {
+void arena_mark_meta(const struct page_arena_window *window, size_t index, uint64_t superslabs) {
     atomic_bitmap_put(&window->groups[index].meta_used, superslabs);
     atomic_bitmap_ensure_run(&window->regions[index / ARENA_REGION_GROUPS].meta,
                              index % ARENA_REGION_GROUPS, 1);
@@ -154,7 +154,7 @@ void arena_mark_committed(const struct page_arena_window *window, size_t index,
                           uint64_t superslabs) {
     atomic_bitmap_put(&window->groups[index].committed, superslabs);
     if (is_charged()) { // so that the purge visits it
-        mark_meta(window, index, superslabs);
+        arena_mark_meta(window, index, superslabs);
     }
 }
 
@@ -239,13 +239,4 @@ enum os_result arena_commit(const struct page_arena_window *window, size_t from,
         i += count;
     }
     return OS_OK;
-}
-
-void arena_use_meta(const struct page_arena_window *window, size_t slab) {
-    size_t index = slab / ARENA_GROUP_SLABS;
-    struct page_arena_group *group = &window->groups[index];
-    uint64_t bit = superslab_mask(slab % ARENA_GROUP_SLABS, 1);
-    if ((atomic_load_explicit(&group->meta_used, memory_order_relaxed) & bit) == 0) {
-        mark_meta(window, index, bit);
-    }
 }

@@ -7,7 +7,7 @@
 #define WINDOW_LEAST ((size_t)ARENA_REGION_SLABS << ARENA_SLAB_SHIFT)
 
 struct arena_state arena_state = {.step = STEP_MOST};
-struct arena_known arena_known;
+struct page_arena_known page_arena_known;
 struct arena_control arena_control;
 
 // The whole configuration in one word, so that it is published by one compare-and-swap: the base
@@ -50,10 +50,7 @@ static struct page_arena_window window_of(uintptr_t word) {
     return window;
 }
 
-struct page_arena_window page_arena_get_window(void) {
-    if (HAK_LIKELY(atomic_load_explicit(&arena_known.ready, memory_order_acquire))) {
-        return arena_known.window;
-    }
+struct page_arena_window page_arena_work_out_window(void) {
     return window_of(atomic_load_explicit(&config, memory_order_acquire));
 }
 
@@ -175,7 +172,7 @@ static void give_all_regions(void) {
     }
 }
 
-bool page_arena_init(void) {
+bool page_arena_find_place(void) {
     if (atomic_load_explicit(&config, memory_order_acquire) != 0) {
         return true;
     }
@@ -206,8 +203,8 @@ bool page_arena_init(void) {
         leave_place(at, slabs);
         return true;
     }
-    arena_known.window = window_of(word);
-    atomic_store_explicit(&arena_known.ready, true, memory_order_release);
+    page_arena_known.window = window_of(word);
+    atomic_store_explicit(&page_arena_known.ready, true, memory_order_release);
     if (!all && !os_commits()) { // since the place was taken
         give_all_regions();
     }

@@ -226,9 +226,9 @@ struct run_cache_run run_cache_evict(size_t most) {
 }
 
 unsigned run_cache_lines(void) {
-    unsigned count =
-        (unsigned)__builtin_popcountll(atomic_load_explicit(&used, memory_order_relaxed));
-    return count == 0 ? 1 : count;
+    uint64_t bits = atomic_load_explicit(&used, memory_order_relaxed);
+    bool several = (bits & (bits - 1)) != 0 && bits != 0;
+    return several ? (unsigned)__builtin_popcountll(bits) : 1;
 }
 
 // Each place once: others may fill it again all the time.

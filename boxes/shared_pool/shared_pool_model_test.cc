@@ -472,10 +472,11 @@ class Pool : public model::Checker {
 } // namespace
 
 // Calls that the pool makes.
-bool page_arena_init() {
+struct page_arena_known page_arena_known;
+bool page_arena_find_place() {
     return true;
 }
-page_arena_window page_arena_get_window() {
+page_arena_window page_arena_work_out_window() {
     return memory().window;
 }
 bool page_arena_reaches(size_t slab) {

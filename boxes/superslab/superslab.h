@@ -135,17 +135,21 @@ HAK_INLINE uint64_t superslab_full_word(unsigned bin, unsigned word) {
     return left >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << left) - 1;
 }
 
-// True if the metadata of `slab` may be read: it was mapped with the first slab of its SuperSlab.
-// False in a SuperSlab without rights, of which no slab is in use. Where rights are given slab by
-// slab (see page_arena's rights.c), the mark of metadata in use tells of them.
-HAK_INLINE bool superslab_known(const struct page_arena_window *window, size_t slab) {
-    if (slab >= window->slabs || !page_arena_reaches(slab)) {
-        return false;
-    }
+// True if the metadata of `slab`, which page_arena_reaches(), may be read: it was mapped with the
+// first slab of its SuperSlab. False in a SuperSlab without rights, of which no slab is in use.
+// Where rights are given slab by slab (see page_arena's rights.c), the mark of metadata in use
+// tells of them.
+HAK_INLINE bool superslab_known_reached(const struct page_arena_window *window, size_t slab) {
     struct page_arena_group *group = &window->groups[slab / ARENA_GROUP_SLABS];
     uint64_t known = atomic_load_explicit(&group->committed, memory_order_relaxed) |
                      atomic_load_explicit(&group->meta_used, memory_order_relaxed);
     return (known >> slab / ARENA_SUPERSLAB_SLABS % ARENA_GROUP_SUPERSLABS & 1) != 0;
+}
+
+// The same for any number.
+HAK_INLINE bool superslab_known(const struct page_arena_window *window, size_t slab) {
+    return slab < window->slabs && page_arena_reaches(slab) &&
+           superslab_known_reached(window, slab);
 }
 
 // From here on glibc's malloc gives a block a mapping of its own.

@@ -348,10 +348,11 @@ bool os_is_outside() {
     return false;
 }
 void os_thread_ends() {}
-bool page_arena_init() {
+struct page_arena_known page_arena_known;
+bool page_arena_find_place() {
     return true;
 }
-page_arena_window page_arena_get_window() {
+page_arena_window page_arena_work_out_window() {
     return memory().window;
 }
 size_t page_arena_claim(size_t, size_t, bool *zero) {

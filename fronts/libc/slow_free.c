@@ -206,6 +206,19 @@ static HAK_NOINLINE void free_large(void *ptr) {
     }
 }
 
+#if !HAK_HARDENED
+// The same, mostly, for a pointer that the gate knows to be of no bin.
+static HAK_NOINLINE void free_without_bin(void *ptr) {
+    if (!heap_profile_started()) {
+        const struct page_arena_window window = page_arena_get_window();
+        if (HAK_LIKELY(large_block_free_reached(ptr, page_arena_slab_of(&window, ptr)))) {
+            return;
+        }
+    }
+    free_large(ptr);
+}
+#endif
+
 #if HAK_HARDENED
 // The usable bytes of the live block that starts at ptr; 0 for anything else, which free() will
 // have something to say about, and for blocks whose size is not known.
@@ -267,6 +280,11 @@ void slow_free(void *ptr) {
     }
 #else
     if (SIZE_CLASS_CLOSED != 0 && HAK_LIKELY(free_medium(ptr))) {
+        return;
+    }
+    unsigned place;
+    if (front_gate_find_registered(thread_heap_gate(), ptr, &place) && place == 0) {
+        free_without_bin(ptr);
         return;
     }
 #endif
