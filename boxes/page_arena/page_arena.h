@@ -106,24 +106,25 @@ struct page_arena_window {
 // out, and what they do before that.
 struct page_arena_known {
     struct page_arena_window window;
-    _Atomic(bool) ready;
+    bool ready; // set once, when `window` has been written
 };
 extern struct page_arena_known page_arena_known __attribute__((visibility("hidden")));
 struct page_arena_window page_arena_work_out_window(void);
 bool page_arena_find_place(void);
 
+HAK_INLINE bool page_arena_is_known(void) {
+    return HAK_LIKELY(__atomic_load_n(&page_arena_known.ready, __ATOMIC_ACQUIRE));
+}
+
 // Finds a place for the window, unless there is a window. True if there is one now. False if the
 // kernel refuses memory, after a few system calls. Any thread may call at any time.
 HAK_INLINE bool page_arena_init(void) {
-    return HAK_LIKELY(atomic_load_explicit(&page_arena_known.ready, memory_order_acquire)) ||
-           page_arena_find_place();
+    return page_arena_is_known() || page_arena_find_place();
 }
 
 // The window; base is NULL and slabs is 0 before page_arena_init().
 HAK_INLINE struct page_arena_window page_arena_get_window(void) {
-    return HAK_LIKELY(atomic_load_explicit(&page_arena_known.ready, memory_order_acquire))
-               ? page_arena_known.window
-               : page_arena_work_out_window();
+    return page_arena_is_known() ? page_arena_known.window : page_arena_work_out_window();
 }
 
 // Claims `slabs` (>= 1) adjacent slabs whose address is a multiple of `align` (a power of two; the

@@ -54,7 +54,7 @@ void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t valu
     ignore(&config, sizeof config, config_word);
     ignore(&arena_state.high, sizeof arena_state.high, high);
     page_arena_known.window = window_of(config_word);
-    ignore(&page_arena_known.ready, sizeof page_arena_known.ready, 1);
+    page_arena_known.ready = true;
     ignore(&arena_state.reserved, sizeof arena_state.reserved, 0);
     ignore(&arena_state.dense, sizeof arena_state.dense, 0);
     ignore(&arena_state.charged, sizeof arena_state.charged, charged_bit);

@@ -272,7 +272,7 @@ static HAK_NOINLINE void lower_region(const struct page_arena_window *window, si
 
 size_t page_arena_purge_highest(size_t most) {
     enum { LOOKS = 4096, GROUP_WORDS = ARENA_GROUP_SLABS / 64 };
-    if (HAK_UNLIKELY(!atomic_load_explicit(&page_arena_known.ready, memory_order_acquire))) {
+    if (!page_arena_is_known()) {
         return 0;
     }
     // No copy: a free on a signal's stack may come here.

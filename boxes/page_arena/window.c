@@ -204,7 +204,7 @@ bool page_arena_find_place(void) {
         return true;
     }
     page_arena_known.window = window_of(word);
-    atomic_store_explicit(&page_arena_known.ready, true, memory_order_release);
+    __atomic_store_n(&page_arena_known.ready, true, __ATOMIC_RELEASE);
     if (!all && !os_commits()) { // since the place was taken
         give_all_regions();
     }
