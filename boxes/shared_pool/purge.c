@@ -65,19 +65,16 @@ static uint16_t worthwhile(uint16_t pages) {
 static HAK_NOINLINE size_t purge_pages(const struct page_arena_window *window, size_t slab,
                                        uint16_t pages) {
     char *at = page_arena_address(window, slab);
-    struct os_range ranges[SLAB_PAGES / 2 + 1];
-    size_t n = 0;
-    for (unsigned page = 0; page < SLAB_PAGES; page++) {
-        if ((pages >> page & 1) == 0) {
-            continue;
-        }
-        if (page > 0 && (pages >> (page - 1) & 1) != 0) {
-            ranges[n - 1].size += HAK_PAGE;
-        } else {
-            ranges[n++] = (struct os_range){at + ((size_t)page << HAK_PAGE_SHIFT), HAK_PAGE};
-        }
+    // One after the other, without a list of them: a free on a signal's stack may come here.
+    bool done = true;
+    for (uint32_t rest = pages; rest != 0;) {
+        size_t from = (unsigned)__builtin_ctz(rest);
+        size_t end = from + (unsigned)__builtin_ctz(~(rest >> from));
+        void *run = at + (from << HAK_PAGE_SHIFT);
+        done = os_purge(run, (end - from) << HAK_PAGE_SHIFT) == OS_OK && done;
+        rest &= ~((UINT32_C(1) << end) - 1);
     }
-    if (os_purge_ranges(ranges, n) != OS_OK) {
+    if (!done) {
         return 0;
     }
     struct slab *meta = superslab_slab(window, slab);

@@ -526,8 +526,9 @@ void page_arena_release(size_t from, size_t slabs, bool dirty) {
 size_t os_least_purge() {
     return HAK_PAGE;
 }
-os_result os_purge_ranges(const os_range *ranges, size_t count) {
-    Pool::current().purge(ranges, count);
+os_result os_purge(void *at, size_t size) {
+    os_range range = {at, size};
+    Pool::current().purge(&range, 1);
     return OS_OK;
 }
 void diag_misuse(const char *, const void *, const char *fault) {

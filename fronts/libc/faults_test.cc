@@ -159,7 +159,7 @@ TEST_P(FaultsTest, EachCallAlone) {
     EXPECT_EQ(last_.Number("failures"), 0u);
     EXPECT_EQ(last_.Number("refused"), 0u);
     // The script reaches every call that the allocator makes with these settings.
-    for (const char *kind : {"reserve", "map", "commit", "purge", "purge_ranges", "refresh", "move",
+    for (const char *kind : {"reserve", "map", "commit", "purge", "refresh", "move",
                              "address_limit", "physical_memory"}) {
         EXPECT_GT(last_.Number(kind), 0u) << kind;
     }
@@ -195,9 +195,9 @@ TEST_P(FaultsTest, AllFromOneCallOn) {
 }
 
 TEST_P(FaultsTest, OneKindNeverWorks) {
-    for (const char *kind : {"reserve", "map", "commit", "decommit", "purge", "purge_ranges",
-                             "refresh", "move", "release", "huge_pages", "address_limit",
-                             "physical_memory", "read_file", "purge,purge_ranges,refresh,move"}) {
+    for (const char *kind :
+         {"reserve", "map", "commit", "decommit", "purge", "refresh", "move", "release",
+          "huge_pages", "address_limit", "physical_memory", "read_file", "purge,refresh,move"}) {
         Try(std::string(kind) + ":1-", "alone");
     }
 }
