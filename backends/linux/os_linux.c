@@ -419,6 +419,9 @@ void os_huge_pages(void *at, size_t size, bool on) {
 }
 
 enum os_result os_forbid(void *at, size_t size) {
+    if (os_is_outside() || sandbox_is_strict()) {
+        return OS_NO_MEMORY;
+    }
     return is_error(map_over(at, size, PROT_NONE)) ? OS_NO_MEMORY : OS_OK;
 }
 

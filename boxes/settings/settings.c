@@ -56,7 +56,7 @@
         "compare the size and the alignment given to free_sized and delete")                       \
     ROW(SETTING_ZERO, "HAKMEM_ZERO", "0|1|2", 0, 2, 2,                                             \
         "1: make freed blocks zero, 2: and see that they are so when they are handed out")         \
-    ROW(SETTING_ZERO_MOST, "HAKMEM_ZERO_MOST", "bytes", 4096, INT64_C(1) << 40, 32 << 10,          \
+    ROW(SETTING_ZERO_MOST, "HAKMEM_ZERO_MOST", "bytes", 4096, INT64_C(1) << 40, 512 << 10,         \
         "of freed blocks larger than this only 2 KiB at each end become zero (K, M, G, T)")        \
     ROW(SETTING_QUARANTINE, "HAKMEM_QUARANTINE", "bytes", 0, 1 << 20, 32 << 10,                    \
         "bytes of freed blocks that wait before they are used again, a size class and thread")     \

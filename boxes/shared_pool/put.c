@@ -95,6 +95,7 @@ void pool_give_away(const struct page_arena_window *window, size_t slab, unsigne
     if (HAK_HARDENED && atomic_load(&meta->clean) == UINT16_MAX) {
         pool_count_bare(false);
     }
+    pool_leave_empty(meta);
     page_map_set(window, slab, 0);
     atomic_store(&meta->kind, SLAB_NONE);
     pool_count_clean(0, atomic_exchange(&meta->clean, 0));
@@ -107,7 +108,7 @@ void pool_give_away(const struct page_arena_window *window, size_t slab, unsigne
 // empty slabs that keep theirs.
 static HAK_NOINLINE void keep_empty(const struct page_arena_window *window, size_t slab,
                                     unsigned bin, unsigned word) {
-    enum { MOST = 128 };
+    enum { LEAST = 128, SHARE = 4 }; // of the slabs in use, one of so many
     struct slab *meta = superslab_slab(window, slab);
     // (With the last of its pages put back after a purge, it has none left.)
     if (atomic_load(&meta->clean) == UINT16_MAX || !is_all_free(window, slab, bin, word)) {
@@ -115,20 +116,20 @@ static HAK_NOINLINE void keep_empty(const struct page_arena_window *window, size
     }
     // The purge below puts the slab's blocks back, and so comes here again. What it finds marked
     // are pages that the kernel does not take: locked ones, and in a sandbox.
+    size_t most = hak_max(LEAST, (shared_pool_get_totals().slabs >> ARENA_SLAB_SHIFT) / SHARE);
     if (atomic_exchange(&meta->empty, 1) != 0 ||
-        atomic_fetch_add_explicit(&pool_empty_slabs, 1, memory_order_relaxed) < MOST) {
+        atomic_fetch_add_explicit(&pool_empty_slabs, 1, memory_order_relaxed) < most) {
         return;
     }
     size_t given = 0;
     pool_purge_slab(window, slab, bin, &given);
+    if (atomic_load(&meta->clean) == UINT16_MAX) {
+        pool_leave_empty(meta);
+    }
 }
 
-void pool_reclaim_if_free(const struct page_arena_window *window, size_t slab, unsigned bin,
-                          unsigned word) {
-    if (stays()) {
-        keep_empty(window, slab, bin, word);
-        return;
-    }
+void pool_give_if_free(const struct page_arena_window *window, size_t slab, unsigned bin,
+                       unsigned word) {
     while (bin != 0 && is_all_free(window, slab, bin, word)) {
         unsigned owed = 0;
         if (hold_all(window, slab, bin, &owed)) {
@@ -137,6 +138,15 @@ void pool_reclaim_if_free(const struct page_arena_window *window, size_t slab, u
         }
         bin = owed;
         word = 0; // is_all_free() reads all words, or finds that the first is not full
+    }
+}
+
+void pool_reclaim_if_free(const struct page_arena_window *window, size_t slab, unsigned bin,
+                          unsigned word) {
+    if (stays()) {
+        keep_empty(window, slab, bin, word);
+    } else {
+        pool_give_if_free(window, slab, bin, word);
     }
 }
 

@@ -388,7 +388,7 @@ static unsigned set_guard(size_t slab, unsigned bin) {
         return 0;
     }
     atomic_fetch_add_explicit(&guards, 1, memory_order_relaxed);
-    return lost == 0 ? 0 : GUARDED_PAGES;
+    return GUARDED_PAGES;
 #else
     (void)slab, (void)bin;
     return 0;

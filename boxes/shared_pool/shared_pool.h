@@ -57,6 +57,10 @@ void shared_pool_purge(struct shared_pool_walk *walk, size_t look, size_t budget
 // arena if no block of them is live. Other slabs go back when their last block is freed.
 void shared_pool_give_short(void);
 
+// Gives all slabs without a live block back to the arena, also those that are to stay their bin's
+// (HAKMEM_SEPARATE): for when there is no other memory. Nothing where none stays.
+void shared_pool_give_kept(void);
+
 // The bytes that the pool holds: slabs in use, and of them the pages that have no memory.
 struct shared_pool_totals {
     size_t slabs;

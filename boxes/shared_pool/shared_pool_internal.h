@@ -191,6 +191,11 @@ HAK_INLINE void put_word(const struct page_arena_window *window, size_t slab, un
 uint64_t pool_hold(const struct page_arena_window *window, size_t slab, unsigned bin, unsigned word,
                    uint64_t want, unsigned *owed);
 
+// Gives a slab back to the arena if all of its blocks are free, whether it stays its bin's or not.
+// All words are read but for `word`, which is known to be full if it is not 0.
+void pool_give_if_free(const struct page_arena_window *window, size_t slab, unsigned bin,
+                       unsigned word);
+
 // Gives a slab back to the arena. The caller holds all of its blocks.
 void pool_give_away(const struct page_arena_window *window, size_t slab, unsigned bin);
 

@@ -85,7 +85,11 @@ static void give_short(const struct page_arena_window *window, size_t slab) {
     unsigned last = superslab_blocks_on(bin, pages) - 1;
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
     unsigned owed = 0; // nothing is: the slab is not free as a whole
-    if (pool_are_free(bits, 0, last) && pool_hold_blocks(window, slab, bin, 0, last, &owed)) {
+    // The page that nobody may touch, if there is one, is the next owner's.
+    if (pool_are_free(bits, 0, last) &&
+        (page_arena_is_tight() ||
+         page_arena_give_rights(slab, GUARDED_PAGES, SLAB_PAGES - GUARDED_PAGES)) &&
+        pool_hold_blocks(window, slab, bin, 0, last, &owed)) {
         atomic_store(&meta->pages, 0);
         pool_give_away(window, slab, bin);
         return;
@@ -93,18 +97,36 @@ static void give_short(const struct page_arena_window *window, size_t slab) {
     atomic_store(&meta->pages, pages);
 }
 
-void shared_pool_give_short(void) {
-    if (HAK_LIKELY(!page_arena_is_tight()) || stays()) {
-        return;
+static void give_kept(const struct page_arena_window *window, size_t slab) {
+    struct slab *meta = superslab_slab(window, slab);
+    if (atomic_load(&meta->pages) != 0) {
+        give_short(window, slab);
+    } else if (atomic_load(&meta->kind) == SLAB_TINY) {
+        pool_give_if_free(window, slab, atomic_load(&meta->bin), 0);
     }
+}
+
+static void for_each_slab(void (*give)(const struct page_arena_window *window, size_t slab)) {
     struct page_arena_window window;
     size_t high = page_arena_walk(&window);
     for (size_t slab = 0; slab < high;) {
         size_t next = pool_skip_unknown(&window, slab);
         if (next == slab) {
-            give_short(&window, slab);
+            give(&window, slab);
             next = slab + 1;
         }
         slab = next;
+    }
+}
+
+void shared_pool_give_short(void) {
+    if (HAK_UNLIKELY(page_arena_is_tight()) && !stays()) {
+        for_each_slab(give_short);
+    }
+}
+
+void shared_pool_give_kept(void) {
+    if (stays()) {
+        for_each_slab(give_kept);
     }
 }

@@ -53,8 +53,10 @@ HAK_INLINE bool free_hardened(void *ptr) {
     }
     // The last page of a slab may be one that nobody may touch.
     size_t end = (uintptr_t)ptr % ARENA_SLAB + size_class_bins[bin].size;
+    size_t block;
     if ((HAK_UNLIKELY(end > ARENA_SLAB - HAK_PAGE) &&
-         (end > ARENA_SLAB || !shared_pool_has(bin, ptr))) ||
+         (!size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB, &block) ||
+          !shared_pool_has(bin, ptr))) ||
         HAK_UNLIKELY(!hardening_may_free(bin, ptr))) {
         return false;
     }

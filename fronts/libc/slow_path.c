@@ -49,6 +49,16 @@ HAK_COLD void slow_make_room(void) {
     shared_pool_give_short();
 }
 
+// Where that was not enough for a block of `size` bytes: gives up what is kept apart for other
+// sizes. False if there is nothing to be hoped for.
+static HAK_COLD bool make_last_room(size_t size) {
+    if (!HAK_HARDENED || size > shared_pool_get_totals().slabs) {
+        return false;
+    }
+    shared_pool_give_kept();
+    return true;
+}
+
 // True if free should read the blocks that it is given. That costs little as long as they lie in
 // the processor's cache, that is, as long as all blocks of the process together are not larger than
 // it.
@@ -136,6 +146,9 @@ static HAK_NOINLINE void *take_uncached(struct thread_heap *heap, unsigned bin, 
     if (HAK_UNLIKELY(block == NULL)) {
         slow_make_room();
         block = tiny_front_take_one(heap, bin);
+        if (block == NULL && make_last_room(size)) {
+            block = tiny_front_take_one(heap, bin);
+        }
     }
     return hand_out_or_fail(bin, block, size);
 }
@@ -155,7 +168,8 @@ HAK_INLINE void *take_refilled(struct thread_heap *heap, unsigned bin, size_t si
     const struct tiny_front *front = tiny_front_of(bin);
     if (HAK_UNLIKELY(front->refill(heap, bin) == 0)) {
         slow_make_room();
-        if (front->refill(heap, bin) == 0) {
+        if (front->refill(heap, bin) == 0 &&
+            !(make_last_room(size) && front->refill(heap, bin) != 0)) {
             errno = ENOMEM;
             return NULL;
         }
@@ -233,6 +247,9 @@ static HAK_NOINLINE void *large(size_t size, size_t align, enum large_block_use 
     if (HAK_UNLIKELY(block == NULL) && may_fit(size, align)) {
         slow_make_room();
         block = large_block_alloc(size, align, use);
+        if (block == NULL && make_last_room(size)) {
+            block = large_block_alloc(size, align, use);
+        }
     }
     if (HAK_UNLIKELY(block == NULL)) {
         errno = ENOMEM;

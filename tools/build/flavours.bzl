@@ -49,8 +49,7 @@ FLAVOURS = [
     ),
 ]
 
-# Flavours for users that are built as the others are. Those of the suite's tests that are named in HARDENED_TESTS run
-# on them, and all others where they are asked for: they have the tag "manual".
+# Flavours for users that have no part in what is measured and shipped for all of FLAVOURS.
 HARDENED_FLAVOURS = [
     # For programs that face attackers: docs/hardened.md.
     struct(
@@ -62,11 +61,14 @@ HARDENED_FLAVOURS = [
     ),
 ]
 
-HARDENED_TESTS = [
-    "fork_test",
-    "libc_test",
-    "threads_test",
+# The suite's tests that do not run on them: they test what those flavours do in another way.
+HARDENED_WITHOUT = [
+    "check_frees_test",  # what HAKMEM_CHECK_FREES does: hardened_test
+    "stalled_reclaim_test",  # a free that gives a slab back: what is freed waits
 ]
+
+# What users may have.
+USER_FLAVOURS = FLAVOURS + HARDENED_FLAVOURS
 
 # Flavours that only tests may link. They run the same tests as the others.
 TEST_FLAVOURS = [
@@ -83,7 +85,7 @@ FAULTY_FLAVOURS = [
         alternative = flavour.alternative,
         backend = "//backends/faulty",
     )
-    for flavour in FLAVOURS
+    for flavour in USER_FLAVOURS
 ]
 
 # The production one as the simulator of benchmarks/coherence runs it: a shared object and nothing else.

@@ -2,7 +2,7 @@
 """Macro: a fuzz target, built twice from one source."""
 
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_test")
-load("//tools/build:flavours.bzl", "FLAVOURS")
+load("//tools/build:flavours.bzl", "USER_FLAVOURS")
 load("//tools/build:hakmem.bzl", "variant_label")
 load("//tools/build:variants.bzl", "NO_SANITIZER", "VARIANTS", "WARNINGS")
 
@@ -33,7 +33,7 @@ def hak_fuzz(name, deps, variants = [""], flavours = False, runs = 20000, linkop
                 deps,
                 {"malloc": "//:" + flavour.name + "_boxes"},
             )
-            for flavour in FLAVOURS
+            for flavour in USER_FLAVOURS
         ]
         tags = tags + NO_SANITIZER
     else:

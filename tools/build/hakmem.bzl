@@ -4,7 +4,7 @@
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 load("//tools/build:archive.bzl", "hak_archive")
 load("//tools/build:flavour.bzl", hak_flavour_library = "cc_library")
-load("//tools/build:flavours.bzl", "COMPAT", "FAULTY_FLAVOURS", "FLAVOURS", "HARDENED_FLAVOURS", "HARDENED_TESTS", "TEST_FLAVOURS", "TRACED_FLAVOURS")
+load("//tools/build:flavours.bzl", "COMPAT", "FAULTY_FLAVOURS", "FLAVOURS", "HARDENED_FLAVOURS", "HARDENED_WITHOUT", "TEST_FLAVOURS", "TRACED_FLAVOURS", "USER_FLAVOURS")
 load("//tools/build:link.bzl", "hak_link")
 load("//tools/build:variants.bzl", "COPTS", "NO_SANITIZER", "STANDARD_C", "STANDARD_CXX", "VARIANTS", "VARIANT_TAGS", "WARNINGS")
 
@@ -268,7 +268,7 @@ def hak_flavours():
         actual = ":" + FLAVOURS[0].name + "_compat",
         visibility = ["//visibility:public"],
     )
-    for flavour in FLAVOURS + HARDENED_FLAVOURS:
+    for flavour in USER_FLAVOURS:
         _flavour(flavour)
     for flavour in TEST_FLAVOURS + FAULTY_FLAVOURS:
         _flavour(flavour, testonly = True)
@@ -323,14 +323,14 @@ def hak_preload_test(name, srcs, program, copts = [], linkopts = [], linked = Fa
     hak_test(
         name = name,
         srcs = srcs,
-        data = mallocs.keys() + ["//:lib%s.so" % flavour.name for flavour in FLAVOURS + HARDENED_FLAVOURS] + data,
-        local_defines = ["HAK_FLAVOURS=" + ",".join(['\\"%s\\"' % flavour.name for flavour in FLAVOURS + HARDENED_FLAVOURS])],
+        data = mallocs.keys() + ["//:lib%s.so" % flavour.name for flavour in USER_FLAVOURS] + data,
+        local_defines = ["HAK_FLAVOURS=" + ",".join(['\\"%s\\"' % flavour.name for flavour in USER_FLAVOURS])],
         tags = NO_SANITIZER,
         deps = ["//fronts/libc:shell"] + deps,
         **kwargs
     )
 
-def hak_program_tests(name, srcs, program, flavours = FLAVOURS + TEST_FLAVOURS, boxes = [], **kwargs):
+def hak_program_tests(name, srcs, program, flavours = USER_FLAVOURS + TEST_FLAVOURS, boxes = [], **kwargs):
     """Tests that run a C program with a flavour linked in: NAME_FLAVOUR and PROGRAM_FLAVOUR, one of each a flavour.
 
     Args:
@@ -380,16 +380,16 @@ def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwarg
       flavours: names, or None for all.
       **kwargs: as of cc_test.
     """
-    for flavour in FLAVOURS + TEST_FLAVOURS + HARDENED_FLAVOURS:
-        on_demand = flavours == None and flavour in HARDENED_FLAVOURS and name not in HARDENED_TESTS
-        if flavours == None or flavour.name in flavours:
+    for flavour in USER_FLAVOURS + TEST_FLAVOURS:
+        runs = flavour not in HARDENED_FLAVOURS or name not in HARDENED_WITHOUT
+        if runs if flavours == None else flavour.name in flavours:
             cc_test(
                 name = name + "_" + flavour.name,
                 srcs = srcs,
                 copts = _flavour_test_copts(flavour),
                 linkopts = ["-pthread"],
                 malloc = "//:" + flavour.name,
-                tags = tags + NO_SANITIZER + (["manual"] if on_demand else []),
+                tags = tags + NO_SANITIZER,
                 deps = deps + ["@com_google_googletest//:gtest_main"],
                 **kwargs
             )
