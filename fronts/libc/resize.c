@@ -193,8 +193,25 @@ EXPORT void *reallocarray(void *ptr, size_t count, size_t size) {
     return ptr == NULL ? get(total) : resize("reallocarray", ptr, total);
 }
 
+// The usable bytes of a live tiny block that looks like one; 0 for anything else. Some programs ask
+// for each block that they allocate and for each that they free.
+HAK_INLINE size_t usable_tiny(const void *ptr) {
+    const struct front_gate *gate = thread_heap_gate();
+    const struct thread_heap *heap = thread_heap_current();
+    unsigned bin = size_class_bin_at(front_gate_registry(gate, ptr));
+    size_t block;
+    bool live = !HAK_HARDENED && bin != 0 &&
+                size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB, &block) &&
+                !free_mark_is_set(ptr, heap) &&
+                (front_gate_checks(gate) || !is_newest(heap, bin, ptr)) &&
+                !shared_pool_is_free(bin, ptr);
+    return HAK_LIKELY(live) ? size_class_usable(bin) : 0;
+}
+
 EXPORT size_t malloc_usable_size(void *ptr) {
-    return ptr == NULL ? 0 : classify_live("malloc_usable_size", ptr).usable;
+    size_t usable = usable_tiny(ptr);
+    return HAK_LIKELY(usable != 0 || ptr == NULL) ? usable
+                                                  : classify_live("malloc_usable_size", ptr).usable;
 }
 
 #ifdef __GLIBC__
