@@ -7,18 +7,45 @@
 
 #include <string.h>
 
+// Bytes of the UTF-8 sequence at `at`, 0 if there is none: JSON is UTF-8, and the name of a program
+// may be any bytes.
+static size_t sequence_at(const unsigned char *at) {
+    size_t more = *at < 0x80 ? 0 : *at >= 0xf0 ? 3 : *at >= 0xe0 ? 2 : 1;
+    if (more == 0) {
+        return 1;
+    }
+    // The range of the second byte leaves out what fewer bytes would say, surrogates, and what is
+    // above 0x10ffff.
+    unsigned char least = *at == 0xe0 ? 0xa0 : *at == 0xf0 ? 0x90 : 0x80;
+    unsigned char most = *at == 0xed ? 0x9f : *at == 0xf4 ? 0x8f : 0xbf;
+    if (*at < 0xc2 || *at > 0xf4 || at[1] < least || at[1] > most) {
+        return 0;
+    }
+    for (size_t i = 2; i <= more; i++) {
+        if ((at[i] & 0xc0) != 0x80) {
+            return 0;
+        }
+    }
+    return 1 + more;
+}
+
+// Bytes that are no UTF-8 become the replacement character.
 static void add_quoted(struct text *text, const char *string) {
     text_string(text, "\"");
-    for (const unsigned char *at = (const unsigned char *)string; *at != '\0'; at++) {
+    for (const unsigned char *at = (const unsigned char *)string; *at != '\0';) {
+        size_t length = sequence_at(at);
         if (*at < ' ') {
             char code[2];
             hak_hex(code, at, 1);
             text_string(text, "\\u00");
             text_bytes(text, code, sizeof code);
+        } else if (length == 0) {
+            text_string(text, "\\ufffd");
         } else {
             text_string(text, *at == '"' || *at == '\\' ? "\\" : "");
-            text_bytes(text, (const char *)at, 1);
+            text_bytes(text, (const char *)at, length);
         }
+        at += length == 0 ? 1 : length;
     }
     text_string(text, "\"");
 }

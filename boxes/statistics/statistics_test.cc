@@ -215,6 +215,25 @@ TEST_F(StatisticsText, IsTheSameForManyAtOnce) {
     }
 }
 
+TEST_F(StatisticsText, JsonIsUtf8WhateverTheProgramIsCalled) {
+    const std::pair<const char *, const char *> names[] = {
+        {"a\"b\\c\n", "a\\\"b\\\\c\\u000a"},
+        {"caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80", "caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x98\x80"},
+        {"caf\xe9", "caf\\ufffd"},                                  // ISO 8859-1
+        {"\x80x\xc0\xafx\xf5x", "\\ufffdx\\ufffd\\ufffdx\\ufffdx"}, // never the first byte
+        {"\xe0\x80\xafx", "\\ufffd\\ufffd\\ufffdx"},                // longer than need be
+        {"\xed\xa0\x80x", "\\ufffd\\ufffd\\ufffdx"},                // a surrogate
+        {"\xf4\x90\x80\x80", "\\ufffd\\ufffd\\ufffd\\ufffd"},       // above all characters
+        {"cut \xe2\x82", "cut \\ufffd\\ufffd"},
+    };
+    for (const auto &[name, quoted] : names) {
+        statistics_start(name, "flavour", "1.2.3");
+        std::string start = "{\"program\": \"" + std::string(quoted) + "\",";
+        EXPECT_EQ(write(statistics_json).substr(0, start.size()), start);
+    }
+    statistics_start("statistics_test", "flavour", "1.2.3");
+}
+
 TEST_F(StatisticsText, TableHasALineABin) {
     std::string table = write(statistics_table);
     EXPECT_EQ(table.find("hakmem statistics of "), 0u);
