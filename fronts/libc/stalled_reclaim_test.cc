@@ -31,7 +31,7 @@
 
 namespace {
 
-constexpr char kFunction[] = "pool_reclaim_if_free";
+constexpr char kFunction[] = "pool_give_if_free";
 constexpr size_t kTwoInASlab = 32768 - SIZE_CLASS_HEADER;
 constexpr size_t kMoreInASlab = SIZE_CLASS_HEADER != 0 ? 16384 - SIZE_CLASS_HEADER : 18432;
 constexpr size_t kMore = SIZE_CLASS_HEADER != 0 ? 4 : 3;
