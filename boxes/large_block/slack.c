@@ -21,7 +21,7 @@
 #    define HAK_LARGE_SLACK_SHARE 24
 #endif
 
-enum { LINES = 64, LINE_PAGES = 64, LINE_BLOCKS = 8 };
+enum { LINES = 64, LINE_PAGES = 128, LINE_BLOCKS = 16 };
 
 // Each count has live blocks in its upper half and pages of slack in its lower one, both signed.
 static struct {
