@@ -165,9 +165,9 @@ enum hardening_kind hardening_look(unsigned bin, const void *block, size_t *size
 // be writing it: a caller that gets false looks once more before it refuses.
 // ThreadSanitizer would report each of these looks, and so sees none.
 HAK_INLINE bool hardening_intact_below(unsigned bin, const void *block) {
-#if defined(__SANITIZE_THREAD__)
+#    if defined(__SANITIZE_THREAD__)
     return true;
-#endif
+#    endif
     size_t size = size_class_bins[bin].size;
     if ((uintptr_t)block % SIZE_CLASS_SLAB < size || (uintptr_t)block % HAK_PAGE == 0) {
         return true;
