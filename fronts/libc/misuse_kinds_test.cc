@@ -5,13 +5,13 @@
 #include <stddef.h>
 
 #include <algorithm>
-#include <fstream>
 #include <map>
 #include <set>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "fronts/libc/document_table.h"
 #include "fronts/libc/shell.h"
 #include "gtest/gtest.h"
 
@@ -99,43 +99,21 @@ TEST_P(MisuseKinds, NoBlockHasTwoOwnersAfterADoubleFreeAtOnce) {
     }
 }
 
-// The cells of a line of a table.
-std::vector<std::string> Cells(const std::string &line) {
-    std::vector<std::string> cells;
-    std::istringstream in(line.substr(1));
-    for (std::string cell; std::getline(in, cell, '|');) {
-        size_t from = cell.find_first_not_of(' ');
-        cells.push_back(from == std::string::npos
-                            ? ""
-                            : cell.substr(from, cell.find_last_not_of(' ') + 1 - from));
-    }
-    return cells;
-}
-
 TEST_P(MisuseKinds, AreStoppedWhereLibcStopsThemOrAreInTheTable) {
-    std::ifstream document("docs/misuse.md");
-    std::string line;
-    while (std::getline(document, line) && line != "## Where glibc stops") {
-    }
-    size_t column = 0;
-    std::map<std::string, std::string> said;
-    while (std::getline(document, line) && line.compare(0, 3, "## ") != 0) {
-        if (line.empty() || line[0] != '|') {
-            continue;
-        }
-        const std::vector<std::string> cells = Cells(line);
-        if (column == 0) {
-            const auto mine =
-                std::find(cells.begin(), cells.end(), "`" + std::string(GetParam()) + "`");
-            ASSERT_NE(mine, cells.end());
-            column = static_cast<size_t>(mine - cells.begin());
-            ASSERT_EQ(cells[1], "name");
-        } else if (cells[1].rfind("---", 0) != 0) {
-            ASSERT_GT(cells.size(), column) << line;
-            said[cells[1].substr(1, cells[1].size() - 2)] = cells[column]; // within `s
-        }
-    }
+    const std::vector<document_table::Row> table =
+        document_table::Below("Where glibc stops", "docs/misuse.md");
+    ASSERT_GT(table.size(), 2u);
+    const auto mine =
+        std::find(table[0].begin(), table[0].end(), "`" + std::string(GetParam()) + "`");
+    ASSERT_NE(mine, table[0].end());
+    const auto column = static_cast<size_t>(mine - table[0].begin());
     ASSERT_NE(column, 0u);
+    ASSERT_EQ(table[0][1], "name");
+    std::map<std::string, std::string> said;
+    for (size_t i = 2; i < table.size(); i++) { // below the names and the rule
+        ASSERT_GT(table[i].size(), column) << table[i][0];
+        said[table[i][1].substr(1, table[i][1].size() - 2)] = table[i][column]; // within `s
+    }
     std::set<std::string> kinds;
     for (const auto &[one, outcome] : OfLibc()) {
         kinds.insert(one.kind);

@@ -18,7 +18,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <functional>
 #include <map>
 #include <new>
@@ -28,6 +27,7 @@
 
 #include "boxes/size_class/size_class.h"
 #include "boxes/statistics/statistics.h"
+#include "fronts/libc/document_table.h"
 #include "fronts/libc/libc.h"
 #include "fronts/libc/test_util.h"
 #include "gmock/gmock.h"
@@ -1022,35 +1022,9 @@ std::string Observed(const std::function<void()> &program) {
                                              : soon + " / " + late;
 }
 
-// The cells of a line of a table; none if it is no such line.
-std::vector<std::string> Cells(const std::string &line) {
-    std::vector<std::string> cells;
-    size_t at = line.find('|');
-    for (size_t end; at == 0 || !cells.empty(); at = end) {
-        end = line.find('|', at + 1);
-        if (end == std::string::npos) {
-            break;
-        }
-        std::string cell = line.substr(at + 1, end - at - 1);
-        size_t from = cell.find_first_not_of(' ');
-        cells.push_back(from == std::string::npos
-                            ? ""
-                            : cell.substr(from, cell.find_last_not_of(' ') + 1 - from));
-    }
-    return cells;
-}
-
 TEST(MisuseTable, SaysWhatTheProgramsGet) {
-    std::ifstream document("docs/misuse.md");
-    std::string line;
-    while (std::getline(document, line) && line != "## What misuse gets") {
-    }
-    std::vector<std::vector<std::string>> table;
-    while (std::getline(document, line) && line.compare(0, 3, "## ") != 0) {
-        if (std::vector<std::string> cells = Cells(line); !cells.empty()) {
-            table.push_back(cells);
-        }
-    }
+    const std::vector<document_table::Row> table =
+        document_table::Below("What misuse gets", "docs/misuse.md");
     ASSERT_GT(table.size(), 2u);
     const std::string mine = "`" + std::string(HAK_FLAVOUR) + "`";
     const auto found = std::find(table[0].begin(), table[0].end(), mine);
