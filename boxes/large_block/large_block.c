@@ -71,23 +71,11 @@ static HAK_NOINLINE size_t claim(size_t size, size_t run, size_t align, enum lar
                : page_arena_claim(run, align, zero);
 }
 
-// A run for a block that takes up `size` bytes, of *run slabs if that can be had, or else of as few
-// as will do. What was set aside for the thread comes first.
-static size_t take(size_t size, size_t *run, size_t align, enum large_block_use use, bool *zero) {
-    bool aside = align <= ARENA_SLAB;
-    size_t slab = aside ? page_arena_reuse(*run) : ARENA_NONE;
+// Takes a run that was set aside for the thread, or else claims one.
+static size_t take(size_t size, size_t run, size_t align, enum large_block_use use, bool *zero) {
+    size_t slab = align <= ARENA_SLAB ? page_arena_reuse(run) : ARENA_NONE;
     *zero = false;
-    if (HAK_LIKELY(slab != ARENA_NONE)) {
-        return slab;
-    }
-    slab = claim(size, *run, align, use, zero);
-    size_t least = slabs_for(size);
-    if (HAK_UNLIKELY(slab == ARENA_NONE) && *run > least) {
-        *run = least;
-        slab = aside ? page_arena_reuse(least) : ARENA_NONE;
-        slab = slab != ARENA_NONE ? slab : claim(size, least, align, use, zero);
-    }
-    return slab;
+    return HAK_LIKELY(slab != ARENA_NONE) ? slab : claim(size, run, align, use, zero);
 }
 
 // Makes a claimed run zero. False if it cannot be used: it was released then.
@@ -112,7 +100,12 @@ void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, boo
     bool room = coloured && (size >= ROOM_FROM || use == LARGE_BLOCK_GROWN) &&
                 settings_get(SETTING_LIMIT) == 0;
     size_t run = slabs_for(room ? size + COLOURS_BYTES : size);
-    size_t slab = take(size, &run, align, use, is_zero);
+    size_t least = slabs_for(size);
+    size_t slab = take(size, run, align, use, is_zero);
+    if (HAK_UNLIKELY(slab == ARENA_NONE && run > least)) {
+        run = least;
+        slab = take(size, run, align, use, is_zero);
+    }
     if (HAK_UNLIKELY(slab == ARENA_NONE)) {
         return NULL;
     }

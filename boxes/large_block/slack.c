@@ -80,26 +80,26 @@ static HAK_NOINLINE bool give_back(char *from, size_t pages) {
     return true;
 }
 
-// The pages behind the end of a block of `used` bytes, in a run of `slabs` slabs without the room,
-// that may have memory now.
-HAK_INLINE size_t slack_of(char *run, size_t slabs, size_t used, enum tail tail) {
+// The pages behind the end of a block that may have memory now.
+HAK_INLINE size_t slack_of(const struct page_arena_window *window, size_t slab, struct slab *meta,
+                           enum tail tail) {
     enum { LITTLE = 16 }; // less than one part in so many of a block is not worth a count
-    used = hak_round_up(used, HAK_PAGE);
+    size_t used = hak_round_up(taken(atomic_load_explicit(&meta->size, memory_order_relaxed)) +
+                                   atomic_load_explicit(&meta->colour, memory_order_relaxed),
+                               HAK_PAGE);
+    size_t slabs = atomic_load_explicit(&meta->run, memory_order_relaxed) -
+                   atomic_load_explicit(&meta->room, memory_order_relaxed);
     size_t pages = hak_min(((slabs << ARENA_SLAB_SHIFT) - used) >> HAK_PAGE_SHIFT, UINT8_MAX);
     if (tail == TAIL_CLEAN || pages << HAK_PAGE_SHIFT < used / LITTLE) {
         return 0;
     }
     bool much = tail == TAIL_UNUSED && HAK_UNLIKELY(is_much_slack(pages));
-    return much && give_back(run + used, pages) ? 0 : pages;
+    return much && give_back((char *)page_arena_address(window, slab) + used, pages) ? 0 : pages;
 }
 
 void large_count_begun(const struct page_arena_window *window, size_t slab, struct slab *meta,
                        uint8_t mark, enum tail tail) {
-    size_t used = taken(atomic_load_explicit(&meta->size, memory_order_relaxed)) +
-                  atomic_load_explicit(&meta->colour, memory_order_relaxed);
-    size_t slabs = atomic_load_explicit(&meta->run, memory_order_relaxed) -
-                   atomic_load_explicit(&meta->room, memory_order_relaxed);
-    size_t pages = slack_of(page_arena_address(window, slab), slabs, used, tail);
+    size_t pages = slack_of(window, slab, meta, tail);
     atomic_store_explicit(&meta->slack, (uint8_t)pages, memory_order_relaxed);
     count(mark, (UINT64_C(1) << 32) + pages);
 }
@@ -107,11 +107,7 @@ void large_count_begun(const struct page_arena_window *window, size_t slab, stru
 void large_settle_slack(const struct page_arena_window *window, size_t slab, enum tail tail) {
     struct slab *meta = superslab_slab(window, slab);
     size_t before = atomic_load_explicit(&meta->slack, memory_order_relaxed);
-    size_t used = taken(atomic_load_explicit(&meta->size, memory_order_relaxed)) +
-                  atomic_load_explicit(&meta->colour, memory_order_relaxed);
-    size_t slabs = atomic_load_explicit(&meta->run, memory_order_relaxed) -
-                   atomic_load_explicit(&meta->room, memory_order_relaxed);
-    size_t pages = slack_of(page_arena_address(window, slab), slabs, used, tail);
+    size_t pages = slack_of(window, slab, meta, tail);
     if (pages != before) {
         atomic_store_explicit(&meta->slack, (uint8_t)pages, memory_order_relaxed);
         count(hak_thread_mark(), pages - before);
