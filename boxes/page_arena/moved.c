@@ -248,7 +248,7 @@ static void forget(struct moved_run run) {
 }
 
 bool page_arena_move(size_t from, size_t to, size_t slabs) {
-    struct page_arena_window window = arena_window();
+    struct page_arena_window window = page_arena_get_window();
     struct moved_run source = {from, slabs};
     struct moved_run run = {to, slabs};
     // A source that overlaps a part of a noted run is several mappings, which would move along

@@ -193,7 +193,7 @@ static size_t claim_and_finish(const struct page_arena_window *window, size_t sl
 }
 
 static size_t claim_held(size_t slabs, size_t align, struct wish wish, bool *zero) {
-    struct page_arena_window window = arena_window();
+    struct page_arena_window window = page_arena_get_window();
     if (slabs > window.slabs || !take_quota(slabs, &wish)) {
         return ARENA_NONE;
     }
@@ -244,7 +244,7 @@ size_t page_arena_claim_again(size_t slabs, size_t align, bool *zero) {
 }
 
 size_t page_arena_claim_bare(bool *zero) {
-    struct page_arena_window window = arena_window();
+    struct page_arena_window window = page_arena_get_window();
     struct wish wish = {.bare = true};
     if (!take_quota(1, &wish)) {
         return ARENA_NONE;
@@ -257,7 +257,7 @@ size_t page_arena_claim_bare(bool *zero) {
 }
 
 bool page_arena_give_rights(size_t slab, unsigned page, unsigned pages) {
-    struct page_arena_window window = arena_window();
+    struct page_arena_window window = page_arena_get_window();
     return give_rights((char *)page_arena_address(&window, slab) + ((size_t)page << HAK_PAGE_SHIFT),
                        (size_t)pages << HAK_PAGE_SHIFT);
 }
@@ -266,7 +266,7 @@ size_t page_arena_reuse(size_t slabs) {
     static_assert(RUN_CACHE_NONE == ARENA_NONE, "no run is no slab");
     size_t from = run_cache_take(slabs);
     if (from != ARENA_NONE) { // it may be a part of the run that was set aside
-        struct page_arena_window window = arena_window();
+        struct page_arena_window window = page_arena_get_window();
         use_meta(&window, from, slabs);
     }
     return from;
@@ -300,7 +300,7 @@ void page_arena_set_aside(size_t from, size_t slabs) {
 }
 
 bool page_arena_claim_at(size_t from, size_t slabs, bool *zero) {
-    struct page_arena_window window = arena_window();
+    struct page_arena_window window = page_arena_get_window();
     if (from > page_arena_high() || slabs > window.slabs - from) {
         return false;
     }
@@ -377,12 +377,12 @@ bool page_arena_is_spacious(void) {
 }
 
 bool page_arena_clean(size_t from, size_t slabs) {
-    struct page_arena_window window = arena_window();
+    struct page_arena_window window = page_arena_get_window();
     return arena_purge_held(&window, from, slabs);
 }
 
 void page_arena_discard(size_t from, size_t slabs) {
-    struct page_arena_window window = arena_window();
+    struct page_arena_window window = page_arena_get_window();
     page_arena_release(from, slabs, !arena_purge_for_good(&window, from, slabs));
 }
 
@@ -414,12 +414,12 @@ size_t page_arena_top(void) {
 
 size_t page_arena_walk(struct page_arena_window *window) {
     size_t top = page_arena_top();
-    *window = arena_window();
+    *window = page_arena_get_window();
     return top;
 }
 
 char *page_arena_readable(size_t *length) {
-    struct page_arena_window window = arena_window();
+    struct page_arena_window window = page_arena_get_window();
     *length = 0;
     if (window.base == NULL || page_arena_is_tight()) {
         return NULL;
@@ -443,7 +443,7 @@ char *page_arena_readable(size_t *length) {
 
 void page_arena_get_stats(struct page_arena_stats *stats) {
     size_t high = page_arena_high(); // before the window, as in page_arena_walk()
-    struct page_arena_window window = arena_window();
+    struct page_arena_window window = page_arena_get_window();
     *stats = (struct page_arena_stats){
         .reserved_bytes = atomic_load(&arena_state.reserved),
         .held_slabs = page_arena_held(),

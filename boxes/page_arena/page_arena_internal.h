@@ -94,10 +94,6 @@ struct arena_state {
 };
 extern struct arena_state arena_state;
 
-HAK_INLINE struct page_arena_window arena_window(void) {
-    return page_arena_get_window();
-}
-
 HAK_INLINE size_t load_max(_Atomic size_t *at, size_t value) {
     size_t seen = atomic_load_explicit(at, memory_order_relaxed);
     while (seen < value && !atomic_compare_exchange_weak(at, &seen, value)) {

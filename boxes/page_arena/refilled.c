@@ -104,7 +104,7 @@ void arena_make_huge_again(const struct page_arena_window *window, size_t from, 
 }
 
 bool page_arena_use_sparsely(size_t from, size_t slabs) {
-    struct page_arena_window window = arena_window();
+    struct page_arena_window window = page_arena_get_window();
     size_t end = from + slabs;
     for (size_t at = from, next; at < end && may_be_huge(); at = next) {
         next = hak_min(hak_round_up(at + 1, ARENA_SUPERSLAB_SLABS), end);

@@ -6,7 +6,7 @@
 #include "boxes/run_cache/run_cache.h"
 
 size_t arena_release(size_t from, size_t slabs, bool dirty, uint32_t *now) {
-    struct page_arena_window window = arena_window();
+    struct page_arena_window window = page_arena_get_window();
     dirty = dirty || HAK_UNLIKELY(page_arena_is_tight()); // the purge takes rights, too
     if (dirty) {
         for (size_t at = from, end = from + slabs; at < end; at = next_group(at)) {
