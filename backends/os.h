@@ -68,16 +68,10 @@ enum os_result os_decommit(void *at, size_t size);
 enum os_result os_protect(void *at, size_t size, bool write, bool execute);
 
 // Gives the physical pages of a committed range back; they read as zero afterwards.
-// OS_NO_MEMORY if the kernel would not (the contents are then undefined but accessible).
+// OS_NO_MEMORY if the kernel would not (the contents are then undefined but accessible). (A call
+// for many ranges at once would take process_madvise(), which memory hooks do not watch, and
+// sandboxes do not allow.)
 enum os_result os_purge(void *at, size_t size);
-
-// As os_purge() for several ranges, by one system call each. (process_madvise() would take them all
-// at once, but memory hooks do not watch it, and sandboxes do not allow it.)
-struct os_range {
-    void *at;
-    size_t size;
-};
-enum os_result os_purge_ranges(const struct os_range *ranges, size_t count);
 
 // The bytes that a range must have at least for os_purge to do anything about it. More than a page
 // only in a sandbox, where each range may cost the process two mappings, of which the kernel grants

@@ -18,7 +18,6 @@ UNDERNEATH(commit);
 UNDERNEATH(commit_alone);
 UNDERNEATH(decommit);
 UNDERNEATH(purge);
-UNDERNEATH(purge_ranges);
 UNDERNEATH(refresh);
 UNDERNEATH(move);
 UNDERNEATH(release);
@@ -38,7 +37,6 @@ static const char *const names[FAULTY_KINDS] = {
     [FAULTY_COMMIT] = "commit",
     [FAULTY_DECOMMIT] = "decommit",
     [FAULTY_PURGE] = "purge",
-    [FAULTY_PURGE_RANGES] = "purge_ranges",
     [FAULTY_REFRESH] = "refresh",
     [FAULTY_MOVE] = "move",
     [FAULTY_RELEASE] = "release",
@@ -261,16 +259,6 @@ enum os_result os_purge(void *at, size_t size) {
         return OS_NO_MEMORY;
     }
     return underneath_purge(at, size);
-}
-
-enum os_result os_purge_ranges(const struct os_range *ranges, size_t count) {
-    if (fails(FAULTY_PURGE_RANGES, false)) {
-        for (size_t i = 0; i < (count + 1) / 2; i++) {
-            purge_half(ranges[i].at, ranges[i].size);
-        }
-        return OS_NO_MEMORY;
-    }
-    return underneath_purge_ranges(ranges, count);
 }
 
 enum os_result os_refresh(void *at, size_t size) {

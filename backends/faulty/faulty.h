@@ -35,7 +35,6 @@ enum faulty_kind {
     FAULTY_COMMIT,
     FAULTY_DECOMMIT,
     FAULTY_PURGE,
-    FAULTY_PURGE_RANGES,
     FAULTY_REFRESH,
     FAULTY_MOVE,
     FAULTY_RELEASE,         // the range stays mapped

@@ -51,8 +51,8 @@ TEST_F(FaultyTest, ParsesScripts) {
     EXPECT_EQ(script.last, 5u);
     EXPECT_FALSE(script.taken);
 
-    script = Parsed("map,purge_ranges:3-7:taken");
-    EXPECT_EQ(script.kinds, 1u << FAULTY_MAP | 1u << FAULTY_PURGE_RANGES);
+    script = Parsed("map,refresh:3-7:taken");
+    EXPECT_EQ(script.kinds, 1u << FAULTY_MAP | 1u << FAULTY_REFRESH);
     EXPECT_EQ(script.first, 3u);
     EXPECT_EQ(script.last, 7u);
     EXPECT_TRUE(script.taken);
@@ -148,8 +148,7 @@ TEST_F(FaultyTest, EachKindFailsAsItsContractSays) {
     EXPECT_EQ(os_purge(at, kPages * kPage), OS_NO_MEMORY);
     EXPECT_EQ(at[0], 0);
     EXPECT_EQ(at[kPages * kPage - 1], 1);
-    const os_range ranges[] = {{at + 6 * kPage, kPage}, {at + 7 * kPage, kPage}};
-    EXPECT_EQ(os_purge_ranges(ranges, 2), OS_NO_MEMORY);
+    EXPECT_EQ(os_purge(at + 6 * kPage, 2 * kPage), OS_NO_MEMORY);
     EXPECT_EQ(at[6 * kPage], 0);
     EXPECT_EQ(at[7 * kPage], 1);
     EXPECT_EQ(faulty_calls(), 13u);
@@ -162,8 +161,8 @@ TEST_F(FaultyTest, PassesTheOthersOn) {
     EXPECT_EQ(os_move(at, to, kPages * kPage), OS_OK);
     EXPECT_EQ(at[5], 0);
     EXPECT_EQ(to[5], 1);
-    const os_range ranges[] = {{to, kPage}, {to + 2 * kPage, kPage}};
-    EXPECT_EQ(os_purge_ranges(ranges, 2), OS_OK);
+    EXPECT_EQ(os_purge(to, kPage), OS_OK);
+    EXPECT_EQ(os_purge(to + 2 * kPage, kPage), OS_OK);
     EXPECT_EQ(to[0] + to[2 * kPage], 0);
     EXPECT_EQ(to[kPage], 1);
     char buf[16];

@@ -354,16 +354,6 @@ enum os_result os_purge(void *at, size_t size) {
     return map_again(at, size, rights) ? OS_OK : OS_NO_MEMORY;
 }
 
-enum os_result os_purge_ranges(const struct os_range *ranges, size_t count) {
-    enum os_result result = OS_OK;
-    for (size_t i = 0; i < count; i++) {
-        if (os_purge(ranges[i].at, ranges[i].size) != OS_OK) {
-            result = OS_NO_MEMORY;
-        }
-    }
-    return result;
-}
-
 enum os_result os_refresh(void *at, size_t size) {
     return remap(at, size, PROT_READ | PROT_WRITE);
 }

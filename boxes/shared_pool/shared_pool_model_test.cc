@@ -170,14 +170,11 @@ class Pool : public model::Checker {
         });
     }
 
-    void purge(const os_range *ranges, size_t count) {
-        step("purges ranges", [=] {
-            for (size_t i = 0; i < count; i++) {
-                auto from =
-                    static_cast<size_t>(static_cast<char *>(ranges[i].at) - memory().window.base);
-                check_no_live(from, from + ranges[i].size);
-            }
-            return uint64_t{count};
+    void purge(const void *at, size_t size) {
+        step("purges a range", [=] {
+            auto from = static_cast<size_t>(static_cast<const char *>(at) - memory().window.base);
+            check_no_live(from, from + size);
+            return uint64_t{1};
         });
     }
 
@@ -527,8 +524,7 @@ size_t os_least_purge() {
     return HAK_PAGE;
 }
 os_result os_purge(void *at, size_t size) {
-    os_range range = {at, size};
-    Pool::current().purge(&range, 1);
+    Pool::current().purge(at, size);
     return OS_OK;
 }
 void diag_misuse(const char *, const void *, const char *fault) {
