@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fronts/libc/guard.h"
 
-#include "backends/os.h"
 #include "boxes/base/atomic.h"
 #include "boxes/cpu/fault.h"
 #include "boxes/diagnostics/diagnostics.h"
