@@ -33,6 +33,21 @@ HAK_INLINE void **hardened_hit_choose(struct hardening_heap *state, void **top, 
     return top - hardening_below(state, hak_min((size_t)(top - bottom), group));
 }
 
+// Takes one of the topmost blocks of a stack of the heap, of which there are some.
+HAK_INLINE void *hardened_hit_take(struct thread_heap *heap, unsigned bin,
+                                   struct hardening_heap *state) {
+    struct fast_bin *stack = &heap->bins[bin];
+    void **top = stack->top;
+    void *topmost = *top;
+    void **chosen = hardened_hit_choose(state, top, heap->bottoms[bin]);
+    thread_heap_enter(heap);
+    void *block = *chosen;
+    *chosen = topmost;
+    HAK_POKE(&stack->top, top - 1);
+    thread_heap_leave(heap);
+    return block;
+}
+
 // A block for `size` bytes from the heap's cache, or NULL.
 HAK_INLINE void *hardened_hit_alloc(struct thread_heap *heap, size_t size) {
     // An empty heap's table says that no size is a hit, and so does every heap's while allocations
@@ -42,20 +57,12 @@ HAK_INLINE void *hardened_hit_alloc(struct thread_heap *heap, size_t size) {
         HAK_UNLIKELY(HAK_PEEK(&heap->table[1]) == 0) || HAK_UNLIKELY(!HAK_PEEK(&hardening.usual))) {
         return NULL;
     }
-    unsigned bin = (unsigned)size_class_sized_place(heap->sizes, size) / 2;
-    struct fast_bin *stack = &heap->bins[bin];
-    void **top = stack->top;
-    void *topmost = *top;
+    unsigned bin = size_class_bin_of_alloc((unsigned)size_class_sized_place(heap->sizes, size));
     struct hardening_heap *state = (struct hardening_heap *)heap->front_state;
-    if (HAK_UNLIKELY(topmost == NULL) || HAK_UNLIKELY(state == NULL)) {
+    if (HAK_UNLIKELY(*heap->bins[bin].top == NULL) || HAK_UNLIKELY(state == NULL)) {
         return NULL;
     }
-    void **chosen = hardened_hit_choose(state, top, heap->bottoms[bin]);
-    thread_heap_enter(heap);
-    void *block = *chosen;
-    *chosen = topmost;
-    HAK_POKE(&stack->top, top - 1);
-    thread_heap_leave(heap);
+    void *block = hardened_hit_take(heap, bin, state);
     hardening_issue_small(bin, block, size);
     return block;
 }
@@ -67,8 +74,8 @@ HAK_NOINLINE void slow_keep(struct thread_heap *heap, unsigned bin, void *ptr);
 // True if the block was freed: it waits now, and the one that has waited longest is in the heap's
 // cache.
 HAK_INLINE bool hardened_hit_free(struct thread_heap *heap, void *ptr) {
-    unsigned bin =
-        front_gate_registry(thread_heap_gate(), ptr) / 2; // of medium blocks a larger one
+    // (Of medium blocks it is a larger one.)
+    unsigned bin = size_class_bin_of_alloc(front_gate_registry(thread_heap_gate(), ptr));
     if (HAK_UNLIKELY(bin - 1 >= SIZE_CLASS_HIT_BINS - 1)) {
         return false;
     }

@@ -36,19 +36,11 @@ HAK_INLINE void hardened_path_start(struct thread_heap *heap) {
 // Pops a block, at random if that is on. NULL if there is none.
 HAK_INLINE void *hardened_path_pop(struct thread_heap *heap, unsigned bin) {
     struct fast_bin *stack = &heap->bins[bin];
-    void **top = stack->top;
-    void *block = *top;
     struct hardening_heap *state = heap->front_state;
-    if (HAK_UNLIKELY(block == NULL || state == NULL) || !hardening_has(HARDENING_RANDOM)) {
+    if (HAK_UNLIKELY(*stack->top == NULL || state == NULL) || !hardening_has(HARDENING_RANDOM)) {
         return fast_cache_pop(stack);
     }
-    void **chosen = hardened_hit_choose(state, top, heap->bottoms[bin]);
-    thread_heap_enter(heap);
-    void *other = *chosen;
-    *chosen = block;
-    HAK_POKE(&stack->top, top - 1);
-    thread_heap_leave(heap);
-    return other;
+    return hardened_hit_take(heap, bin, state);
 }
 
 // A freed block goes into the quarantine, and the one that has waited longest into the cache. If

@@ -147,18 +147,25 @@ static void *recorded_resize(const char *call, void *ptr, size_t size) {
     return block;
 }
 
+// The bin of the tiny block that starts at ptr, whether it is live or not; 0 for any other pointer.
+// In the hardened flavour every block is for the slow way.
+HAK_INLINE unsigned tiny_bin(const void *ptr) {
+    unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
+    size_t block;
+    bool start = !HAK_HARDENED && bin != 0 &&
+                 size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB, &block);
+    return HAK_LIKELY(start) ? bin : 0;
+}
+
 // Tiny blocks that stay where they are or grow into another bin; all else is slow_resize()'s.
 static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
-    unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
+    unsigned bin = tiny_bin(ptr);
     // The block's mark says whether it is free: reading its bit would bring a line of the slab's
     // bitmap into the processor's cache at each call.
-    size_t block;
-    if (HAK_UNLIKELY(
-            HAK_HARDENED || bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||
-            !size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB, &block) ||
-            free_mark_is_set(ptr, thread_heap_current()) ||
-            hit_is_next(thread_heap_current(), bin, ptr) ||
-            (HAK_DEBUG && shared_pool_is_free(bin, ptr)))) {
+    if (HAK_UNLIKELY(bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||
+                     free_mark_is_set(ptr, thread_heap_current()) ||
+                     hit_is_next(thread_heap_current(), bin, ptr) ||
+                     (HAK_DEBUG && shared_pool_is_free(bin, ptr)))) {
         return slow_resize(call, ptr, size);
     }
     size_t usable = size_class_usable(bin);
@@ -196,14 +203,10 @@ EXPORT void *reallocarray(void *ptr, size_t count, size_t size) {
 // The usable bytes of a live tiny block that looks like one; 0 for anything else. Some programs ask
 // for each block that they allocate and for each that they free.
 HAK_INLINE size_t usable_tiny(const void *ptr) {
-    const struct front_gate *gate = thread_heap_gate();
     const struct thread_heap *heap = thread_heap_current();
-    unsigned bin = size_class_bin_at(front_gate_registry(gate, ptr));
-    size_t block;
-    bool live = !HAK_HARDENED && bin != 0 &&
-                size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB, &block) &&
-                !free_mark_is_set(ptr, heap) &&
-                (front_gate_checks(gate) || !is_newest(heap, bin, ptr)) &&
+    unsigned bin = tiny_bin(ptr);
+    bool live = bin != 0 && !free_mark_is_set(ptr, heap) &&
+                (front_gate_checks(thread_heap_gate()) || !is_newest(heap, bin, ptr)) &&
                 !shared_pool_is_free(bin, ptr);
     return HAK_LIKELY(live) ? size_class_usable(bin) : 0;
 }
