@@ -308,12 +308,18 @@ HAK_INLINE void put_runs(const struct page_arena_window *window, unsigned bin, v
     }
 }
 
-// A guess, from two pairs of blocks: true if most blocks follow a neighbour.
-static bool are_in_order(unsigned bin, void *const *blocks, unsigned count) {
+// Returns true if two blocks are neighbours, or have one block between them.
+HAK_INLINE bool are_near(unsigned bin, const void *one, const void *other) {
     uintptr_t near = 2 * (uintptr_t)size_class_bins[bin].size;
+    return (uintptr_t)one - (uintptr_t)other + near <= 2 * near;
+}
+
+// A guess, from two pairs of blocks: true if most blocks follow a neighbour. The first block does
+// not count: fast_cache_detach() puts the newest block of a batch there.
+static bool are_in_order(unsigned bin, void *const *blocks, unsigned count) {
     unsigned middle = count / 2;
-    return count >= 4 && (uintptr_t)blocks[0] - (uintptr_t)blocks[1] + near <= 2 * near &&
-           (uintptr_t)blocks[middle] - (uintptr_t)blocks[middle + 1] + near <= 2 * near;
+    return count >= 4 && are_near(bin, blocks[1], blocks[2]) &&
+           are_near(bin, blocks[middle], blocks[middle + 1]);
 }
 
 void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
