@@ -34,6 +34,8 @@ static size_t room_of(unsigned bin, enum fast_cache_width width) {
     size_t size = size_class_bins[bin].size;
     size_t wide = size_class_bins[bin].slots;
     switch (width) {
+    case FAST_CACHE_UNWIDENED:
+        return narrow_slots(bin);
     case FAST_CACHE_MIDDLE:
         return hak_min(wide, FAST_CACHE_MIDDLE_BYTES / size);
     case FAST_CACHE_WIDE:
@@ -55,19 +57,17 @@ static unsigned deep_bottom(unsigned bin) {
     return bottom;
 }
 
-static void place(struct fast_bin *bins, void ***bottoms, unsigned bin, void **bottom,
-                  size_t size) {
-    HAK_POKE(&bottoms[bin], bottom);
-    HAK_POKE(&bins[bin].top, bottom);
-    bins[bin].limit = bottom + size;
+static void place(struct fast_bin *bin, void **bottom, size_t size) {
+    HAK_POKE(&bin->top, bottom);
+    bin->limit = bottom + size;
 }
 
-void fast_cache_init(struct fast_bin *bins, void ***bottoms, void **slots, bool zeroed) {
+void fast_cache_init(struct fast_bin *bins, void **slots, bool zeroed) {
     static_assert(SIZE_CLASS_BINS * (FAST_CACHE_NARROW + 1) < FAST_CACHE_SLOTS, "room for all");
     for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
-        place(bins, bottoms, bin, slots + narrow_bottom(bin), narrow_slots(bin));
+        place(&bins[bin], slots + narrow_bottom(bin), narrow_slots(bin));
         if (!zeroed) { // fresh pages already hold NULL: a touch would make them cost memory
-            *bottoms[bin] = NULL;
+            *bins[bin].top = NULL;
         }
     }
     if (wide_bottom(SIZE_CLASS_BINS) > FAST_CACHE_SLOTS ||
@@ -76,29 +76,32 @@ void fast_cache_init(struct fast_bin *bins, void ***bottoms, void **slots, bool 
     }
 }
 
-bool fast_cache_widen(struct fast_bin *bins, void ***bottoms, void **slots, unsigned bin,
+bool fast_cache_widen(struct fast_bin *bin, void ***bottom, void **slots, unsigned number,
                       enum fast_cache_width width) {
-    void **bottom = bottoms[bin];
-    size_t held = (size_t)(bins[bin].top - bottom);
-    size_t room = room_of(bin, width);
-    if (room <= (size_t)(bins[bin].limit - bottom)) {
+    void **from = *bottom;
+    size_t held = (size_t)(bin->top - from);
+    size_t room = room_of(number, width);
+    if (room <= (size_t)(bin->limit - from)) {
         return false;
     }
-    void **to = slots + (width == FAST_CACHE_DEEP ? deep_bottom(bin) : wide_bottom(bin));
-    if (bottom != to) {
+    void **to = slots + (width == FAST_CACHE_DEEP ? deep_bottom(number) : wide_bottom(number));
+    if (from != to) {
         to[0] = NULL;
         // A stack whose spill was left by longjmp() starts in the middle of its slots.
-        memmove(to + 1, bottom + 1, held * sizeof *to);
+        memmove(to + 1, from + 1, held * sizeof *to);
     }
-    place(bins, bottoms, bin, to, room);
-    HAK_POKE(&bins[bin].top, to + held);
+    HAK_POKE(bottom, to);
+    place(bin, to, room);
+    HAK_POKE(&bin->top, to + held);
     return true;
 }
 
-void fast_cache_narrow(struct fast_bin *bins, void ***bottoms, void **slots, unsigned bin) {
-    DIAG_ASSERT(bins[bin].top == bottoms[bin]);
-    slots[narrow_bottom(bin)] = NULL;
-    place(bins, bottoms, bin, slots + narrow_bottom(bin), narrow_slots(bin));
+void fast_cache_narrow(struct fast_bin *bin, void ***bottom, void **slots, unsigned number) {
+    DIAG_ASSERT(bin->top == *bottom);
+    void **to = slots + narrow_bottom(number);
+    *to = NULL;
+    HAK_POKE(bottom, to);
+    place(bin, to, narrow_slots(number));
 }
 
 void **fast_cache_room(struct fast_bin *bin, unsigned *most) {
@@ -121,11 +124,12 @@ void fast_cache_fill(struct fast_bin *bin, unsigned count) {
     HAK_POKE(&bin->top, top + count);
 }
 
-unsigned fast_cache_held(const struct fast_bin *bins, void **const *bottoms, unsigned bin) {
+unsigned fast_cache_held(const struct fast_bin *bin, void **const *bottom, unsigned number) {
     // The two may be of different times: of a narrow stack and of a wide one.
-    uintptr_t bytes = (uintptr_t)HAK_PEEK(&bins[bin].top) - (uintptr_t)HAK_PEEK(&bottoms[bin]);
+    uintptr_t bytes = (uintptr_t)HAK_PEEK(&bin->top) - (uintptr_t)HAK_PEEK(bottom);
     size_t held = bytes / sizeof(void *);
-    return held <= hak_max(room_of(bin, FAST_CACHE_DEEP), FAST_CACHE_NARROW) ? (unsigned)held : 0;
+    size_t most = hak_max(room_of(number, FAST_CACHE_DEEP), FAST_CACHE_NARROW);
+    return held <= most ? (unsigned)held : 0;
 }
 
 void **fast_cache_detach(struct fast_bin *bin, void ***bottom, unsigned count) {

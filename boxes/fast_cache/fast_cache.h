@@ -58,7 +58,8 @@ enum {
 #    define FAST_CACHE_PREFETCH 1
 #endif
 
-enum fast_cache_width { FAST_CACHE_MIDDLE, FAST_CACHE_WIDE, FAST_CACHE_DEEP };
+// From the least to the most room.
+enum fast_cache_width { FAST_CACHE_UNWIDENED, FAST_CACHE_MIDDLE, FAST_CACHE_WIDE, FAST_CACHE_DEEP };
 
 // Returns the two words of the stack at `place` (size_class_place()): its top, then its limit.
 HAK_INLINE void ***fast_cache_words(struct fast_bin *bins, size_t place) {
@@ -109,15 +110,16 @@ HAK_INLINE bool fast_cache_push(struct fast_bin *bin, void *block) {
     return true;
 }
 
-// Lays empty narrow stacks of all bins out over slots[FAST_CACHE_SLOTS], and sets bottoms[b] to
-// slot 0 of bin b. Bin 0 has no slots: it is always empty and full. `zeroed`: the slots are known
-// to hold NULL, so they are not touched.
-void fast_cache_init(struct fast_bin *bins, void ***bottoms, void **slots, bool zeroed);
+// Lays empty narrow stacks of all bins out over slots[FAST_CACHE_SLOTS]: each one's top is its slot
+// 0, which the caller keeps as the stack's bottom. Bin 0 has no slots: it is always empty and full.
+// `zeroed`: the slots are known to hold NULL, so they are not touched.
+void fast_cache_init(struct fast_bin *bins, void **slots, bool zeroed);
 
-// Makes the stack of a bin wider, with the blocks that it has. Returns false if the stack was as
-// wide already. For a deep stack `slots` is slots[FAST_CACHE_DEEP_SLOTS], whose contents do not
-// matter.
-bool fast_cache_widen(struct fast_bin *bins, void ***bottoms, void **slots, unsigned bin,
+// In the calls below `bin` is a stack, *bottom its bottom, and `number` the bin's number.
+
+// Makes a stack wider, with the blocks that it has. Returns false if the stack was as wide already.
+// For a deep stack `slots` is slots[FAST_CACHE_DEEP_SLOTS], whose contents do not matter.
+bool fast_cache_widen(struct fast_bin *bin, void ***bottom, void **slots, unsigned number,
                       enum fast_cache_width width);
 
 // Returns true if a stack has no slots.
@@ -126,10 +128,10 @@ HAK_INLINE bool fast_cache_is_closed(const struct fast_bin *bin, void **bottom) 
 }
 
 // Returns true if a deep stack of the bin has more room than a wide one.
-bool fast_cache_can_be_deep(unsigned bin);
+bool fast_cache_can_be_deep(unsigned number);
 
-// Makes the empty stack of a bin narrow again.
-void fast_cache_narrow(struct fast_bin *bins, void ***bottoms, void **slots, unsigned bin);
+// Makes an empty stack narrow again.
+void fast_cache_narrow(struct fast_bin *bin, void ***bottom, void **slots, unsigned number);
 
 // Returns the free slots of a stack, at most *most of them, and sets *most to their number. The
 // caller writes blocks there and calls fast_cache_fill(), with no push or pop in between.
@@ -139,7 +141,7 @@ void **fast_cache_room(struct fast_bin *bin, unsigned *most);
 void fast_cache_fill(struct fast_bin *bin, unsigned count);
 
 // Returns the number of blocks in a stack of any thread; a guess while that thread uses it.
-unsigned fast_cache_held(const struct fast_bin *bins, void **const *bottoms, unsigned bin);
+unsigned fast_cache_held(const struct fast_bin *bin, void **const *bottom, unsigned number);
 
 // Detaches the `count` oldest blocks (1 or more, and at most as many as there are) from the stack
 // that starts at *bottom, and raises *bottom to the new start. Returns the slots of these blocks,

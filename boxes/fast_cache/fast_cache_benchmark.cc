@@ -13,11 +13,15 @@ constexpr unsigned kMost = 64;
 // A cache whose stack of 128 B blocks is wide and holds some of them.
 struct Cache {
     Cache() : slots(FAST_CACHE_SLOTS, nullptr) {
-        fast_cache_init(bins, bottoms, slots.data(), true);
-        fast_cache_widen(bins, bottoms, slots.data(), bin, FAST_CACHE_WIDE);
+        fast_cache_init(bins, slots.data(), true);
+        bottom = bins[bin].top;
+        widen();
         for (unsigned i = 0; i < kMost; i++) {
             blocks[i] = &memory[i];
         }
+    }
+    bool widen() {
+        return fast_cache_widen(&bins[bin], &bottom, slots.data(), bin, FAST_CACHE_WIDE);
     }
     void fill(unsigned count) {
         void **room = fast_cache_room(&bins[bin], &count);
@@ -29,7 +33,7 @@ struct Cache {
     std::array<std::array<char, 128>, kMost> memory;
     std::array<void *, kMost> blocks;
     fast_bin bins[SIZE_CLASS_BINS];
-    void **bottoms[SIZE_CLASS_BINS];
+    void **bottom;
 };
 
 void PopAndPush(benchmark::State &state) {
@@ -57,9 +61,9 @@ void FillAndDetach(benchmark::State &state) {
     const auto count = static_cast<unsigned>(state.range(0));
     for (auto _ : state) {
         cache.fill(count);
-        void **out = fast_cache_detach(&cache.bins[cache.bin], &cache.bottoms[cache.bin], count);
+        void **out = fast_cache_detach(&cache.bins[cache.bin], &cache.bottom, count);
         benchmark::DoNotOptimize(*out);
-        fast_cache_settle(&cache.bins[cache.bin], &cache.bottoms[cache.bin], out);
+        fast_cache_settle(&cache.bins[cache.bin], &cache.bottom, out);
     }
     state.SetItemsProcessed(state.iterations() * state.range(0));
 }
@@ -68,9 +72,8 @@ BENCHMARK(FillAndDetach)->Arg(8)->Arg(32)->Arg(64);
 void WidenAndNarrow(benchmark::State &state) {
     Cache cache;
     for (auto _ : state) {
-        fast_cache_narrow(cache.bins, cache.bottoms, cache.slots.data(), cache.bin);
-        benchmark::DoNotOptimize(fast_cache_widen(cache.bins, cache.bottoms, cache.slots.data(),
-                                                  cache.bin, FAST_CACHE_WIDE));
+        fast_cache_narrow(&cache.bins[cache.bin], &cache.bottom, cache.slots.data(), cache.bin);
+        benchmark::DoNotOptimize(cache.widen());
     }
 }
 BENCHMARK(WidenAndNarrow);

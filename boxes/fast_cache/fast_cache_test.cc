@@ -16,10 +16,14 @@ namespace {
 
 class FastCache : public testing::Test {
   protected:
-    FastCache() : slots(FAST_CACHE_SLOTS, nullptr) {
-        fast_cache_init(bins, bottoms, slots.data(), true);
-    }
+    FastCache() : slots(FAST_CACHE_SLOTS, nullptr) { init(true); }
 
+    void init(bool zeroed) {
+        fast_cache_init(bins, slots.data(), zeroed);
+        for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
+            bottoms[bin] = bins[bin].top;
+        }
+    }
     // Anything but NULL serves as a block: blocks are neither read nor written.
     static void *block(uintptr_t n) { return reinterpret_cast<void *>(n * 16); }
     void **bottom(unsigned bin) { return bottoms[bin]; }
@@ -31,7 +35,7 @@ class FastCache : public testing::Test {
         return std::clamp(fit, 0, int{FAST_CACHE_NARROW});
     }
     bool widen(unsigned bin, fast_cache_width width = FAST_CACHE_WIDE) {
-        return fast_cache_widen(bins, bottoms, slots.data(), bin, width);
+        return fast_cache_widen(&bins[bin], &bottoms[bin], slots.data(), bin, width);
     }
     // Pushes blocks `first` to first + count - 1, so that the first is popped first.
     void fill(unsigned bin, uintptr_t first, unsigned count) {
@@ -43,7 +47,7 @@ class FastCache : public testing::Test {
         }
         fast_cache_fill(&bins[bin], count);
     }
-    unsigned held(unsigned bin) { return fast_cache_held(bins, bottoms, bin); }
+    unsigned held(unsigned bin) { return fast_cache_held(&bins[bin], &bottoms[bin], bin); }
 
     fast_bin bins[SIZE_CLASS_BINS];
     void **bottoms[SIZE_CLASS_BINS];
@@ -67,14 +71,14 @@ TEST_F(FastCache, NarrowStacksOfBlocksAboveAPageHaveNoSlots) {
         EXPECT_EQ(fast_cache_is_closed(&bins[bin], bottom(bin)), size_class_bins[bin].size > 4096);
         ASSERT_TRUE(widen(bin));
         EXPECT_FALSE(fast_cache_is_closed(&bins[bin], bottom(bin)));
-        fast_cache_narrow(bins, bottoms, slots.data(), bin);
+        fast_cache_narrow(&bins[bin], &bottoms[bin], slots.data(), bin);
         EXPECT_EQ(fast_cache_is_closed(&bins[bin], bottom(bin)), size_class_bins[bin].size > 4096);
     }
 }
 
 TEST_F(FastCache, SlotsThatAreNotZeroBecomeEmptyStacks) {
     std::fill(slots.begin(), slots.end(), block(99));
-    fast_cache_init(bins, bottoms, slots.data(), false);
+    init(false);
     for (fast_bin &bin : bins) {
         EXPECT_EQ(fast_cache_pop(&bin), nullptr);
     }
@@ -100,7 +104,7 @@ TEST_F(FastCache, FullStacksOfAllBinsDoNotOverlap) {
         }
         ASSERT_EQ(fast_cache_pop(&bins[bin]), nullptr);
         ASSERT_EQ(fast_cache_pop(&bins[bin]), nullptr);
-        fast_cache_narrow(bins, bottoms, slots.data(), bin);
+        fast_cache_narrow(&bins[bin], &bottoms[bin], slots.data(), bin);
         ASSERT_EQ(fast_cache_pop(&bins[bin]), nullptr);
         ASSERT_EQ(bins[bin].limit - bins[bin].top, narrow(bin));
     }
@@ -167,8 +171,10 @@ TEST_F(FastCache, DeepStacksHoldMoreAndDoNotOverlap) {
                 }
                 pushed--;
             }
-            ASSERT_TRUE(fast_cache_widen(bins, bottoms, deep.data(), bin, FAST_CACHE_DEEP));
-            EXPECT_FALSE(fast_cache_widen(bins, bottoms, deep.data(), bin, FAST_CACHE_DEEP));
+            ASSERT_TRUE(
+                fast_cache_widen(&bins[bin], &bottoms[bin], deep.data(), bin, FAST_CACHE_DEEP));
+            EXPECT_FALSE(
+                fast_cache_widen(&bins[bin], &bottoms[bin], deep.data(), bin, FAST_CACHE_DEEP));
             EXPECT_FALSE(widen(bin)) << "it does not shrink";
             EXPECT_EQ(held(bin), static_cast<unsigned>(pushed));
             while (push()) {
@@ -184,7 +190,7 @@ TEST_F(FastCache, DeepStacksHoldMoreAndDoNotOverlap) {
                 ASSERT_EQ(fast_cache_pop(&bins[bin]), block(bin * 2000 + static_cast<unsigned>(i)));
             }
             ASSERT_EQ(fast_cache_pop(&bins[bin]), nullptr);
-            fast_cache_narrow(bins, bottoms, slots.data(), bin);
+            fast_cache_narrow(&bins[bin], &bottoms[bin], slots.data(), bin);
             ASSERT_EQ(bins[bin].limit - bins[bin].top, narrow(bin));
         }
     }
@@ -273,7 +279,7 @@ TEST_F(FastCache, DetachMayTakeAll) {
             EXPECT_EQ(held(bin), 0u);
             EXPECT_EQ(fast_cache_pop(&bins[bin]), nullptr);
             if (count % 2 == 1) {
-                fast_cache_narrow(bins, bottoms, slots.data(), bin);
+                fast_cache_narrow(&bins[bin], &bottoms[bin], slots.data(), bin);
                 EXPECT_EQ(bins[bin].limit - bins[bin].top, narrow(bin));
                 widen(bin);
             } else {
@@ -313,8 +319,8 @@ TEST_F(FastCache, DebugFlavourChecksTheCounts) {
     EXPECT_EXIT(fast_cache_fill(&bins[1], FAST_CACHE_NARROW + 1u), testing::KilledBySignal(SIGABRT),
                 "broken invariant in fast_cache_fill");
     fast_cache_push(&bins[2], block(1));
-    EXPECT_EXIT(fast_cache_narrow(bins, bottoms, slots.data(), 2), testing::KilledBySignal(SIGABRT),
-                "broken invariant in fast_cache_narrow");
+    EXPECT_EXIT(fast_cache_narrow(&bins[2], &bottoms[2], slots.data(), 2),
+                testing::KilledBySignal(SIGABRT), "broken invariant in fast_cache_narrow");
     EXPECT_EXIT(fast_cache_detach(&bins[1], &bottoms[1], 1), testing::KilledBySignal(SIGABRT),
                 "broken invariant in fast_cache_detach");
 }

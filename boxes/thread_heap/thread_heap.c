@@ -130,14 +130,15 @@ static _Atomic(bool) sizes_closed;
 
 // A heap whose first part is zero, and whose slots are if `zeroed`.
 static void start(struct thread_heap *heap, uint32_t id, bool zeroed) {
-    fast_cache_init(heap->bins, heap->bottoms, heap->slots, zeroed);
+    fast_cache_init(heap->bins, heap->slots, zeroed);
     if (!atomic_load_explicit(&sizes_closed, memory_order_relaxed)) {
         size_class_fill_table(heap->table);
     }
     size_class_fill_sizes(heap->sizes);
     heap->id = id;
     for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
-        heap->hints[bin] = ARENA_NONE;
+        heap->cold[bin].bottom = heap->bins[bin].top;
+        heap->cold[bin].hint = ARENA_NONE;
     }
 }
 
@@ -400,8 +401,7 @@ void thread_heap_get_stats(struct thread_heap_stats *stats) {
         stats->counts.spills += HAK_PEEK(&heap->counts.spills);
         stats->counts.spilled += HAK_PEEK(&heap->counts.spilled);
         for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-            stats->bin_cached[bin] +=
-                fast_cache_held(heap->bins, heap->bottoms, bin) + HAK_PEEK(&heap->behind[bin]);
+            stats->bin_cached[bin] += thread_heap_held(heap, bin);
         }
     }
 }
@@ -421,8 +421,10 @@ HAK_LAYOUT(thread_heap_layout,
                     HAK_FIELD("heap.bins", struct thread_heap, bins),
                     HAK_NUMBER("stack", sizeof(struct fast_bin)),
                     HAK_FIELD("stack.top", struct fast_bin, top),
-                    HAK_FIELD("heap.bottoms", struct thread_heap, bottoms),
-                    HAK_FIELD("heap.behind", struct thread_heap, behind),
+                    HAK_FIELD("heap.cold", struct thread_heap, cold),
+                    HAK_NUMBER("heap_bin", sizeof(struct heap_bin)),
+                    HAK_FIELD("heap_bin.bottom", struct heap_bin, bottom),
+                    HAK_FIELD("heap_bin.behind", struct heap_bin, behind),
                     HAK_FIELD("heap.front_state", struct thread_heap, front_state),
                     HAK_FIELD("heap.refills", struct thread_heap, counts.refills),
                     HAK_FIELD("heap.refilled", struct thread_heap, counts.refilled),

@@ -27,6 +27,19 @@ struct thread_heap_counts {
     uint64_t spills, spilled;
 };
 
+// What a heap has for a size class besides the stack: only misses touch it, and one cache line has
+// all of it. Written by the functions of this box only.
+struct heap_bin {
+    void **bottom;         // slot 0 of the stack; HAK_POKE
+    shared_pool_hint hint; // where the pool is asked first
+    uint16_t taken;        // blocks from the pool since the stack was narrow, up to 65535
+    uint16_t given;        // and to the pool
+    uint16_t behind;       // blocks that a front holds behind the cache; HAK_POKE
+    uint8_t want;          // blocks that the next refill asks for; 0: as many as a first one does
+    uint8_t width;         // enum fast_cache_width: no less is asked for again
+    uint8_t missed;        // the bin has been refilled or spilled since the last trim
+};
+
 struct thread_heap {
     struct fast_bin bins[SIZE_CLASS_BINS]; // hit path; at the start, as places are counted from it
     struct fast_bin closed[SIZE_CLASS_CLOSED]; // never written, so empty and full: the places of
@@ -34,24 +47,20 @@ struct thread_heap {
     uint8_t table[SIZE_CLASS_TABLE];           // hit path of malloc: from size to stack
     uint8_t sizes[SIZE_CLASS_SIZES];           // hit path of sized delete: likewise
     // From here on: misses only.
-    _Atomic(uint8_t) busy;           // its thread is between two steps that belong together
-    uint8_t trim_bin;                // bin that the trim goes on with; 0: none is under way
-    uint32_t id;                     // index in the directory of heaps
-    uint64_t seen_ms;                // clock of the thread's last miss; 0 in an empty heap
-    uint64_t trim_ms;                // clock at which unused caches are emptied next
-    size_t gate_growths;             // page_arena_growths() when the thread's gate was copied last
-    uint8_t missed[SIZE_CLASS_BINS]; // the bin has been refilled or spilled since the last trim
-    uint16_t taken[SIZE_CLASS_BINS]; // blocks from the pool since the stack was narrow, up to 65535
-    uint16_t given[SIZE_CLASS_BINS]; // and to the pool
-    uint8_t want[SIZE_CLASS_BINS];   // blocks the next refill of a bin asks for
-    void **bottoms[SIZE_CLASS_BINS]; // slot 0 of each bin's stack
-    void **deep;                     // slots of deep stacks; NULL: there are none
-    shared_pool_hint hints[SIZE_CLASS_BINS];
+    _Atomic(uint8_t) busy; // its thread is between two steps that belong together
+    uint8_t trim_bin;      // bin that the trim goes on with; 0: none is under way
+    uint32_t id;           // index in the directory of heaps
+    uint64_t seen_ms;      // clock of the thread's last miss; 0 in an empty heap
+    uint64_t trim_ms;      // clock at which unused caches are emptied next
+    size_t gate_growths;   // page_arena_growths() when the thread's gate was copied last
+    void **deep;           // slots of deep stacks; NULL: there are none
     struct thread_heap_counts counts;
-    void *front_state;                // a front's own, made by thread_heap_make_state()
-    uint16_t behind[SIZE_CLASS_BINS]; // blocks that a front holds behind the cache; HAK_POKE
-    void *slots[];                    // FAST_CACHE_SLOTS
+    void *front_state; // a front's own, made by thread_heap_make_state()
+    alignas(HAK_CACHE_LINE) struct heap_bin cold[SIZE_CLASS_BINS];
+    void *slots[]; // FAST_CACHE_SLOTS
 };
+
+static_assert(HAK_CACHE_LINE % sizeof(struct heap_bin) == 0, "one line has all of it");
 
 static_assert(offsetof(struct thread_heap, table) == SIZE_CLASS_PLACES * sizeof(void *),
               "every place is one of a stack, or closed");
@@ -151,10 +160,87 @@ void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin)
 // memory.
 void *thread_heap_make_state(void);
 
-// Makes the stack of a bin deep (see fast_cache), in slabs that the heap keeps as long as it has a
-// deep stack. False if the stack is deep already, or cannot be: never under HAKMEM_LIMIT. To be
+// The operations on a heap's stack of a bin, for the fronts. All of them but the counts are to be
 // called between thread_heap_enter() and thread_heap_leave().
+
+// Makes the stack of a bin deep (see fast_cache), in slabs that the heap keeps as long as it has a
+// deep stack. Returns false if the stack is deep already, or cannot be: never under HAKMEM_LIMIT.
 bool thread_heap_deepen(struct thread_heap *heap, unsigned bin);
+
+// Makes the stack of a bin wider. Returns false if the stack is as wide already. `width` is
+// FAST_CACHE_MIDDLE or FAST_CACHE_WIDE.
+bool thread_heap_widen_to(struct thread_heap *heap, unsigned bin, enum fast_cache_width width);
+
+// Returns the width that the use of a stack asks for. In blocks: a burst that does not come again
+// leaves the stack narrow, and one that the pool gets back after a while leaves it wide. A thread
+// that only frees has no use for the blocks that it keeps.
+enum { THREAD_HEAP_WIDEN_AFTER = 64, THREAD_HEAP_DEEPEN_AFTER = 1024 };
+HAK_INLINE enum fast_cache_width heap_bin_due(const struct heap_bin *cold) {
+    if (cold->taken < THREAD_HEAP_WIDEN_AFTER) {
+        return cold->given < THREAD_HEAP_WIDEN_AFTER ? FAST_CACHE_UNWIDENED : FAST_CACHE_MIDDLE;
+    }
+    return hak_min(cold->taken, cold->given) < THREAD_HEAP_DEEPEN_AFTER ? FAST_CACHE_WIDE
+                                                                        : FAST_CACHE_DEEP;
+}
+
+// Makes a much used stack wider. Returns false if the stack is as wide as its use asks for.
+bool thread_heap_make_wider(struct thread_heap *heap, unsigned bin);
+HAK_INLINE bool thread_heap_widen(struct thread_heap *heap, unsigned bin) {
+    const struct heap_bin *cold = &heap->cold[bin];
+    return HAK_UNLIKELY(cold->width < heap_bin_due(cold)) && thread_heap_make_wider(heap, bin);
+}
+
+// Makes room in a full stack, by making the stack wider or by taking out its oldest blocks. Returns
+// NULL if the stack is wider now, or had no block. Otherwise returns the blocks that were taken
+// out: *count or fewer (1 at least), and no more than half of the stack; sets *count to their
+// number. They stay in their slots until thread_heap_settle().
+void **thread_heap_detach(struct thread_heap *heap, unsigned bin, unsigned *count);
+HAK_INLINE void thread_heap_settle(struct thread_heap *heap, unsigned bin, void **blocks) {
+    fast_cache_settle(&heap->bins[bin], &heap->cold[bin].bottom, blocks);
+}
+
+// Returns the size of the next refill by demand: one block at first, twice as many each time, up to
+// the bin's batch. A thread that needs one block does not take sixty-four.
+unsigned thread_heap_next_batch(struct thread_heap *heap, unsigned bin);
+
+// Returns the size of the next spill: the bin's batch, or a quarter of what a deep stack holds.
+unsigned thread_heap_spill_batch(const struct thread_heap *heap, unsigned bin);
+
+// Count `count` blocks that came from the pool, and that went to it.
+HAK_INLINE uint16_t heap_bin_add(uint16_t counter, unsigned count) {
+    return (uint16_t)hak_min(counter + count, UINT16_MAX);
+}
+HAK_INLINE void thread_heap_count_refill(struct thread_heap *heap, unsigned bin, unsigned count) {
+    struct heap_bin *cold = &heap->cold[bin];
+    cold->missed = 1;
+    cold->taken = heap_bin_add(cold->taken, count);
+    HAK_COUNT(&heap->counts.refills, 1);
+    HAK_COUNT(&heap->counts.refilled, count);
+}
+HAK_INLINE void thread_heap_count_spill(struct thread_heap *heap, unsigned bin, unsigned count) {
+    struct heap_bin *cold = &heap->cold[bin];
+    cold->missed = 1;
+    cold->given = heap_bin_add(cold->given, count);
+    HAK_COUNT(&heap->counts.spills, 1);
+    HAK_COUNT(&heap->counts.spilled, count);
+}
+
+// Counts blocks that a front holds behind the cache from now on (negative: no longer).
+HAK_INLINE void thread_heap_count_behind(struct thread_heap *heap, unsigned bin, int more) {
+    HAK_POKE(&heap->cold[bin].behind, (uint16_t)(heap->cold[bin].behind + more));
+}
+
+// Returns true if the stack of a bin has no slots.
+HAK_INLINE bool thread_heap_is_closed(const struct thread_heap *heap, unsigned bin) {
+    return fast_cache_is_closed(&heap->bins[bin], heap->cold[bin].bottom);
+}
+
+// Returns the number of blocks in a heap's stack of a bin, and behind it. A guess if the heap is
+// another thread's.
+HAK_INLINE size_t thread_heap_held(const struct thread_heap *heap, unsigned bin) {
+    return fast_cache_held(&heap->bins[bin], &heap->cold[bin].bottom, bin) +
+           (size_t)HAK_PEEK(&heap->cold[bin].behind);
+}
 
 // For os_around_calls(): around a call in which code of others may allocate and free on the calling
 // thread, which is between any two steps of its own. Meanwhile the thread is served as one past its

@@ -50,7 +50,8 @@ void Flush(benchmark::State &state) {
         if (count > 0) {
             unsigned want = count;
             void **room = fast_cache_room(&heap->bins[bin], &want);
-            fast_cache_fill(&heap->bins[bin], shared_pool_take(bin, room, want, &heap->hints[bin]));
+            fast_cache_fill(&heap->bins[bin],
+                            shared_pool_take(bin, room, want, &heap->cold[bin].hint));
         }
         thread_heap_flush();
     }

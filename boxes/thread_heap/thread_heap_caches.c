@@ -16,20 +16,73 @@ enum { DEEP_SLABS = FAST_CACHE_DEEP_SLOTS * sizeof(void *) / ARENA_SLAB };
 static_assert(DEEP_SLABS * ARENA_SLAB == FAST_CACHE_DEEP_SLOTS * sizeof(void *), "whole slabs");
 
 bool thread_heap_deepen(struct thread_heap *heap, unsigned bin) {
+    struct heap_bin *cold = &heap->cold[bin];
+    cold->width = FAST_CACHE_DEEP;
     // Under a limit, memory that one thread keeps is missing elsewhere.
     if (!fast_cache_can_be_deep(bin) || settings_get(SETTING_LIMIT) != 0) {
         return false;
     }
     bool zero;
     if (heap->deep == NULL && (heap->deep = thread_heap_claim(DEEP_SLABS, &zero)) == NULL) {
+        // Out of memory. Reset so that not every miss tries again.
+        cold->width = FAST_CACHE_WIDE;
+        cold->taken = THREAD_HEAP_WIDEN_AFTER;
         return false;
     }
-    return fast_cache_widen(heap->bins, heap->bottoms, heap->deep, bin, FAST_CACHE_DEEP);
+    return fast_cache_widen(&heap->bins[bin], &cold->bottom, heap->deep, bin, FAST_CACHE_DEEP);
+}
+
+bool thread_heap_widen_to(struct thread_heap *heap, unsigned bin, enum fast_cache_width width) {
+    struct heap_bin *cold = &heap->cold[bin];
+    cold->width = (uint8_t)hak_max(cold->width, width);
+    return fast_cache_widen(&heap->bins[bin], &cold->bottom, heap->slots, bin, width);
+}
+
+HAK_NOINLINE bool thread_heap_make_wider(struct thread_heap *heap, unsigned bin) {
+    enum fast_cache_width due = heap_bin_due(&heap->cold[bin]);
+    if (due == FAST_CACHE_DEEP && thread_heap_deepen(heap, bin)) {
+        return true;
+    }
+    return thread_heap_widen_to(heap, bin, due == FAST_CACHE_DEEP ? FAST_CACHE_WIDE : due);
+}
+
+void **thread_heap_detach(struct thread_heap *heap, unsigned bin, unsigned *count) {
+    if (thread_heap_widen(heap, bin)) {
+        return NULL;
+    }
+    struct fast_bin *stack = &heap->bins[bin];
+    void ***bottom = &heap->cold[bin].bottom;
+    unsigned held = (unsigned)(stack->top - *bottom);
+    if (held == 0) {
+        return NULL;
+    }
+    *count = (unsigned)hak_min(*count, (held + 1) / 2);
+    return fast_cache_detach(stack, bottom, *count);
+}
+
+unsigned thread_heap_next_batch(struct thread_heap *heap, unsigned bin) {
+    const struct size_class_bin *info = &size_class_bins[bin];
+    unsigned want = heap->cold[bin].want;
+    if (want == 0) {
+        // A first batch fills whole cache lines, so that two threads that take turns do not get
+        // blocks of one line.
+        want = info->size < HAK_CACHE_LINE ? FAST_CACHE_NARROW : 1;
+    }
+    want = (unsigned)hak_min(want, info->batch);
+    heap->cold[bin].want = (uint8_t)hak_min(want * 2, info->batch);
+    return want;
+}
+
+unsigned thread_heap_spill_batch(const struct thread_heap *heap, unsigned bin) {
+    // The blocks that stay are moved down in the stack: the more there are, the rarer a spill
+    // should be.
+    size_t quarter = (size_t)(heap->bins[bin].top - heap->cold[bin].bottom) / 4;
+    return (unsigned)hak_max(size_class_bins[bin].batch, quarter);
 }
 
 static bool is_deep(const struct thread_heap *heap, unsigned bin) {
     return heap->deep != NULL &&
-           (uintptr_t)heap->bottoms[bin] - (uintptr_t)heap->deep < DEEP_SLABS * ARENA_SLAB;
+           (uintptr_t)heap->cold[bin].bottom - (uintptr_t)heap->deep < DEEP_SLABS * ARENA_SLAB;
 }
 
 // Gives the slots of deep stacks back if the heap has no deep stack any more.
@@ -50,7 +103,7 @@ static void drop_deep(struct thread_heap *heap) {
 
 bool thread_heap_caches(const struct thread_heap *heap, unsigned bin, const void *block) {
     // From the top down: a block that is freed twice has often been freed a moment ago.
-    for (void **at = heap->bins[bin].top; at > heap->bottoms[bin]; at--) {
+    for (void **at = heap->bins[bin].top; at > heap->cold[bin].bottom; at--) {
         if (*at == block) {
             return true;
         }
@@ -60,20 +113,23 @@ bool thread_heap_caches(const struct thread_heap *heap, unsigned bin, const void
 
 static void flush_bin(struct thread_heap *heap, unsigned bin) {
     void (*front)(struct thread_heap *, unsigned) = atomic_load(&flush_front);
+    struct fast_bin *stack = &heap->bins[bin];
+    struct heap_bin *cold = &heap->cold[bin];
     thread_heap_enter(heap);
-    while (heap->bins[bin].top != heap->bottoms[bin]) {
-        size_t held = (size_t)(heap->bins[bin].top - heap->bottoms[bin]);
+    while (stack->top != cold->bottom) {
+        size_t held = (size_t)(stack->top - cold->bottom);
         unsigned count = (unsigned)hak_min(held, SHARED_POOL_BATCH_MOST);
-        void **blocks = fast_cache_detach(&heap->bins[bin], &heap->bottoms[bin], count);
+        void **blocks = fast_cache_detach(stack, &cold->bottom, count);
         shared_pool_put(bin, blocks, count);
         HAK_COUNT(&heap->counts.spills, 1);
         HAK_COUNT(&heap->counts.spilled, count);
     }
-    fast_cache_narrow(heap->bins, heap->bottoms, heap->slots, bin);
-    heap->taken[bin] = 0;
-    heap->given[bin] = 0;
-    heap->want[bin] = 0;
-    heap->hints[bin] = ARENA_NONE;
+    fast_cache_narrow(stack, &cold->bottom, heap->slots, bin);
+    cold->width = FAST_CACHE_UNWIDENED;
+    cold->taken = 0;
+    cold->given = 0;
+    cold->want = 0;
+    cold->hint = ARENA_NONE;
     thread_heap_leave(heap);
     if (front != NULL) {
         front(heap, bin);
@@ -94,11 +150,11 @@ static void trim(struct thread_heap *heap) {
     unsigned moved = 0;
     unsigned bin = heap->trim_bin;
     for (; bin < SIZE_CLASS_BINS && moved < MOVE_MOST; bin++) {
-        if (heap->missed[bin]) {
-            heap->missed[bin] = 0;
-        } else if (heap->want[bin] != 0 || heap->behind[bin] != 0 ||
-                   heap->bins[bin].top != heap->bottoms[bin]) {
-            moved += fast_cache_held(heap->bins, heap->bottoms, bin) + heap->behind[bin];
+        struct heap_bin *cold = &heap->cold[bin];
+        if (cold->missed) {
+            cold->missed = 0;
+        } else if (cold->want != 0 || thread_heap_held(heap, bin) != 0) {
+            moved += (unsigned)thread_heap_held(heap, bin);
             flush_bin(heap, bin);
         }
     }

@@ -106,11 +106,11 @@ class Directory : public model::Checker {
             return uint64_t{heap};
         });
     }
-    void flush_bin(const fast_bin *bins, unsigned bin) {
+    void flush_bin(const fast_bin *stack, unsigned bin) {
         if (bin != 1) {
             return; // one will do
         }
-        size_t heap = number_of(bins);
+        size_t heap = number_of(stack);
         step("flushes heap", [this, heap] {
             check_not_owned(heap, "flushed");
             if ((shared_.started >> heap & 1) == 0) {
@@ -374,11 +374,11 @@ char *page_arena_readable(size_t *length) {
     *length = 0;
     return nullptr;
 }
-void fast_cache_init(fast_bin *bins, void ***, void **, bool) {
+void fast_cache_init(fast_bin *bins, void **, bool) {
     Directory::current().start_heap(bins);
 }
-void fast_cache_narrow(fast_bin *bins, void ***, void **, unsigned bin) {
-    Directory::current().flush_bin(bins, bin);
+void fast_cache_narrow(fast_bin *stack, void ***, void **, unsigned bin) {
+    Directory::current().flush_bin(stack, bin);
 }
 bool fast_cache_widen(fast_bin *, void ***, void **, unsigned, fast_cache_width) {
     return false;
@@ -393,6 +393,7 @@ unsigned fast_cache_held(const fast_bin *, void **const *, unsigned) {
     return 0;
 }
 void shared_pool_put(unsigned, void *const *, unsigned) {}
+const size_class_bin size_class_bins[SIZE_CLASS_BINS] = {};
 void size_class_fill_table(uint8_t *) {}
 void size_class_fill_sizes(uint8_t *) {}
 

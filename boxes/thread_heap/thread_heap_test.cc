@@ -32,7 +32,7 @@ thread_heap_stats stats() {
 std::vector<void *> refill(unsigned bin, unsigned count) {
     thread_heap *heap = thread_heap_get();
     void **room = fast_cache_room(&heap->bins[bin], &count);
-    count = shared_pool_take(bin, room, count, &heap->hints[bin]);
+    count = shared_pool_take(bin, room, count, &heap->cold[bin].hint);
     std::vector<void *> blocks(room, room + count);
     fast_cache_fill(&heap->bins[bin], count);
     return blocks;
@@ -281,7 +281,7 @@ TEST(ThreadHeapTick, OneCallEmptiesABoundedNumberOfBlocks) {
             while (heap->bins[bin].limit - heap->bins[bin].top >= 64) {
                 all += refill(bin, 64).size();
             }
-            heap->missed[bin] = 0;
+            heap->cold[bin].missed = 0;
         }
         ASSERT_GT(all, 4096u);
         auto cached = [&] {
@@ -316,8 +316,8 @@ TEST(ThreadHeapTick, UnusedCachesAreEmptied) {
         thread_heap_tick(heap, now, 100); // sets the time of the next trim
         std::vector<void *> used = refill(kBin, 4);
         std::vector<void *> idle = refill(kBin + 1, 4);
-        heap->missed[kBin] = 1;
-        heap->missed[kBin + 1] = 0;
+        heap->cold[kBin].missed = 1;
+        heap->cold[kBin + 1].missed = 0;
         thread_heap_tick(heap, now + 99, 100);
         EXPECT_FALSE(all_free(kBin + 1, idle));
         thread_heap_tick(heap, now + 100, 100);
@@ -489,9 +489,9 @@ TEST(ThreadHeapDeep, TrimmingEndsIt) {
         ASSERT_TRUE(deepen(heap, kBin));
         Anchor anchor(kBin);
         uint64_t now = 1000000;
-        heap->missed[kBin] = 1;
+        heap->cold[kBin].missed = 1;
         thread_heap_tick(heap, now, 100);
-        heap->missed[kBin] = 1;
+        heap->cold[kBin].missed = 1;
         thread_heap_tick(heap, now += 200, 100);
         EXPECT_NE(heap->deep, nullptr) << "the bin was in use";
         thread_heap_tick(heap, now += 200, 100);

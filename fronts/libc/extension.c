@@ -84,7 +84,7 @@ EXPORT size_t hak_thread_cached(void) {
     size_t bytes = 0;
     // The heap of a thread that has none was never seen.
     for (unsigned bin = 1; heap->seen_ms != 0 && bin < SIZE_CLASS_BINS; bin++) {
-        size_t blocks = fast_cache_held(heap->bins, heap->bottoms, bin) + (size_t)heap->behind[bin];
+        size_t blocks = thread_heap_held(heap, bin);
         bytes += blocks * size_class_bins[bin].size;
     }
     return bytes;

@@ -39,7 +39,7 @@ HAK_INLINE void *hardened_hit_take(struct thread_heap *heap, unsigned bin,
     struct fast_bin *stack = &heap->bins[bin];
     void **top = stack->top;
     void *topmost = *top;
-    void **chosen = hardened_hit_choose(state, top, heap->bottoms[bin]);
+    void **chosen = hardened_hit_choose(state, top, heap->cold[bin].bottom);
     thread_heap_enter(heap);
     void *block = *chosen;
     *chosen = topmost;

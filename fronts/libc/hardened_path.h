@@ -52,7 +52,7 @@ HAK_INLINE void *hardened_path_keep(struct thread_heap *heap, unsigned bin, void
     if (HAK_LIKELY(state != NULL && hardening_has(HARDENING_QUARANTINE))) {
         out = hardening_wait(state, bin, ptr);
         if (HAK_UNLIKELY(out == NULL)) {
-            HAK_POKE(&heap->behind[bin], (uint16_t)(heap->behind[bin] + 1));
+            thread_heap_count_behind(heap, bin, 1);
         }
     }
     if (HAK_LIKELY(out != NULL) && HAK_LIKELY(fast_cache_push(&heap->bins[bin], out))) {

@@ -28,7 +28,7 @@
 // without its mark.
 static bool is_newest(const struct thread_heap *heap, unsigned bin, const void *ptr) {
     void **top = heap->bins[bin].top;
-    for (size_t i = 0; i < THREAD_HEAP_NEWEST && top - i > heap->bottoms[bin]; i++) {
+    for (size_t i = 0; i < THREAD_HEAP_NEWEST && top - i > heap->cold[bin].bottom; i++) {
         if (top[-(ptrdiff_t)i] == ptr) {
             return true;
         }

@@ -132,12 +132,12 @@ HAK_INLINE void *pop(struct thread_heap *heap, unsigned bin, size_t size) {
 
 // True if blocks of the bin do not go through the heap's cache: the thread has not used many yet.
 static bool is_uncached(struct thread_heap *heap, unsigned bin) {
-    if (HAK_LIKELY(!fast_cache_is_closed(&heap->bins[bin], heap->bottoms[bin]))) {
+    if (HAK_LIKELY(!thread_heap_is_closed(heap, bin))) {
         return false;
     }
-    tiny_front_begin(heap);
-    bool wider = tiny_front_widen(heap, bin);
-    tiny_front_end(heap);
+    thread_heap_enter(heap);
+    bool wider = thread_heap_widen(heap, bin);
+    thread_heap_leave(heap);
     return !wider;
 }
 

@@ -52,14 +52,7 @@ HAK_INLINE const struct tiny_front *tiny_front_of(unsigned bin) {
     return HAK_PEEK(&tiny_fronts[size_class_of_bin(bin)]);
 }
 
-// Parts to make a front of. Between begin and end the heap may be inconsistent, and a forked child
-// does not adopt it.
-HAK_INLINE void tiny_front_begin(struct thread_heap *heap) {
-    thread_heap_enter(heap);
-}
-HAK_INLINE void tiny_front_end(struct thread_heap *heap) {
-    thread_heap_leave(heap);
-}
+// Parts to make a front of; thread_heap.h has those for the heap's stacks.
 
 // Takes up to `want` blocks from the pool, ready for a user, and counts them. Returns how many; 0
 // means out of memory.
@@ -81,28 +74,10 @@ bool tiny_front_is_free(const struct thread_heap *heap, unsigned bin, const void
 void *tiny_front_take_one(struct thread_heap *heap, unsigned bin);
 void tiny_front_give_one(struct thread_heap *heap, unsigned bin, void *block);
 
-// Makes a much used stack wider. Returns false if it is as wide as its use asks for. To be called
-// between begin and end.
-bool tiny_front_widen(struct thread_heap *heap, unsigned bin);
-
-// Makes room in a full stack, by making the stack wider or by taking out its oldest blocks. Returns
-// NULL if the stack is wider now, or had no block. Otherwise returns the blocks that were taken
-// out: *count or fewer (1 at least), and no more than half of the stack; sets *count to their
-// number. They stay in their slots until tiny_front_settle(). To be called between begin and end.
-void **tiny_front_detach(struct thread_heap *heap, unsigned bin, unsigned *count);
-void tiny_front_settle(struct thread_heap *heap, unsigned bin, void **blocks);
-
 // Refill and spill of a front without a layer between cache and pool: move a batch of the caller's
 // choice in one step (at least 1 block, at most SHARED_POOL_BATCH_MOST).
 unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsigned want);
 void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned count);
-
-// The size of the next refill of a bin by demand: one block at first, twice as many each time, up
-// to the bin's batch. A thread that needs one block does not take sixty-four.
-unsigned tiny_front_next_batch(struct thread_heap *heap, unsigned bin);
-
-// The size of the next spill: the bin's batch, or a quarter of what a deep stack holds.
-unsigned tiny_front_spill_batch(const struct thread_heap *heap, unsigned bin);
 HAK_C_END
 
 #endif

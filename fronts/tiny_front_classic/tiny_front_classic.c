@@ -31,10 +31,6 @@ static unsigned list_most(unsigned bin) {
     return (unsigned)hak_min(LIST_MOST, size_class_bins[bin].slots);
 }
 
-static void count_behind(struct thread_heap *heap, unsigned bin, int more) {
-    HAK_POKE(&heap->behind[bin], (uint16_t)(heap->behind[bin] + more));
-}
-
 // Moves the last loaded blocks of a magazine, at most `most`, to a list, the last one on top.
 static void list_loaded(struct tls_sll *list, struct magazine *magazine, unsigned most) {
     void *const *blocks = magazine_unload(magazine, &most);
@@ -50,24 +46,24 @@ static unsigned refill(struct thread_heap *heap, unsigned bin) {
     }
     struct tls_sll *list = &layers->lists[bin];
     struct magazine *magazine = &layers->magazines[bin];
-    tiny_front_begin(heap);
+    thread_heap_enter(heap);
     if (list->count == 0) {
-        unsigned batch = (unsigned)hak_min(tiny_front_next_batch(heap, bin), MAGAZINE_BLOCKS);
+        unsigned batch = (unsigned)hak_min(thread_heap_next_batch(heap, bin), MAGAZINE_BLOCKS);
         if (magazine->count == 0) {
             void **room = magazine_room(magazine, &batch);
             unsigned got = tiny_front_take(heap, bin, room, batch);
             magazine_load(magazine, got);
-            count_behind(heap, bin, (int)got);
+            thread_heap_count_behind(heap, bin, (int)got);
         }
         list_loaded(list, magazine, batch);
     }
     unsigned fill = (unsigned)hak_min(FILL, size_class_bins[bin].batch);
-    tiny_front_widen(heap, bin);
+    thread_heap_widen(heap, bin);
     void **room = fast_cache_room(&heap->bins[bin], &fill);
     unsigned got = tls_sll_pop(list, room, fill);
-    count_behind(heap, bin, -(int)got);
+    thread_heap_count_behind(heap, bin, -(int)got);
     fast_cache_fill(&heap->bins[bin], got);
-    tiny_front_end(heap);
+    thread_heap_leave(heap);
     return got;
 }
 
@@ -81,7 +77,7 @@ static HAK_NOINLINE void **take_out(struct thread_heap *heap, unsigned bin, stru
         *count = 1;
     }
     *count = tls_sll_pop(list, room, *count);
-    count_behind(heap, bin, -(int)*count);
+    thread_heap_count_behind(heap, bin, -(int)*count);
     return room;
 }
 
@@ -119,7 +115,7 @@ static HAK_NOINLINE void hand_down(struct thread_heap *heap, unsigned bin, unsig
 // Moves blocks from the full stack to the list.
 static HAK_NOINLINE void list_oldest(struct thread_heap *heap, unsigned bin, struct tls_sll *list) {
     unsigned count = size_class_bins[bin].batch;
-    void **blocks = tiny_front_detach(heap, bin, &count);
+    void **blocks = thread_heap_detach(heap, bin, &count);
     if (blocks != NULL) {
         // The list goes through the blocks: a pointer into a block must not get into it, and no
         // block twice.
@@ -129,8 +125,8 @@ static HAK_NOINLINE void list_oldest(struct thread_heap *heap, unsigned bin, str
             diag_misuse(DIAG_CALL_FREE, twice, "block freed twice");
         }
         tls_sll_push(list, blocks, count);
-        count_behind(heap, bin, (int)count);
-        tiny_front_settle(heap, bin, blocks);
+        thread_heap_count_behind(heap, bin, (int)count);
+        thread_heap_settle(heap, bin, blocks);
     }
 }
 
@@ -141,26 +137,26 @@ static void spill(struct thread_heap *heap, unsigned bin) {
         return;
     }
     struct tls_sll *list = &layers->lists[bin];
-    tiny_front_begin(heap);
+    thread_heap_enter(heap);
     list_oldest(heap, bin, list);
     if (list->count > list_most(bin)) {
         hand_down(heap, bin, list->count - list_most(bin) / 2);
     }
-    tiny_front_end(heap);
+    thread_heap_leave(heap);
 }
 
 static void flush(struct thread_heap *heap, unsigned bin) {
     struct layers *layers = heap->front_state;
-    if (layers == NULL || heap->behind[bin] == 0) {
+    if (layers == NULL || heap->cold[bin].behind == 0) {
         return;
     }
-    tiny_front_begin(heap);
+    thread_heap_enter(heap);
     unsigned got = MAGAZINE_BLOCKS;
     void *const *blocks = magazine_unload(&layers->magazines[bin], &got);
     tiny_front_give(heap, bin, blocks, got);
     give_listed(heap, bin, &layers->lists[bin], layers->lists[bin].count);
-    HAK_POKE(&heap->behind[bin], 0);
-    tiny_front_end(heap);
+    thread_heap_count_behind(heap, bin, -heap->cold[bin].behind);
+    thread_heap_leave(heap);
 }
 
 static bool holds(const struct thread_heap *heap, unsigned bin, const void *block) {

@@ -3,6 +3,7 @@
 
 #include "boxes/fast_cache/fast_cache.h"
 #include "boxes/hardening/hardening.h"
+#include "boxes/thread_heap/thread_heap.h"
 
 #if HAK_HARDENED
 
@@ -16,28 +17,28 @@ static unsigned least(unsigned bin) {
 
 static unsigned refill(struct thread_heap *heap, unsigned bin) {
     // Blocks are chosen from the cache: there is to be one.
-    if (fast_cache_is_closed(&heap->bins[bin], heap->bottoms[bin])) {
-        tiny_front_begin(heap);
-        if (!fast_cache_widen(heap->bins, heap->bottoms, heap->slots, bin, FAST_CACHE_MIDDLE)) {
-            fast_cache_widen(heap->bins, heap->bottoms, heap->slots, bin, FAST_CACHE_WIDE);
+    if (thread_heap_is_closed(heap, bin)) {
+        thread_heap_enter(heap);
+        if (!thread_heap_widen_to(heap, bin, FAST_CACHE_MIDDLE)) {
+            thread_heap_widen_to(heap, bin, FAST_CACHE_WIDE);
         }
-        tiny_front_end(heap);
+        thread_heap_leave(heap);
     }
-    unsigned want = (unsigned)hak_max(tiny_front_next_batch(heap, bin), least(bin));
+    unsigned want = (unsigned)hak_max(thread_heap_next_batch(heap, bin), least(bin));
     return tiny_front_refill_direct(heap, bin, want);
 }
 
 static void spill(struct thread_heap *heap, unsigned bin) {
-    tiny_front_spill_direct(heap, bin, tiny_front_spill_batch(heap, bin));
+    tiny_front_spill_direct(heap, bin, thread_heap_spill_batch(heap, bin));
 }
 
 static void flush(struct thread_heap *heap, unsigned bin) {
     struct hardening_heap *state = heap->front_state;
-    if (state == NULL || heap->behind[bin] == 0) {
+    if (state == NULL || heap->cold[bin].behind == 0) {
         return;
     }
     void **places = state->blocks[bin];
-    tiny_front_begin(heap);
+    thread_heap_enter(heap);
     // Runs of places with a block go back together.
     for (unsigned at = 0; at < HARDENING_QUEUE_MOST; at++) {
         unsigned count = 0;
@@ -50,8 +51,8 @@ static void flush(struct thread_heap *heap, unsigned bin) {
             at += count;
         }
     }
-    HAK_POKE(&heap->behind[bin], 0);
-    tiny_front_end(heap);
+    thread_heap_count_behind(heap, bin, -heap->cold[bin].behind);
+    thread_heap_leave(heap);
 }
 
 static bool holds(const struct thread_heap *heap, unsigned bin, const void *block) {

@@ -230,12 +230,13 @@ class Heap:
         self.threads.append(thread)
         if is_cold:
             return
-        stacks, bottoms, behind = lay.offset("heap.bins"), lay.offset("heap.bottoms"), lay.offset("heap.behind")
+        stacks, cold = lay.offset("heap.bins"), lay.offset("heap.cold")
         top_at, each = lay.offset("stack.top"), lay.number("stack")
+        bottom_at, behind_at, each_cold = lay.offset("heap_bin.bottom"), lay.offset("heap_bin.behind"), lay.number("heap_bin")
         ranges = []
         for b in range(1, len(self.bins)):
             (top,) = struct.unpack_from("<Q", raw, stacks + b * each + top_at)
-            (bottom,) = struct.unpack_from("<Q", raw, bottoms + b * 8)
+            (bottom,) = struct.unpack_from("<Q", raw, cold + b * each_cold + bottom_at)
             held = (top - bottom) // 8
             ranges.append((bottom + 8, held * 8) if 0 < held <= 4096 else (0, 0))
         for b, slots in enumerate(self.memory.read_many(ranges), 1):
@@ -246,7 +247,7 @@ class Heap:
             self._read_quarantine(thread, state)
         if state and "layers.lists" in lay:
             for b in range(1, len(self.bins)):
-                if struct.unpack_from("<H", raw, behind + b * 2)[0]:
+                if struct.unpack_from("<H", raw, cold + b * each_cold + behind_at)[0]:
                     for block in self._behind(state, b):
                         self._mark_cached(thread, b, block)
 
