@@ -2,7 +2,7 @@
 """Macros: a worker, which does a workload on whatever malloc it has, and a driver, which runs workers."""
 
 load("@rules_cc//cc:defs.bzl", "cc_binary")
-load("//tools/build:flavours.bzl", "FLAVOURS")
+load("//tools/build:flavours.bzl", "USER_FLAVOURS")
 load("//tools/build:variants.bzl", "NO_SANITIZER", "WARNINGS")
 
 def hak_worker(name, srcs, deps = [], **kwargs):
@@ -49,7 +49,7 @@ def hak_driver(name, workers, deps = [], data = [], **kwargs):
         name = name,
         srcs = [name + ".cc"],
         copts = WARNINGS,
-        data = data + workers + ["//:lib%s.so" % flavour.name for flavour in FLAVOURS],
+        data = data + workers + ["//:lib%s.so" % flavour.name for flavour in USER_FLAVOURS],
         tags = NO_SANITIZER,
         deps = deps + ["//benchmarks/harness"],
         **kwargs

@@ -587,7 +587,9 @@ int main(int argc, char **argv) {
                "of those that --list names, workloads, real, held-out (default all)");
     flags.allocators(&names);
     flags.number("runs", 1, 10000, &runs, "rounds");
-    flags.text("baseline", "NAME", &baseline, "allocator that is 1 (default system, or the last)");
+    flags.text("baseline", "NAME", &baseline,
+               "allocator that is 1, as in --allocators or by its column's name (default system, "
+               "or the last)");
     flags.text("statistic", "min|median", &statistic_name, "what runs are summed up by");
     flags.text("out", "DIR", &out, "where compare.json, compare.md and the charts go");
     flags.number("timeout", 1, 100000, &timeout_s, "seconds that a run may take");
@@ -607,16 +609,12 @@ int main(int argc, char **argv) {
         flags.fail("--statistic is min or median");
     }
     const std::vector<Allocator> allocators = chosen_allocators(flags, names);
-    size_t base = allocators.size() - 1;
-    bool found = baseline.empty();
-    for (size_t a = 0; a < allocators.size(); a++) {
-        if (allocators[a].name == (baseline.empty() ? "system" : baseline)) {
-            base = a;
-            found = true;
+    size_t base = place_of(allocators, baseline.empty() ? "system" : baseline);
+    if (base == allocators.size()) {
+        if (!baseline.empty()) {
+            flags.fail("the baseline \"" + baseline + "\" is not one of the allocators");
         }
-    }
-    if (!found) {
-        flags.fail("the baseline \"" + baseline + "\" is not one of the allocators");
+        base--;
     }
     std::vector<Runnable> chosen = choose(programs, flags);
     out = flags.make_directory(out);

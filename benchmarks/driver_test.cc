@@ -232,6 +232,19 @@ TEST(Compare, WritesTablesJsonAndCharts) {
         << outcome.err;
 }
 
+// What --help promises: every flavour of a user, and a path wherever an allocator is named.
+TEST(Compare, TakesTheHardenedFlavourAndAPathAsTheBaseline) {
+    const ScratchDirectory scratch;
+    const std::string path = built_file("libhakmem_classic.so");
+    const Outcome outcome = drive(
+        "compare", {"--programs", "cache-thrash", "--allocators", "hakmem_hardened," + path,
+                    "--baseline", path, "--runs", "1", "--no-syscalls", "--out", scratch.path()});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    EXPECT_THAT(outcome.out, Not(HasSubstr("## Failures")));
+    EXPECT_THAT(outcome.out,
+                ContainsRegex("\\| program +\\| hakmem_classic s \\| +hakmem_hardened"));
+}
+
 TEST(Compare, ReportsWhatFails) {
     const ScratchDirectory scratch;
     const Outcome outcome = drive("compare", {"--programs", "random-small", "--allocators",

@@ -186,6 +186,20 @@ std::string find_allocators(const std::string &list, std::vector<Allocator> *out
     return "";
 }
 
+size_t place_of(const std::vector<Allocator> &allocators, const std::string &text) {
+    Allocator named;
+    if (find_allocator(text, &named).empty()) {
+        for (size_t a = 0; a < allocators.size(); a++) {
+            if (allocators[a].name == named.name && allocators[a].preload == named.preload) {
+                return a;
+            }
+        }
+    }
+    const auto called = [&](const Allocator &allocator) { return allocator.name == text; };
+    return static_cast<size_t>(std::find_if(allocators.begin(), allocators.end(), called) -
+                               allocators.begin());
+}
+
 std::vector<Allocator> chosen_allocators(const Flags &flags, const std::string &list) {
     std::vector<Allocator> allocators;
     const std::string why = find_allocators(list, &allocators);

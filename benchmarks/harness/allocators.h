@@ -3,6 +3,7 @@
 #ifndef HAKMEM_BENCHMARKS_HARNESS_ALLOCATORS_H
 #define HAKMEM_BENCHMARKS_HARNESS_ALLOCATORS_H
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -33,7 +34,11 @@ std::string find_allocator(const std::string &text, Allocator *out);
 // The same for a comma-separated list, which may hold "rivals" for all of Debian's.
 std::string find_allocators(const std::string &list, std::vector<Allocator> *out);
 
-// The same for a driver, which ends with a usage line where the list is wrong.
+// Returns where in the list the allocator is that `text` names, either as find_allocator() is told
+// or as tables show it. Returns the list's size if the allocator is not there.
+size_t place_of(const std::vector<Allocator> &allocators, const std::string &text);
+
+// The same as find_allocators() for a driver, which ends with a usage line where the list is wrong.
 std::vector<Allocator> chosen_allocators(const Flags &flags, const std::string &list);
 
 // A Markdown list of the allocators and what is preloaded for each.

@@ -98,6 +98,27 @@ TEST(Allocators, NamesAPathByItsFile) {
     EXPECT_EQ(allocator.flavour, "");
 }
 
+TEST(Allocators, FindsOneInAListAsItWasWrittenOrAsItIsShown) {
+    Allocator flavour;
+    ASSERT_EQ(find_allocator("hakmem_c23", &flavour), "");
+    const ScratchDirectory scratch;
+    const std::string copy = scratch.path() + "/libother.so.2.0";
+    std::filesystem::copy_file(flavour.preload, copy);
+    std::vector<Allocator> list;
+    ASSERT_EQ(find_allocators("hakmem_c23," + copy + "+A=1," + copy + ",system", &list), "");
+    EXPECT_EQ(place_of(list, "hakmem_c23"), 0u);
+    EXPECT_EQ(place_of(list, copy + "+A=1"), 1u);
+    EXPECT_EQ(place_of(list, "other+A=1"), 1u);
+    EXPECT_EQ(place_of(list, copy), 2u);
+    EXPECT_EQ(place_of(list, "other"), 2u);
+    EXPECT_EQ(place_of(list, "system"), 3u);
+    EXPECT_EQ(place_of(list, "nosuch"), list.size());
+    EXPECT_EQ(place_of(list, flavour.preload), 0u);
+    const std::string namesake = scratch.path() + "/libhakmem_c23.so";
+    std::filesystem::copy_file(flavour.preload, namesake);
+    EXPECT_EQ(place_of(list, namesake), list.size()) << "another file of the same name";
+}
+
 TEST(Allocators, SaysWhatItCannotFind) {
     Allocator allocator;
     std::vector<Allocator> list;
