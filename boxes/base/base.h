@@ -29,21 +29,15 @@
 #define HAK_NORETURN __attribute__((noreturn))
 #define HAK_INLINE   static inline __attribute__((always_inline))
 
-#if defined(HAKMEM_DEBUG) && HAKMEM_DEBUG
-#    define HAK_DEBUG 1
-#else
+// Build settings that tools/build/variants.bzl sets to 1 for some flavours: assertions, the header
+// byte instead of the page map, and what hakmem_hardened does with blocks.
+#ifndef HAK_DEBUG
 #    define HAK_DEBUG 0
 #endif
-
-#if defined(HAKMEM_HEADER) && HAKMEM_HEADER
-#    define HAK_HEADER 1
-#else
+#ifndef HAK_HEADER
 #    define HAK_HEADER 0
 #endif
-
-#if defined(HAKMEM_HARDENED) && HAKMEM_HARDENED
-#    define HAK_HARDENED 1
-#else
+#ifndef HAK_HARDENED
 #    define HAK_HARDENED 0
 #endif
 

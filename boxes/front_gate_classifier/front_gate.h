@@ -4,7 +4,7 @@
 // pagemap (the default): the page map (page_map.h) has one byte for each slab. One cache line of it
 // covers 4 MiB; the block itself is not touched.
 //
-// header (HAKMEM_HEADER=1): the byte below a block, which is the last one of the block before it,
+// header (HAK_HEADER=1): the byte below a block, which is the last one of the block before it,
 // is 0xA0 | bin. It is written when a block leaves the pool and read when it is freed. It is only
 // read in the readable part of the heap, and never across a page boundary: a block that starts a
 // page asks the page map. A byte that is no header sends the pointer to the slow path, which knows

@@ -13,27 +13,28 @@
 #include "boxes/size_class/size_class.h"
 #include "boxes/superslab/superslab.h"
 
-static struct classified classify_private(const struct page_arena_window *window, const void *ptr,
-                                          size_t slab) {
+static struct front_gate_block classify_private(const struct page_arena_window *window,
+                                                const void *ptr, size_t slab) {
     size_t usable = 0;
     switch (private_heap_look(window, ptr, &usable)) {
     case PRIVATE_HEAP_LIVE:
-        return (struct classified){.kind = CLASSIFIED_PRIVATE, .slab = slab, .usable = usable};
+        return (struct front_gate_block){
+            .kind = FRONT_GATE_PRIVATE, .slab = slab, .usable = usable};
     case PRIVATE_HEAP_FREE:
-        return (struct classified){.kind = CLASSIFIED_PRIVATE_FREE, .slab = slab};
+        return (struct front_gate_block){.kind = FRONT_GATE_PRIVATE_FREE, .slab = slab};
     case PRIVATE_HEAP_INTERIOR:
-        return (struct classified){.kind = CLASSIFIED_PRIVATE_INTERIOR, .slab = slab};
+        return (struct front_gate_block){.kind = FRONT_GATE_PRIVATE_INTERIOR, .slab = slab};
     default:
-        return (struct classified){.kind = CLASSIFIED_FREE_PAGES, .slab = slab};
+        return (struct front_gate_block){.kind = FRONT_GATE_FREE_PAGES, .slab = slab};
     }
 }
 
-static struct classified classify_rest(const struct page_arena_window *window, const void *ptr,
-                                       size_t slab) {
+static struct front_gate_block classify_rest(const struct page_arena_window *window,
+                                             const void *ptr, size_t slab) {
     // The slab starts nothing: it is free, or inside a run that starts below.
     if (atomic_bitmap_test(window->groups[slab / ARENA_GROUP_SLABS].avail,
                            slab % ARENA_GROUP_SLABS)) {
-        return (struct classified){.kind = CLASSIFIED_FREE_PAGES, .slab = slab};
+        return (struct front_gate_block){.kind = FRONT_GATE_FREE_PAGES, .slab = slab};
     }
     for (size_t head = slab; head-- > 0 && superslab_known(window, head);) {
         struct slab *meta = superslab_slab(window, head);
@@ -43,25 +44,25 @@ static struct classified classify_rest(const struct page_arena_window *window, c
         }
         if (kind == SLAB_LARGE &&
             slab - head < atomic_load_explicit(&meta->run, memory_order_relaxed)) {
-            return (struct classified){.kind = CLASSIFIED_LARGE_INTERIOR, .slab = slab};
+            return (struct front_gate_block){.kind = FRONT_GATE_LARGE_INTERIOR, .slab = slab};
         }
         if (kind == SLAB_PRIVATE) {
             return classify_private(window, ptr, slab);
         }
         break;
     }
-    return (struct classified){.kind = CLASSIFIED_FREE_PAGES, .slab = slab};
+    return (struct front_gate_block){.kind = FRONT_GATE_FREE_PAGES, .slab = slab};
 }
 
-static struct classified classify_sampled(const void *ptr, size_t slab) {
-    struct classified answer = {.kind = CLASSIFIED_SAMPLED_FREE, .slab = slab};
+static struct front_gate_block classify_sampled(const void *ptr, size_t slab) {
+    struct front_gate_block answer = {.kind = FRONT_GATE_SAMPLED_FREE, .slab = slab};
     void *start;
     switch (sampled_block_look(ptr, &answer.usable, &start)) {
     case SAMPLED_BLOCK_LIVE:
-        answer.kind = CLASSIFIED_SAMPLED;
+        answer.kind = FRONT_GATE_SAMPLED;
         break;
     case SAMPLED_BLOCK_INTERIOR:
-        answer.kind = CLASSIFIED_SAMPLED_INTERIOR;
+        answer.kind = FRONT_GATE_SAMPLED_INTERIOR;
         break;
     default:
         break;
@@ -69,21 +70,21 @@ static struct classified classify_sampled(const void *ptr, size_t slab) {
     return answer;
 }
 
-static struct classified classify_guarded(const void *ptr, size_t slab) {
+static struct front_gate_block classify_guarded(const void *ptr, size_t slab) {
     const struct guarded_block *block = guarded_block_near(ptr);
-    struct classified answer = {.kind = CLASSIFIED_GUARDED_FREE, .slab = slab};
+    struct front_gate_block answer = {.kind = FRONT_GATE_GUARDED_FREE, .slab = slab};
     if (block == NULL || block->start != ptr) {
-        answer.kind = CLASSIFIED_GUARDED_INTERIOR;
+        answer.kind = FRONT_GATE_GUARDED_INTERIOR;
     } else if (atomic_load((_Atomic(int) *)&block->state) == GUARDED_LIVE) {
-        answer.kind = CLASSIFIED_GUARDED;
+        answer.kind = FRONT_GATE_GUARDED;
         answer.usable = hak_max(block->size, 1);
     }
     return answer;
 }
 
 // Pointers out of the heap's window.
-static struct classified classify_outside(const void *ptr, size_t slab) {
-    struct classified answer = {.kind = CLASSIFIED_FOREIGN, .slab = slab};
+static struct front_gate_block classify_outside(const void *ptr, size_t slab) {
+    struct front_gate_block answer = {.kind = FRONT_GATE_FOREIGN, .slab = slab};
     if (sampled_block_owns(ptr)) {
         return classify_sampled(ptr, slab);
     }
@@ -92,20 +93,20 @@ static struct classified classify_outside(const void *ptr, size_t slab) {
     }
     answer.usable = far_block_usable(ptr);
     if (answer.usable != 0) {
-        answer.kind = CLASSIFIED_LARGE;
+        answer.kind = FRONT_GATE_LARGE;
         return answer;
     }
     answer.usable = early_block_usable(ptr);
     if (answer.usable != 0) {
-        answer.kind = CLASSIFIED_EARLY;
+        answer.kind = FRONT_GATE_EARLY;
     } else if (early_block_owns(ptr)) {
-        answer.kind = CLASSIFIED_FREE_PAGES;
+        answer.kind = FRONT_GATE_FREE_PAGES;
     }
     return answer;
 }
 
 // The start of a tiny block that is not free in its slab.
-static void classify_live(struct classified *answer, const void *ptr) {
+static void classify_live(struct front_gate_block *answer, const void *ptr) {
 #if HAK_HARDENED
     size_t size;
     switch (hardening_look(answer->bin, ptr, &size)) {
@@ -113,10 +114,10 @@ static void classify_live(struct classified *answer, const void *ptr) {
         answer->usable = size;
         break;
     case HARDENING_FREE:
-        answer->kind = CLASSIFIED_TINY_FREE;
+        answer->kind = FRONT_GATE_TINY_FREE;
         break;
     default:
-        answer->kind = CLASSIFIED_TINY_DAMAGED;
+        answer->kind = FRONT_GATE_TINY_DAMAGED;
         break;
     }
 #else
@@ -125,7 +126,7 @@ static void classify_live(struct classified *answer, const void *ptr) {
 #endif
 }
 
-struct classified classify_ptr(const void *ptr) {
+struct front_gate_block front_gate_classify(const void *ptr) {
     struct page_arena_window window = page_arena_get_window();
     size_t slab = page_arena_slab_of(&window, ptr);
     if (!superslab_known(&window, slab)) {
@@ -134,28 +135,28 @@ struct classified classify_ptr(const void *ptr) {
     struct slab *meta = superslab_slab(&window, slab);
     switch (atomic_load_explicit(&meta->kind, memory_order_acquire)) {
     case SLAB_TINY: {
-        struct classified answer = {.kind = CLASSIFIED_TINY, .slab = slab};
+        struct front_gate_block answer = {.kind = FRONT_GATE_TINY, .slab = slab};
         answer.bin = atomic_load_explicit(&meta->bin, memory_order_relaxed);
         if (shared_pool_block_start(answer.bin, ptr) != ptr) {
-            answer.kind = CLASSIFIED_TINY_INTERIOR;
+            answer.kind = FRONT_GATE_TINY_INTERIOR;
         } else if (!shared_pool_has(answer.bin, ptr) || shared_pool_is_free(answer.bin, ptr)) {
-            answer.kind = CLASSIFIED_TINY_FREE;
+            answer.kind = FRONT_GATE_TINY_FREE;
         } else {
             classify_live(&answer, ptr);
         }
         return answer;
     }
     case SLAB_LARGE: {
-        struct classified answer = {.kind = CLASSIFIED_LARGE, .slab = slab};
+        struct front_gate_block answer = {.kind = FRONT_GATE_LARGE, .slab = slab};
         if (superslab_large_start(&window, slab) != ptr) {
-            answer.kind = CLASSIFIED_LARGE_INTERIOR;
+            answer.kind = FRONT_GATE_LARGE_INTERIOR;
         } else {
             answer.usable = superslab_large_usable(&window, slab);
         }
         return answer;
     }
     case SLAB_HEAP:
-        return (struct classified){.kind = CLASSIFIED_INTERNAL, .slab = slab};
+        return (struct front_gate_block){.kind = FRONT_GATE_INTERNAL, .slab = slab};
     case SLAB_PRIVATE:
         return classify_private(&window, ptr, slab);
     default:
@@ -163,26 +164,26 @@ struct classified classify_ptr(const void *ptr) {
     }
 }
 
-const char *classified_fault(enum classified_kind kind) {
+const char *front_gate_fault(enum front_gate_kind kind) {
     switch (kind) {
-    case CLASSIFIED_FOREIGN:
+    case FRONT_GATE_FOREIGN:
         return "not a pointer of this heap";
-    case CLASSIFIED_TINY_FREE:
-    case CLASSIFIED_PRIVATE_FREE:
-    case CLASSIFIED_SAMPLED_FREE:
-    case CLASSIFIED_GUARDED_FREE:
+    case FRONT_GATE_TINY_FREE:
+    case FRONT_GATE_PRIVATE_FREE:
+    case FRONT_GATE_SAMPLED_FREE:
+    case FRONT_GATE_GUARDED_FREE:
         return "block was freed";
-    case CLASSIFIED_TINY_DAMAGED:
+    case FRONT_GATE_TINY_DAMAGED:
         return "heap corruption: written past the end of the block";
-    case CLASSIFIED_TINY_INTERIOR:
-    case CLASSIFIED_LARGE_INTERIOR:
-    case CLASSIFIED_PRIVATE_INTERIOR:
-    case CLASSIFIED_SAMPLED_INTERIOR:
-    case CLASSIFIED_GUARDED_INTERIOR:
+    case FRONT_GATE_TINY_INTERIOR:
+    case FRONT_GATE_LARGE_INTERIOR:
+    case FRONT_GATE_PRIVATE_INTERIOR:
+    case FRONT_GATE_SAMPLED_INTERIOR:
+    case FRONT_GATE_GUARDED_INTERIOR:
         return "pointer into a block, not to its start";
-    case CLASSIFIED_FREE_PAGES:
+    case FRONT_GATE_FREE_PAGES:
         return "no block there (freed twice, or never allocated)";
-    case CLASSIFIED_INTERNAL:
+    case FRONT_GATE_INTERNAL:
         return "pointer into the allocator's own data";
     default:
         return "not expected here";

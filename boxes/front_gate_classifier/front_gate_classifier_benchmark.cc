@@ -83,7 +83,7 @@ void Classify(benchmark::State &state) {
     const Blocks blocks(static_cast<size_t>(state.range(0)));
     size_t i = 0;
     for (auto _ : state) {
-        benchmark::DoNotOptimize(classify_ptr(blocks.list[i]));
+        benchmark::DoNotOptimize(front_gate_classify(blocks.list[i]));
         i = i + 1 == blocks.list.size() ? 0 : i + 1;
     }
 }

@@ -79,8 +79,8 @@ class Heap {
         } else {
             FUZZ_CHECK(large_block_free(&window_, p, page_arena_slab_of(&window_, p)));
         }
-        FUZZ_CHECK(classify_ptr(p).kind == CLASSIFIED_FREE_PAGES ||
-                   classify_ptr(p).kind == CLASSIFIED_TINY_FREE);
+        FUZZ_CHECK(front_gate_classify(p).kind == FRONT_GATE_FREE_PAGES ||
+                   front_gate_classify(p).kind == FRONT_GATE_TINY_FREE);
     }
 
     // Anything, or something near to what there is.
@@ -103,17 +103,17 @@ class Heap {
 
     void Ask(uintptr_t at) {
         const void *p = reinterpret_cast<const void *>(at);
-        classified what = classify_ptr(p);
-        FUZZ_CHECK(what.kind <= CLASSIFIED_INTERNAL);
-        bool live = what.kind == CLASSIFIED_TINY || what.kind == CLASSIFIED_LARGE;
+        front_gate_block what = front_gate_classify(p);
+        FUZZ_CHECK(what.kind <= FRONT_GATE_INTERNAL);
+        bool live = what.kind == FRONT_GATE_TINY || what.kind == FRONT_GATE_LARGE;
         FUZZ_CHECK((what.usable != 0) == live);
-        FUZZ_CHECK(*classified_fault(what.kind) != '\0');
+        FUZZ_CHECK(*front_gate_fault(what.kind) != '\0');
         uintptr_t offset = at - reinterpret_cast<uintptr_t>(window_.base);
         if (offset >= page_arena_high() << ARENA_SLAB_SHIFT) {
-            FUZZ_CHECK(what.kind == CLASSIFIED_FOREIGN);
+            FUZZ_CHECK(what.kind == FRONT_GATE_FOREIGN);
         }
-        bool tiny = what.kind == CLASSIFIED_TINY || what.kind == CLASSIFIED_TINY_FREE ||
-                    what.kind == CLASSIFIED_TINY_INTERIOR;
+        bool tiny = what.kind == FRONT_GATE_TINY || what.kind == FRONT_GATE_TINY_FREE ||
+                    what.kind == FRONT_GATE_TINY_INTERIOR;
         front_gate gate = front_gate_of(&window_, true);
         unsigned registered = front_gate_registry(&gate, p);
         bool aligned = at % HAK_MIN_ALIGN == 0; // as every block is
@@ -133,10 +133,10 @@ class Heap {
             known = true;
             bool start = at == block.at;
             if (block.bin == 0) {
-                FUZZ_CHECK(what.kind == (start ? CLASSIFIED_LARGE : CLASSIFIED_LARGE_INTERIOR));
+                FUZZ_CHECK(what.kind == (start ? FRONT_GATE_LARGE : FRONT_GATE_LARGE_INTERIOR));
                 FUZZ_CHECK(what.usable == (start ? block.size : 0));
             } else {
-                FUZZ_CHECK(what.kind == (start ? CLASSIFIED_TINY : CLASSIFIED_TINY_INTERIOR));
+                FUZZ_CHECK(what.kind == (start ? FRONT_GATE_TINY : FRONT_GATE_TINY_INTERIOR));
                 FUZZ_CHECK(what.bin == block.bin);
                 FUZZ_CHECK(what.usable == (start ? size_class_usable(block.bin) : 0));
             }

@@ -26,11 +26,11 @@ TEST(FrontGateClassifierDeathTest, BeforeInitEverythingIsForeign) {
     testing::FLAGS_gtest_death_test_style = "threadsafe"; // a fresh process
     auto check = [] {
         std::mt19937_64 random(1);
-        bool ok = classify_ptr(nullptr).kind == CLASSIFIED_FOREIGN;
+        bool ok = front_gate_classify(nullptr).kind == FRONT_GATE_FOREIGN;
         front_gate none = {};
         for (int i = 0; i < 100000; i++) {
             const void *ptr = pointer(random() >> random() % 64);
-            ok = ok && classify_ptr(ptr).kind == CLASSIFIED_FOREIGN &&
+            ok = ok && front_gate_classify(ptr).kind == FRONT_GATE_FOREIGN &&
                  front_gate_lookup(&none, ptr) == 0;
         }
         exit(ok ? 0 : 1);
@@ -82,8 +82,8 @@ TEST_F(FrontGateClassifier, TinyBlocksOfEveryBin) {
         void *block = take(bin);
         auto *bytes = static_cast<char *>(block);
 
-        classified live = classify_ptr(block);
-        EXPECT_EQ(live.kind, CLASSIFIED_TINY);
+        front_gate_block live = front_gate_classify(block);
+        EXPECT_EQ(live.kind, FRONT_GATE_TINY);
         EXPECT_EQ(live.bin, bin);
         EXPECT_EQ(live.slab, slab_of(block));
         EXPECT_EQ(live.usable, size_class_usable(bin));
@@ -93,22 +93,23 @@ TEST_F(FrontGateClassifier, TinyBlocksOfEveryBin) {
 
         for (char *inside : {bytes + 1, bytes + 8, bytes + info.size - 1}) {
             EXPECT_EQ(lookup(inside), 0u) << "not aligned as blocks are";
-            classified interior = classify_ptr(inside);
-            EXPECT_EQ(interior.kind, CLASSIFIED_TINY_INTERIOR);
+            front_gate_block interior = front_gate_classify(inside);
+            EXPECT_EQ(interior.kind, FRONT_GATE_TINY_INTERIOR);
             EXPECT_EQ(interior.usable, 0u);
         }
         // Behind the last block of the slab there may be some bytes left.
         auto *slab = static_cast<char *>(page_arena_address(&window, slab_of(block)));
         for (size_t at = size_t{info.blocks} * info.size; at < ARENA_SLAB; at += 16) {
-            EXPECT_EQ(classify_ptr(slab + at).kind, CLASSIFIED_TINY_INTERIOR) << bin << " " << at;
+            EXPECT_EQ(front_gate_classify(slab + at).kind, FRONT_GATE_TINY_INTERIOR)
+                << bin << " " << at;
         }
 
         shared_pool_put(bin, &block, 1);
-        classified free_block = classify_ptr(block);
-        EXPECT_EQ(free_block.kind, CLASSIFIED_TINY_FREE);
+        front_gate_block free_block = front_gate_classify(block);
+        EXPECT_EQ(free_block.kind, FRONT_GATE_TINY_FREE);
         EXPECT_EQ(free_block.usable, 0u);
         shared_pool_put(bin, &anchor, 1);
-        EXPECT_EQ(classify_ptr(anchor).kind, CLASSIFIED_FREE_PAGES) << "its slab is gone";
+        EXPECT_EQ(front_gate_classify(anchor).kind, FRONT_GATE_FREE_PAGES) << "its slab is gone";
         front_gate gate = front_gate_of(&window, true);
         EXPECT_EQ(front_gate_registry(&gate, anchor), 0u);
     }
@@ -134,41 +135,42 @@ TEST_F(FrontGateClassifier, LargeBlocks) {
     auto *block =
         static_cast<char *>(large_block_alloc(kSlabs * ARENA_SLAB, ARENA_SLAB, LARGE_BLOCK_ZERO));
     ASSERT_NE(block, nullptr);
-    classified live = classify_ptr(block);
-    EXPECT_EQ(live.kind, CLASSIFIED_LARGE);
+    front_gate_block live = front_gate_classify(block);
+    EXPECT_EQ(live.kind, FRONT_GATE_LARGE);
     EXPECT_EQ(live.usable, kSlabs * ARENA_SLAB);
     EXPECT_EQ(live.slab, slab_of(block));
     for (size_t slab = 0; slab < kSlabs; slab++) {
         char *at = block + slab * ARENA_SLAB;
-        EXPECT_EQ(classify_ptr(at + 16).kind, CLASSIFIED_LARGE_INTERIOR) << slab;
-        EXPECT_EQ(classify_ptr(at + ARENA_SLAB - 1).kind, CLASSIFIED_LARGE_INTERIOR) << slab;
+        EXPECT_EQ(front_gate_classify(at + 16).kind, FRONT_GATE_LARGE_INTERIOR) << slab;
+        EXPECT_EQ(front_gate_classify(at + ARENA_SLAB - 1).kind, FRONT_GATE_LARGE_INTERIOR) << slab;
         if (slab > 0) {
-            EXPECT_EQ(classify_ptr(at).kind, CLASSIFIED_LARGE_INTERIOR) << slab;
+            EXPECT_EQ(front_gate_classify(at).kind, FRONT_GATE_LARGE_INTERIOR) << slab;
         }
         EXPECT_EQ(lookup(at), 0u);
         EXPECT_EQ(lookup(at + 16), 0u);
     }
     // The slabs by which a block shrinks are free.
     ASSERT_EQ(large_block_resize(&window, block, slab_of(block), 10 * ARENA_SLAB), block);
-    EXPECT_EQ(classify_ptr(block + 9 * ARENA_SLAB).kind, CLASSIFIED_LARGE_INTERIOR);
-    EXPECT_EQ(classify_ptr(block + 10 * ARENA_SLAB).kind, CLASSIFIED_FREE_PAGES);
+    EXPECT_EQ(front_gate_classify(block + 9 * ARENA_SLAB).kind, FRONT_GATE_LARGE_INTERIOR);
+    EXPECT_EQ(front_gate_classify(block + 10 * ARENA_SLAB).kind, FRONT_GATE_FREE_PAGES);
     ASSERT_TRUE(large_block_free(&window, block, slab_of(block)));
-    EXPECT_EQ(classify_ptr(block).kind, CLASSIFIED_FREE_PAGES);
-    EXPECT_EQ(classify_ptr(block + ARENA_SLAB).kind, CLASSIFIED_FREE_PAGES);
+    EXPECT_EQ(front_gate_classify(block).kind, FRONT_GATE_FREE_PAGES);
+    EXPECT_EQ(front_gate_classify(block + ARENA_SLAB).kind, FRONT_GATE_FREE_PAGES);
 }
 
 TEST_F(FrontGateClassifier, TheAllocatorsOwn) {
     thread_heap *heap = thread_heap_get();
     ASSERT_NE(heap, nullptr);
     for (size_t at : {0, 8, 16, ARENA_SLAB - 1}) {
-        EXPECT_EQ(classify_ptr(reinterpret_cast<char *>(heap) + at).kind, CLASSIFIED_INTERNAL);
+        EXPECT_EQ(front_gate_classify(reinterpret_cast<char *>(heap) + at).kind,
+                  FRONT_GATE_INTERNAL);
     }
     EXPECT_EQ(lookup(heap), 0u);
     // The control area and the metadata are not of the heap.
-    EXPECT_EQ(classify_ptr(window.base).kind, CLASSIFIED_FOREIGN);
-    EXPECT_EQ(classify_ptr(window.groups).kind, CLASSIFIED_FOREIGN);
-    EXPECT_EQ(classify_ptr(window.meta).kind, CLASSIFIED_FOREIGN);
-    EXPECT_EQ(classify_ptr(superslab_slab(&window, slab_of(heap))).kind, CLASSIFIED_FOREIGN);
+    EXPECT_EQ(front_gate_classify(window.base).kind, FRONT_GATE_FOREIGN);
+    EXPECT_EQ(front_gate_classify(window.groups).kind, FRONT_GATE_FOREIGN);
+    EXPECT_EQ(front_gate_classify(window.meta).kind, FRONT_GATE_FOREIGN);
+    EXPECT_EQ(front_gate_classify(superslab_slab(&window, slab_of(heap))).kind, FRONT_GATE_FOREIGN);
 }
 
 TEST_F(FrontGateClassifier, Foreign) {
@@ -178,15 +180,16 @@ TEST_F(FrontGateClassifier, Foreign) {
     for (const void *ptr : {static_cast<const void *>(&local), static_cast<const void *>(&global),
                             static_cast<const void *>(text.data()), pointer(0), pointer(16),
                             pointer(UINT64_MAX), pointer(UINT64_MAX / 2)}) {
-        EXPECT_EQ(classify_ptr(ptr).kind, CLASSIFIED_FOREIGN);
-        EXPECT_EQ(classify_ptr(ptr).usable, 0u);
+        EXPECT_EQ(front_gate_classify(ptr).kind, FRONT_GATE_FOREIGN);
+        EXPECT_EQ(front_gate_classify(ptr).usable, 0u);
         EXPECT_EQ(lookup(ptr), 0u);
     }
     auto base = reinterpret_cast<uintptr_t>(window.base);
-    EXPECT_EQ(classify_ptr(pointer(base - 1)).kind, CLASSIFIED_FOREIGN);
-    EXPECT_EQ(classify_ptr(page_arena_address(&window, window.slabs)).kind, CLASSIFIED_FOREIGN);
-    EXPECT_EQ(classify_ptr(page_arena_address(&window, page_arena_high())).kind,
-              CLASSIFIED_FOREIGN);
+    EXPECT_EQ(front_gate_classify(pointer(base - 1)).kind, FRONT_GATE_FOREIGN);
+    EXPECT_EQ(front_gate_classify(page_arena_address(&window, window.slabs)).kind,
+              FRONT_GATE_FOREIGN);
+    EXPECT_EQ(front_gate_classify(page_arena_address(&window, page_arena_high())).kind,
+              FRONT_GATE_FOREIGN);
 }
 
 TEST_F(FrontGateClassifier, AnyBitPatternGetsAnAnswer) {
@@ -196,7 +199,7 @@ TEST_F(FrontGateClassifier, AnyBitPatternGetsAnAnswer) {
     auto base = reinterpret_cast<uintptr_t>(window.base);
     size_t heap = page_arena_high() << ARENA_SLAB_SHIFT;
     front_gate gate = front_gate_of(&window, true);
-    size_t seen[CLASSIFIED_INTERNAL + 1] = {};
+    size_t seen[FRONT_GATE_INTERNAL + 1] = {};
     for (int i = 0; i < 1000000; i++) {
         uint64_t bits = random() >> random() % 64;
         uint64_t around = (random() & 0xfffff) - 0x80000;
@@ -219,23 +222,23 @@ TEST_F(FrontGateClassifier, AnyBitPatternGetsAnAnswer) {
         default:
             break;
         }
-        classified what = classify_ptr(pointer(bits));
-        ASSERT_LE(what.kind, CLASSIFIED_INTERNAL);
+        front_gate_block what = front_gate_classify(pointer(bits));
+        ASSERT_LE(what.kind, FRONT_GATE_INTERNAL);
         seen[what.kind]++;
         bool outside = bits - base >= heap;
-        ASSERT_TRUE(!outside || what.kind == CLASSIFIED_FOREIGN) << std::hex << bits;
+        ASSERT_TRUE(!outside || what.kind == FRONT_GATE_FOREIGN) << std::hex << bits;
         unsigned found = front_gate_lookup(&gate, pointer(bits));
         ASSERT_EQ(found % 2, 0u);
         ASSERT_LT(found, unsigned{SIZE_CLASS_PLACES});
         if (!HAK_HEADER) { // the byte below may look like a header
-            bool in_tiny = what.kind == CLASSIFIED_TINY || what.kind == CLASSIFIED_TINY_FREE ||
-                           what.kind == CLASSIFIED_TINY_INTERIOR;
+            bool in_tiny = what.kind == FRONT_GATE_TINY || what.kind == FRONT_GATE_TINY_FREE ||
+                           what.kind == FRONT_GATE_TINY_INTERIOR;
             bool aligned = bits % HAK_MIN_ALIGN == 0; // as every block is
             ASSERT_EQ(found, in_tiny && aligned ? size_class_place(what.bin) : 0u);
         }
     }
-    for (classified_kind kind : {CLASSIFIED_FOREIGN, CLASSIFIED_TINY_FREE, CLASSIFIED_TINY_INTERIOR,
-                                 CLASSIFIED_LARGE_INTERIOR, CLASSIFIED_FREE_PAGES}) {
+    for (front_gate_kind kind : {FRONT_GATE_FOREIGN, FRONT_GATE_TINY_FREE, FRONT_GATE_TINY_INTERIOR,
+                                 FRONT_GATE_LARGE_INTERIOR, FRONT_GATE_FREE_PAGES}) {
         EXPECT_GT(seen[kind], 0u) << kind;
     }
     shared_pool_put(4, &tiny, 1);
@@ -244,14 +247,14 @@ TEST_F(FrontGateClassifier, AnyBitPatternGetsAnAnswer) {
 
 TEST_F(FrontGateClassifier, FaultsAreInWords) {
     std::set<std::string> texts;
-    for (classified_kind kind : {CLASSIFIED_FOREIGN, CLASSIFIED_TINY_FREE, CLASSIFIED_TINY_INTERIOR,
-                                 CLASSIFIED_FREE_PAGES, CLASSIFIED_INTERNAL}) {
-        EXPECT_TRUE(texts.insert(classified_fault(kind)).second) << kind;
+    for (front_gate_kind kind : {FRONT_GATE_FOREIGN, FRONT_GATE_TINY_FREE, FRONT_GATE_TINY_INTERIOR,
+                                 FRONT_GATE_FREE_PAGES, FRONT_GATE_INTERNAL}) {
+        EXPECT_TRUE(texts.insert(front_gate_fault(kind)).second) << kind;
     }
-    EXPECT_STREQ(classified_fault(CLASSIFIED_TINY_FREE), "block was freed");
-    EXPECT_STREQ(classified_fault(CLASSIFIED_LARGE_INTERIOR),
-                 classified_fault(CLASSIFIED_TINY_INTERIOR));
-    EXPECT_STRNE(classified_fault(CLASSIFIED_TINY), "");
+    EXPECT_STREQ(front_gate_fault(FRONT_GATE_TINY_FREE), "block was freed");
+    EXPECT_STREQ(front_gate_fault(FRONT_GATE_LARGE_INTERIOR),
+                 front_gate_fault(FRONT_GATE_TINY_INTERIOR));
+    EXPECT_STRNE(front_gate_fault(FRONT_GATE_TINY), "");
 }
 
 } // namespace

@@ -7,11 +7,11 @@
 // powers of two; C2 is 65..128 B, C3 is 129..256 B, and C7, the last tiny class, takes all from
 // 2049 B to 32 KiB.
 //
-// With HAKMEM_HEADER=1 (the build setting of the header strategy) every block ends in one byte that
+// With HAK_HEADER=1 (the build setting of the header strategy) every block ends in one byte that
 // belongs to the block behind it, and the bins are powers of two, 16 B to 32 KiB: their number has
 // to fit in the low half of that byte.
 //
-// With HAKMEM_HARDENED=1 every block ends in a word that is not its user's (see hardening.h); the
+// With HAK_HARDENED=1 every block ends in a word that is not its user's (see hardening.h); the
 // bins are as usual.
 //
 // Pure functions and constant tables; thread-safe.
@@ -116,7 +116,7 @@ HAK_INLINE unsigned size_class_bin_at(unsigned place) {
 // those whose free may be a hit, where an instruction less counts for more than the lines of a
 // longer table. Size 0 has place 0 ("no bin").
 //
-// Build setting: 0 has malloc, too, find no size above SIZE_CLASS_HIT_MAX. With HAKMEM_HARDENED no
+// Build setting: 0 has malloc, too, find no size above SIZE_CLASS_HIT_MAX. With HAK_HARDENED no
 // malloc is a hit.
 #ifndef SIZE_CLASS_MEDIUM_HITS
 #    define SIZE_CLASS_MEDIUM_HITS (HAK_HARDENED == 0)

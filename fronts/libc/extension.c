@@ -48,12 +48,12 @@ EXPORT void hak_page_sizes(void) {
 }
 
 EXPORT size_t hak_resize_here(void *ptr, size_t size) {
-    struct classified block = classify_ptr(ptr);
+    struct front_gate_block block = front_gate_classify(ptr);
     if (block.usable == 0) {
-        diag_misuse("hak_resize_here", ptr, classified_fault(block.kind));
+        diag_misuse("hak_resize_here", ptr, front_gate_fault(block.kind));
     }
     struct page_arena_window window = page_arena_get_window();
-    if (block.kind == CLASSIFIED_LARGE && size <= (size_t)PTRDIFF_MAX &&
+    if (block.kind == FRONT_GATE_LARGE && size <= (size_t)PTRDIFF_MAX &&
         large_block_resize_here(&window, ptr, block.slab, hak_max(size, 1))) {
         return large_block_usable(&window, ptr, block.slab);
     }
@@ -61,14 +61,14 @@ EXPORT size_t hak_resize_here(void *ptr, size_t size) {
 }
 
 EXPORT size_t hak_usable(const void *ptr) {
-    return classify_ptr(ptr).usable;
+    return front_gate_classify(ptr).usable;
 }
 
 EXPORT bool hak_in_heap(const void *ptr) {
-    switch (classify_ptr(ptr).kind) {
-    case CLASSIFIED_FOREIGN:
-    case CLASSIFIED_FREE_PAGES:
-    case CLASSIFIED_INTERNAL:
+    switch (front_gate_classify(ptr).kind) {
+    case FRONT_GATE_FOREIGN:
+    case FRONT_GATE_FREE_PAGES:
+    case FRONT_GATE_INTERNAL:
         return false;
     default:
         return true;

@@ -37,16 +37,16 @@ static bool is_newest(const struct thread_heap *heap, unsigned bin, const void *
 }
 
 // The block's kind; does not return for a pointer that starts no live block.
-static struct classified classify_live(const char *call, const void *ptr) {
-    struct classified what = classify_ptr(ptr);
+static struct front_gate_block classify_live(const char *call, const void *ptr) {
+    struct front_gate_block what = front_gate_classify(ptr);
     const struct thread_heap *heap = thread_heap_current();
-    if (what.kind == CLASSIFIED_TINY &&
+    if (what.kind == FRONT_GATE_TINY &&
         (free_mark_is_set(ptr, heap) ? tiny_front_is_free(heap, what.bin, ptr)
                                      : is_newest(heap, what.bin, ptr))) {
-        what = (struct classified){.kind = CLASSIFIED_TINY_FREE};
+        what = (struct front_gate_block){.kind = FRONT_GATE_TINY_FREE};
     }
     if (HAK_UNLIKELY(what.usable == 0)) {
-        diag_misuse(call, ptr, classified_fault(what.kind));
+        diag_misuse(call, ptr, front_gate_fault(what.kind));
     }
     return what;
 }
@@ -71,7 +71,7 @@ static HAK_NOINLINE void *move(void *ptr, size_t size, size_t usable) {
 // Resizes a block above SIZE_CLASS_TINY_MAX to another such size: at its place, or by moving its
 // pages. Returns NULL if neither can be done. A block that was sampled ends with it, and its new
 // size counts for the sampler as an allocation.
-static void *resize_large(const struct classified *old, void *ptr, size_t size) {
+static void *resize_large(const struct front_gate_block *old, void *ptr, size_t size) {
     const struct page_arena_window window = page_arena_get_window();
     struct heap_profile_sample sample;
     bool sampled = heap_profile_started() && heap_profile_take(ptr, &sample);
@@ -90,18 +90,18 @@ static void *resize_large(const struct classified *old, void *ptr, size_t size) 
 
 // Returns true if a block that is not large serves `size` bytes as it is. Shrinking stays in place
 // as long as at least half of the block remains in use.
-static bool serves(const struct classified *old, size_t size) {
-    return size <= old->usable && (size > old->usable / 2 || (old->kind == CLASSIFIED_TINY &&
+static bool serves(const struct front_gate_block *old, size_t size) {
+    return size <= old->usable && (size > old->usable / 2 || (old->kind == FRONT_GATE_TINY &&
                                                               size_class_bin_of(size) == old->bin));
 }
 
 // Resizes a live block to `size` bytes, not 0.
-static void *resize_live(const struct classified *old, void *ptr, size_t size) {
-    if (old->kind == CLASSIFIED_SAMPLED || old->kind == CLASSIFIED_GUARDED) {
+static void *resize_live(const struct front_gate_block *old, void *ptr, size_t size) {
+    if (old->kind == FRONT_GATE_SAMPLED || old->kind == FRONT_GATE_GUARDED) {
         return move(ptr, size, old->usable); // Its sample ends, and the new block may be one.
     }
 #if HAK_HARDENED
-    if (old->kind == CLASSIFIED_TINY) {
+    if (old->kind == FRONT_GATE_TINY) {
         if (size <= SIZE_CLASS_TINY_MAX && size_class_bin_of(size) == old->bin) {
             hardening_set(old->bin, ptr, size);
             return ptr;
@@ -109,7 +109,7 @@ static void *resize_live(const struct classified *old, void *ptr, size_t size) {
         return move(ptr, size, old->usable);
     }
 #endif
-    if (old->kind != CLASSIFIED_LARGE) {
+    if (old->kind != FRONT_GATE_LARGE) {
         return serves(old, size) ? ptr : move(ptr, size, old->usable);
     }
     void *same = size > SIZE_CLASS_TINY_MAX ? resize_large(old, ptr, size) : NULL;
@@ -129,7 +129,7 @@ static HAK_NOINLINE void *slow_resize(const char *call, void *ptr, size_t size) 
     if (recorder_enters()) {
         return recorded_resize(call, ptr, size);
     }
-    struct classified old = classify_live(call, ptr);
+    struct front_gate_block old = classify_live(call, ptr);
     if (size == 0) {
         put(ptr);
         return NULL;

@@ -26,7 +26,7 @@
 // what the hit path expects.
 static void check_start(unsigned bin, const void *ptr) {
     if (HAK_UNLIKELY(shared_pool_block_start(bin, ptr) != ptr)) {
-        diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(CLASSIFIED_TINY_INTERIOR));
+        diag_misuse(DIAG_CALL_FREE, ptr, front_gate_fault(FRONT_GATE_TINY_INTERIOR));
     }
     if (HAK_UNLIKELY(!front_gate_intact(bin, ptr))) {
         diag_misuse(DIAG_CALL_FREE, ptr,
@@ -192,7 +192,7 @@ static HAK_COLD bool free_sampled(void *ptr) {
         return false;
     }
     if (!sampled_block_free(ptr)) {
-        diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(classify_ptr(ptr).kind));
+        diag_misuse(DIAG_CALL_FREE, ptr, front_gate_fault(front_gate_classify(ptr).kind));
     }
     return true;
 }
@@ -204,7 +204,7 @@ static HAK_NOINLINE void free_large(void *ptr) {
     struct page_arena_window window = page_arena_get_window();
     if (HAK_UNLIKELY(!large_block_free(&window, ptr, page_arena_slab_of(&window, ptr)) &&
                      !private_heap_free(&window, ptr) && !early_block_free(ptr))) {
-        diag_misuse(DIAG_CALL_FREE, ptr, classified_fault(classify_ptr(ptr).kind));
+        diag_misuse(DIAG_CALL_FREE, ptr, front_gate_fault(front_gate_classify(ptr).kind));
     }
 }
 
@@ -228,8 +228,8 @@ static size_t user_bytes(const void *ptr) {
     if (ptr == NULL || !thread_heap_ready() || !hardening_has(HARDENING_SIZES)) {
         return 0;
     }
-    struct classified what = classify_ptr(ptr);
-    return what.kind == CLASSIFIED_TINY || what.kind == CLASSIFIED_LARGE ? what.usable : 0;
+    struct front_gate_block what = front_gate_classify(ptr);
+    return what.kind == FRONT_GATE_TINY || what.kind == FRONT_GATE_LARGE ? what.usable : 0;
 }
 
 void slow_check_size(const char *call, const void *ptr, size_t align, size_t size) {

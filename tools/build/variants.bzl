@@ -4,13 +4,13 @@
 # Suffix of the targets -> what is different about them.
 VARIANTS = {
     "": [],
-    "_debug": ["-DHAKMEM_DEBUG=1"],
+    "_debug": ["-DHAK_DEBUG=1"],
     "_hardened": [
-        "-DHAKMEM_HARDENED=1",
+        "-DHAK_HARDENED=1",
         # What is freed is zero, so that a write to it is seen.
         "-DFREE_MARK=0",
     ],
-    "_header": ["-DHAKMEM_HEADER=1"],
+    "_header": ["-DHAK_HEADER=1"],
     # For the simulator of benchmarks/coherence, which alone has the functions that the instrumentation calls.
     "_traced": [
         "-DCPU_TRACED=1",

@@ -10,8 +10,8 @@
 
 // The model's threads are unknown to the C library: it would say that there is only one.
 #define HAK_ALONE 0
-#undef HAKMEM_DEBUG
-#define HAKMEM_DEBUG 1 // the boxes' own assertions are checked, too
+#undef HAK_DEBUG
+#define HAK_DEBUG 1 // the boxes' own assertions are checked, too
 
 #include "boxes/base/atomic.h"
 #include "tools/model_checker/step.h"
