@@ -121,10 +121,20 @@ HAK_INLINE bool hardening_slack_in(uint64_t tag, uint64_t hash, size_t *slack) {
     return *slack * HARDENING_SLACK == product;
 }
 
-// The word behind the user's bytes of a block; what it has of the tag, or of
-// what lies behind the block, is written afterwards.
+// The word behind the user's bytes of a block. Where there are fewer than 8 bytes of slack, it ends
+// in the first bytes of the tag.
 HAK_INLINE hardening_unaligned *hardening_behind(const void *block, size_t size) {
     return (hardening_unaligned *)((char *)(uintptr_t)block + size);
+}
+
+// Fills the word behind the `size` bytes of a block whose tag is `tag` already. The bytes that the
+// word shares with the tag are written as they are: the thread that frees the block above may look
+// at the tag at any time, and must never find another value than that of a live or a free block.
+HAK_INLINE void hardening_fill(void *block, size_t size, size_t slack, uint64_t hash,
+                               uint64_t tag) {
+    size_t filled = hak_min(slack, 8);
+    uint64_t mask = hardening_bytes[filled];
+    *hardening_behind(block, size) = (hash & mask) | (tag << filled * 8 % 64 & ~mask);
 }
 
 // Makes a block of `bin` live, with `size` bytes of its user's (0 counts as 1).
@@ -132,8 +142,10 @@ HAK_INLINE void hardening_set(unsigned bin, void *block, size_t size) {
     hardening_word *tag = hardening_tag(bin, block);
     uint64_t hash = hardening_hash(block);
     size += size == 0;
-    *hardening_behind(block, size) = hash;
-    HAK_POKE(tag, hardening_tag_of(hash, (size_t)((char *)tag - (char *)block) - size));
+    size_t slack = (size_t)((char *)tag - (char *)block) - size;
+    uint64_t fresh = hardening_tag_of(hash, slack);
+    HAK_POKE(tag, fresh);
+    hardening_fill(block, size, slack, hash, fresh);
 }
 
 enum hardening_kind {
@@ -162,7 +174,8 @@ enum hardening_kind hardening_look(unsigned bin, const void *block, size_t *size
 
 // True if the word below a block, the tag of the one before it in its slab and
 // on its page, is that of a free or of a live block. The owner of that block may
-// be writing it: a caller that gets false looks once more before it refuses.
+// be making it zero with memset, whose stores need not be of whole words: a
+// caller that gets false looks once more before it refuses.
 // ThreadSanitizer would report each of these looks, and so sees none.
 HAK_INLINE bool hardening_intact_below(unsigned bin, const void *block) {
 #    if defined(__SANITIZE_THREAD__)
@@ -267,7 +280,8 @@ HAK_INLINE void hardening_issue_looked(unsigned bin, void *block, size_t size, u
     size_t bytes = size_class_bins[bin].size;
     hardening_word *tag = hardening_tag(bin, block);
     uint64_t hash = hardening_hash(block);
-    uint64_t fresh = hardening_tag_of(hash, bytes - sizeof *tag - size);
+    size_t slack = bytes - sizeof *tag - size;
+    uint64_t fresh = hardening_tag_of(hash, slack);
     // The pair with the tag is not read as one: its words are of different times, for which the
     // processor would have to wait.
     hardening_add(tag, fresh);
@@ -275,8 +289,7 @@ HAK_INLINE void hardening_issue_looked(unsigned bin, void *block, size_t size, u
     if (HAK_UNLIKELY(any != 0)) {
         hardening_refuse_written("malloc", block);
     }
-    *hardening_behind(block, size) = hash;
-    HAK_POKE(tag, fresh);
+    hardening_fill(block, size, slack, hash, fresh);
 }
 
 // The same for a block of HARDENING_FEW bytes at most, of which `size` (not 0) are asked for, while
