@@ -30,7 +30,7 @@ bool recorder_start(const char *path, const char *program, const char *flavour);
 void recorder_after_fork(const char *path);
 
 HAK_INLINE bool recorder_is_on(void) {
-    extern bool recorder_on;
+    extern bool recorder_on __attribute__((visibility("hidden")));
     return HAK_UNLIKELY(HAK_PEEK(&recorder_on));
 }
 

@@ -174,12 +174,11 @@ static uint32_t take_place(void) {
     return id;
 }
 
-// The place 0, whose stack is always empty, for every size; with headers there is no table, and no
-// size but 0 may be a hit.
+// For the calling thread: no size but 0 may be a hit, which is the shortest way out of one; and
+// that one has the place 0, whose stack is always empty. With headers there is no table.
 static void close_sizes_here(struct thread_heap *heap) {
-    if (HAK_HEADER) {
-        thread_heap_tls.sizes = 1;
-    } else if (is_own(heap)) {
+    thread_heap_tls.sizes = 1;
+    if (!HAK_HEADER && is_own(heap)) {
         memset(heap->table, 0, sizeof heap->table);
     }
 }

@@ -80,7 +80,9 @@ struct thread_heap_link {
     // True while this thread acquires a heap: a fork from a signal handler must then adopt none.
     bool getting;
     struct thread_heap *operators; // see thread_heap_of_operators()
-    size_t sizes;           // malloc of less may be a hit; 0: see above, and constant otherwise
+    // A malloc of less may be a hit. 0: see above. 1 from thread_heap_close_sizes() on, in threads
+    // that have called it or got their heap since; otherwise constant.
+    size_t sizes;
     struct front_gate gate; // a copy of the window's; no units until the thread's first miss
 };
 static_assert(offsetof(struct thread_heap_link, sizes) == 0x18, "zero in a thread control block");

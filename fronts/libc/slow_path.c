@@ -322,6 +322,18 @@ static HAK_COLD void *recorded_zero_aligned_alloc(size_t align, size_t size) {
     return recorded(TRACE_ALIGNED, slow_zero_aligned_alloc(align, size), size, align);
 }
 
+HAK_INLINE void *counted_alloc(size_t size) {
+    if (HAK_UNLIKELY(size - 1 >= SIZE_CLASS_HIT_MAX)) { // 0, too: it has no place in the table
+        return alloc_unhit(size);
+    }
+    return is_due(size) ? alloc_due(size) : take_counted(size);
+}
+
+// A recording is on: the call is recorded, unless it is a part of one that is.
+static HAK_COLD HAK_NOINLINE void *alloc_in_recording(size_t size) {
+    return recorder_enters_recording() ? recorded_alloc(size) : counted_alloc(size);
+}
+
 // While allocations are sampled every malloc comes here. Those that would be hits otherwise are
 // served in a few instructions, with a table's word for where their stack is, and all else is a
 // tail call: no register is saved.
@@ -329,13 +341,7 @@ void *slow_alloc(size_t size) {
     if (HAK_UNLIKELY(!thread_heap_ready())) {
         return early_block_alloc(size, 1);
     }
-    if (recorder_enters()) {
-        return recorded_alloc(size);
-    }
-    if (HAK_UNLIKELY(size - 1 >= SIZE_CLASS_HIT_MAX)) { // 0, too: it has no place in the table
-        return alloc_unhit(size);
-    }
-    return is_due(size) ? alloc_due(size) : take_counted(size);
+    return recorder_is_on() ? alloc_in_recording(size) : counted_alloc(size);
 }
 
 void *slow_zero_alloc(size_t size) {
