@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// os: every call of the kernel that the allocator makes, behind one interface. backends/linux makes
-// the calls; another backend may be linked in its place (one that fails on a script, for tests).
+// os: every system call of the allocator, behind one interface. backends/linux makes the calls.
+// Another backend may be linked instead, such as one that fails on a script, for tests.
 //
 // Addresses and sizes are multiples of the page (4096 B) unless said otherwise. Every call is
 // thread-safe and async-signal-safe, never allocates, and leaves errno as it was.
 //
 // Calls that take pages away (os_decommit, os_purge, os_refresh, os_move and os_release) are made
-// through libc's functions: memory hooks of others, such as those that keep registrations of memory
-// for RDMA, watch these, by patching them or by a definition of their own, and may allocate and
-// free as they do so. A thread in such a call is said to be outside; see os_around_calls().
+// through libc's functions. Memory hooks of other libraries, such as those that keep registrations
+// of memory for RDMA, watch these functions by patching or replacing them, and may allocate and
+// free meanwhile. A thread in such a call is said to be outside; see os_around_calls().
 //
-// A sandbox may stand against calls: refuse them with an errno of its choice, or kill. What is
-// refused is done by another call, or left undone as if the kernel had no memory. What might be
-// fatal is not tried; see os_start().
+// A sandbox may forbid calls: with an errno of its choice, or by killing the process. If a call is
+// refused, another call does the same, or nothing is done, as if the kernel had no memory. Calls
+// that may be fatal are not tried; see os_start().
 #ifndef HAKMEM_BACKENDS_OS_H
 #define HAKMEM_BACKENDS_OS_H
 
@@ -43,9 +43,9 @@ enum os_result os_map(void *at, size_t size, void **got);
 // libc, no thread-local variable and no entry of the global offset table. NULL on failure.
 void *os_map_early(size_t size);
 
-// OS_OK if the kernel's overcommit policy would grant the process `size` more writable bytes, asked
-// by a mapping that is gone again. All other calls ask for no commitment where the policy allows
-// that, and would be granted more than the machine has.
+// Returns OS_OK if the kernel's overcommit policy would grant the process `size` more writable
+// bytes. Asks by a mapping, and removes it again. (The other calls reserve no commitment where the
+// policy allows that, and so would be granted more than the machine has.)
 enum os_result os_would_grant(size_t size);
 
 // Gives a reserved range read and write rights. Pages that were never written are zero. Pages that
@@ -53,15 +53,15 @@ enum os_result os_would_grant(size_t size);
 // OS_TAKEN in a sandbox that allows this only by os_commit_alone().
 enum os_result os_commit(void *at, size_t size);
 
-// As the call above, for a range that no other thread uses meanwhile. The contents are undefined
+// As os_commit(), for a range that no other thread uses meanwhile. The contents are undefined
 // afterwards.
 enum os_result os_commit_alone(void *at, size_t size);
 
-// False if os_commit would say OS_TAKEN, or is about to, as far as is known by now.
+// Returns false if os_commit() would return OS_TAKEN, or is about to, as far as is known by now.
 bool os_commits(void);
 
 // Takes the right to write and the commit charge away again. The contents are lost: the range reads
-// as zero. OS_NO_MEMORY: it is as it was; OS_LOST: it is not mapped any more.
+// as zero. OS_NO_MEMORY: the range is as it was. OS_LOST: the range is not mapped any more.
 enum os_result os_decommit(void *at, size_t size);
 
 // Gives a mapped range read rights, and the rights to write and to execute as said. Contents stay.
@@ -73,148 +73,149 @@ enum os_result os_protect(void *at, size_t size, bool write, bool execute);
 // sandboxes do not allow.)
 enum os_result os_purge(void *at, size_t size);
 
-// The bytes that a range must have at least for os_purge to do anything about it. More than a page
-// only in a sandbox, where each range may cost the process two mappings, of which the kernel grants
-// 65,530: then about an 8192th of what has been committed.
+// Returns the least bytes of a range that os_purge() acts on. More than a page only in a sandbox,
+// where each purged range may cost the process two of its 65,530 mappings: then about an 8192th of
+// what has been committed.
 size_t os_least_purge(void);
 
-// True if os_purge() leaves its range mapped throughout, so that other threads may read it
-// meanwhile. False in a sandbox: there a new mapping replaces the old one, and the kernel may
-// refuse the new one after the old one is gone.
+// Returns true if os_purge() leaves its range mapped throughout, so that other threads may read the
+// range meanwhile. Returns false in a sandbox: there a new mapping replaces the old one, and the
+// kernel may refuse the new one after the old one is gone.
 bool os_purges_in_place(void);
 
-// Replaces a committed range, whatever its mappings look like by now, by one fresh zero mapping.
-// OS_NO_MEMORY: it is as it was; OS_LOST: it is not mapped any more, and could not be mapped again.
+// Replaces a committed range, whatever mappings it consists of, by one fresh mapping that is zero.
+// OS_NO_MEMORY: the range is as it was. OS_LOST: the range is not mapped any more, and could not be
+// mapped again.
 enum os_result os_refresh(void *at, size_t size);
 
-// Moves the physical pages of [from, from + size) to [to, to + size) without copying. Both must be
-// committed and must not overlap; `from` reads as zero afterwards. Fails on kernels before 5.7, and
-// where the process's limits have no room for as much address space again; then `from` is as it
-// was, and `to` is committed with undefined contents. OS_LOST: another thread took that room in
-// between, and `to` is not mapped any more. In a sandbox that the process was started with, only
-// ranges are moved that malloc of libc would move likewise (32 MiB and more), in one of its own
-// none.
+// Moves the physical pages of [from, from + size) to [to, to + size) without copying. Both ranges
+// must be committed and must not overlap; `from` reads as zero afterwards. Fails on kernels before
+// 5.7, and if a limit of the process has no room for as much address space again: then `from` is as
+// it was, and `to` is committed with undefined contents. OS_LOST: another thread took that room in
+// between, and `to` is not mapped any more. In an inherited sandbox only ranges are moved that
+// libc's malloc would move too (32 MiB and more), in a sandbox of the process's own none.
 enum os_result os_move(void *from, void *to, size_t size);
 
 // Returns a reserved or committed range to the kernel for good. (In a sandbox of the process's own
-// the pages only; the addresses stay reserved.)
+// only the pages; the addresses stay reserved.)
 void os_release(void *at, size_t size);
 
-// Unmaps a range that may hold ranges which are unmapped already. OS_NO_MEMORY: it is as it was,
-// for the process has too many mappings, or is in a sandbox of its own.
+// Unmaps a range, parts of which may be unmapped already. OS_NO_MEMORY: the range is as it was,
+// because the process has too many mappings or is in a sandbox of its own.
 enum os_result os_unmap(void *at, size_t size);
 
-// Takes the rights to a range away, and its pages; it stays reserved. OS_NO_MEMORY: it is as it
-// was.
+// Takes the access rights to a range away, and its pages; the range stays reserved. OS_NO_MEMORY:
+// the range is as it was.
 enum os_result os_forbid(void *at, size_t size);
 
 // Advises huge pages for a range (true) or takes that back (false). Best effort.
 void os_huge_pages(void *at, size_t size, bool on);
 
-// The limits on address space (RLIMIT_AS) and on data (RLIMIT_DATA: private mappings that can be
-// written) in bytes, SIZE_MAX where there is none. (In a sandbox of the process's own: as they were
-// when last asked for.)
+// Return the limits on address space (RLIMIT_AS) and on data (RLIMIT_DATA: private mappings that
+// can be written) in bytes, SIZE_MAX if there is none. (In a sandbox of the process's own: as they
+// were when last asked for.)
 size_t os_address_limit(void);
 size_t os_data_limit(void);
 
-// The mappings that the kernel granted a process (vm.max_map_count) when that was first asked for;
-// the kernel's default where it is not to be found.
+// Returns how many mappings the kernel granted a process (vm.max_map_count) when this was first
+// called; the kernel's default if that is not known.
 size_t os_most_mappings(void);
 
-// Says which pages of a committed range of up to 2^20 bytes hold something: pages[i] is 0 for a
-// page that was never touched, and reads as zero. False, and `pages` is undefined, where that
-// cannot be told: where the machine has swap, for a page in it looks the same, and in a sandbox. (A
-// page that userfaultfd is to fill when it is touched looks the same, too.)
+// Finds the pages of a committed range of up to 2^20 bytes that have content: sets pages[i] to 0
+// for a page that was never touched and reads as zero. Returns false, with `pages` undefined, if
+// that cannot be told: on a machine with swap, as a page in swap looks the same, and in a sandbox.
+// (A page that userfaultfd is to fill when it is touched looks the same, too.)
 bool os_touched(const void *at, size_t size, unsigned char *pages);
 
-// Physical memory of the machine in bytes.
+// Returns the machine's physical memory in bytes.
 size_t os_physical_memory(void);
 
-// 64 bits that differ from process start to process start. Not for secrets.
+// Returns 64 bits that differ from process start to process start. Not for secrets.
 uint64_t os_random(void);
 
-// 64 bits for secrets of the process; the same for the same number 0 or 1, and of one the other
-// cannot be told. No system call.
+// Returns 64 bits for secrets of the process: for a number 0 or 1, the same value at each call. One
+// of the two does not disclose the other. No system call.
 uint64_t os_secret(unsigned number);
 
-// Monotonic clock in milliseconds, a few ms coarse. No system call.
+// Returns a monotonic clock in milliseconds, a few ms coarse. No system call.
 uint64_t os_now_ms(void);
 
-// Monotonic clock in nanoseconds; as coarse as the above where the process may not read the
+// Returns a monotonic clock in nanoseconds; as coarse as the above if the process may not read the
 // time-stamp counter.
 uint64_t os_now_ns(void);
 
-// Reads at most `size` bytes of a (small, /proc or /sys) file; returns how many, 0 on any failure.
+// Reads at most `size` bytes of a small file, of /proc or /sys for example. Returns how many were
+// read, 0 on any failure.
 size_t os_read_file(const char *path, char *buf, size_t size);
 
-// Keeps stderr as it is now for os_write_stderr(), at the cost of a descriptor: programs close
-// theirs before they end. Called once at most.
+// Keeps stderr as it is now for os_write_stderr(), at the cost of a descriptor, because programs
+// close stderr before they end. To be called once at most.
 void os_keep_stderr(void);
 
-// Writes to stderr, whole if it can be; failures are ignored. If it was kept nothing is written to
-// any other file: a program may have closed both descriptors, and opened its own under their
-// numbers.
+// Writes to stderr, whole if possible; ignores failures. If stderr was kept, writes to no other
+// file: a program may have closed both descriptors, and opened its own files under their numbers.
 void os_write_stderr(const char *text, size_t size);
 
-// A file to write: created, or emptied where it exists. Returns its descriptor, which a program
-// that is executed does not get; -1 on any failure. os_write_file() is false if not all could be
-// written.
+// os_create_file() creates a file to write, or empties an existing one. Returns its descriptor,
+// which an executed program does not inherit, or -1 on any failure. os_write_file() returns false
+// if not all could be written.
 int os_create_file(const char *path);
 bool os_write_file(int file, const void *bytes, size_t size);
 void os_close_file(int file);
 
-// Renames a file, over another one if there is one of that name; false on any failure.
+// Renames a file, replacing a file of the new name. Returns false on any failure.
 bool os_rename_file(const char *from, const char *to);
 
-// Makes a part of an existing file zero, which lengthens it as need be, and maps that part to be
-// written to: what is written is in the file whatever becomes of the process, and a child that is
-// forked shares it. `offset` and `size` are multiples of the page. NULL if there is no room for it,
-// on any other failure, and in a sandbox. To be given back by os_release().
+// Makes a part of an existing file zero, lengthening the file as needed, and maps that part for
+// writing. What is written is in the file whatever becomes of the process, and is shared with a
+// forked child. `offset` and `size` are multiples of the page. Returns NULL if there is no room, on
+// any other failure, and in a sandbox. To be given back by os_release().
 void *os_map_part(const char *path, uint64_t offset, size_t size);
 
-// Maps a whole file for reading; *size are its bytes. NULL on any failure, and for an empty one. To
-// be given back by os_release(), its size rounded up to the page.
+// Maps a whole file for reading, and sets *size to its bytes. Returns NULL on any failure, and for
+// an empty file. To be given back by os_release(), with the size rounded up to the page.
 const void *os_map_file(const char *path, size_t *size);
 
-// True if the page can be read, as far as that can be told by a system call that has no effect and
-// no signal: not in a sandbox.
+// Returns true if the page can be read, as far as a system call without effect and without signal
+// can tell: not in a sandbox.
 bool os_can_read(const void *page);
 
-// The number of the process, 0 where a sandbox forbids to ask; and nanoseconds since 1970.
+// Return the number of the process, 0 if a sandbox forbids to ask; and the time in nanoseconds
+// since 1970.
 int os_process(void);
 int os_thread(void); // likewise, of the thread
 uint64_t os_wall_ns(void);
 
-// The most memory that the process has had so far, in bytes; 0 in a sandbox.
+// Returns the most memory that the process has had so far, in bytes; 0 in a sandbox.
 size_t os_peak_memory(void);
 
-// System calls made through this seam so far.
+// Returns the number of system calls made through this interface so far.
 uint64_t os_calls(void);
 
-// To be called once, before main(). Which calls may be made from then on: all of them (OS_FREE),
-// mmap alone (OS_SANDBOXED), or what is found out about the process's seccomp filters, now and as
-// it gives itself some (OS_FIND_OUT). Before that all are.
+// To be called once, before main(). Says which calls may be made from then on: all of them
+// (OS_FREE), mmap alone (OS_SANDBOXED), or those that the process's seccomp filters seem to allow,
+// now and as the process installs more (OS_FIND_OUT). Until then all calls may be made.
 enum os_calls_allowed { OS_FREE, OS_SANDBOXED, OS_FIND_OUT };
 void os_start(enum os_calls_allowed allowed);
 
-// Sets what is called right before calls other than mmap are given up: by os_start(OS_SANDBOXED),
-// or because the process is about to give itself a filter. All calls can still be made by `what`,
-// which several threads may run at a time, in a signal handler too. os_commits() is false before it
-// is called. NULL: nothing.
+// Sets the function that is called right before calls other than mmap are given up: by
+// os_start(OS_SANDBOXED), or because the process is about to install a filter. The function can
+// still make all calls; several threads may run it at a time, in a signal handler too. os_commits()
+// is false before the function is called. NULL: none.
 void os_before_sandbox(void (*what)(void));
 
-// To be called in a forked child, whose mappings are not as free to merge as its parent's; and by a
-// thread that is about to end.
+// os_forked() is to be called in a forked child, whose mappings do not merge as freely as its
+// parent's; os_thread_ends() by a thread that is about to end.
 void os_forked(void);
 void os_thread_ends(void);
 
-// True if the calling thread is outside: something of others' may be running on its stack that
-// has been called from here. What takes pages away is refused meanwhile, but for os_release. False
-// again for a thread that has left the call by a jump, after a second.
+// Returns true if the calling thread is outside: code of others may be running on its stack that
+// was called from here. Calls that take pages away are refused meanwhile, except os_release(). A
+// thread that has left the call by a jump is outside for one more second.
 bool os_is_outside(void);
 
-// Sets what is called before and after each call outside, on the thread that makes it; not `after`
-// alone for a call that is under way. *what is to last.
+// Sets the functions that are called before and after each call outside, on the thread that makes
+// it. For a call that is under way, `after` is not called without `before`. *what must stay valid.
 struct os_around {
     void (*before)(void);
     void (*after)(void);

@@ -133,8 +133,8 @@ static HAK_NORETURN void refuse(const char *line) {
 }
 
 static void read_environment(void) {
-    // Another thread that calls meanwhile may see no script yet; a program that wants exact numbers
-    // makes its first call before it has threads.
+    // Another thread that makes a call meanwhile may see no script yet. A program that wants exact
+    // numbers makes its first call before it has threads.
     int unread = 0;
     if (atomic_load_explicit(&environment_read, memory_order_relaxed) != 0 ||
         !atomic_compare_exchange_strong(&environment_read, &unread, 1)) {
@@ -184,7 +184,7 @@ static uint64_t mix(uint64_t value) {
     return hak_mix(value + HAK_GOLDEN);
 }
 
-// Numbers a call. True if it is to fail.
+// Numbers a call. Returns true if the call is to fail.
 static bool fails(enum faulty_kind which, bool can_be_taken) {
     read_environment();
     atomic_fetch_add(&calls_of[which], 1);

@@ -60,21 +60,21 @@ struct faulty_script {
 // Puts a script in force; numbers start at 1 again. Not while other threads make calls.
 void faulty_set(const struct faulty_script *script);
 
-// As faulty_set(), with a script as HAK_FAULTY has it. False, and nothing changed, if `text` is no
-// script.
+// As faulty_set(), with a script in the form of HAK_FAULTY. Returns false, and changes nothing, if
+// `text` is no script.
 bool faulty_parse(const char *text, struct faulty_script *script);
 
-// Calls that have a number so far, under the script in force.
+// Returns the number of calls that were numbered so far, under the script in force.
 uint64_t faulty_calls(void);
 
-// Calls of a kind so far, whatever the script.
+// Returns the number of calls of a kind so far, whatever the script.
 uint64_t faulty_calls_of(enum faulty_kind kind);
 
-// Calls that failed on a script: by any thread, and by the one that asks.
+// Return the number of calls that failed on a script: of any thread, and of the calling thread.
 uint64_t faulty_failures(void);
 uint64_t faulty_failures_here(void);
 
-// The name of a kind in HAK_FAULTY.
+// Returns the name of a kind in HAK_FAULTY.
 const char *faulty_name(enum faulty_kind kind);
 HAK_C_END
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The clocks, read without a call of the kernel where that can be.
+// Reads the clocks, without a system call where that can be done.
 #include "backends/os.h"
 
 #include "backends/linux/sandbox.h"
@@ -12,17 +12,18 @@
 #include <sys/syscall.h>
 #include <time.h>
 
-// The clocks are read where libc's clock_gettime() reads them, in the kernel's shared object. That
-// function may be another's: ThreadSanitizer's, which cannot be called before it has started, or
-// that of a library which makes times up, and may allocate.
+// The clocks are read by the functions that libc's clock_gettime() calls, in the kernel's shared
+// object (vDSO). clock_gettime() itself may be another library's: ThreadSanitizer's, which cannot
+// be called before ThreadSanitizer has started, or that of a library which simulates time and may
+// allocate.
 typedef int clock_fn(clockid_t clock, struct timespec *time);
 
 static int clock_by_call(clockid_t clock, struct timespec *time) {
     return (int)sys3(SYS_clock_gettime, clock, (long)time, 0);
 }
 
-// The function of that name in the object of the kernel's whose header is at `ehdr`; NULL if there
-// is none.
+// Returns the function `name` of the kernel's object whose header is at `ehdr`, NULL if there is
+// none.
 static clock_fn *find_clock(const Elf64_Ehdr *ehdr, const char *name) {
     const char *base = (const char *)ehdr;
     const Elf64_Phdr *segments = (const Elf64_Phdr *)(base + ehdr->e_phoff);
@@ -73,8 +74,8 @@ static void read_clock(clockid_t clock, struct timespec *time) {
     }
 }
 
-// An exact clock, or a coarse one of the same kind where the exact one reads a counter that may not
-// be read.
+// Reads the clock `exact`, or `coarse`, which is of the same kind, if the former reads a counter
+// that the process may not read.
 static uint64_t read_ns(clockid_t exact, clockid_t coarse) {
     struct timespec t = {0, 0};
     read_clock(sandbox_has_no_counter() ? coarse : exact, &t);

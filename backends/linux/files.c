@@ -15,7 +15,7 @@
 #include <time.h>
 
 size_t os_read_file(const char *path, char *buf, size_t size) {
-    // By the same call as the dynamic linker, so that any sandbox allows it at the start.
+    // Uses the same system call as the dynamic linker, so that any sandbox allows it at the start.
     long fd = sys6(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
     if (is_error(fd)) {
         return 0;
@@ -88,8 +88,8 @@ static bool may_be_so_long(uint64_t bytes) {
            bytes <= limit.rlim_cur;
 }
 
-// Zeros are written, and not left out: where there is no room for them the write fails, and not a
-// later store to the mapping, by a signal.
+// Writes zeros instead of leaving a hole: if there is no room for them the write fails, while a
+// hole would let a later store to the mapping fail by a signal.
 static bool write_zeros(long fd, uint64_t offset, size_t size) {
     static const char zeros[4096];
     for (size_t done = 0; done < size; done += sizeof zeros) {
@@ -119,8 +119,8 @@ void *os_map_part(const char *path, uint64_t offset, size_t size) {
 
 static _Atomic(long) kept_stderr = -1;
 
-// Which file that is; set before kept_stderr. What a program has opened under that number meanwhile
-// is another one.
+// The identity of that file; set before kept_stderr. If the program has opened another file under
+// that number meanwhile, the identity differs.
 static struct stat kept_file;
 
 void os_keep_stderr(void) {
@@ -138,7 +138,7 @@ static bool is_kept_file(long fd) {
            file.st_ino == kept_file.st_ino;
 }
 
-// The descriptor to write to; -1 if stderr was kept and is gone.
+// Returns the descriptor to write to, -1 if stderr was kept and is gone.
 static long stderr_now(void) {
     long kept = atomic_load_explicit(&kept_stderr, memory_order_acquire);
     if (kept < 0) {
@@ -147,11 +147,11 @@ static long stderr_now(void) {
     if (is_kept_file(kept)) {
         return kept;
     }
-    return is_kept_file(2) ? 2 : -1; // The program has closed what it did not open.
+    return is_kept_file(2) ? 2 : -1; // The program has closed a descriptor that it did not open.
 }
 
-// A pipe without a reader is an error, and no signal: that would end a program which had nothing to
-// say.
+// A write to a pipe without a reader should fail, and not send a signal: the signal would end a
+// program that wrote nothing itself.
 static long write_quietly(long to, const char *text, size_t size) {
     uint64_t broken_pipe = UINT64_C(1) << (SIGPIPE - 1);
     uint64_t before = 0;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Linux kernel behind os.h: mappings, and the start. Calls that take nothing away are system
-// calls as such: they have to work while the dynamic linker has not bound libc's functions yet. The
-// others are libc's.
+// The calls of os.h on Linux: mappings, and the start. Calls that take nothing away are made as
+// system calls, because they have to work while the dynamic linker has not bound libc's functions
+// yet. The others are made through libc.
 #include "backends/os.h"
 
 #include "backends/linux/sandbox.h"
@@ -25,16 +25,16 @@
 
 struct os_linux_calls os_linux_calls;
 
-// True for the errors of a filter that does not kill. The kernel itself returns none of them for
-// the calls here.
+// Returns true for the errors that a filter returns if it does not kill. The kernel itself returns
+// none of them for the calls here.
 static bool is_refused(long ret) {
     return ret == -EPERM || ret == -ENOSYS || ret == -EACCES;
 }
 
 // --- Calls outside
 
-// The frame from which the calling thread has gone outside; NULL if it has not. And when it was
-// first seen there; 0: never.
+// The frame from which the calling thread has gone outside, NULL if it has not; and when the thread
+// was first seen there, 0: never.
 static __thread char *outside_frame __attribute__((tls_model("initial-exec")));
 static __thread uint64_t seen_ms __attribute__((tls_model("initial-exec")));
 static const struct os_around *_Atomic around;
@@ -44,8 +44,8 @@ void os_around_calls(const struct os_around *what) {
 }
 
 // A thread that runs above the frame of the call, on the same stack, has left the call by a jump.
-// It may also run on another stack for a moment, a signal handler's for example, and after a jump
-// it may have called deeper functions. The time tells these cases apart.
+// But a thread may also be on another stack for a moment, such as a signal handler's, or may have
+// called deeper functions after a jump. The time tells these cases apart.
 static __attribute__((noinline)) bool is_still_outside(void) {
     enum { LEFT_ABOVE_MS = 1000, LEFT_BELOW_MS = 60000 };
     uint64_t now = os_now_ms();
@@ -121,8 +121,8 @@ static long move_pages(void *from, void *to, size_t size) {
 
 // --- Mappings
 
-// Takes back what nothing has been written to. Where munmap() must not be called its addresses stay
-// reserved.
+// Unmaps a range to which nothing has been written. Where munmap() must not be called the addresses
+// stay reserved.
 static void cancel(void *at, size_t size) {
     if (sandbox_now() < SANDBOX_OWN) {
         sys3(SYS_munmap, (long)at, (long)size, 0);
@@ -131,7 +131,7 @@ static void cancel(void *at, size_t size) {
     }
 }
 
-// Bytes that have been made writable at given addresses; what is committed twice counts twice.
+// Bytes that were made writable at given addresses. A range that is committed twice counts twice.
 static _Atomic size_t committed;
 
 static void count_committed(size_t size) {
@@ -143,8 +143,8 @@ static enum os_result map_without_tls(void *at, size_t size, int prot, void **go
     if (at != NULL) {
         ret = sys6(SYS_mmap, (long)at, (long)size, prot, ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     }
-    // Without the flag the address is a hint, as it is to kernels before 4.17, which ignore the
-    // flag. What stands in for a kernel may refuse it.
+    // Without MAP_FIXED the address is a hint. It is a hint with MAP_FIXED_NOREPLACE too on kernels
+    // before 4.17, which ignore that flag. An emulated kernel may refuse the flag.
     if (ret == -EINVAL || ret == -EOPNOTSUPP || ret == -ENOSYS) {
         ret = sys6(SYS_mmap, (long)at, (long)size, prot, ANONYMOUS, -1, 0);
     }
@@ -165,9 +165,10 @@ static enum os_result map(void *at, size_t size, int prot, void **got) {
     return sandbox_is_strict() ? OS_NO_MEMORY : map_without_tls(at, size, prot, got);
 }
 
-// Maps a range that the kernel may have unmapped before it found that it cannot map it afresh: all
-// of it, or nothing. A refusal does not tell whether it has: at the limit of mappings it has not,
-// and for want of memory it has, and may have some the next time. False if the range is as it was.
+// Maps a range afresh, all of it or nothing. mmap() may unmap the range before it finds that it
+// cannot map it again, and an error does not tell whether it did: at the limit of mappings it did
+// not, and out of memory it did (the next try may succeed). Returns false if the range is as it
+// was.
 static bool map_again(void *at, size_t size, int prot) {
     enum { TIMES = 1000 };
     enum os_result again;
@@ -176,7 +177,7 @@ static bool map_again(void *at, size_t size, int prot) {
     return again == OS_OK; // "taken": by what was there
 }
 
-// Replaces a range by one fresh mapping. OS_NO_MEMORY: it is as it was. OS_LOST: see os.h.
+// Replaces a range by one fresh mapping. OS_NO_MEMORY: the range is as it was. OS_LOST: see os.h.
 static enum os_result remap(void *at, size_t size, int prot) {
     if (os_is_outside() || sandbox_is_strict()) {
         return OS_NO_MEMORY;
@@ -191,7 +192,7 @@ static enum os_result remap(void *at, size_t size, int prot) {
     if (again != OS_NO_MEMORY) {
         return again == OS_OK ? OS_OK : OS_NO_MEMORY;
     }
-    // The range may be mapped or not, and there is no way to tell: it is unmapped.
+    // The range may be mapped or not, and there is no way to tell, so it is unmapped.
     return !is_error(unmap(at, size)) ? OS_LOST : OS_NO_MEMORY;
 }
 
@@ -211,7 +212,7 @@ void *os_map_early(size_t size) {
     return map_without_tls(NULL, size, PROT_READ | PROT_WRITE, &got) == OS_OK ? got : NULL;
 }
 
-// The same in a sandbox in which no mapping can be removed: all questions use one range of
+// Answers the same in a sandbox in which no mapping can be removed: all questions use one range of
 // addresses, from all threads at the same time.
 static enum os_result ask_in_place(size_t size) {
     static _Atomic uintptr_t place;
@@ -297,9 +298,9 @@ enum os_result os_decommit(void *at, size_t size) {
 
 // --- Giving pages back
 //
-// A range of a mapping that madvise() empties stays a part of it. One that is replaced by mmap()
-// takes two to seven times as long, and merges with what is around it only where that has not been
-// inherited from a parent or advised huge pages.
+// A range that madvise() empties stays a part of its mapping. A range that mmap() replaces costs
+// two to seven times as much, and merges with its neighbours only if these were not inherited from
+// a parent or advised huge pages.
 
 static _Atomic(bool) madvise_refused;
 static _Atomic(bool) unmergeable;
@@ -369,16 +370,16 @@ enum os_result os_move(void *from, void *to, size_t size) {
     if (!can_move(size) || os_is_outside() || sandbox_is_strict()) {
         return OS_NO_MEMORY;
     }
-    // The kernel unmaps `to` before it finds that a resource limit is reached, and could then not
-    // map it again: so the limit is asked first, with a mapping of that size.
+    // The kernel unmaps `to` before it finds that a resource limit is reached, and could not map it
+    // again then. So a mapping of that size is tried first.
     void *room;
     if (os_map(NULL, size, &room) != OS_OK) {
         return OS_NO_MEMORY;
     }
     cancel(room, size);
     if (is_error(move_pages(from, to, size))) {
-        // The kernel may have unmapped `to` before it found out that it cannot: kernels before 6.17
-        // refuse a source of several mappings that late. OS_TAKEN here says that it has not.
+        // The kernel may have unmapped `to` before it refused: kernels before 6.17 refuse a source
+        // of several mappings that late. OS_TAKEN means that `to` is still mapped.
         return os_map(to, size, NULL) == OS_NO_MEMORY ? OS_LOST : OS_NO_MEMORY;
     }
     return OS_OK;
@@ -419,8 +420,8 @@ uint64_t os_calls(void) {
     return atomic_load_explicit(&os_linux_calls.count, memory_order_relaxed);
 }
 
-// True if the process seems to run in a container: its runtime leaves a mark in the file system or
-// in the environment.
+// Returns true if the process seems to run in a container: container runtimes leave a mark in the
+// file system or in the environment.
 static bool is_in_container(void) {
     static const char *const marks[] = {"container=", "KUBERNETES_SERVICE_HOST="};
     for (char **entry = environ; entry != NULL && *entry != NULL; entry++) {
@@ -448,7 +449,7 @@ void os_start(enum os_calls_allowed allowed) {
     struct sandbox_text own = {own_bytes, 0}, init = {init_bytes, 0};
     if (allowed == OS_FIND_OUT) {
         own.length = os_read_file("/proc/self/status", own_bytes, sizeof own_bytes);
-        // Most processes have no filter, and nothing more is looked at.
+        // Most processes have no filter; then nothing else is read.
         if (sandbox_is_filtered(own) && is_in_container()) {
             init.length = os_read_file("/proc/1/status", init_bytes, sizeof init_bytes);
         }

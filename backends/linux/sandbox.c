@@ -10,16 +10,17 @@
 #include <string.h>
 #include <sys/syscall.h>
 
-// Of <linux/prctl.h>; <sys/prctl.h> declares the function otherwise than it is defined here.
+// From <linux/prctl.h>, as <sys/prctl.h> declares prctl() otherwise than it is defined here.
 enum { SET_SECCOMP = 22, SET_NO_NEW_PRIVS = 38, SET_TSC = 26, TSC_SIGSEGV = 2 };
-// Of <linux/seccomp.h>, which a C library's own headers do not bring.
+// From <linux/seccomp.h>, which the headers of a C library do not include.
 enum { MODE_STRICT = 1, MODE_FILTER = 2, SET_MODE_STRICT = 0, SET_MODE_FILTER = 1 };
 
 static _Atomic(int) state = SANDBOX_NONE;
 static _Atomic(bool) ignored;      // SANDBOX_IGNORE
 static _Atomic(bool) thread_ended; // in an inherited sandbox
 static _Atomic(bool) no_counter;
-// A thread in strict mode cannot have started others, and those that there were are not in it.
+// A thread in strict mode cannot start others. Threads that it had started before are not in strict
+// mode.
 static __thread bool strict __attribute__((tls_model("initial-exec")));
 
 enum sandbox sandbox_now(void) {
@@ -75,8 +76,8 @@ void sandbox_thread_ends(void) {
 
 // --- What the process does to itself
 //
-// Before the call is made: the filter is in force when it returns. Calls that cannot succeed, as
-// programs make to find out whether the kernel has filters, change nothing.
+// Runs before the call, as the filter is in force when the call returns. Calls that cannot succeed
+// change nothing: programs make such calls to find out whether the kernel has filters.
 
 static void watch_mode(long mode, const void *filter) {
     if (mode == MODE_STRICT) {
@@ -111,8 +112,8 @@ __attribute__((used)) void sandbox_watch_syscall(long number, long a, long b, lo
 
 #define EXPORT __attribute__((visibility("default"), weak)) // a program's own comes first
 
-// What the next object of the process has under these names; NULL before sandbox_start(), and in a
-// static program: then the kernel is called from here.
+// The functions of the next object of the process under these names. NULL before sandbox_start(),
+// and in a static program: then this file makes the system calls.
 static int (*_Atomic next_prctl)(int, unsigned long, unsigned long, unsigned long, unsigned long);
 __attribute__((used)) void *sandbox_next_syscall;
 
@@ -135,7 +136,8 @@ EXPORT int prctl(int option, unsigned long a, unsigned long b, unsigned long c, 
     return (int)(ret < 0 ? sandbox_fail(ret) : ret);
 }
 
-// syscall() has no frame of its own when it goes on: vfork() and clone() return twice.
+// syscall() has no frame of its own when it passes a call on, because vfork() and clone() return
+// twice.
 #if defined(__x86_64__)
 _Static_assert(SYS_seccomp == 317 && SYS_prctl == 157, "numbers in the text below");
 __asm__(".pushsection .text\n"
@@ -239,7 +241,7 @@ __asm__(".pushsection .text\n"
         ".popsection\n");
 #endif
 
-// --- What the process was started with
+// --- The sandbox that the process was started in
 
 // Returns the text behind `field`, or NULL if the text has no such field.
 static const char *find_field(struct sandbox_text text, const char *field, size_t size) {
@@ -247,7 +249,7 @@ static const char *find_field(struct sandbox_text text, const char *field, size_
     return at == NULL || at + size == text.bytes + text.length ? NULL : at + size;
 }
 
-// The number of filters; 0 where the text does not have it, as before Linux 5.9.
+// Returns the number of filters, 0 where the text does not have it (before Linux 5.9).
 static unsigned count_filters(struct sandbox_text text) {
     static const char field[] = "\nSeccomp_filters:\t";
     const char *at = find_field(text, field, sizeof field - 1);

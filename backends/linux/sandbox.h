@@ -1,15 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// sandbox: which system calls a seccomp filter may stand against, and how the backend gets to know.
+// sandbox: finds out which system calls a seccomp filter may forbid.
 //
-// A filter that kills cannot be asked, and a call that tells whether there is one may be forbidden
-// itself. So nothing is tried: a filter that the process was started with is found in
-// /proc/self/status before main(), with calls that the dynamic linker has made by then, and one
-// that the process gives itself is seen as it does so, by way of libc's prctl() and syscall(),
-// which this box exports and which pass everything on. A system call instruction of the program's
-// own is not seen.
+// A filter that kills cannot be probed, and the call that asks for filters may be forbidden itself.
+// So nothing is tried. Filters that the process was started with are found in /proc/self/status
+// before main(), by calls that the dynamic linker has made already. Filters that the process
+// installs itself are seen because this box exports prctl() and syscall(), which pass every call on
+// to libc. System call instructions of the program's own are not seen.
 //
-// Thread-safe, async-signal-safe; allocates nothing. errno is kept, but by the two exported calls,
-// which are as libc's.
+// Thread-safe, async-signal-safe; allocates nothing. Keeps errno, except in the two exported calls,
+// which set errno as libc's do.
 #ifndef HAKMEM_BACKENDS_LINUX_SANDBOX_H
 #define HAKMEM_BACKENDS_LINUX_SANDBOX_H
 
@@ -26,18 +25,19 @@ enum sandbox {
     SANDBOX_OWN,       // mmap alone, without which there is no allocator
 };
 
-// The kind of sandbox, as far as it is known. Only ever rises.
+// Returns the kind of sandbox, as far as it is known. The value never falls.
 enum sandbox sandbox_now(void);
 
-// True if the calling thread is in seccomp's strict mode, in which even mmap() kills.
+// Returns true if the calling thread is in seccomp's strict mode, in which even mmap() kills.
 bool sandbox_is_strict(void);
 
-// True if the process may not read the processor's time-stamp counter, as a thread in strict mode
-// may not: the kernel's exact clocks read it. A process that is allowed to again stays so.
+// Returns true if the process may not read the processor's time-stamp counter (PR_SET_TSC, strict
+// mode): the kernel's exact clocks read it. Stays true if the process may read the counter again
+// later.
 bool sandbox_has_no_counter(void);
 
-// True if madvise() can be called: where there is no sandbox, and in an inherited one once a thread
-// has ended, as libc calls it for the stack of each.
+// Returns true if madvise() can be called: where there is no sandbox, and in an inherited sandbox
+// once a thread has ended, because libc calls madvise() for the stack of each thread that ends.
 bool sandbox_allows_madvise(void);
 
 struct sandbox_text {
@@ -45,27 +45,29 @@ struct sandbox_text {
     size_t length;
 };
 
-// True if the text of /proc/PID/status (its first SANDBOX_STATUS bytes; none if the file cannot be
-// read) says that the process has a filter, or does not say.
+// Returns true if the text of /proc/PID/status (its first SANDBOX_STATUS bytes; empty if the file
+// cannot be read) says that the process has a filter, or does not say.
 enum { SANDBOX_STATUS = 4096 };
 bool sandbox_is_filtered(struct sandbox_text status);
 
-// To be called once, before main(): says that there is never a sandbox, that there is one of the
-// process's own, or that it is to be read in `own`, the text of the process itself. `init` is that
-// of process 1 in a container, and empty elsewhere: filters that all processes of a container have
-// are the container's. They refuse calls that change the machine, and none of those that are made
-// here: they do not count.
+// To be called once, before main(). Says that there is never a sandbox, that the process has a
+// sandbox of its own, or that `own`, the process's status text, tells. `init` is the status text of
+// process 1 in a container, and empty elsewhere. Filters that all processes of a container have are
+// the container's: they forbid calls that change the machine and none that are made here, so they
+// do not count.
 enum sandbox_how { SANDBOX_IGNORE, SANDBOX_ASSUME, SANDBOX_FIND_OUT };
 void sandbox_start(enum sandbox_how how, struct sandbox_text own, struct sandbox_text init);
 
-// Sets what is called right before the process takes on a sandbox of its own (SANDBOX_OWN), by any
-// number of threads at a time: all calls that could be made until now still can. NULL: nothing.
+// Sets the function that is called right before the process enters a sandbox of its own
+// (SANDBOX_OWN), by any number of threads at a time. The function can make all calls that could be
+// made before. NULL: none.
 void sandbox_before(void (*what)(void));
 
-// True in a sandbox of the process's own, and from before the above is called for it.
+// Returns true in a sandbox of the process's own. Is true already when the function above is
+// called.
 bool sandbox_is_own_soon(void);
 
-// A thread of the process is about to end.
+// To be called when a thread of the process is about to end.
 void sandbox_thread_ends(void);
 
 #ifdef __cplusplus

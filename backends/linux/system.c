@@ -12,7 +12,7 @@
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 
-// *last: what was said of it before.
+// `last` holds the answer of the call before.
 static size_t limit_of(int resource, _Atomic size_t *last) {
     if (sandbox_now() == SANDBOX_OWN || sandbox_is_strict()) {
         return atomic_load_explicit(last, memory_order_relaxed);
@@ -56,21 +56,21 @@ size_t os_most_mappings(void) {
     return most == 0 ? PRESET : most;
 }
 
-// Static, as a free on a signal's stack may come here. Threads that ask at the same time are told
-// the same.
+// Static, because a free on a signal's stack may come here. Threads that ask at the same time get
+// the same answer.
 static __attribute__((noinline)) bool has_swap(void) {
     static struct sysinfo info;
     return is_error(sys3(SYS_sysinfo, (long)&info, 0, 0)) || info.totalswap != 0;
 }
 
-// Swap that is there neither before nor after the look was not there in between: all of that is far
-// too short for anyone to add some, page this process out, and take it away again.
+// Swap that exists neither before nor after the look did not exist in between: a look is far too
+// short for somebody to add swap, page this process out, and remove the swap.
 bool os_touched(const void *at, size_t size, unsigned char *pages) {
     return is_free_to_call() && !has_swap() &&
            !is_error(sys3(SYS_mincore, (long)at, (long)size, (long)pages)) && !has_swap();
 }
 
-// From a file, as a sandbox that was there before the start may not have sysinfo().
+// Reads a file, because an inherited sandbox may not allow sysinfo().
 size_t os_physical_memory(void) {
     static const char field[] = "MemTotal:";
     char text[64];
@@ -87,7 +87,7 @@ size_t os_physical_memory(void) {
     return number_at(text + i, length - i) * 1024;
 }
 
-// The half, 0 or 1, of what the kernel gave the process at its start.
+// Returns half `half` (0 or 1) of the random bytes that the kernel gave the process at its start.
 static uint64_t random_half(unsigned half) {
     const unsigned char *bytes = (const unsigned char *)getauxval(AT_RANDOM);
     uint64_t value = 0;
@@ -97,20 +97,20 @@ static uint64_t random_half(unsigned half) {
     return value;
 }
 
-// Mixed, so that what is made of the kernel's bytes does not disclose them.
+// Mixed, so that no value made of the kernel's bytes discloses them.
 uint64_t os_random(void) {
     return hak_mix(random_half(1)); // The first one seeds libc's stack protector.
 }
 
 uint64_t os_secret(unsigned number) {
-    // Both halves are in each, so that neither what is known of where the heap lies nor the stack
-    // protector's word is enough.
+    // Both halves go into each secret, so that neither the heap's address nor the stack protector's
+    // word is enough to know it.
     uint64_t value = hak_mix(random_half(0) + HAK_GOLDEN * (number + 1));
     return hak_mix(value ^ hak_mix(random_half(1) ^ 0xd1b54a32d192ed03u * (number + 1)));
 }
 
-// The kernel reads the set of signals before it rejects the way to change them: the error says
-// whether the page can be read.
+// The kernel reads the set of signals before it rejects the operation, so the error tells whether
+// the page can be read.
 bool os_can_read(const void *page) {
     enum { NO_SUCH_WAY = ~0, SET_BYTES = 8 };
     return is_free_to_call() &&

@@ -11,8 +11,8 @@
 
 HAK_C_BEGIN
 
-// The number of system calls so far, for os_calls(). On a line of its own: each call changes it,
-// and what would stand beside it is read more often.
+// The number of system calls so far, for os_calls(). On a cache line of its own, as each call
+// changes it and its neighbours would be read more often.
 extern struct os_linux_calls { alignas(HAK_CACHE_LINE) _Atomic(uint64_t) count; } os_linux_calls;
 
 HAK_INLINE long sys6(long nr, long a, long b, long c, long d, long e, long f) {
@@ -28,8 +28,8 @@ HAK_INLINE bool is_error(long ret) {
     return (unsigned long)ret > -4096UL;
 }
 
-// True if the process is in no sandbox. Calls that neither libc's malloc makes nor the program
-// needs are made only then.
+// Returns true if the process is in no sandbox. Calls that neither libc's malloc makes nor the
+// program needs are made only then.
 HAK_INLINE bool is_free_to_call(void) {
     return sandbox_now() == SANDBOX_NONE && !sandbox_is_strict();
 }

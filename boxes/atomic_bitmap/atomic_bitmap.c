@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
 
-// The part of a run that lies in one word.
+// Returns the part of a run that lies in word `w`.
 struct piece {
     size_t word;
     unsigned count;

@@ -20,17 +20,17 @@ typedef _Atomic(uint64_t) atomic_bitmap_word;
 enum { ATOMIC_BITMAP_BITS = 64 };
 #define ATOMIC_BITMAP_NONE SIZE_MAX
 
-// A word with `count` (0..64) ones from bit `from` on; from + count <= 64.
+// Returns a word with `count` (0..64) ones from bit `from` on; from + count <= 64.
 HAK_INLINE uint64_t atomic_bitmap_mask(unsigned from, unsigned count) {
     return count == 0 ? 0 : (~UINT64_C(0) >> (64 - count)) << from;
 }
 
-// The set bits of one word.
+// Returns how many bits of a word are set.
 HAK_INLINE unsigned atomic_bitmap_count(atomic_bitmap_word *word) {
     return (unsigned)__builtin_popcountll(atomic_load_explicit(word, memory_order_relaxed));
 }
 
-// Up to `most` (>= 1) of the lowest set bits of one word. A look: nothing is claimed.
+// Returns up to `most` (>= 1) of the lowest set bits of a word. Claims nothing.
 HAK_INLINE uint64_t atomic_bitmap_lowest(atomic_bitmap_word *word, unsigned most) {
     uint64_t seen = atomic_load_explicit(word, memory_order_relaxed);
     uint64_t rest = 0;
@@ -43,30 +43,31 @@ HAK_INLINE uint64_t atomic_bitmap_lowest(atomic_bitmap_word *word, unsigned most
     return seen & ~rest;
 }
 
-// Claims up to `most` (>= 1) of the lowest set bits of one word; returns those it got, maybe none.
+// Claims up to `most` (>= 1) of the lowest set bits of a word. Returns the bits that were claimed,
+// maybe none.
 HAK_INLINE uint64_t atomic_bitmap_take(atomic_bitmap_word *word, unsigned most) {
     uint64_t want = atomic_bitmap_lowest(word, most);
     return want == 0 ? 0 : atomic_fetch_and(word, ~want) & want;
 }
 
-// Claims exactly one given bit; false if it was not set.
+// Claims one given bit. Returns false if the bit was not set.
 HAK_INLINE bool atomic_bitmap_claim(atomic_bitmap_word *words, size_t bit) {
     uint64_t mask = UINT64_C(1) << (bit & 63);
     return (atomic_fetch_and(&words[bit >> 6], ~mask) & mask) != 0;
 }
 
-// Returns bits to one word; the value is the word as it was before.
+// Sets bits of a word, which gives them back. Returns the word as it was before.
 HAK_INLINE uint64_t atomic_bitmap_put(atomic_bitmap_word *word, uint64_t mask) {
     return atomic_fetch_or(word, mask);
 }
 
-// The same for bits that are expected to be clear, in fewer instructions. If the result has one of
-// them set, the word is broken from then on. `alone`: hak_alone() says that no atomic step is
-// needed.
+// As atomic_bitmap_put(), for bits that are expected to be clear, in fewer instructions. If the
+// result has one of them set, the word is broken from then on. `alone`: hak_alone() says that no
+// atomic step is needed.
 HAK_INLINE uint64_t atomic_bitmap_put_clear(atomic_bitmap_word *word, uint64_t mask, bool alone) {
 #if CPU_PLAIN_STEPS
     if (alone) {
-        // One instruction still: a signal handler comes before it or behind it.
+        // Still one instruction, so a signal handler runs before or after it.
         return cpu_plain_fetch_add(word, mask);
     }
 #endif
@@ -78,7 +79,7 @@ HAK_INLINE bool atomic_bitmap_test(atomic_bitmap_word *words, size_t bit) {
     return (atomic_load_explicit(&words[bit >> 6], memory_order_relaxed) >> (bit & 63) & 1) != 0;
 }
 
-// Claims exactly the bits of `mask` of one word, all together or not at all.
+// Claims the bits `mask` of a word, all together or not at all.
 HAK_INLINE bool atomic_bitmap_claim_mask(atomic_bitmap_word *word, uint64_t mask) {
     for (;;) {
         uint64_t seen = atomic_load_explicit(word, memory_order_relaxed);
@@ -91,19 +92,19 @@ HAK_INLINE bool atomic_bitmap_claim_mask(atomic_bitmap_word *word, uint64_t mask
     }
 }
 
-// Sets bits of one word that may be set already: a word that has them all is not written.
+// Sets bits of a word that may be set already. A word that has them all is not written.
 HAK_INLINE void atomic_bitmap_ensure(atomic_bitmap_word *word, uint64_t mask) {
     if ((atomic_load_explicit(word, memory_order_relaxed) & mask) != mask) {
         hak_step_set(word, mask);
     }
 }
 
-// For runs that may go on from word to word; the functions below are to be called.
+// For runs that may span words; to be called by the functions below.
 bool atomic_bitmap_claim_long_run(atomic_bitmap_word *words, size_t from, size_t count);
 void atomic_bitmap_put_long_run(atomic_bitmap_word *words, size_t from, size_t count);
 void atomic_bitmap_ensure_long_run(atomic_bitmap_word *words, size_t from, size_t count);
 
-// True if a run lies in one word, as most do: *mask is it.
+// Returns true if a run lies in one word, as most runs do, and sets *mask to its bits.
 HAK_INLINE bool atomic_bitmap_is_short(size_t from, size_t count, uint64_t *mask) {
     unsigned bit = (unsigned)(from & 63);
     if (HAK_UNLIKELY(count > 64 - bit)) {
@@ -131,7 +132,8 @@ HAK_INLINE void atomic_bitmap_put_run(atomic_bitmap_word *words, size_t from, si
     }
 }
 
-// The same for bits that may be set already: a word that has them all is not written.
+// As atomic_bitmap_put_run(), for bits that may be set already. A word that has them all is not
+// written.
 HAK_INLINE void atomic_bitmap_ensure_run(atomic_bitmap_word *words, size_t from, size_t count) {
     uint64_t mask;
     if (atomic_bitmap_is_short(from, count, &mask)) {
@@ -147,7 +149,8 @@ void atomic_bitmap_clear_run(atomic_bitmap_word *words, size_t from, size_t coun
 // Counts set bits of [from, from + count); exact only while no other thread changes them.
 size_t atomic_bitmap_count_run(atomic_bitmap_word *words, size_t from, size_t count);
 
-// Claims the lowest set bit of `bits` bits (a multiple of 64); ATOMIC_BITMAP_NONE if all are clear.
+// Claims the lowest set bit of `bits` bits (a multiple of 64). Returns ATOMIC_BITMAP_NONE if all
+// are clear.
 size_t atomic_bitmap_claim_lowest(atomic_bitmap_word *words, size_t bits);
 HAK_C_END
 

@@ -12,7 +12,7 @@
 
 HAK_C_BEGIN
 
-// Stores `to` if the word is `from`. True if it did.
+// Stores `to` if the word is `from`. Returns true if it was.
 HAK_INLINE bool hak_step_swap(_Atomic(uint64_t) *word, uint64_t from, uint64_t to) {
 #if CPU_PLAIN_STEPS
     if (hak_alone()) {
@@ -22,7 +22,7 @@ HAK_INLINE bool hak_step_swap(_Atomic(uint64_t) *word, uint64_t from, uint64_t t
     return atomic_compare_exchange_strong(word, &from, to);
 }
 
-// The same for a byte.
+// As above, for a byte.
 HAK_INLINE bool hak_step_swap_byte(_Atomic(uint8_t) *byte, uint8_t from, uint8_t to) {
 #if CPU_PLAIN_STEPS
     if (hak_alone()) {

@@ -60,7 +60,7 @@ HAK_C_BEGIN
 extern char __libc_single_threaded __attribute__((weak));
 HAK_C_END
 
-// True if no other thread can be in the process's memory now.
+// Returns true if no other thread can be in the process's memory now.
 HAK_INLINE bool hak_alone(void) {
     return HAK_ALONE != 0 && &__libc_single_threaded != NULL && __libc_single_threaded != 0;
 }

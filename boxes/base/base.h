@@ -24,7 +24,7 @@
 #define HAK_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define HAK_COLD        __attribute__((noinline, cold))
 #define HAK_NOINLINE    __attribute__((noinline))
-// For the hit path: starts at a cache line, whatever stands before it.
+// For functions of the hit path: they start at a cache line, wherever the code before them ends.
 #define HAK_HOT      __attribute__((aligned(64)))
 #define HAK_NORETURN __attribute__((noreturn))
 #define HAK_INLINE   static inline __attribute__((always_inline))
@@ -48,7 +48,7 @@ enum {
     HAK_MIN_ALIGN = 16, // alignof(max_align_t), and what the psABI promises of malloc
 };
 
-// n rounded up to a multiple of `to`, a power of two. Wraps for n > SIZE_MAX - to + 1.
+// Returns n rounded up to a multiple of `to`, a power of two. Wraps for n > SIZE_MAX - to + 1.
 HAK_INLINE size_t hak_round_up(size_t n, size_t to) {
     return (n + to - 1) & ~(to - 1);
 }
@@ -64,8 +64,8 @@ HAK_INLINE size_t hak_max(size_t a, size_t b) {
     return a > b ? a : b;
 }
 
-// 2^64 over the golden ratio, odd. The high bits of a product with it tell numbers apart that lie
-// close together: a hash by multiplication. Multiples of it are the states of splitmix64.
+// 2^64 over the golden ratio, an odd number. The high bits of products with it differ for numbers
+// that lie close together, so a product is a hash. Multiples of it are the states of splitmix64.
 #define HAK_GOLDEN UINT64_C(0x9e3779b97f4a7c15)
 
 HAK_INLINE uint64_t hak_hash(uint64_t value) {
@@ -80,12 +80,12 @@ HAK_INLINE uint64_t hak_mix(uint64_t value) {
     return value ^ value >> 31;
 }
 
-// A number that tells the current thread from most others; odd.
+// Returns an odd number by which the current thread differs from most others.
 HAK_INLINE uint8_t hak_thread_mark(void) {
     return (uint8_t)(hak_hash((uintptr_t)__builtin_thread_pointer()) >> 56 | 1);
 }
 
-// Floor of log2(n), n > 0.
+// Returns floor(log2(n)), n > 0.
 HAK_INLINE unsigned hak_log2(uint64_t n) {
     return 63u - (unsigned)__builtin_clzll(n);
 }

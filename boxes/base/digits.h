@@ -9,8 +9,8 @@ HAK_C_BEGIN
 
 enum { HAK_DIGITS = 20 }; // of a number with 64 bits, at most, in base 10 or 16
 
-// Writes a number in front of `end`, where there is room for HAK_DIGITS, in base 10 or 16. Returns
-// where it starts.
+// Writes a number in base 10 or 16 in front of `end`, where there is room for HAK_DIGITS. Returns
+// where the number starts.
 HAK_INLINE char *hak_digits(char *end, uint64_t value, unsigned base) {
     do {
         *--end = "0123456789abcdef"[value % base];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// base: which C library this is compiled for. What only one of them has is asked for by HAK_GLIBC;
-// what any of them may have, by the name of a macro of its own, or weakly.
+// base: which C library this is compiled for. Functions that only glibc has depend on HAK_GLIBC;
+// functions that any C library may have depend on a macro of their own, or are weak.
 #ifndef HAKMEM_BOXES_BASE_LIBC_H
 #define HAKMEM_BOXES_BASE_LIBC_H
 

@@ -3,8 +3,8 @@
 #ifndef HAKMEM_BOXES_CPU_AARCH64_H
 #define HAKMEM_BOXES_CPU_AARCH64_H
 
-// One instruction that changes memory is there from Armv8.1 on, and is atomic; the compiler's
-// outline functions take it where it is.
+// Armv8.1 has single instructions that change memory, and these are atomic. The compiler's outline
+// functions use them if the processor has them.
 #define CPU_PLAIN_STEPS 0
 #define CPU_TOTAL_ORDER 0
 
@@ -29,7 +29,7 @@ CPU_INLINE void cpu_copy(void *to, const void *from, size_t size) {
     char *end = (char *)to + size;
     while (to != (void *)end) {
         char byte;
-        // The compiler would make a call of memcpy() of a loop that it understands.
+        // Without this the compiler would replace the loop by a call of memcpy().
         __asm__ volatile("ldrb %w2, [%0], #1\n\tstrb %w2, [%1], #1"
                          : "+r"(from), "+r"(to), "=&r"(byte)
                          :

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// cpu: what the boxes do otherwise on one kind of processor than on another.
+// cpu: what differs between kinds of processors.
 //
 // Each of x86_64.h and aarch64.h, and traced.h for the simulator of benchmarks/coherence, defines
 // all of these:

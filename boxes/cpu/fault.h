@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// cpu: what a handler of SIGSEGV is told of the thread that it has interrupted. Needs _GNU_SOURCE.
+// cpu: what a handler of SIGSEGV learns of the interrupted thread. Needs _GNU_SOURCE.
 #ifndef HAKMEM_BOXES_CPU_FAULT_H
 #define HAKMEM_BOXES_CPU_FAULT_H
 

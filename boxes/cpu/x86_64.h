@@ -6,7 +6,7 @@
 #define CPU_PLAIN_STEPS 1
 #define CPU_TOTAL_ORDER 1
 
-// Stores `to` if the word is `from`. True if it did.
+// Stores `to` if the word is `from`. Returns true if it did.
 CPU_INLINE bool cpu_plain_swap(volatile void *word, uint64_t from, uint64_t to) {
     bool done;
     __asm__ volatile("cmpxchgq %3, %1"
@@ -40,13 +40,13 @@ CPU_INLINE uint64_t cpu_plain_fetch_add(volatile void *word, uint64_t more) {
     return more;
 }
 
-// Only the compiler could move them.
+// No fence instruction: the processor keeps stores in order, and only the compiler could move them.
 CPU_INLINE void cpu_store_fence(void) {
     __asm__ volatile("" : : : "memory");
 }
 
-// In one instruction. Names the two registers that the address is the sum of: the compiler would
-// add them first, in one more.
+// In one instruction. Names the two registers whose sum is the address, as the compiler would add
+// them first, in one more instruction.
 #define CPU_STEP(insn, words, place)                                           \
     __asm__ volatile(insn " %0, (%1,%2,8)"                                     \
                      :                                                         \

@@ -35,12 +35,12 @@ static struct {
 
 enum { GROWTH_EACH = 8, GROWTH_PAGES = 256 };
 
-// A step is made of slices so small that it can read the clock in between.
+// A step is made of slices, small enough for the step to read the clock between them.
 enum { SLICE_SLABS = 16, SLICE_LOOKS = 16, SLICE_PAGES = 64, SLICE_WORDS = 1024 };
 
-// One slice of the round, which adds to *given what it gave back. False at the end of the round. A
-// kernel that refuses ends the round, as it may refuse for the rest of it, too; the cursors are
-// kept, and the next round goes on behind that place.
+// Does one slice of the round, and adds what it gave back to *given. Returns false at the end of
+// the round. A refusal of the kernel ends the round, as the rest of it would probably be refused
+// too; the cursors stay, and the next round goes on behind the refused place.
 static bool slice(uint32_t age_ms, bool all, size_t *given) {
     if (HAK_PEEK(&state.phase) == ARENA) {
         size_t cursor = HAK_PEEK(&state.arena_cursor);
@@ -86,15 +86,15 @@ static void begin_round(uint64_t now) {
     HAK_POKE(&state.phase, ARENA);
 }
 
-// The clock at which the round after the one that has just ended may begin.
+// Returns the clock at which the round after the one that has just ended may begin.
 static uint64_t next_round(uint64_t half, uint64_t now) {
     uint64_t next = HAK_PEEK(&state.round_ms) + half + 1;
-    // A walk over a large heap that finds nothing is not made again at once.
+    // If a walk over a large heap finds nothing, the next one begins later.
     uint64_t rest = HAK_PEEK(&state.round_ns) * DECAY_REST / 1000000;
     return HAK_PEEK(&state.round_gave) ? next : hak_max(next, now + rest);
 }
 
-// A step of at most `most_ns`. Returns the clock at which the next one is due.
+// Does a step of at most `most_ns`. Returns the clock at which the next step is due.
 static uint64_t step(int64_t decay, uint64_t now, uint64_t most_ns) {
     uint64_t begin = os_now_ns();
     if (HAK_PEEK(&state.phase) == IDLE) {
@@ -126,8 +126,8 @@ uint64_t decay_idle_ms(void) {
 }
 
 // The lease is the clock at which it was taken, and a mark of the thread that took it. A thread can
-// take it if no thread has it, if it has run out, or if the thread has it itself (it left the step
-// in which it took the lease by a jump).
+// take the lease if no thread has it, if it has run out, or if the thread has it itself, because
+// the thread left the earlier step by a jump.
 static bool take_lease(uint64_t now, uint64_t *lease) {
     enum { MARK_BITS = 8 };
     uint64_t seen = atomic_load_explicit(&state.lease, memory_order_relaxed);
@@ -149,7 +149,8 @@ static void do_step(int64_t decay, uint64_t now, uint64_t most_ns) {
     }
 }
 
-// A background thread that has not looked for long is not there any more, as in a child of _Fork().
+// A background thread that has not looked for long does not exist any more, as in a child of
+// _Fork().
 static bool has_background(uint64_t now) {
     enum { GONE_MS = 10000 };
     uint64_t beat = atomic_load_explicit(&state.beat, memory_order_relaxed);
@@ -185,7 +186,7 @@ void decay_tick(uint64_t now) {
     do_step(decay, now, most);
 }
 
-// Gives free slabs back, from the highest address down, as claims begin with the lowest.
+// Gives free slabs back, highest address first, because claims take the lowest.
 static size_t trim_to(size_t keep) {
     size_t given = 0;
     size_t cursor = 0;
@@ -232,7 +233,7 @@ static void *background(void *arg) {
     return NULL;
 }
 
-// Adds what an object has of thread-local storage, which lies on a thread's stack.
+// Adds the size of an object's thread-local storage, which lies on each thread's stack.
 static int add_tls(struct dl_phdr_info *info, size_t size, void *sum) {
     (void)size;
     for (int i = 0; i < info->dlpi_phnum; i++) {
@@ -243,7 +244,7 @@ static int add_tls(struct dl_phdr_info *info, size_t size, void *sum) {
     return 0;
 }
 
-// The error that pthread_create() has. A stack too small for what libc wants of it is tried larger.
+// Returns pthread_create()'s error. If the stack is too small for libc, tries a larger one.
 static int start_thread(void) {
     enum { STACK = 64 << 10, STACK_MOST = 256 << 20 };
     size_t stack = STACK;
@@ -283,8 +284,8 @@ void decay_start(void) {
 }
 
 void decay_after_fork(void) {
-    // Misses do the steps from here on. A thread that was doing one is gone; the cursors that it
-    // left are good.
+    // In the child, misses do the steps. A thread that was doing a step is gone; the cursors that
+    // it left are good.
     atomic_store(&state.beat, 0);
     atomic_store(&state.lease, 0);
 }

@@ -36,8 +36,8 @@ static void put(struct line *line) {
     os_write_stderr(line->text, line->length);
 }
 
-// Ends the process with a line. What other threads find before it has ended may come of the same
-// fault, and accuse an innocent block: the first thread's line is the only one.
+// Ends the process with a line. Faults that other threads find before the process ends may follow
+// from the first one and name an innocent block, so only the first thread writes.
 static HAK_NORETURN void stop(struct line *line) {
     enum { WAITS = 100 }; // of 10 ms: after a second the first was a parent's thread, or lives on
     static _Atomic(uintptr_t) first;

@@ -10,19 +10,20 @@
 
 HAK_C_BEGIN
 
-// Stops the program over a misuse of the interface: one line "hakmem: CALL(PTR): FAULT" on stderr,
-// then abort(). `call` is the entry point's name ("free"), `fault` says what is wrong.
+// Stops the program because of a misuse of the interface: writes one line "hakmem: CALL(PTR):
+// FAULT" to stderr, then calls abort(). `call` is the entry point's name ("free"), `fault` says
+// what is wrong.
 HAK_NORETURN HAK_COLD void diag_misuse(const char *call, const void *ptr, const char *fault);
 
-// Stops the program over a broken invariant of the allocator itself.
+// Stops the program because an invariant of the allocator itself is broken.
 HAK_NORETURN HAK_COLD void diag_broken(const char *where, const char *what);
 
-// One warning line "hakmem: warning: NAME=VALUE: WHAT" on stderr. NAME ends before a "=" in `name`;
-// both are cut at 64 characters.
+// Writes one warning line "hakmem: warning: NAME=VALUE: WHAT" to stderr. `name` may be an entry of
+// the environment: NAME ends before its "=". NAME and VALUE are cut at 64 characters.
 HAK_COLD void diag_warn_setting(const char *name, const char *value, const char *what);
 
-// Which call a misuse found later, when a cache spills, is reported as: the text "free" names the
-// call that was at fault whatever call made the cache spill.
+// The call that a misuse is reported under if it is found later, when a cache spills. The text
+// "free" names the call at fault, whichever call made the cache spill.
 #define DIAG_CALL_FREE "free"
 
 // Invariant checks: in the debug flavour only.

@@ -3,8 +3,8 @@
 
 #include <stdatomic.h>
 
-// Read and written without read-modify-writes, but for the period: of two threads that count at the
-// same time one may be lost, which a guess can bear.
+// Read and written without read-modify-writes, except for the period. If two threads count at the
+// same time, one count may be lost; the figures are guesses.
 static struct {
     alignas(HAK_CACHE_LINE) _Atomic(size_t) drawn; // now; see the header
     _Atomic(size_t) most;                          // of that in this period,
@@ -12,8 +12,8 @@ static struct {
     _Atomic(size_t) given;                         // given back, and not yet claimed again
     _Atomic(size_t) may;                           // twice what was freed above the ceiling
     _Atomic(size_t) misses; // times in a row that next to nothing was given back
-    // Number of this period. The numbers of one length of period are not those of another, which
-    // only matters while the length changes.
+    // Number of this period. If the length of a period changes, the numbers jump once, which does
+    // no harm.
     _Atomic(uint32_t) period;
 } state;
 
@@ -25,7 +25,7 @@ static void store(_Atomic(size_t) *at, size_t value) {
     atomic_store_explicit(at, value, memory_order_relaxed);
 }
 
-// Begins a new period if it is time. The one thread that does so moves the counts.
+// Begins a new period if it is time. One thread wins the exchange, and moves the counts.
 static void begin_period(uint32_t number) {
     uint32_t seen = atomic_load_explicit(&state.period, memory_order_relaxed);
     if (seen == number || !atomic_compare_exchange_strong(&state.period, &seen, number)) {
@@ -59,13 +59,13 @@ size_t dirty_ceiling_surplus(size_t dirty, size_t held, size_t freed, uint32_t n
         return 0;
     }
     begin_period(now_ms / period_ms);
-    // A quarter more: phases are not all of one size.
+    // A quarter more, because phases differ in size.
     size_t drawn_most = hak_max(load(&state.most), load(&state.most_before));
     ceiling = hak_max(ceiling, drawn_most + drawn_most / 4);
     if (dirty - DIRTY_CEILING_STEP < ceiling) {
         return 0;
     }
-    // One call may free many slabs, one by one: what they may give back is added up.
+    // A call may free many slabs, one by one, so what each may give back is added up.
     size_t may = hak_min(load(&state.may) + 2 * freed, DIRTY_CEILING_MOST);
     size_t give = may < DIRTY_CEILING_STEP ? 0 : hak_min(dirty - ceiling, may);
     store(&state.may, may - give);
@@ -82,7 +82,8 @@ void dirty_ceiling_count_given(size_t dirty, size_t surplus, size_t given) {
         }
         return;
     }
-    // A single miss says little: another thread may be giving back what this one was looking for.
+    // A single miss means little: another thread may be giving back the slabs that this one was
+    // looking for.
     store(&state.misses, misses + 1);
     if (misses + 1 >= DIRTY_CEILING_MISSES) {
         store(&state.misses, 0);

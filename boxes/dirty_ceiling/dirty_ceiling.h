@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// dirty_ceiling: how much free memory that still has pages ("dirty") frees may leave behind them.
+// dirty_ceiling: how much free memory that still has pages ("dirty" memory) frees may leave behind.
 //
 // Time alone is no bound: a process that frees all it has and goes to sleep makes no call in which
 // anything could be given back. So a free that finds more than the ceiling gives the surplus back,
@@ -13,8 +13,8 @@
 //   were given back count for the draw as well. A program that claims a slab and frees it, over and
 //   over, has a draw of one.
 //
-// All are numbers of slabs (64 KiB). Thread-safe, but orders no other memory: these are guesses
-// about what a program will do. The box calls no other.
+// All figures are numbers of slabs (64 KiB). Thread-safe; orders no other memory, as the figures
+// are guesses about what a program will do. The box calls no other box.
 #ifndef HAKMEM_BOXES_DIRTY_CEILING_DIRTY_CEILING_H
 #define HAKMEM_BOXES_DIRTY_CEILING_DIRTY_CEILING_H
 
@@ -41,12 +41,12 @@ enum {
 size_t dirty_ceiling_surplus(size_t dirty, size_t held, size_t freed, uint32_t now_ms,
                              uint32_t period_ms);
 
-// Tells that `given` slabs of a surplus were given back. If DIRTY_CEILING_MISSES calls in a row
-// gave back next to nothing, because the kernel did not take the slabs or none was found, all free
-// slabs with pages (`dirty`) may stay for this period and the next one.
+// To be called when `given` slabs of a surplus were given back. If DIRTY_CEILING_MISSES calls in a
+// row gave back next to nothing, because the kernel did not take the slabs or none was found, all
+// free slabs with pages (`dirty`) may stay for this period and the next one.
 void dirty_ceiling_count_given(size_t dirty, size_t surplus, size_t given);
 
-// Tells that `slabs` slabs were claimed, `dirty` of them with pages.
+// To be called when `slabs` slabs were claimed, `dirty` of them with pages.
 void dirty_ceiling_count_claimed(size_t slabs, size_t dirty);
 HAK_C_END
 

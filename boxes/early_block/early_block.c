@@ -5,8 +5,8 @@
 #include "boxes/base/atomic.h"
 #include "boxes/cpu/cpu.h"
 
-// In front of each block. Blocks of a chunk lie one behind the other, so that each header leads to
-// the next one.
+// The header in front of each block. The blocks of a chunk are adjacent, so each header leads to
+// the next.
 struct header {
     size_t size;          // bytes behind it, a multiple of HAK_MIN_ALIGN, not 0
     _Atomic(size_t) live; // 0: padding, or freed
@@ -51,7 +51,7 @@ static struct header *header_of(const void *ptr) {
     return (struct header *)((uintptr_t)ptr - sizeof(struct header));
 }
 
-// Cuts a block out of the chunk; NULL if it has no room.
+// Cuts a block out of a chunk. Returns NULL if the chunk has no room.
 static void *cut(struct chunk *chunk, size_t size, size_t align) {
     uintptr_t used = (uintptr_t)chunk->used;
     uintptr_t block = hak_round_up(used + sizeof(struct header), align);
@@ -59,8 +59,8 @@ static void *cut(struct chunk *chunk, size_t size, size_t align) {
     if (block < used || block > end || end - block < size) {
         return NULL;
     }
-    // The bytes that the alignment leaves in front become a dead block, which has no byte beside
-    // its header if they are no more.
+    // The bytes that the alignment leaves in front become a dead block. If they only suffice for
+    // its header, that block has no bytes.
     size_t gap = block - sizeof(struct header) - used;
     if (gap > 0) {
         *(struct header *)used = (struct header){.size = gap - sizeof(struct header)};
@@ -86,7 +86,7 @@ void *early_block_alloc(size_t size, size_t align) {
     return chunk == NULL ? NULL : cut(chunk, size, align);
 }
 
-// The header of the block that starts at `ptr`, live or not; NULL if none does.
+// Returns the header of the block that starts at `ptr`, live or not; NULL if none does.
 static struct header *find(const void *ptr) {
     for (struct chunk *chunk = atomic_load(&chunks); chunk != NULL; chunk = chunk->next) {
         if ((uintptr_t)ptr - (uintptr_t)chunk->from >= (size_t)(chunk->used - chunk->from)) {

@@ -17,23 +17,24 @@
 
 HAK_C_BEGIN
 
-// A block of at least `size` bytes, all zero, at a multiple of `align` (a power of two;
-// HAK_MIN_ALIGN is the least). NULL if the kernel refuses memory. Not thread-safe: the process has
-// one thread when it is called.
+// Returns a block of at least `size` bytes, all zero, at a multiple of `align` (a power of two;
+// HAK_MIN_ALIGN is the least). Returns NULL if the kernel refuses memory. Not thread-safe: the
+// process has one thread that early.
 void *early_block_alloc(size_t size, size_t align);
 
 // Resizes the block that starts at `ptr` to `size` bytes (1 or more), at its place or at another.
-// Does not set errno. NULL, and the block is as it was, if there is no memory. Not thread-safe.
+// Returns NULL, and leaves the block as it was, if there is no memory. Does not set errno. Not
+// thread-safe.
 void *early_block_resize(void *ptr, size_t size);
 
-// Usable bytes of the live block that starts at `ptr`, a multiple of HAK_MIN_ALIGN; 0 if there is
-// none. Thread-safe.
+// Returns the usable bytes of the live block that starts at `ptr`, a multiple of HAK_MIN_ALIGN; 0
+// if there is none. Thread-safe.
 size_t early_block_usable(const void *ptr);
 
-// Frees the live block that starts at `ptr`. False if there is none. Thread-safe.
+// Frees the live block that starts at `ptr`. Returns false if there is none. Thread-safe.
 bool early_block_free(void *ptr);
 
-// True if `ptr` lies in memory that blocks of this box were cut from. Thread-safe.
+// Returns true if `ptr` lies in memory that blocks of this box were cut from. Thread-safe.
 bool early_block_owns(const void *ptr);
 
 // For readers outside of the process, see layout.h.

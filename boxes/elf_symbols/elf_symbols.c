@@ -93,7 +93,7 @@ static void skip_past(char **at, char what) {
     }
 }
 
-// The build id among the notes in [at, end).
+// Finds the build id among the notes in [at, end).
 static void find_build_id(const char *at, const char *end, struct elf_mapping *mapping) {
     while (end - at >= (ptrdiff_t)sizeof(Elf64_Nhdr)) {
         Elf64_Nhdr note;
@@ -128,7 +128,7 @@ static bool is_elf(const char *image, size_t size) {
            header->e_phoff % 8 == 0;
 }
 
-// The build id of an object whose first `size` bytes are mapped at `image`.
+// Finds the build id of an object whose first `size` bytes are mapped at `image`.
 static void read_build_id(const char *image, size_t size, struct elf_mapping *mapping) {
     if (!is_elf(image, size)) {
         return;
@@ -144,7 +144,7 @@ static void read_build_id(const char *image, size_t size, struct elf_mapping *ma
     }
 }
 
-// The start of the file that a mapping is of, where that is mapped readably: a file's mappings
+// Returns the mapping of a file's start, if that is mapped readably: the mappings of one file
 // follow each other.
 struct image {
     const char *at;
@@ -274,7 +274,8 @@ static struct section section_of(const char *image, size_t size, const Elf64_Shd
     return (struct section){image + header->sh_offset, header->sh_size};
 }
 
-// Names addresses by the symbols of a table. `moved` is what an address has beyond the file's own.
+// Names addresses by the symbols of a table. `moved` is the distance of the addresses from those in
+// the file.
 static void name_by_table(struct section table, struct section strings, uintptr_t moved,
                           struct elf_name *names, size_t count) {
     for (size_t at = 0; at + sizeof(Elf64_Sym) <= table.size; at += sizeof(Elf64_Sym)) {
@@ -292,7 +293,7 @@ static void name_by_table(struct section table, struct section strings, uintptr_
     }
 }
 
-// True if the file has a table of the type.
+// Returns true if the file has a table of the type.
 static bool name_by_file(const char *image, size_t size, uint32_t type, uintptr_t moved,
                          struct elf_name *names, size_t count) {
     const Elf64_Ehdr *header = (const Elf64_Ehdr *)image;
@@ -324,8 +325,8 @@ static const char *map_file(struct elf_symbols *symbols, const char *path, size_
     return image;
 }
 
-// The path of the file in which Debian and others keep the symbols that they strip off. The build
-// id has at least two bytes.
+// Builds the path at which Debian and others keep symbols that they strip off. The build id has at
+// least two bytes.
 static void debug_path(const struct elf_mapping *mapping, char *path) {
     strcpy(path, "/usr/lib/debug/.build-id/");
     char *at = hak_hex(path + strlen(path), mapping->build_id, 1);
@@ -341,7 +342,7 @@ static bool same_build(const char *image, size_t size, const struct elf_mapping 
            memcmp(of_file.build_id, mapping->build_id, mapping->build_id_size) == 0;
 }
 
-// The addresses are all in the mapping.
+// All of the addresses are in the mapping.
 static void name_in_mapping(struct elf_symbols *symbols, struct elf_mapping *mapping,
                             struct elf_name *names, size_t count) {
     if (mapping->image == NULL) {
@@ -352,7 +353,7 @@ static void name_in_mapping(struct elf_symbols *symbols, struct elf_mapping *map
     }
     const char *image = mapping->image;
     size_t size = mapping->image_size;
-    // Another file may have taken its place since.
+    // Since the mapping was made, another file may have replaced this one.
     if (image == NULL || !is_elf(image, size) || !same_build(image, size, mapping)) {
         return;
     }
@@ -379,7 +380,7 @@ static void name_in_mapping(struct elf_symbols *symbols, struct elf_mapping *map
     }
 }
 
-// Lines of "START SIZE NAME", numbers in hexadecimal.
+// The file has lines of "START SIZE NAME", with numbers in hexadecimal.
 static void name_by_perf_map(struct elf_symbols *symbols, struct elf_name *names, size_t count) {
     char path[64] = "/tmp/perf-";
     char digits[HAK_DIGITS + 1];

@@ -39,7 +39,7 @@ static size_t hold_free(void) {
     return FAR_BLOCK_MOST;
 }
 
-// The entry of the block that starts at `ptr`; FAR_BLOCK_MOST if there is none.
+// Returns the entry of the block that starts at `ptr`, FAR_BLOCK_MOST if there is none.
 static size_t find(const void *ptr) {
     size_t end = atomic_load_explicit(&used, memory_order_acquire);
     if ((uintptr_t)ptr % HAK_PAGE == 0 && ptr != NULL) {

@@ -13,7 +13,8 @@ static unsigned narrow_slots(unsigned bin) {
     return (unsigned)hak_max((size_t)FAST_CACHE_NARROW_LEAST, hak_min(fit, FAST_CACHE_NARROW));
 }
 
-// Slot 0 of the narrow stacks of bins below `bin`, and behind them of the wide ones.
+// Returns the slots of all narrow stacks come first, by bin, and those of all wide stacks behind
+// them. Returns where slot 0 of a bin's stack is.
 static unsigned narrow_bottom(unsigned bin) {
     return bin * (FAST_CACHE_NARROW + 1);
 }
@@ -26,7 +27,7 @@ static unsigned wide_bottom(unsigned bin) {
     return bottom;
 }
 
-// Blocks in a stack at most.
+// Returns the most blocks that a stack of a width holds.
 static size_t room_of(unsigned bin, enum fast_cache_width width) {
     if (bin == 0) {
         return 0;
@@ -125,7 +126,8 @@ void fast_cache_fill(struct fast_bin *bin, unsigned count) {
 }
 
 unsigned fast_cache_held(const struct fast_bin *bin, void **const *bottom, unsigned number) {
-    // The two may be of different times: of a narrow stack and of a wide one.
+    // Another thread's two fields may be of different times, one of a narrow stack and one of a
+    // wide one.
     uintptr_t bytes = (uintptr_t)HAK_PEEK(&bin->top) - (uintptr_t)HAK_PEEK(bottom);
     size_t held = bytes / sizeof(void *);
     size_t most = hak_max(room_of(number, FAST_CACHE_DEEP), FAST_CACHE_NARROW);

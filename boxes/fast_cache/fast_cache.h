@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// fast_cache: a thread's stacks of ready blocks, one a bin. This is the hit path.
+// fast_cache: a thread's stacks of ready blocks, one for each size class ("bin"). This is the hit
+// path.
 //
-// A stack is {top, limit} over an array whose slot 0 holds NULL: pop loads *top, and "empty" is
-// that the loaded pointer is NULL; push compares top with limit. The static empty cache, whose
-// stacks are empty and full at once (top = limit = a slot holding NULL), stands in for a thread
-// that has none, so neither path asks whether there is one. Blocks are never read or written here;
-// a freed block may be fetched into the processor's cache, for it is the next to be handed out, and
-// a store to a line that is far away would hold up the stores behind it.
+// A stack is {top, limit} over an array whose slot 0 holds NULL. Pop loads *top: a NULL there means
+// that the stack is empty. Push compares top with limit. A thread without a cache has the static
+// empty cache, whose stacks are empty and full at once (top = limit = a slot that holds NULL), so
+// neither path asks whether there is a cache. Blocks are neither read nor written here. A freed
+// block may be prefetched, because it is the next to be handed out, and a store to a line that is
+// far away would hold up the stores behind it.
 //
 // Not thread-safe: a cache belongs to one thread.
 #ifndef HAKMEM_BOXES_FAST_CACHE_FAST_CACHE_H
@@ -58,7 +59,7 @@ enum {
 #    define FAST_CACHE_PREFETCH 1
 #endif
 
-// From the least to the most room.
+// How much room a stack has, from the least to the most.
 enum fast_cache_width { FAST_CACHE_UNWIDENED, FAST_CACHE_MIDDLE, FAST_CACHE_WIDE, FAST_CACHE_DEEP };
 
 // Returns the two words of the stack at `place` (size_class_place()): its top, then its limit.
@@ -66,7 +67,7 @@ HAK_INLINE void ***fast_cache_words(struct fast_bin *bins, size_t place) {
     return &bins->top + place;
 }
 
-// Pops a block; NULL if there is none.
+// Pops a block. Returns NULL if there is none.
 HAK_INLINE void *fast_cache_pop_at(struct fast_bin *bins, size_t place) {
     void **top = fast_cache_words(bins, place)[0];
     void *block = *top;
@@ -84,8 +85,8 @@ HAK_INLINE bool fast_cache_has_room_at(struct fast_bin *bins, size_t place, void
     return HAK_LIKELY(*top != fast_cache_words(bins, place)[1]);
 }
 HAK_INLINE void fast_cache_push_at(struct fast_bin *bins, size_t place, void **top, void *block) {
-    // In this order: a fork between the two leaves the child a stack without the block, and not one
-    // with whatever the slot held before.
+    // In this order, because a child that is forked between the two stores then has a stack without
+    // the block, and not a stack with whatever the slot held before.
     top[1] = block;
     CPU_STEP_UP(&bins->top, place, top);
 }
@@ -100,7 +101,7 @@ HAK_INLINE void fast_cache_fetch(const void *block) {
 HAK_INLINE void *fast_cache_pop(struct fast_bin *bin) {
     return fast_cache_pop_at(bin, 0);
 }
-// False if the stack is full.
+// Returns false if the stack is full.
 HAK_INLINE bool fast_cache_push(struct fast_bin *bin, void *block) {
     void **top;
     if (HAK_UNLIKELY(!fast_cache_has_room_at(bin, 0, &top))) {
@@ -140,7 +141,7 @@ void **fast_cache_room(struct fast_bin *bin, unsigned *most);
 // Pushes the `count` blocks in the first of these slots so that the first of them is popped first.
 void fast_cache_fill(struct fast_bin *bin, unsigned count);
 
-// Returns the number of blocks in a stack of any thread; a guess while that thread uses it.
+// Returns the number of blocks in a stack. A guess while another thread uses the stack.
 unsigned fast_cache_held(const struct fast_bin *bin, void **const *bottom, unsigned number);
 
 // Detaches the `count` oldest blocks (1 or more, and at most as many as there are) from the stack

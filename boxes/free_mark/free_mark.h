@@ -2,11 +2,12 @@
 // free_mark: the mark that a freed block carries in its second word, by which a block freed twice
 // is noticed.
 //
-// The mark names the heap whose cache the block went to: its address, which is random from process
-// to process and which no program writes. A block that is freed with its heap's mark in it is
-// searched for among the free blocks of that heap. If it is there, it is freed twice, and the
-// program stops. If it is not, its contents are the mark by chance, and it is freed as any other.
-// malloc clears the mark, so that a block to which the program wrote nothing is not searched for.
+// The mark is derived from the address of the heap to whose cache the block went. That address is
+// random from process to process, and no program writes it. If a block that is freed has its heap's
+// mark, it is searched for among the free blocks of that heap. If it is found, it was freed twice,
+// and the program stops. If not, its contents equal the mark by chance, and it is freed as any
+// other. malloc clears the mark, so that a block to which the program wrote nothing is not searched
+// for.
 //
 // The word lies in the cache line that free and the next malloc of the block touch anyway. Not
 // thread-safe: the caller owns the block.
@@ -23,19 +24,19 @@ HAK_C_BEGIN
 #    define FREE_MARK 1
 #endif
 
-// With headers the last byte of the smallest block is the header of the block behind it.
+// With headers, the last byte of the smallest block is the header of the next block.
 #if HAK_HEADER
 typedef uint32_t free_mark __attribute__((may_alias));
 #else
 typedef uint64_t free_mark __attribute__((may_alias));
 #endif
 
-// The place of the mark in a block of 16 bytes or more, aligned to 16.
+// Returns the place of the mark in a block of 16 bytes or more, aligned to 16.
 HAK_INLINE free_mark *free_mark_at(const void *block) {
     return (free_mark *)((uintptr_t)block + sizeof(uint64_t));
 }
 
-// The mark of a heap, which is not 0. A heap starts a slab: the low bits say nothing.
+// Returns the mark of a heap, which is not 0. A heap starts a slab: the low bits say nothing.
 HAK_INLINE free_mark free_mark_of(const void *heap) {
     return HAK_HEADER ? (free_mark)((uintptr_t)heap >> 15 | 1) : (free_mark)(uintptr_t)heap;
 }

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// front_gate_classifier, hit path: from a pointer to its bin. Two strategies behind one interface.
+// front_gate_classifier, hit path: from a pointer to its size class ("bin"). Two strategies behind
+// one interface.
 //
 // pagemap (the default): the page map (page_map.h) has one byte for each slab. One cache line of it
 // covers 4 MiB; the block itself is not touched.
 //
-// header (HAK_HEADER=1): the byte below a block, which is the last one of the block before it,
-// is 0xA0 | bin. It is written when a block leaves the pool and read when it is freed. It is only
-// read in the readable part of the heap, and never across a page boundary: a block that starts a
-// page asks the page map. A byte that is no header sends the pointer to the slow path, which knows
-// from the registry whether it should have been one.
+// header (HAK_HEADER=1): the byte below a block, which is the last byte of the block before it, is
+// 0xA0 | bin. It is written when a block leaves the pool, and read when the block is freed. It is
+// read only in the readable part of the heap, and never across a page boundary: the page map tells
+// the bin of a block that starts a page. If the byte is no header, the pointer goes to the slow
+// path, which knows from the registry whether there should have been one.
 #ifndef HAKMEM_BOXES_FRONT_GATE_CLASSIFIER_FRONT_GATE_H
 #define HAKMEM_BOXES_FRONT_GATE_CLASSIFIER_FRONT_GATE_H
 
@@ -20,9 +21,9 @@
 HAK_C_BEGIN
 
 // A copy of the facts about the window that the hit path of free needs. Without units (and length)
-// it knows no pointer, whatever its other fields are. It may be older than the heap: pointers that
-// it does not know yet are for the slow path. A unit is 16 bytes. `units` counts those whose byte
-// of the page map can be read.
+// the copy knows no pointer, whatever its other fields are. The copy may be older than the heap:
+// pointers that it does not know yet take the slow path. A unit is 16 bytes; `units` counts those
+// whose byte of the page map can be read.
 struct front_gate {
 #if HAK_HEADER
     size_t units;
@@ -44,7 +45,7 @@ enum {
 };
 static_assert(1 << FRONT_GATE_UNIT == HAK_MIN_ALIGN, "a unit is what every block is aligned to");
 
-// `check`: freed blocks are looked at. With headers they always are: what is read is near by.
+// `check`: freed blocks are read. With headers they always are, because the header is near by.
 HAK_INLINE struct front_gate front_gate_of(const struct page_arena_window *window, bool check) {
     size_t units = page_arena_mapped() << FRONT_GATE_SLAB_UNITS;
     const uint8_t *map = page_map_bytes(window);
@@ -59,7 +60,7 @@ HAK_INLINE struct front_gate front_gate_of(const struct page_arena_window *windo
 #endif
 }
 
-// Says whether freed blocks are looked at from now on.
+// Sets whether freed blocks are read from now on.
 HAK_INLINE void front_gate_set_check(struct front_gate *gate, bool check) {
 #if HAK_HEADER
     (void)gate, (void)check;
@@ -68,8 +69,9 @@ HAK_INLINE void front_gate_set_check(struct front_gate *gate, bool check) {
 #endif
 }
 
-// Units from an aligned address to ptr; more than there are for a pointer below it, and for one
-// that is not aligned as blocks are: rotated, the bits below a unit come out on top.
+// Returns the number of units from an aligned address to ptr. A pointer below the address, and one
+// that is not aligned as blocks are, gets more units than there are: the rotation moves the bits
+// below a unit to the top.
 HAK_INLINE size_t front_gate_units(const void *from, const void *ptr) {
     uintptr_t offset = (uintptr_t)ptr - (uintptr_t)from;
     return offset >> FRONT_GATE_UNIT | offset << (64 - FRONT_GATE_UNIT);
@@ -77,7 +79,7 @@ HAK_INLINE size_t front_gate_units(const void *from, const void *ptr) {
 HAK_INLINE size_t front_gate_unit(const struct front_gate *gate, const void *ptr) {
     return front_gate_units(gate->map, ptr);
 }
-// True while freed blocks are looked at.
+// Returns true while freed blocks are read.
 HAK_INLINE bool front_gate_checks(const struct front_gate *gate) {
 #if HAK_HEADER
     (void)gate;
@@ -91,8 +93,9 @@ HAK_INLINE unsigned front_gate_at(const struct front_gate *gate, size_t unit) {
     return gate->map[unit >> FRONT_GATE_SLAB_UNITS];
 }
 
-// The place of the bin of the tiny slab that ptr points into, by the map; 0 for anything else in
-// the window. False for a pointer out of it, and for one that is not aligned as blocks are.
+// Sets *place to the place of the tiny slab that ptr points into, by the page map; 0 for anything
+// else in the window. Returns false for a pointer outside of the window, and for one that is not
+// aligned as blocks are.
 HAK_INLINE bool front_gate_find_registered(const struct front_gate *gate, const void *ptr,
                                            unsigned *place) {
     size_t unit = front_gate_unit(gate, ptr);
@@ -103,14 +106,14 @@ HAK_INLINE bool front_gate_find_registered(const struct front_gate *gate, const 
     return true;
 }
 
-// The same for the newest slabs too, and for pointers that are not aligned; 0 for a pointer out of
-// the window. A window without slabs, from before there was one, will do.
+// As above, for the newest slabs too, and for pointers that are not aligned. Returns 0 for a
+// pointer outside of the window. The window may have no slabs yet.
 HAK_INLINE unsigned front_gate_search(const struct page_arena_window *window, const void *ptr) {
     size_t slab = page_arena_slab_of(window, ptr);
     return slab < window->slabs && page_arena_reaches(slab) ? page_map_get(window, slab) : 0;
 }
 
-// As front_gate_find_registered(), but by the flavour's strategy.
+// As front_gate_find_registered(), by the flavour's strategy.
 HAK_INLINE bool front_gate_find(const struct front_gate *gate, const void *ptr, unsigned *place) {
 #if HAK_HEADER
     if (HAK_UNLIKELY((uintptr_t)ptr - gate->readable >= gate->length ||
@@ -128,7 +131,7 @@ HAK_INLINE bool front_gate_find(const struct front_gate *gate, const void *ptr, 
 #endif
 }
 
-// Both with 0 for a pointer out of the window, and for one that is not aligned as blocks are.
+// Both return 0 for a pointer outside of the window, and for one that is not aligned as blocks are.
 HAK_INLINE unsigned front_gate_registry(const struct front_gate *gate, const void *ptr) {
     unsigned place;
     return front_gate_find_registered(gate, ptr, &place) ? place : 0;
@@ -151,7 +154,8 @@ HAK_INLINE void front_gate_mark(unsigned bin, void *const *blocks, unsigned coun
 #endif
 }
 
-// False if the header byte of a block of `bin` (as the registry has it) is not what it should be.
+// Returns false if the header byte of a block of `bin` (as the registry has it) is not what it
+// should be.
 HAK_INLINE bool front_gate_intact(unsigned bin, const void *block) {
 #if HAK_HEADER
     return (uintptr_t)block % HAK_PAGE == 0 ||

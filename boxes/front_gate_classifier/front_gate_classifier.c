@@ -31,7 +31,8 @@ static struct front_gate_block classify_private(const struct page_arena_window *
 
 static struct front_gate_block classify_rest(const struct page_arena_window *window,
                                              const void *ptr, size_t slab) {
-    // The slab starts nothing: it is free, or inside a run that starts below.
+    // Classifies a pointer into a slab that starts nothing: the slab is free, or inside a run that
+    // starts below.
     if (atomic_bitmap_test(window->groups[slab / ARENA_GROUP_SLABS].avail,
                            slab % ARENA_GROUP_SLABS)) {
         return (struct front_gate_block){.kind = FRONT_GATE_FREE_PAGES, .slab = slab};
@@ -82,7 +83,7 @@ static struct front_gate_block classify_guarded(const void *ptr, size_t slab) {
     return answer;
 }
 
-// Pointers out of the heap's window.
+// Classifies a pointer outside of the heap's window.
 static struct front_gate_block classify_outside(const void *ptr, size_t slab) {
     struct front_gate_block answer = {.kind = FRONT_GATE_FOREIGN, .slab = slab};
     if (sampled_block_owns(ptr)) {
@@ -105,7 +106,7 @@ static struct front_gate_block classify_outside(const void *ptr, size_t slab) {
     return answer;
 }
 
-// The start of a tiny block that is not free in its slab.
+// Classifies the start of a tiny block that is not free in its slab.
 static void classify_live(struct front_gate_block *answer, const void *ptr) {
 #if HAK_HARDENED
     size_t size;

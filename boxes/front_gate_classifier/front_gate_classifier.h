@@ -42,7 +42,8 @@ struct front_gate_block {
 
 struct front_gate_block front_gate_classify(const void *ptr);
 
-// In words, for the line that reports a misuse of a pointer that starts no live block.
+// Returns the fault in words, for the line that reports a misuse of a pointer that starts no live
+// block.
 const char *front_gate_fault(enum front_gate_kind kind);
 HAK_C_END
 

@@ -42,7 +42,7 @@ bool guarded_block_start(uint64_t every) {
     return true;
 }
 
-// splitmix64 of a number that each asker gets another of.
+// Returns splitmix64 of a counter, so each caller gets another number.
 static uint64_t chance(void) {
     return hak_mix(os_random() + atomic_fetch_add(&chances, 1) * HAK_GOLDEN);
 }
@@ -68,7 +68,7 @@ static void note_calls(struct guarded_calls *calls) {
     calls->depth = stack_trace(calls->pcs, GUARDED_DEPTH);
 }
 
-// A slot for the caller alone; GUARDED_SLOTS if there is none among the next few.
+// Returns a slot that the caller then holds, GUARDED_SLOTS if there is none among the next few.
 static size_t take_slot(void) {
     enum { LOOKS = 64 };
     for (unsigned i = 0; i < LOOKS; i++) {
@@ -82,7 +82,7 @@ static size_t take_slot(void) {
     return GUARDED_SLOTS;
 }
 
-// The pages of a slot that its block is on.
+// Returns the pages of a slot that its block lies on.
 static char *first_page(const struct guarded_block *block) {
     return (char *)((uintptr_t)block->start & ~(uintptr_t)(HAK_PAGE - 1));
 }
@@ -141,7 +141,7 @@ const char *guarded_block_free(void *ptr) {
     if (block == NULL || block->start != ptr || atomic_load(&block->state) == GUARDED_NEVER) {
         return "pointer into a block, not to its start";
     }
-    // Notes the calls that free the block, for the report should a second free follow.
+    // Notes the calls that free the block, for the report of a second free.
     struct guarded_calls calls;
     note_calls(&calls);
     if (!atomic_compare_exchange_strong(&block->state, &live, GUARDED_BUSY)) {
@@ -164,7 +164,7 @@ const char *guarded_block_free(void *ptr) {
     return NULL;
 }
 
-// How far an address is from a block; SIZE_MAX from one that has never been.
+// Returns how far an address is from a block, SIZE_MAX if no block has been there.
 static size_t distance(const struct guarded_block *block, uintptr_t at) {
     uintptr_t start = (uintptr_t)block->start;
     if (guarded_block_state(block) == GUARDED_NEVER) {

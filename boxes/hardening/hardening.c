@@ -9,8 +9,8 @@
 
 #    include <string.h>
 
-// Everything is on until the settings are read: only what is switched off then may be missing in
-// blocks of before.
+// Everything is on until the settings are read, so that blocks of before lack nothing that the
+// settings ask for.
 struct hardening hardening = {
     .on = HARDENING_STATE | HARDENING_CANARY | HARDENING_NEIGHBOUR | HARDENING_SIZES |
           HARDENING_ZERO | HARDENING_CHECK_ZERO | HARDENING_QUARANTINE | HARDENING_RANDOM |
@@ -26,7 +26,7 @@ const uint64_t hardening_bytes[9] = {LOWEST(0), LOWEST(1), LOWEST(2), LOWEST(3),
                                      LOWEST(5), LOWEST(6), LOWEST(7), LOWEST(8)};
 
 void hardening_prepare(void) {
-    // Threads that come at the same time write the same.
+    // Threads that come at the same time write the same values.
     if (HAK_PEEK(&hardening.keys[1]) == 0) {
         HAK_POKE(&hardening.keys[0], os_secret(0));
         HAK_POKE(&hardening.keys[1], os_secret(1) | 1);
@@ -61,7 +61,8 @@ void hardening_start(void) {
     HAK_POKE(&hardening.usual, (on & HARDENING_USUAL) == HARDENING_USUAL);
 }
 
-// The bytes at each end of a block of so many that become zero and are looked at: all, or few.
+// Returns how many bytes at each end of a block of `bytes` bytes are made zero and checked: all of
+// them, or few.
 static size_t at_each_end(size_t bytes) {
     enum { END = HARDENING_ZERO_LEAST / 2 };
     return bytes <= HAK_PEEK(&hardening.zero_most) ? bytes : END;
@@ -75,7 +76,8 @@ void hardening_clear_many(void *at, size_t bytes) {
     }
 }
 
-// Sixteen or more bytes. A page is written to before it is read: see hardening_add().
+// Returns 0 if `bytes` bytes (16 or more) are zero. Writes to each page before it reads it, see
+// hardening_add().
 static uint64_t any_of(char *at, size_t bytes) {
     uint64_t any = 0;
     for (char *end = at + bytes; at != end;) {
@@ -149,7 +151,8 @@ void hardening_measure(struct hardening_heap *heap) {
     heap->measured = true;
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
         size_t blocks = bytes / size_class_bins[bin].size;
-        // (What waits beyond the last place does so until the queue is flushed.)
+        // (Blocks that wait in places beyond the new last one stay there until the queue is
+        // flushed.)
         heap->queues[bin].next = 0;
         unsigned places = 1u << hak_log2(hak_min(hak_max(blocks, 1), HARDENING_QUEUE_MOST));
         heap->queues[bin].last = (uint16_t)(places - 1);

@@ -1,27 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// hardening: what the flavour hakmem_hardened knows of a block and does with
-// it.
+// hardening: what hakmem_hardened records about a block, and how it checks blocks.
 //
 //     |<---------------- block of a bin ----------------->|
 //     | the user's bytes | slack: 8 bytes are filled      | tag |
 //
-// The tag is the last word of a block. In a live one it is a keyed hash of the
-// block's address and the number of bytes of slack; in a free one it is zero,
-// as is the whole block if it is not larger than `zero_most`. So the tag tells
-// whether the block is live, how many bytes are its user's, and whether a write
-// has come from below; the 8 bytes behind the user's last one bear the hash
-// too, so that a write of one byte too much is seen. A write below a block
-// meets the tag of the block before it.
+// The tag is the last word of a block. In a live block it is a keyed hash of the block's address
+// and of the number of bytes of slack. In a free block it is zero, as is the whole block if it is
+// not larger than `zero_most`. So the tag tells whether the block is live, how many bytes the user
+// asked for, and whether somebody wrote past these bytes. The 8 bytes behind the user's last byte
+// hold the hash too, so that a write of one byte too much is noticed. A write below a block meets
+// the tag of the block before it.
 //
-// Freed blocks wait in the quarantine of their thread's heap, first in, first
-// out, a queue a bin. The keys come from the kernel's random bytes; the hash is
-// quick and no cipher: who can read many tags may compute others.
+// Freed blocks wait in the quarantine of their thread's heap, first in, first out, in one queue for
+// each size class. The keys come from the kernel's random bytes. The hash is quick and no cipher:
+// an attacker who can read many tags may compute others.
 //
-// In the other flavours (HAK_HARDENED is 0) nothing of this is compiled.
-// Functions on a block may be called by the thread that owns it. Where two
-// threads free a block in the same moment, both may get through: then the block
-// is found live when it is handed out the second time, or free when it goes back
-// to the pool.
+// In the other flavours (HAK_HARDENED is 0) nothing of this is compiled. Functions on a block may
+// be called by the thread that owns the block. If two threads free a block at the same moment, both
+// frees may pass the check. Then the block is found to be live when it is handed out the second
+// time, or free when it goes back to the pool.
 #ifndef HAKMEM_BOXES_HARDENING_HARDENING_H
 #define HAKMEM_BOXES_HARDENING_HARDENING_H
 
@@ -35,18 +32,17 @@
 
 HAK_C_BEGIN
 
-// The bytes of slack in a tag: times this, over the hash. The topmost 15 bits of
-// the product are the number itself, and those below check it; the lowest byte
-// is zero.
+// A tag is the hash xor the slack (in bytes) times HARDENING_SLACK. The topmost 15 bits of
+// the product are the slack, the bits below check it, and the lowest byte is zero.
 enum { HARDENING_SLACK_SHIFT = 49 };
 
-// How tags are made, for readers outside of the process (layout.h): another number if that, or the
-// hash, is changed.
+// The version of tags, for readers outside of the process (layout.h). Another way to make tags, or
+// another hash, gets another number.
 enum { HARDENING_TAGS = 1 };
 #    define HARDENING_SLACK (UINT64_C(1) << HARDENING_SLACK_SHIFT | UINT64_C(0x2545f4b) << 8)
 static_assert(SIZE_CLASS_TINY_MAX < 1 << (64 - HARDENING_SLACK_SHIFT), "any slack fits");
 
-// What is switched on, as bits.
+// The checks that are on, as bits.
 enum {
     HARDENING_STATE = 1,       // a free of what is not live is stopped
     HARDENING_CANARY = 2,      // so is one of a block with writes past its end,
@@ -67,19 +63,19 @@ struct hardening {
     uint64_t zero_most;  // bytes of a block all of which become zero, HARDENING_ZERO_LEAST or more
     bool usual;          // all that HARDENING_USUAL names is on
 };
-// What blocks that are handed out and freed in the usual way go through.
+// The checks of the usual path of a malloc and of a free.
 #    define HARDENING_USUAL                                                          \
         (HARDENING_STATE | HARDENING_CANARY | HARDENING_NEIGHBOUR | HARDENING_ZERO | \
          HARDENING_CHECK_ZERO | HARDENING_QUARANTINE | HARDENING_RANDOM)
 extern struct hardening hardening __attribute__((visibility("hidden")));
 
-// The lowest n bytes of a word, for n in 0..8.
+// hardening_bytes[n] masks the lowest n bytes of a word.
 extern const uint64_t hardening_bytes[9] __attribute__((visibility("hidden")));
 
 typedef uint64_t hardening_word __attribute__((may_alias));
 typedef uint64_t hardening_unaligned __attribute__((may_alias, aligned(1)));
 
-// Makes the keys, once; before the first block is handed out. Any thread, any
+// Makes the keys, once. To be called before the first block is handed out, by any thread at any
 // time.
 void hardening_prepare(void);
 
@@ -92,15 +88,15 @@ HAK_INLINE bool hardening_has(uint32_t what) {
 
 // --- Tags
 
-// Mixes a number with the keys: both halves of one product.
+// Mixes a number with the keys: xors both halves of one product.
 HAK_INLINE uint64_t hardening_mix(uint64_t value) {
     __extension__ typedef unsigned __int128 product;
     product both = (product)(value ^ hardening.keys[0]) * hardening.keys[1];
     return (uint64_t)both ^ (uint64_t)(both >> 64);
 }
 
-// The hash of a block. Its lowest byte, which a write past the end meets first,
-// is not 0, so that the zero behind a string is seen too.
+// Returns the hash of a block. Its lowest byte, which a write past the end meets first, is not 0,
+// so that the zero at the end of a string is noticed too.
 HAK_INLINE uint64_t hardening_hash(const void *block) {
     return hardening_mix((uintptr_t)block) | 1;
 }
@@ -110,8 +106,8 @@ HAK_INLINE hardening_word *hardening_tag(unsigned bin, const void *block) {
                               sizeof(hardening_word));
 }
 
-// The tag of a block with that hash; and of a tag that is one the bytes of
-// slack, SIZE_MAX if it is none.
+// hardening_tag_of() returns the tag of a block with that hash and slack. hardening_slack_in() sets
+// *slack to the slack in a tag, and returns false if the tag does not belong to that hash.
 HAK_INLINE uint64_t hardening_tag_of(uint64_t hash, uint64_t slack) {
     return hash ^ slack * HARDENING_SLACK;
 }
@@ -121,8 +117,8 @@ HAK_INLINE bool hardening_slack_in(uint64_t tag, uint64_t hash, size_t *slack) {
     return *slack * HARDENING_SLACK == product;
 }
 
-// The word behind the user's bytes of a block. Where there are fewer than 8 bytes of slack, it ends
-// in the first bytes of the tag.
+// Returns the word behind the user's bytes of a block. If there are fewer than 8 bytes of slack,
+// the word ends in the first bytes of the tag.
 HAK_INLINE hardening_unaligned *hardening_behind(const void *block, size_t size) {
     return (hardening_unaligned *)((char *)(uintptr_t)block + size);
 }
@@ -137,7 +133,8 @@ HAK_INLINE void hardening_fill(void *block, size_t size, size_t slack, uint64_t 
     *hardening_behind(block, size) = (hash & mask) | (tag << filled * 8 % 64 & ~mask);
 }
 
-// Makes a block of `bin` live, with `size` bytes of its user's (0 counts as 1).
+// Makes a block of `bin` live. `size` is the number of bytes that its user asked for (0 counts as
+// 1).
 HAK_INLINE void hardening_set(unsigned bin, void *block, size_t size) {
     hardening_word *tag = hardening_tag(bin, block);
     uint64_t hash = hardening_hash(block);
@@ -154,8 +151,8 @@ enum hardening_kind {
     HARDENING_DAMAGED, // written to past its end
 };
 
-// True if a block's tag and slack are as they were written; then *size is its
-// user's bytes.
+// Returns true if a block's tag and slack are as they were written, and sets *size to the bytes
+// that its user asked for.
 HAK_INLINE bool hardening_intact(unsigned bin, const void *block, size_t *size) {
     const hardening_word *tag = hardening_tag(bin, block);
     uint64_t hash = hardening_hash(block);
@@ -168,15 +165,15 @@ HAK_INLINE bool hardening_intact(unsigned bin, const void *block, size_t *size) 
     return (behind & hardening_bytes[hak_min(slack, 8)]) == 0;
 }
 
-// What a block of `bin` is, and in *size its user's bytes if it is live. Looks
-// at the switches.
+// Returns the state of a block of `bin`, as far as the checks are on, and sets *size to the bytes
+// that its user asked for if it is live.
 enum hardening_kind hardening_look(unsigned bin, const void *block, size_t *size);
 
-// True if the word below a block, the tag of the one before it in its slab and
-// on its page, is that of a free or of a live block. The owner of that block may
-// be making it zero with memset, whose stores need not be of whole words: a
-// caller that gets false looks once more before it refuses.
-// ThreadSanitizer would report each of these looks, and so sees none.
+// Returns true if the word below a block, which is the tag of the block before it on the same page
+// of the slab, is the tag of a free or of a live block. The owner of that block may be making it
+// zero with memset(), whose stores need not be of whole words: a caller that gets false looks once
+// more before it refuses. Under ThreadSanitizer, which would report these reads, always returns
+// true.
 HAK_INLINE bool hardening_intact_below(unsigned bin, const void *block) {
 #    if defined(__SANITIZE_THREAD__)
     return true;
@@ -190,18 +187,18 @@ HAK_INLINE bool hardening_intact_below(unsigned bin, const void *block) {
     return tag == 0 || hardening_slack_in(tag, hardening_hash((const char *)block - size), &slack);
 }
 
-// Makes bytes zero, a multiple of 16 from an address that is one; and true if
-// they are zero. Where they are more than `zero_most`, HARDENING_ZERO_LEAST of
-// them, one half at each end. What is looked at is a block but for its last 16
-// bytes.
+// hardening_clear_many() makes bytes zero; both their number and their address are multiples of 16.
+// hardening_is_clear_many() returns true if they are zero; it is told the bytes of a block without
+// its last 16. If there are more than `zero_most` bytes, only HARDENING_ZERO_LEAST of them count,
+// one half at each end.
 enum { HARDENING_FEW = 256, HARDENING_ZERO_LEAST = 4096 };
 void hardening_clear_many(void *at, size_t bytes);
 bool hardening_is_clear_many(void *at, size_t bytes);
 
 typedef uint64_t hardening_pair __attribute__((vector_size(16), may_alias));
 
-// `bytes` is 16 to 256. Ends meet in the middle, so that few branches depend on
-// how many there are.
+// `bytes` is 16 to 256. The stores of both ends overlap in the middle, so that few branches depend
+// on the number.
 HAK_INLINE void hardening_clear(void *at, size_t bytes) {
     const hardening_pair zero = {0, 0};
     hardening_pair *from = (hardening_pair *)at;
@@ -219,7 +216,7 @@ HAK_INLINE void hardening_clear(void *at, size_t bytes) {
         end[-5] = end[-6] = end[-7] = end[-8] = zero;
     }
 }
-// `bytes` is 0 to 256.
+// Returns 0 if `bytes` bytes (0 to 256) are zero.
 HAK_INLINE uint64_t hardening_any(const void *at, size_t bytes) {
     const hardening_pair *from = (const hardening_pair *)at;
     const hardening_pair *end = (const hardening_pair *)((const char *)at + bytes);
@@ -237,13 +234,13 @@ HAK_INLINE uint64_t hardening_any(const void *at, size_t bytes) {
     return any[0] | any[1];
 }
 
-// A block cannot be freed: stops the program if what is wrong is not switched
-// off. And one was written to after it was freed.
+// hardening_refuse() reports a block that cannot be freed, and stops the program if the failed
+// check is on. hardening_refuse_written() reports a block that was written to after it was freed.
 HAK_COLD void hardening_refuse(unsigned bin, const void *block);
-HAK_COLD void hardening_refuse_absent(const void *block); // the same for one without memory
+HAK_COLD void hardening_refuse_absent(const void *block); // for a block whose slab has no memory
 HAK_NORETURN HAK_COLD void hardening_refuse_written(const char *call, const void *block);
 
-// True if a block, the start of one of `bin`, is live and not damaged.
+// Returns true if `block`, the start of a block of `bin`, is live and not damaged.
 HAK_INLINE bool hardening_may_free(unsigned bin, const void *block) {
     size_t size;
     return hardening_intact(bin, block, &size) &&
@@ -251,7 +248,7 @@ HAK_INLINE bool hardening_may_free(unsigned bin, const void *block) {
             hardening_intact_below(bin, block));
 }
 
-// Makes a live block a free one.
+// Turns a live block into a free one.
 HAK_INLINE void hardening_bury(unsigned bin, void *block) {
     size_t size = size_class_bins[bin].size;
     if (HAK_UNLIKELY(!hardening_has(HARDENING_ZERO))) {
@@ -263,9 +260,8 @@ HAK_INLINE void hardening_bury(unsigned bin, void *block) {
     }
 }
 
-// Adds to a word. A page that was never touched gets its memory by this step,
-// where a load would map the page of zeros, and the store behind it fault once
-// more.
+// Adds to a word. If the page was never touched, this one access gives it memory; a load would map
+// the page of zeros first, and the store behind it would fault once more.
 HAK_INLINE void hardening_add(hardening_word *word, uint64_t more) {
 #    if CPU_PLAIN_STEPS
     cpu_plain_add(word, more);
@@ -274,16 +270,17 @@ HAK_INLINE void hardening_add(hardening_word *word, uint64_t more) {
 #    endif
 }
 
-// A free block of `bin` is handed out: stops the program if something was written to it. `any` is
-// not 0 if that is known already; it says nothing of the last pair of words.
+// Makes a free block of `bin` live as it is handed out. Stops the program if the block was written
+// to. `any` is not 0 if the caller has seen that already; the caller does not look at the last pair
+// of words.
 HAK_INLINE void hardening_issue_looked(unsigned bin, void *block, size_t size, uint64_t any) {
     size_t bytes = size_class_bins[bin].size;
     hardening_word *tag = hardening_tag(bin, block);
     uint64_t hash = hardening_hash(block);
     size_t slack = bytes - sizeof *tag - size;
     uint64_t fresh = hardening_tag_of(hash, slack);
-    // The pair with the tag is not read as one: its words are of different times, for which the
-    // processor would have to wait.
+    // The last pair is not read as one: its words were written at different times, and the
+    // processor would wait for both.
     hardening_add(tag, fresh);
     any |= tag[-1] | (*tag ^ fresh);
     if (HAK_UNLIKELY(any != 0)) {
@@ -292,14 +289,14 @@ HAK_INLINE void hardening_issue_looked(unsigned bin, void *block, size_t size, u
     hardening_fill(block, size, slack, hash, fresh);
 }
 
-// The same for a block of HARDENING_FEW bytes at most, of which `size` (not 0) are asked for, while
-// blocks are looked at.
+// As above, for a block of HARDENING_FEW bytes at most whose user asks for `size` bytes (not 0),
+// while HARDENING_CHECK_ZERO is on.
 HAK_INLINE void hardening_issue_small(unsigned bin, void *block, size_t size) {
     size_t bytes = size_class_bins[bin].size - sizeof(hardening_pair);
     hardening_issue_looked(bin, block, size, hardening_any(block, bytes));
 }
 
-// The same for any.
+// As above, for any block and any `size`.
 HAK_INLINE void hardening_issue(unsigned bin, void *block, size_t size) {
     if (HAK_UNLIKELY(!hardening_has(HARDENING_CHECK_ZERO))) {
         hardening_set(bin, block, size);
@@ -312,14 +309,13 @@ HAK_INLINE void hardening_issue(unsigned bin, void *block, size_t size) {
     hardening_issue_looked(bin, block, size, any);
 }
 
-// Stops the program unless `size` is what a live block's user asked for, and it
-// starts at a multiple of `align` (0: not asked). `usable` is what the block
-// has.
+// Stops the program unless `size` is what a live block's user asked for and the block starts at a
+// multiple of `align` (0: not checked). `usable` is the block's usable bytes.
 void hardening_check_size(const char *call, const void *block, size_t usable, size_t align,
                           size_t size);
 
-// True if blocks of `bin` that are handed out are known to be zero, but for the
-// tag and what lies behind the user's bytes.
+// Returns true if blocks of `bin` are known to be zero when they are handed out, except for the tag
+// and the word behind the user's bytes.
 HAK_INLINE bool hardening_is_zero(unsigned bin) {
     return hardening_has(HARDENING_CHECK_ZERO) &&
            size_class_bins[bin].size <= HAK_PEEK(&hardening.zero_most);
@@ -329,8 +325,8 @@ HAK_INLINE bool hardening_is_zero(unsigned bin) {
 
 enum { HARDENING_QUEUE_MOST = 64 }; // blocks of a bin that wait
 
-// A ring: each block that begins to wait takes the place of one that has waited
-// longest, if the place is not empty.
+// A ring. A block that begins to wait takes the next place, and pushes the block there out, which
+// has waited longest.
 struct hardening_queue {
     uint16_t next; // place
     uint16_t last; // of the places in use, which are a power of two, 1 to HARDENING_QUEUE_MOST
@@ -344,12 +340,11 @@ struct hardening_heap {
 };
 static_assert(sizeof(struct hardening_heap) <= SIZE_CLASS_SLAB, "a heap's fit in a slab");
 
-// Gives the queues their lengths, again if the setting has changed.
+// Sets the lengths of the queues, again if the setting has changed.
 void hardening_measure(struct hardening_heap *heap);
 
-// A block begins to wait; returns the one that has waited longest if there are
-// too many, or NULL. The caller sees to it that no fork finds the heap between
-// two steps.
+// Puts a block into its queue. Returns the block that has waited longest if the queue was full,
+// else NULL. The caller ensures that no fork finds the heap between two steps.
 HAK_INLINE void *hardening_wait(struct hardening_heap *heap, unsigned bin, void *block) {
     struct hardening_queue *queue = &heap->queues[bin];
     unsigned at = queue->next;
@@ -360,7 +355,7 @@ HAK_INLINE void *hardening_wait(struct hardening_heap *heap, unsigned bin, void 
     return out;
 }
 
-// A number below `most` (1..2^31) that is hard to tell.
+// Returns a number below `most` (1..2^31) that is hard to predict.
 HAK_INLINE size_t hardening_below(struct hardening_heap *heap, size_t most) {
     uint64_t value = hardening_mix(heap->random += HAK_GOLDEN);
     return (value >> 32) * most >> 32;

@@ -60,7 +60,7 @@ enum { BUCKETS = 1 << 15 };
 typedef _Atomic(struct heap_profile_stack *) bucket;
 static _Atomic(bucket *) buckets;
 
-// For samples whose stack is not known.
+// The entry for samples whose stack is not known.
 static struct heap_profile_stack unknown;
 
 static bucket *get_buckets(void) {
@@ -114,7 +114,7 @@ static struct heap_profile_stack *get_stack(const uintptr_t *pcs, unsigned depth
     stack->depth = depth;
     memcpy(stack->pcs, pcs, depth * sizeof *pcs);
     do {
-        // Another thread may have been first with it: its memory is then lost.
+        // If another thread was first, the memory taken for the entry is lost.
         struct heap_profile_stack *others = find_stack(first, hash, pcs, depth);
         if (others != NULL) {
             return others;
@@ -125,8 +125,8 @@ static struct heap_profile_stack *get_stack(const uintptr_t *pcs, unsigned depth
     return stack;
 }
 
-// Room for stacks that are being taken: a thread's own stack may be a small one. What a child that
-// is forked finds taken stays so.
+// Buffers for stacks that are being taken, because a thread's own stack may be small. Buffers that
+// are in use during a fork stay so in the child.
 enum { ROOMS = 32 };
 static uintptr_t rooms[ROOMS][STACK_TRACE_MOST];
 static _Atomic(uint32_t) rooms_taken;
@@ -233,7 +233,7 @@ bool heap_profile_take(const void *ptr, struct heap_profile_sample *sample) {
             }
             *sample =
                 (struct heap_profile_sample){ptr, HAK_PEEK(&at[i].size), HAK_PEEK(&at[i].stack)};
-            // Of two threads that free the block one finds the sample.
+            // If two threads free the block, one of them finds the sample.
             if (atomic_compare_exchange_strong(&at[i].ptr, &seen, 0)) {
                 atomic_fetch_sub(&levels[level].used, 1);
                 return true;

@@ -14,21 +14,24 @@
 #    define HAK_LARGE_COLOURS (HAK_HEADER == 0)
 #endif
 
-// Build setting: blocks that start at different lines, at most; those above start at a page.
+// Build setting: as long as there are at most so many blocks, they start at different lines;
+// further blocks start at a page.
 #ifndef HAK_LARGE_COLOURED_MOST
 #    define HAK_LARGE_COLOURED_MOST 1024
 #endif
 
-// Build setting: calloc does not clear a block of this many bytes whose pages are not zero, but
-// gives the pages back: large tables are often used a little. SIZE_MAX: it clears all.
+// Build setting: from this size on, calloc does not clear a block whose pages are not zero, but
+// gives the pages back, because large tables are often used a little. SIZE_MAX: calloc clears every
+// block.
 #ifndef HAK_LARGE_ZERO_PURGE
 #    define HAK_LARGE_ZERO_PURGE ((size_t)1 << 20)
 #endif
 
-// Blocks that all start at the start of a page share a few sets of the processor's cache: a program
-// that goes through many of them at once would have one line of each. So they start at different
-// lines of their first page. A small block only does so where its run has room, unless it is one of
-// those that grow; under HAKMEM_LIMIT, which counts whole slabs, none has more slabs for it.
+// If all blocks started at a page, their first lines would share a few sets of the processor's
+// cache, and a program that uses many blocks at once would keep only few of these lines. So blocks
+// start at different lines of their first page. A small block does so only if its run has room,
+// unless it is one of those that grow. Under HAKMEM_LIMIT, which counts whole slabs, no block gets
+// a slab more for it.
 enum { COLOURS_BYTES = HAK_PAGE - HAK_CACHE_LINE, ROOM_FROM = 256 << 10 };
 
 void large_block_round_to_pages(void) {
@@ -37,9 +40,9 @@ void large_block_round_to_pages(void) {
     }
 }
 
-// A block that starts within its first page costs a page more where only its first pages are used:
-// where there are more blocks than a first-level cache has lines, a program does not go through all
-// of them at once, and so few of them would gain from that.
+// A block that starts within its first page costs a page more if only its first pages are used. If
+// there are more blocks than a first-level cache has lines, a program does not use all of them at
+// once, and few of them would gain from it.
 static bool is_coloured(size_t align) {
     return align <= HAK_CACHE_LINE && HAK_LARGE_COLOURS != 0 &&
            large_live() < HAK_LARGE_COLOURED_MOST;
@@ -58,9 +61,9 @@ static size_t colour_of(size_t slab, size_t room) {
 // Claims a run that was not set aside.
 static HAK_NOINLINE size_t claim(size_t size, size_t run, size_t align, enum large_block_use use,
                                  bool *zero) {
-    // A block of one or more SuperSlabs may be a sparse table, one by calloc in particular; shorter
-    // ones are filled, mostly. But those that do not fill their last slab leave the rest of it,
-    // each of them.
+    // A block of one or more SuperSlabs may be a sparse table, in particular one of calloc's.
+    // Shorter blocks are mostly filled, but a block that does not fill its last slab leaves the
+    // rest of that slab unused.
     size_t bytes = run << ARENA_SLAB_SHIFT;
     bool whole = run >= ARENA_SUPERSLAB_SLABS;
     if (!whole && size >= bytes / 16 * 15) {
@@ -78,7 +81,7 @@ static size_t take(size_t size, size_t run, size_t align, enum large_block_use u
     return HAK_LIKELY(slab != ARENA_NONE) ? slab : claim(size, run, align, use, zero);
 }
 
-// Makes a claimed run zero. False if it cannot be used: it was released then.
+// Makes a claimed run zero. Returns false if the run cannot be used; it is released then.
 static HAK_NOINLINE bool make_zero(char *block, size_t size, size_t slab, size_t run,
                                    bool *is_zero) {
     if (!*is_zero) {
@@ -125,15 +128,16 @@ void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, boo
     return block;
 }
 
-// The heap is mapped without commitment, so blocks of GiBs are asked for first: a program that
-// wants more than the machine has is to get NULL, and not to meet the OOM killer later. (Under a
-// limit of address space the question is refused for blocks that fit into what is mapped.)
+// The heap is mapped without commitment, so the kernel is asked for blocks of GiBs first: a program
+// that wants more than the machine has should get NULL, and not meet the OOM killer later. (Under a
+// limit on address space that question would be refused even for blocks that fit into what is
+// mapped.)
 bool large_is_granted(size_t size) {
     return size < LARGE_BLOCK_ASKED || os_would_grant(hak_round_up(size, HAK_PAGE)) == OS_OK ||
            os_address_limit() != SIZE_MAX;
 }
 
-// A block of FAR_BLOCK_LEAST bytes or more.
+// Allocates a block of FAR_BLOCK_LEAST bytes or more.
 static HAK_NOINLINE void *alloc_huge(size_t size, size_t align, enum large_block_use use) {
     if (size > (size_t)PTRDIFF_MAX - TAIL || !large_is_granted(size)) {
         return NULL;
@@ -147,7 +151,7 @@ static HAK_NOINLINE void *alloc_huge(size_t size, size_t align, enum large_block
         bool is_zero;
         block = large_alloc_near(size, align, use, &is_zero);
     }
-    // The window may have no room for it where the kernel has.
+    // The window may have no room for the block where the kernel has.
     if (block == NULL && may_be_far && size < LARGE_BLOCK_FAR) {
         block = far_block_alloc(superslab_usable(size), align);
     }
@@ -169,8 +173,8 @@ void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
     return large_alloc_near(size, align, use, &is_zero);
 }
 
-// The metadata of the block that starts at ptr, in a slab whose group can be read; NULL if there is
-// none.
+// Returns the metadata of the block that starts at ptr, in a slab whose group can be read; NULL if
+// there is none.
 HAK_INLINE struct slab *find_reached(const struct page_arena_window *window, const void *ptr,
                                      size_t slab) {
     if (HAK_UNLIKELY(!superslab_known_reached(window, slab))) {
@@ -207,14 +211,14 @@ bool large_block_free_reached(void *ptr, size_t slab) {
     }
     uint8_t mark = hak_thread_mark();
     large_count_ended(meta, mark);
-    // The run is read after that step, not before: where two threads free a block, the second may
-    // meet the next block there, of another length.
+    // The run is read after the exchange, not before: if two threads free a block, the second one
+    // may meet the next block there, of another length.
     size_t run = drop_room(meta, slab);
     if (large_retire(ptr, atomic_load_explicit(&meta->size, memory_order_relaxed), slab, run)) {
         return true;
     }
-    // What another thread allocated would not be asked for again here. Marks tell most threads
-    // apart.
+    // Keep only this thread's own blocks: it is unlikely to ask for a block of another thread's
+    // size. Marks tell most threads apart.
     bool mine = atomic_load_explicit(&meta->owner, memory_order_relaxed) == mark;
     if (run << ARENA_SLAB_SHIFT >= LARGE_BLOCK_EAGER) {
         page_arena_discard(slab, run);

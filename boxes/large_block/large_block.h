@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // large_block: blocks above 32 KiB, and blocks aligned to more than 32 KiB, as runs of slabs.
 //
-// The runs of freed blocks are set aside for their thread if they are short, or stay in the page
-// arena as dirty runs, which the next claim prefers; those of very large blocks give their pages
-// back when the block is freed. The largest, and those of GiBs that the arena's window has no room
-// for, get mappings of their own (far_block). Lock-free, thread-safe. Nothing here touches errno.
+// If the run of a freed block is short, it is set aside for the thread. Otherwise it stays in the
+// page arena as a dirty run, which the next claim prefers. Very large blocks give their pages back
+// when they are freed. The largest blocks, and those of GiBs that the arena's window has no room
+// for, are mappings of their own (far_block). Lock-free, thread-safe. Nothing here touches errno.
 #ifndef HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_H
 #define HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_H
 
@@ -29,8 +29,8 @@ HAK_C_BEGIN
 enum large_block_use {
     LARGE_BLOCK_ANY,
     LARGE_BLOCK_ZERO, // all of it must be zero
-    // The block takes over from one that realloc could not resize. Such sizes are often powers of
-    // two, which fill their slabs: one slab more gives the block a choice of lines to start at.
+    // The block replaces one that realloc could not resize. Sizes of such blocks are often powers
+    // of two, which fill their slabs: one more slab lets the block start at any of several lines.
     LARGE_BLOCK_GROWN,
 };
 
@@ -40,8 +40,8 @@ enum large_block_use {
 // memory.
 void *large_block_alloc(size_t size, size_t align, enum large_block_use use);
 
-// From now on the usable bytes of every block are its size rounded up to a page instead of a cache
-// line, as programs for jemalloc expect.
+// From now on the usable bytes of each block are its size rounded up to a page instead of a cache
+// line, as programs written for jemalloc expect.
 void large_block_round_to_pages(void);
 
 // Returns the usable bytes of a block of `size` bytes. `size` is at most PTRDIFF_MAX.
@@ -53,11 +53,11 @@ size_t large_block_good_size(size_t size);
 // Frees the block that starts at `ptr`. Returns false if no live large block starts there.
 bool large_block_free(const struct page_arena_window *window, void *ptr, size_t slab);
 
-// The same for a slab that page_arena_reaches().
+// As above, for a slab that page_arena_reaches().
 bool large_block_free_reached(void *ptr, size_t slab);
 
-// Gives the arena the runs of freed blocks that wait before they are used again (in the hardened
-// flavour; nothing in the others).
+// Gives the runs of freed blocks that wait back to the arena. (Runs wait only in the hardened
+// flavour.)
 void large_block_flush(void);
 
 // Returns the usable bytes of the live large block that starts at `ptr`, 0 if there is none.

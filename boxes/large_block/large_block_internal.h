@@ -21,24 +21,25 @@ HAK_INLINE size_t slabs_for(size_t size) {
     return (size + ARENA_SLAB - 1) >> ARENA_SLAB_SHIFT;
 }
 
-// Bytes behind a block that are not its user's: in the hardened flavour they tell of writes there.
+// Bytes behind a block that its user did not ask for; in the hardened flavour they reveal writes
+// past the end.
 enum { TAIL = HAK_HARDENED ? 16 : 0 };
 
-// Returns what a block of `size` bytes takes up.
+// Returns the bytes that a block of `size` bytes takes up.
 HAK_INLINE size_t taken(size_t size) {
     return superslab_usable(size) + TAIL;
 }
 
 // --- Of all files: see large_block.c
 
-// True unless the kernel would refuse `size` bytes more.
+// Returns true unless the kernel would refuse `size` bytes more.
 bool large_is_granted(size_t size);
 
-// Allocates a block in the arena's window, or returns NULL. *is_zero: its pages were zero before
-// they were claimed.
+// Allocates a block in the arena's window, or returns NULL. Sets *is_zero if its pages were zero
+// before they were claimed.
 void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, bool *is_zero);
 
-// Gives the room of a block back, which has no memory. Returns the slabs of the run that are left.
+// Gives a block's room, which has no memory, back. Returns how many slabs of the run are left.
 HAK_INLINE size_t drop_room(struct slab *meta, size_t slab) {
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
     size_t room = atomic_load_explicit(&meta->room, memory_order_relaxed);
@@ -53,18 +54,18 @@ HAK_INLINE size_t drop_room(struct slab *meta, size_t slab) {
 
 // --- Slack: see slack.c
 
-// What is known of the pages behind a block whose size or run has changed.
+// The pages behind a block whose size or run has changed:
 enum tail {
     TAIL_CLEAN,  // they have no memory
     TAIL_WANTED, // the block grows, and will use them
     TAIL_UNUSED, // neither
 };
 
-// Live blocks in the arena's window, about.
+// Returns about how many live blocks the arena's window has.
 size_t large_live(void);
 
-// To be called once by whoever begins a block, when its size and its run are known, and by whoever
-// ends one, before its run is given back; with the mark of the calling thread.
+// To be called once when a block begins, after its size and its run are known, and once when it
+// ends, before its run is given back. `mark` is the calling thread's.
 void large_count_begun(const struct page_arena_window *window, size_t slab, struct slab *meta,
                        uint8_t mark, enum tail tail);
 void large_count_ended(struct slab *meta, uint8_t mark);
@@ -98,7 +99,7 @@ HAK_INLINE void check_tail(const char *call, const char *block, size_t size) {
 #endif
 }
 
-// Makes a block of a claimed run, for the thread with that mark. It has yet to be counted.
+// Makes a block of a claimed run, for the thread with that mark. The caller counts the block.
 HAK_INLINE char *large_begin(const struct page_arena_window *window, size_t slab, struct slab *meta,
                              size_t run, size_t room, size_t colour, size_t asked, uint8_t mark) {
     atomic_store_explicit(&meta->owner, mark, memory_order_relaxed);

@@ -71,7 +71,7 @@ static size_t claim_to_move(size_t *run, size_t *room, bool *zero) {
         *room = 0;
         slab = page_arena_claim(*run, ARENA_SLAB, zero);
     }
-    // A room with pages would hold them for nothing.
+    // Room with pages would hold these pages for nothing.
     if (slab != ARENA_NONE && !*zero && *room != 0 && !page_arena_clean(slab + *run, *room)) {
         page_arena_release(slab + *run, *room, false);
         *room = 0;

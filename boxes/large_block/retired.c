@@ -20,7 +20,7 @@ static struct {
     _Atomic(uint64_t) runs[WAITING]; // slab, length and what it has; 0: none
 } waiting;
 
-// What a run that waits has.
+// What memory and rights a waiting run has.
 enum { HAS_PAGES = 1, HAS_NO_RIGHTS = 2, HAS_BITS = 2 };
 
 HAK_LAYOUT(large_block_layout, HAK_ROWS(HAK_VARIABLE("waiting.runs", waiting.runs)),
@@ -33,7 +33,7 @@ static size_t most_dirty(void) {
     return (size_t)settings_get(SETTING_QUARANTINE) * 64 >> ARENA_SLAB_SHIFT;
 }
 
-// Bytes of a block of `size` bytes that are made zero, or looked at.
+// Returns how many bytes of a block of `size` bytes are made zero, or checked.
 static size_t bytes_to_clear(size_t size) {
     return hak_round_up(size + TAIL, HAK_MIN_ALIGN);
 }
@@ -51,7 +51,7 @@ static void release_waiting(size_t place, uint64_t entry) {
     }
     if ((run & HAS_NO_RIGHTS) != 0 &&
         os_commit_alone(page_arena_address(&window, slab), slabs << ARENA_SLAB_SHIFT) != OS_OK) {
-        return; // Without rights it is of no use to anyone: it stays held.
+        return; // A run without rights is of no use to anyone: it stays held.
     }
     if ((run & HAS_PAGES) != 0 && hardening_has(HARDENING_CHECK_ZERO)) {
         char *block = superslab_large_start(&window, slab);
@@ -64,8 +64,7 @@ static void release_waiting(size_t place, uint64_t entry) {
     page_arena_release(slab, slabs, run & HAS_PAGES);
 }
 
-// Takes the pages of a run, and of one that is to be protected the rights. Returns what it has
-// then.
+// Takes the pages of a run, and its rights if it is to be protected. Returns what the run has then.
 static unsigned bare(size_t slab, size_t run, size_t most) {
     size_t bytes = run << ARENA_SLAB_SHIFT;
     int64_t protect = settings_get(SETTING_PROTECT);
@@ -93,7 +92,7 @@ bool large_retire(char *block, size_t size, size_t slab, size_t run) {
     }
     uint32_t turn = atomic_fetch_add_explicit(&waiting.next, 1, memory_order_relaxed);
     release_waiting(turn, (uint64_t)slab << (RUN_BITS + HAS_BITS) | run << HAS_BITS | has);
-    // The oldest ones, if there is too much memory in what waits.
+    // Releases the oldest runs, if the waiting runs hold too much memory.
     for (uint32_t i = 1;
          i < WAITING && atomic_load_explicit(&waiting.dirty, memory_order_relaxed) > most; i++) {
         release_waiting(turn + i, 0);

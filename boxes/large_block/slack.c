@@ -23,7 +23,7 @@
 
 enum { LINES = 64, LINE_PAGES = 128, LINE_BLOCKS = 16 };
 
-// Each count has live blocks in its upper half and pages of slack in its lower one, both signed.
+// Each count has live blocks in its upper half and pages of slack in its lower half, both signed.
 static struct {
     _Atomic(uint64_t) all;
     _Atomic(bool) refused; // the kernel did not take pages back, of locked memory perhaps
@@ -45,7 +45,7 @@ HAK_INLINE void count(uint8_t mark, uint64_t more) {
     _Atomic(uint64_t) *own = &counts.lines[mark / 2 % LINES].own;
     hak_step_add(own, more);
     uint64_t sum = atomic_load_explicit(own, memory_order_relaxed);
-    // Both within a range: none is below 0, or at twice what is too much.
+    // Both halves are within their range: neither is below 0, or at twice its bound.
     uint64_t pages = (uint64_t)(int64_t)pages_of(sum) + LINE_PAGES;
     uint64_t blocks = (sum >> 32) + LINE_BLOCKS; // or one less
     if (HAK_UNLIKELY(pages >= 2 * LINE_PAGES || (uint32_t)blocks >= 2 * LINE_BLOCKS)) {
@@ -68,7 +68,7 @@ static bool is_much_slack(size_t pages) {
            all * HAK_LARGE_SLACK_SHARE > page_arena_claimed() * (ARENA_SLAB / HAK_PAGE);
 }
 
-// Gives pages back. True if the kernel took them.
+// Gives pages back. Returns true if the kernel took them.
 static HAK_NOINLINE bool give_back(char *from, size_t pages) {
     if (pages * HAK_PAGE < os_least_purge()) {
         return false;
@@ -80,7 +80,7 @@ static HAK_NOINLINE bool give_back(char *from, size_t pages) {
     return true;
 }
 
-// The pages behind the end of a block that may have memory now.
+// Returns the pages behind the end of a block that may have memory now.
 HAK_INLINE size_t slack_of(const struct page_arena_window *window, size_t slab, struct slab *meta,
                            enum tail tail) {
     enum { LITTLE = 16 }; // less than one part in so many of a block is not worth a count

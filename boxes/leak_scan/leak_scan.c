@@ -38,7 +38,7 @@ enum { UNIT = HAK_MIN_ALIGN };
 
 // --- Blocks
 
-// True if the unit was not marked.
+// Returns true if the unit was not marked.
 static bool mark(struct scan *scan, size_t unit) {
     uint64_t bit = UINT64_C(1) << unit % 64;
     bool fresh = (scan->marks[unit / 64] & bit) == 0;
@@ -119,7 +119,7 @@ static void reach_sampled(struct scan *scan, uintptr_t word) {
     }
 }
 
-// Sanitizers have red zones that this reads across.
+// Reads across the red zones of sanitizers.
 __attribute__((no_sanitize("address", "thread"))) static void
 look(struct scan *scan, const char *at, const char *end) {
     uintptr_t heap = (uintptr_t)scan->window.base;
@@ -141,7 +141,7 @@ static bool is_own(const struct scan *scan, const char *page) {
            sampled_block_owns(page) || heap_profile_owns(page);
 }
 
-// The same for memory of which parts may not be readable, or were never touched.
+// As above, for memory of which parts may not be readable, or were never touched.
 static void look_carefully(struct scan *scan, const char *at, const char *end, bool block) {
     enum { PIECE = 1 << 20 };
     static unsigned char pages[PIECE / HAK_PAGE];
@@ -180,7 +180,7 @@ static void root(struct scan *scan, const char *at, const char *end, bool block)
     follow(scan);
 }
 
-// Goes over a mapping but for the heap's own part of the address space.
+// Marks from a mapping, except the heap's own part of the address space.
 static void visit_mapping(void *to, const struct elf_map_line *line) {
     struct scan *scan = to;
     const char *at = (const char *)line->start;
@@ -192,7 +192,7 @@ static void visit_mapping(void *to, const struct elf_map_line *line) {
     root(scan, scan->stack >= at && scan->stack < end ? scan->stack : at, end, false);
 }
 
-// Blocks of private heaps live until their heap is gone: all of it is a root.
+// Blocks of private heaps live until their heap is gone, so all of a private heap is a root.
 static void visit_private(struct scan *scan, size_t slab, size_t slabs) {
     const char *at = page_arena_address(&scan->window, slab);
     root(scan, at, at + (slabs << ARENA_SLAB_SHIFT), true);
@@ -277,7 +277,7 @@ static bool prepare(struct scan *scan) {
 }
 
 static HAK_NOINLINE bool scan_all(leak_scan_visitor *visit, void *to) {
-    // Before there are mappings of the scan's own, which hold pointers to blocks.
+    // The mappings are read before the scan makes its own, which hold pointers to blocks.
     struct elf_maps maps;
     if (!elf_maps_read(&maps)) {
         return false;
