@@ -4,7 +4,8 @@
 #include "backends/os.h"
 #include "boxes/base/atomic.h"
 
-// The first slab in the upper half of a word and the number of slabs in the lower one: 0 is free.
+// An entry: the first slab in the upper half of the word, the number of slabs in the lower half; 0
+// is free.
 static _Atomic(uint64_t) table[MOVED_RUNS_MOST + 1];
 static _Atomic(size_t) count; // entries in use
 static _Atomic(size_t) end;
@@ -13,7 +14,7 @@ static uint64_t pack(struct moved_run run) {
     return run.slabs == 0 ? 0 : (uint64_t)run.from << 32 | run.slabs;
 }
 
-// A process that moves little does not ask for the kernel's limit.
+// A process that moves few runs does not read the kernel's limit.
 static size_t most(size_t noted) {
     enum { UNASKED = 8, MAPPINGS_EACH = 72 };
     return noted < UNASKED ? hak_min((size_t)UNASKED, MOVED_RUNS_MOST)

@@ -16,12 +16,12 @@ static _Atomic(uint32_t) *emptied_of(const struct page_arena_window *window, siz
                 .emptied[superslab % ARENA_GROUP_SUPERSLABS];
 }
 
-// The slabs [from, from + slabs) of SuperSlab `superslab` in the form of a count. 0: they are not
-// worth the look, or the kernel does not tell.
+// Counts the slabs [from, from + slabs) of a SuperSlab, and their pages in memory. Returns 0 if the
+// slabs are not worth the look, or if the kernel does not tell.
 static uint32_t count_of(const struct page_arena_window *window, size_t from, size_t slabs) {
-    // A look is three system calls. It is at one slab, so that a signal's stack has room for it,
-    // and at any one of each few: blocks whose sizes are powers of two begin at the same slab of
-    // each few, and a program may use only their beginnings.
+    // A look takes three system calls. One slab of each EACH is looked at, so that the list of
+    // pages fits on a signal's stack. A hash chooses which: blocks whose sizes are powers of two
+    // all begin at the same slab of EACH, and a program may use only their beginnings.
     enum { EACH = 4 };
     uint64_t touched[SLAB_PAGES / 8]; // a byte a page
     uint32_t count = 0;
@@ -51,7 +51,7 @@ void arena_note_emptied(const struct page_arena_window *window, size_t from, siz
         if (seen >> EMPTIED_SHIFT >= SLABS_MOST) {
             continue;
         }
-        // A part of a huge page that goes back leaves a table of small pages.
+        // When a part of a huge page goes back, the kernel leaves a table of small pages.
         const uint32_t torn = EMPTIED_LEAST << EMPTIED_SHIFT | EMPTIED_LEAST * SLAB_PAGES;
         uint32_t count = !is_huge(window, superslab)         ? count_of(window, at, next - at)
                          : next - at < ARENA_SUPERSLAB_SLABS ? torn

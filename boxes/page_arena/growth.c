@@ -13,7 +13,7 @@ static atomic_bitmap_word *taken_word(const struct page_arena_window *window, si
     return &window->regions[group / ARENA_REGION_GROUPS].taken[group % ARENA_REGION_GROUPS];
 }
 
-// The SuperSlabs of a group that are taken, as bits.
+// Returns the word of SuperSlabs of a group that are taken.
 static uint64_t taken_in(const struct page_arena_window *window, size_t group) {
     if (is_group_open(group)) {
         return atomic_load(taken_word(window, group));
@@ -29,7 +29,7 @@ static void leave_superslabs(const struct page_arena_window *window, size_t firs
 }
 
 // Takes the SuperSlabs [first, last] in order to map slabs of them, from slab `from` of the first
-// on. False, and none is taken, if one of them is taken already, or if other slabs of one are
+// on. Returns false, and takes none, if one of them is taken already, or if more slabs of one are
 // mapped by now than the caller has seen.
 static bool take_superslabs(const struct page_arena_window *window, size_t from, size_t first,
                             size_t last) {
@@ -85,7 +85,8 @@ static enum os_result map_slabs(const struct page_arena_window *window, size_t f
 
 // Maps the slabs [from, end); `from` is the first slab of its SuperSlab that is not mapped. Returns
 // OS_NO_MEMORY if the kernel refuses; some of the slabs may be available then. Returns OS_TAKEN if
-// something was in the way, which is gone by now or has been excluded: the caller looks again.
+// something was in the way: it is gone by now, or the SuperSlab has been excluded. The caller then
+// searches again.
 static enum os_result extend(const struct page_arena_window *window, size_t from, size_t end,
                              bool huge) {
     for (size_t piece = from / PIECE_SLABS; piece <= (end - 1) / PIECE_SLABS; piece++) {
@@ -95,7 +96,7 @@ static enum os_result extend(const struct page_arena_window *window, size_t from
         }
     }
     // Pieces that an alignment skipped are opened too, so that page_arena_mapped() covers the new
-    // ones.
+    // slabs.
     for (size_t piece = page_arena_mapped() / PIECE_SLABS; piece < from / PIECE_SLABS; piece++) {
         arena_open_piece(window, piece);
     }
@@ -127,9 +128,9 @@ static enum os_result extend(const struct page_arena_window *window, size_t from
     return result;
 }
 
-// As extend(), rounded up to the end of the last SuperSlab, but to no more than a step: a quarter
+// As extend(), rounded up to the end of the last SuperSlab, but adds no more than a step: a quarter
 // of the heap. A refusal makes the step small, so that the next growth does not ask in vain for
-// memory that it need not have.
+// memory that the heap does not need yet.
 static enum os_result extend_rounded(const struct page_arena_window *window, size_t from,
                                      size_t end, bool huge) {
     arena_look_at_limits();
@@ -172,8 +173,8 @@ struct room {
 };
 
 // Finds the lowest slabs to map so that there are `slabs` adjacent, aligned available slabs. Maps
-// nothing below the SuperSlab of the first of those, however large the alignment. False if the
-// window has no such room.
+// nothing below the SuperSlab of the first of those, however large the alignment. Returns false if
+// the window has no such room.
 static bool find_room(const struct page_arena_window *window, size_t slabs, size_t align,
                       struct room *room) {
     enum { EACH = ARENA_SUPERSLAB_SLABS };

@@ -26,7 +26,7 @@ static bool is_within(struct moved_run inner, struct moved_run outer) {
     return inner.from >= outer.from && inner.from + inner.slabs <= outer.from + outer.slabs;
 }
 
-// Which noted runs overlap held slabs: none, whole runs only, or a part of a run.
+// How noted runs overlap held slabs: not at all, as whole runs only, or also as a part of a run.
 enum noted { NOTED_NONE, NOTED_WHOLE, NOTED_PART };
 
 static enum noted noted_in(struct moved_run held) {
@@ -87,7 +87,8 @@ enum os_result arena_refresh(const struct page_arena_window *window, size_t from
     return noted_in(held) == NOTED_PART ? OS_NO_MEMORY : refresh(window, held);
 }
 
-// A frame of its own, as arena_purge_for_good() ends in it: a signal's stack has to have room.
+// Not inlined: arena_purge_for_good() ends in this call, and a signal's stack has to have room for
+// the frames.
 HAK_NOINLINE bool arena_purge_held(const struct page_arena_window *window, size_t from,
                                    size_t slabs) {
     if (os_purge(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT) != OS_OK) {
@@ -97,9 +98,9 @@ HAK_NOINLINE bool arena_purge_held(const struct page_arena_window *window, size_
     return true;
 }
 
-// Whether unmapping a run of held slabs is worth while. Each may be a mapping more, of which the
-// kernel grants a process 65,530, so short ones are not. And a process above its limit, which was
-// lowered, would get nothing for what it gives.
+// Returns true if unmapping a run of held slabs is worth while. Each may cost a mapping, of which
+// the kernel grants a process 65,530, so short runs are not. A process above its limit, which was
+// lowered, would gain nothing from it either.
 static bool is_worth_unmapping(size_t slabs) {
     enum { UNMAP_RUNS = 4096, REST = 8 << 20 }; // runs a limit; what a process has besides, bytes
     size_t limit = atomic_load_explicit(&arena_state.limit, memory_order_relaxed);
@@ -137,8 +138,8 @@ bool arena_purge_for_good(const struct page_arena_window *window, size_t from, s
         result = refresh(window, held);
     }
     if (result == OS_NO_MEMORY) {
-        // Not where a holder gives pages back, who copies or clears a block that is used a little,
-        // mostly: a look would cost more than that.
+        // Counted here, and not where a holder gives pages back: a holder mostly copies or clears a
+        // block that is used a little, and the look would cost more than that.
         arena_note_emptied(window, from, slabs);
         return arena_purge_held(window, from, slabs);
     }
@@ -147,7 +148,8 @@ bool arena_purge_for_good(const struct page_arena_window *window, size_t from, s
 }
 
 // Maps the run of note `index` afresh, with all noted runs that overlap it, if all of these slabs
-// are free and no more than `most` of them are dirty. True if it did. Adds to *looks what it cost.
+// are free and no more than `most` of them are dirty. Returns true if it did. Adds its cost to
+// *looks.
 static bool settle_run(const struct page_arena_window *window, size_t index, size_t most,
                        size_t *looks) {
     struct moved_run run = moved_runs_at(index);
@@ -184,8 +186,8 @@ static bool settle_run(const struct page_arena_window *window, size_t index, siz
     return done;
 }
 
-// Makes room for a note, by a run that is free with no more than `most` dirty slabs. Looks at a few
-// notes, from where the last call ended. False if it found none.
+// Makes room for a note by removing that of a free run with no more than `most` dirty slabs. Looks
+// at a few notes, from where the last call ended. Returns false if none of them was free.
 static bool settle_one(const struct page_arena_window *window, size_t most) {
     enum { NOTES = 64 };
     size_t end = moved_runs_end();
@@ -256,7 +258,7 @@ bool page_arena_move(size_t from, size_t to, size_t slabs) {
     if (noted_in(source) == NOTED_PART) {
         return false;
     }
-    // Otherwise the pages are copied: to give back no more of them costs less.
+    // Otherwise the caller copies the pages, so giving more pages back would cost more.
     if (!moved_runs_add(run) && !(settle_one(&window, slabs) && moved_runs_add(run))) {
         return false;
     }

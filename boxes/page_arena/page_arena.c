@@ -13,8 +13,8 @@ struct wish {
     bool counted; // its slabs are counted as held already
 };
 
-// For a tight process that was refused something: free slabs that have pages lose them, and with
-// them their rights. True if there were some.
+// For a tight process that was refused memory: takes the pages of free slabs that have some, and
+// with the pages their rights. Returns true if there were such slabs.
 static bool give_rights_back(void) {
     size_t cursor = 0;
     size_t given = 0;
@@ -29,8 +29,8 @@ static bool give_rights(void *at, size_t bytes) {
            (give_rights_back() && os_commit_alone(at, bytes) == OS_OK);
 }
 
-// True if held slabs can be used at once: their SuperSlabs are mapped, have rights, and have
-// metadata marked as in use. False for runs that cross groups, and in a tight process.
+// Returns true if held slabs can be used at once: their SuperSlabs are mapped, have rights, and
+// have metadata marked as in use. Returns false for runs that cross groups, and in a tight process.
 static bool is_ready(const struct page_arena_window *window, size_t from, size_t slabs) {
     size_t first = from % ARENA_GROUP_SLABS;
     if (page_arena_is_tight() || slabs > ARENA_GROUP_SLABS - first) {
@@ -44,7 +44,7 @@ static bool is_ready(const struct page_arena_window *window, size_t from, size_t
     return (ready & mask) == mask;
 }
 
-// Both ends: a run is looked up by its first slab, and may be cut in two.
+// Opens both ends: a run is looked up by its first slab, and may be cut in two.
 HAK_INLINE void use_meta(const struct page_arena_window *window, size_t from, size_t slabs) {
     arena_use_meta(window, from);
     size_t last = from + slabs - 1;
@@ -67,7 +67,8 @@ static HAK_NOINLINE enum os_result make_ready(const struct page_arena_window *wi
     return OS_OK;
 }
 
-// A claim that the kernel refuses, by `result`: nothing is held but what is gone for good.
+// Undoes a claim that the kernel refused with `result`: releases its slabs, except those that are
+// gone for good.
 static HAK_COLD void undo_claim(const struct page_arena_window *window, size_t from, size_t slabs,
                                 enum os_result result) {
     if (result == OS_TAKEN) {
@@ -77,8 +78,8 @@ static HAK_COLD void undo_claim(const struct page_arena_window *window, size_t f
     }
 }
 
-// Ends a claim: counts, commits, and answers whether every page of the run is untouched. OS_TAKEN:
-// the claim may be tried again.
+// Ends a claim: counts and commits its slabs, and sets *zero if every page of the run is untouched.
+// After OS_TAKEN the claim may be tried again.
 static HAK_NOINLINE enum os_result finish_claim(const struct page_arena_window *window, size_t from,
                                                 size_t slabs, const struct wish *wish, bool *zero) {
     if (wish->again) {
@@ -105,15 +106,17 @@ static HAK_NOINLINE enum os_result finish_claim(const struct page_arena_window *
     return OS_OK;
 }
 
-// Under HAKMEM_LIMIT counts slabs that are about to be claimed, and makes room for them of what is
-// free but has pages; false if that is not enough. Without one the end of the claim counts them.
+// Under HAKMEM_LIMIT, counts slabs that are about to be claimed, and makes room for them by taking
+// the pages of free slabs. Returns false if that is not enough. Without a limit the end of the
+// claim counts the slabs.
 static bool take_quota(size_t slabs, struct wish *wish) {
     size_t limit = limit_slabs();
     wish->counted = limit != 0;
     if (HAK_LIKELY(limit == 0)) {
         return true;
     }
-    // One step, so that a request that fits never meets what one that does not has added.
+    // One atomic step checks and adds, so that a request which fits is not refused because of one
+    // which does not.
     uint64_t counts = atomic_load(&arena_state.counts);
     size_t held;
     do {
@@ -139,8 +142,8 @@ static void give_quota(size_t slabs, const struct wish *wish) {
     }
 }
 
-// The lowest run that will do, of slabs that there are or of new ones; ARENA_NONE if the kernel
-// refuses these. The claim has yet to be finished.
+// Claims the lowest run that fits, of existing slabs or of new ones. Returns ARENA_NONE if the
+// kernel refuses new ones. The caller finishes the claim.
 static HAK_NOINLINE size_t claim(const struct page_arena_window *window, size_t slabs, size_t align,
                                  bool huge) {
     if (align > window->slabs << ARENA_SLAB_SHIFT) {
@@ -154,8 +157,8 @@ static HAK_NOINLINE size_t claim(const struct page_arena_window *window, size_t 
             from = arena_find_run(window, slabs, align, true);
         }
         if (from == ARENA_NONE) {
-            // Slabs with pages come before slabs without. Only once: other threads may set slabs
-            // aside all the time.
+            // Slabs with pages come before slabs without. Tried only once, because other threads
+            // may set slabs aside all the time.
             if (!looked_aside) {
                 looked_aside = true;
                 if (arena_release_aside(false)) {
@@ -272,9 +275,9 @@ size_t page_arena_reuse(size_t slabs) {
     return from;
 }
 
-// Slabs that a thread may have set aside. One that is alone finds others as quickly in the bits,
-// which are in its processor's cache. Of several each has some, and all together one part in
-// ASIDE_SHARE of what is held.
+// Returns how many slabs a thread may have set aside. A single thread finds others as quickly in
+// the bits, which are in its processor's cache. If there are several threads, each keeps some, and
+// all together one part in ASIDE_SHARE of what is held.
 static size_t aside_most(void) {
     enum { ASIDE_ALONE = 64, ASIDE_LEAST = 8, ASIDE_ALL = 40, ASIDE_SHARE = 4 };
     unsigned lines = run_cache_lines();
@@ -286,7 +289,7 @@ static size_t aside_most(void) {
 }
 
 void page_arena_set_aside(size_t from, size_t slabs) {
-    // Under a limit what is set aside would be missing elsewhere.
+    // Under a limit, slabs set aside would be missing elsewhere.
     if (limit_slabs() != 0) {
         page_arena_release(from, slabs, true);
         return;
@@ -319,8 +322,8 @@ bool page_arena_claim_at(size_t from, size_t slabs, bool *zero) {
 }
 
 // Gives back up to `most` free slabs with pages: those that have been free for a while, or else the
-// highest, which are the last that a claim would take. What has just been freed at the top of a
-// fragmented heap may be all that large claims can use.
+// highest, which a claim would take last. In a fragmented heap, slabs just freed at the top may be
+// all that large claims can use.
 static size_t give_back(size_t most) {
     enum { WHILE_MS = 50, LOOKS = 32 * ARENA_PURGE_CALL };
     size_t word = hak_max(atomic_load_explicit(&arena_state.given_word, memory_order_relaxed), 1);
@@ -329,9 +332,9 @@ static size_t give_back(size_t most) {
     return got == most ? got : got + page_arena_purge_highest(most - got);
 }
 
-// Free slabs with pages that stay because the program works in phases, and that a process under a
-// limit on address space or data needs room for: what is held and they take a quarter of the limit
-// at most.
+// Returns how many free slabs with pages go back although the program, which works in phases, would
+// use them again: in a process under a limit on address space or data, they and the held slabs take
+// a quarter of the limit at most.
 static size_t over_limit(size_t dirty, size_t held) {
     size_t limit = atomic_load_explicit(&arena_state.limit, memory_order_relaxed);
     size_t share = limit / 4 >> ARENA_SLAB_SHIFT;

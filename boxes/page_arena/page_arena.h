@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // page_arena: one range of addresses, from which SuperSlabs and large blocks get their pages.
 //
-// One window of addresses, cut into slabs of 64 KiB and SuperSlabs of 2 MiB, is used from the
-// bottom up. Slabs of the window are mapped when they are needed, and no more than a few hundred
-// KiB are reserved from the start: a heap grows by a SuperSlab at a time, a small heap by less, at
-// fixed addresses, and skips foreign mappings there. The arena's metadata grows with the heap. So
-// limits on address space, data and locked memory leave a process as much as with any other
-// allocator, and may change while it runs. A run is a number of adjacent slabs. Runs are claimed
-// first-fit, lowest address first, and runs that still hold pages ("dirty") before fresh ones. They
-// are split and joined without work, because a free slab is just a bit. The first bytes of the
-// window are left to the page map (page_map.h): one byte a slab.
+// The range, called the window, is cut into slabs of 64 KiB and SuperSlabs of 2 MiB, and used from
+// the bottom up. Slabs are mapped when they are needed. From the start no more than a few hundred
+// KiB are reserved. The heap grows by a SuperSlab at a time, a small heap by less, at fixed
+// addresses, and skips foreign mappings there. The arena's metadata grows with the heap. So limits
+// on address space, data and locked memory leave a process as much as with any other allocator, and
+// may change while it runs.
+// A run is a number of adjacent slabs. Runs are claimed first-fit, lowest address first; runs that
+// still have pages ("dirty") come before fresh ones. Splitting and joining runs takes no work,
+// because a free slab is just a bit. The first bytes of the window belong to the page map
+// (page_map.h): one byte for each slab.
 //
 // The life of a slab, as the arena sees it (avail, dirty and committed are bits):
 //
@@ -19,8 +20,8 @@
 //                              ^     release(clean)                     |
 //                              +---------------- purge -----------------+
 //
-// A slab that is released as clean and was dirty before it was claimed is avail,dirty again. Held
-// slabs can be set aside instead of released: then they are neither held nor avail (see
+// If a slab was dirty before it was claimed, and is released as clean, it is avail,dirty again.
+// Held slabs can be set aside instead of released: then they are neither held nor avail (see
 // page_arena_set_aside()).
 //
 // Thread-safe, lock-free; callable from anywhere. Nothing here allocates or touches errno.
@@ -63,8 +64,8 @@ struct page_arena_group {
     atomic_bitmap_word lost;      // SuperSlabs with slabs that may be gone
     alignas(HAK_CACHE_LINE) atomic_bitmap_word user[ARENA_GROUP_USER_WORDS]; // the box above
     atomic_bitmap_word mapped[ARENA_GROUP_SLABS / 64]; // mapped, now or before; set for good
-    // Of what was given back of each SuperSlab since it was last free and clean: slabs in the upper
-    // half, pages that were in memory in the lower one. An estimate, the arena's own.
+    // Of each SuperSlab, what was given back since it was last free and clean: slabs in the upper
+    // half, pages that were in memory in the lower half. An estimate, the arena's own.
     _Atomic(uint32_t) emptied[ARENA_GROUP_SUPERSLABS];
     atomic_bitmap_word gone[ARENA_GROUP_SLABS / 64]; // not mapped now; by a slab's holder
     // Each group has a page of its own.
@@ -84,10 +85,10 @@ struct page_arena_runs {
 struct page_arena_region {
     struct page_arena_runs free, dirty;
     atomic_bitmap_word meta; // groups that may have a SuperSlab in meta_used
-    // A word for each group, a bit for each SuperSlab: set while one thread alone may map slabs of
-    // it. For the arena itself.
+    // A word for each group, with a bit for each SuperSlab. The bit is set while one thread alone
+    // may map slabs of the SuperSlab. The arena's own.
     alignas(HAK_CACHE_LINE) atomic_bitmap_word taken[ARENA_REGION_GROUPS];
-    // The box above: bit g of user[i] is for word user[i] of the region's group g.
+    // For the box above: bit g of user[i] stands for word user[i] of group g of the region.
     alignas(HAK_CACHE_LINE) atomic_bitmap_word user[ARENA_GROUP_USER_WORDS];
 };
 
@@ -102,8 +103,8 @@ struct page_arena_window {
     char *meta;                        // ARENA_SUPERSLAB_META bytes for each SuperSlab
 };
 
-// For the two calls below, which nearly all others begin with: the window once it has been worked
-// out, and what they do before that.
+// For page_arena_init() and page_arena_get_window(), which nearly all other calls begin with: the
+// window, once its place is known, and what the two calls do before that.
 struct page_arena_known {
     struct page_arena_window window;
     bool ready; // set once, when `window` has been written
@@ -116,42 +117,43 @@ HAK_INLINE bool page_arena_is_known(void) {
     return HAK_LIKELY(__atomic_load_n(&page_arena_known.ready, __ATOMIC_ACQUIRE));
 }
 
-// Finds a place for the window, unless there is a window. True if there is one now. False if the
-// kernel refuses memory, after a few system calls. Any thread may call at any time.
+// Finds a place for the window, unless there is a window. Returns true if there is one now. Returns
+// false if the kernel refuses memory, after a few system calls. Any thread may call at any time.
 HAK_INLINE bool page_arena_init(void) {
     return page_arena_is_known() || page_arena_find_place();
 }
 
-// The window; base is NULL and slabs is 0 before page_arena_init().
+// Returns the window. Its base is NULL and its slabs are 0 before page_arena_init().
 HAK_INLINE struct page_arena_window page_arena_get_window(void) {
     return page_arena_is_known() ? page_arena_known.window : page_arena_work_out_window();
 }
 
 // Claims `slabs` (>= 1) adjacent slabs whose address is a multiple of `align` (a power of two; the
-// slab size is the least). They are readable and writable. *zero says that every byte is zero.
+// slab size is the least). The slabs are readable and writable. Sets *zero if every byte is zero.
 // Returns the first slab's index, or ARENA_NONE if the kernel refuses memory.
 size_t page_arena_claim(size_t slabs, size_t align, bool *zero);
 
-// The same for slabs that will be filled. While the heap is marked dense, a SuperSlab that is put
-// to use for them is advised huge pages.
+// As page_arena_claim(), for slabs that will be filled. While the heap is marked dense, a SuperSlab
+// that is put to use for them is advised huge pages.
 size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero);
 
-// The same for slabs that may be filled or not. A SuperSlab that was filled when it was last given
-// back is advised huge pages when it is put to use again by this call or the one above, whether the
-// heap is dense or not (build setting PAGE_ARENA_HUGE_AGAIN; 0: never).
+// As page_arena_claim(), for slabs that may be filled or not. If a SuperSlab was filled when it was
+// last given back, this call and the one above advise it huge pages when they put it to use again,
+// whether the heap is dense or not (build setting PAGE_ARENA_HUGE_AGAIN; 0: never).
 size_t page_arena_claim_again(size_t slabs, size_t align, bool *zero);
 
-// True in a process that may have less than 16 MiB of data (RLIMIT_DATA) when the window is placed.
-// There slabs can be written only as long as they are held, and a slab of blocks need not be
-// written as a whole: page_arena_claim_bare() claims one without rights, page_arena_give_rights()
-// gives `pages` of its pages from `page` on the right to be read and written, or returns false.
+// page_arena_is_tight() returns true if the process may have less than 16 MiB of data (RLIMIT_DATA)
+// when the window is placed. In a tight process slabs can be written only while they are held, and
+// a slab of blocks need not be writable as a whole: page_arena_claim_bare() claims one without
+// rights, and page_arena_give_rights() makes `pages` of its pages, from `page` on, readable and
+// writable, or returns false.
 bool page_arena_is_tight(void);
 size_t page_arena_claim_bare(bool *zero);
 bool page_arena_give_rights(size_t slab, unsigned page, unsigned pages);
 
-// For held slabs without pages that will be used sparsely: withdraws the advice of those of their
-// SuperSlabs that have no page in use. Returns false if the kernel has unmapped some of the slabs
-// in that and refuses to map them again: they can only be released then, as clean.
+// For held slabs without pages that will be used sparsely: withdraws the advice of huge pages from
+// those of their SuperSlabs that have no page in use. Returns false if the kernel unmapped some of
+// the slabs meanwhile and refuses to map them again. Then the slabs can only be released, as clean.
 bool page_arena_use_sparsely(size_t from, size_t slabs);
 
 // Marks the heap as dense, that is, large and nearly full, or as not dense. A hint.
@@ -159,48 +161,48 @@ void page_arena_mark_dense(bool dense);
 bool page_arena_is_dense(void);
 
 // page_arena_count_sparse() adds `slabs` (negative: removes) to the count of claimed slabs that
-// stay mostly empty; page_arena_sparse() returns the count.
+// stay mostly empty. page_arena_sparse() returns the count.
 void page_arena_count_sparse(ptrdiff_t slabs);
 size_t page_arena_sparse(void);
 
-// Claims the `slabs` slabs from index `from` (at most page_arena_high()) on, which will be filled,
-// if they are free, or are where the heap can grow; *zero as above.
+// Claims the `slabs` slabs from index `from` (at most page_arena_high()) on, which will be filled.
+// Returns false unless all of them are free, or are where the heap can grow. *zero as above.
 bool page_arena_claim_at(size_t from, size_t slabs, bool *zero);
 
-// Gives slabs back. dirty: they may hold something else than zero bytes.
+// Gives slabs back. `dirty`: they may hold other bytes than zero.
 void page_arena_release(size_t from, size_t slabs, bool dirty);
 
-// page_arena_set_aside() gives held slabs back with their contents, to a place where the same
-// thread finds them when it wants as many or fewer. page_arena_reuse() returns such slabs, whose
-// contents are as they were, or ARENA_NONE if no run of that length is set aside at the thread's
-// place, which other threads may share. Neither reads the clock or the bits.
+// page_arena_set_aside() keeps held slabs, with their contents, where the same thread finds them
+// when it wants as many or fewer. page_arena_reuse() returns such slabs, with their contents, or
+// ARENA_NONE if no run of that length is set aside at the thread's place, which other threads may
+// share. Neither reads the clock or the bits.
 //
-// What is set aside is bounded. A thread that alone sets runs aside keeps 4 MiB. Of several threads
-// each keeps half a MiB to 8 MiB, and all together a quarter of what is held, or 2.5 MiB. Nothing
-// is set aside under HAKMEM_LIMIT. Runs that there is no room for are released as dirty. The runs
-// at the thread's place are released as dirty when a claim finds no other slabs with pages, or when
-// page_arena_claim_at() would fail. The runs at all places are released when a claim would need
-// more address space, or when a purge starts at 0 (their age counts from then on). Slabs set aside
-// count as free and dirty.
+// The slabs set aside are bounded. A thread that alone sets runs aside keeps 4 MiB. Of several
+// threads each keeps half a MiB to 8 MiB, and all together a quarter of what is held, or 2.5 MiB.
+// Under HAKMEM_LIMIT nothing is set aside. If there is no room for a run, the run is released as
+// dirty. The runs at the thread's place are released as dirty when a claim finds no other slabs
+// with pages, or when page_arena_claim_at() would fail. The runs at all places are released when a
+// claim would need more address space, or when a purge starts at 0 (their age counts from then on).
+// Slabs set aside count as free and dirty.
 void page_arena_set_aside(size_t from, size_t slabs);
 size_t page_arena_reuse(size_t slabs);
 
-// Moves the pages of `slabs` held slabs to others, held too, without copying; the source is clean
-// afterwards. False, and nothing happened, where the kernel cannot, and where as many runs have
-// been moved as may be (see moved_runs.h): each is a mapping of its own until it is free as a
-// whole, and its pages are given back.
+// Moves the pages of `slabs` held slabs to other held slabs without copying; the source is clean
+// afterwards. Returns false, and moves nothing, if the kernel cannot move pages, or if as many runs
+// have been moved as may be (see moved_runs.h): a moved run is a mapping of its own until it is
+// free as a whole and its pages are given back.
 bool page_arena_move(size_t from, size_t to, size_t slabs);
 
-// True if addresses cost the process nothing: none of HAKMEM_LIMIT, a limit on address space or
-// data, or commit charge counts them. Two system calls.
+// Returns true if address space costs the process nothing: neither HAKMEM_LIMIT, nor a limit on
+// address space or data, nor commit charge counts it. Takes two system calls.
 bool page_arena_is_spacious(void);
 
-// Gives the pages of held slabs back to the kernel; they read as zero afterwards. False if the
-// kernel would not.
+// Gives the pages of held slabs back to the kernel; the slabs read as zero afterwards. Returns
+// false if the kernel refuses.
 bool page_arena_clean(size_t from, size_t slabs);
 
-// Gives slabs back, and their pages to the kernel. If the kernel does not take the pages, this is a
-// release of dirty slabs.
+// Gives slabs back, and their pages to the kernel. If the kernel does not take the pages, the slabs
+// are released as dirty.
 void page_arena_discard(size_t from, size_t slabs);
 
 // The outcome of a step that gives pages back.
@@ -211,63 +213,67 @@ struct page_arena_purged {
 };
 enum { ARENA_PURGE_CALL = 256 };
 
-// Where address space or data is limited (RLIMIT_AS, RLIMIT_DATA) to up to 16 GiB, the slabs that a
+// If a limit on address space or data (RLIMIT_AS, RLIMIT_DATA) is 16 GiB or less, the slabs that a
 // purge gives back are unmapped, so that the program's own mappings, such as its threads' stacks,
-// find room after a peak; the next claim maps them again. (Not with the header strategy, which
+// find room after a peak. The next claim maps the slabs again. (Not with the header strategy, which
 // reads in front of any pointer into the heap.)
 //
 // One step of giving the pages of free dirty slabs back to the kernel: those freed `age_ms` (less
-// than 2^31) or longer ago. The metadata of a SuperSlab without a slab in use is given back too:
-// all of it is zero afterwards.
+// than 2^31) or longer ago. The metadata of a SuperSlab without a slab in use is given back too,
+// and is all zero afterwards.
 //
-// Walks from *cursor on, and passes groups and regions that hold nothing to give back. Stops when
+// Walks from *cursor on, and passes groups and regions that have nothing to give back. Stops when
 // it has given back `budget` slabs, when it has done about `looks` (both 1 or more), when the
-// kernel refuses, or at the end of the heap, which leaves 0 in *cursor. After a refusal *cursor is
-// behind the place that failed, which will fail again if it is a locked mapping: a caller should
-// end its walk there, and begin the next one there, so that each walk meets one refusal at most.
+// kernel refuses, or at the end of the heap, where it sets *cursor to 0. After a refusal *cursor is
+// behind the place that failed, which will fail again if it is a locked mapping. So a caller should
+// end its walk there, and begin the next one there: then each walk meets one refusal at most.
 struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget,
                                           size_t looks);
 
 // Gives the pages of up to `most` free dirty slabs back, from the highest address down, however
-// recently they were freed. Returns how many: fewer where there are not so many, where the kernel
-// refuses, or where they are far apart (the work is bounded by about `most` + 4096 words).
+// recently the slabs were freed. Returns how many slabs: fewer than `most` if there are fewer, if
+// the kernel refuses, or if the slabs are far apart (the work is bounded by about `most` + 4096
+// words).
 size_t page_arena_purge_highest(size_t most);
 
-// Free slabs that hold pages, and slabs that are claimed: tens of loads, and exact when no other
-// thread uses the arena.
+// Return the number of free slabs that have pages, and of claimed slabs. Take tens of loads; exact
+// when no other thread uses the arena.
 size_t page_arena_dirty(void);
 size_t page_arena_held(void);
 
-// Slabs that are claimed or set aside, in one load.
+// Returns the number of slabs that are claimed or set aside, in one load.
 size_t page_arena_claimed(void);
 
-// One past the highest slab index that was ever available, rounded up to 64. Never falls.
+// Returns one past the highest slab index that was ever available, rounded up to 64. Never falls.
 size_t page_arena_high(void);
 
-// True if the page map, the group and the region of a slab can be read and written: not if `slab`
-// is outside of the window, or so far from what was ever in use that there is nothing to read.
+// Returns true if the page map, the group and the region of a slab can be read and written. Returns
+// false if `slab` is outside of the window, or so far above the slabs ever in use that there is
+// nothing to read.
 bool page_arena_reaches(size_t slab);
 
-// A bound for callers that ask often: page_arena_reaches() is true of all slabs below this index.
+// A bound for callers that ask often: page_arena_reaches() is true of all slabs below the returned
+// index.
 size_t page_arena_mapped(void);
 
-// A bound for walks over the heap: no slab from this index (a multiple of ARENA_GROUP_SLABS) on is
-// held, or dirty. Falls again after a purge. A walk may miss a slab that is claimed above the bound
-// meanwhile, as if the walk had been earlier; the next walk does not.
+// A bound for walks over the heap: no slab from the returned index (a multiple of
+// ARENA_GROUP_SLABS) on is held or dirty. The bound may fall after a purge. A walk may miss a slab
+// that is claimed above the bound meanwhile, as if the walk had been earlier; the next walk does
+// not.
 size_t page_arena_top(void);
 
-// The same, with the window that goes with it: a window from an earlier call may be from before
-// there was one.
+// As page_arena_top(), with the window that belongs to it: a window from an earlier call may be
+// from before there was one.
 size_t page_arena_walk(struct page_arena_window *window);
 
-// Counts how often slabs were mapped. While the count is the same, what page_arena_mapped() and
-// page_arena_readable() return is the same: ask for the count first.
+// Returns how often slabs were mapped. While this count stays the same, page_arena_mapped() and
+// page_arena_readable() return the same values: read the count first.
 size_t page_arena_growths(void);
 
-// The start and the length in bytes of the part of the heap that can be read anywhere: from its
-// first slab up to the first one that was not mapped. It only ever grows: what is
-// decommitted later can still be read. (What the kernel has lost in an attempt to map it afresh can
-// not, until it is claimed.) Nothing of it in a tight process.
+// Returns the start, and sets *length to the bytes, of the part of the heap that can be read
+// anywhere: from its first slab up to the first slab that was not mapped. The part only grows:
+// slabs that are decommitted later can still be read. (Slabs that the kernel lost in an attempt to
+// map them afresh cannot, until they are claimed.) Empty in a tight process.
 char *page_arena_readable(size_t *length);
 
 struct page_arena_stats {
@@ -280,18 +286,19 @@ struct page_arena_stats {
     uint64_t purged_slabs;  // given back so far
     uint64_t moved_slabs;   // moved by page_arena_move
     size_t moved_runs;      // of them, runs that may still be mappings of their own
-    // Times that a SuperSlab was advised huge pages because it was filled before.
+    // How often a SuperSlab was advised huge pages because it was filled before.
     uint64_t refilled_superslabs;
 };
 
-// A snapshot; exact when no other thread uses the arena.
+// Takes a snapshot; exact when no other thread uses the arena.
 void page_arena_get_stats(struct page_arena_stats *stats);
 
 HAK_INLINE void *page_arena_address(const struct page_arena_window *window, size_t slab) {
     return window->base + (slab << ARENA_SLAB_SHIFT);
 }
 
-// The slab index of an address; >= window->slabs for every address outside of the window.
+// Returns the slab index of an address; a number >= window->slabs for every address outside of the
+// window.
 HAK_INLINE size_t page_arena_slab_of(const struct page_arena_window *window, const void *ptr) {
     return ((uintptr_t)ptr - (uintptr_t)window->base) >> ARENA_SLAB_SHIFT;
 }

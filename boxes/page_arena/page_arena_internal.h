@@ -69,7 +69,7 @@ enum {
     STEP_MOST = ARENA_SUPERSLAB_SLABS,
 };
 
-// What threads write often stands on other cache lines than what all threads read.
+// Fields that threads write often are on other cache lines than fields that all threads read.
 struct arena_state {
     alignas(HAK_CACHE_LINE) _Atomic size_t high;     // see page_arena_high()
     _Atomic size_t top;                              // see page_arena_top()
@@ -107,8 +107,8 @@ HAK_INLINE void lower(_Atomic size_t *at, size_t value) {
     }
 }
 
-// True where the kernel charges for all that can be written, touched or not (overcommit_memory 2):
-// there, SuperSlabs out of use are decommitted.
+// Returns true if the kernel charges the process for all memory that can be written, touched or not
+// (overcommit_memory 2). Then SuperSlabs out of use are decommitted.
 HAK_INLINE bool is_charged(void) {
     return atomic_load_explicit(&arena_state.charged, memory_order_relaxed);
 }
@@ -160,7 +160,8 @@ HAK_INLINE bool is_group_open(size_t group) {
     return is_open(group / PIECE_GROUPS);
 }
 
-// The first SuperSlab behind the control area. Those that the area covers stay out of use.
+// Returns the first SuperSlab behind the control area. The SuperSlabs that the area covers stay out
+// of use.
 size_t arena_first_superslab(const struct page_arena_window *window);
 
 // Maps a piece of the control area, if it is not mapped. Returns OS_TAKEN if another thread is
@@ -169,7 +170,7 @@ enum os_result arena_open_piece(const struct page_arena_window *window, size_t p
 
 // --- slab_bits.c: free and dirty slabs
 
-// The words of 64 slabs: index is slab / 64.
+// Return the word for 64 slabs; index is slab / 64.
 HAK_INLINE atomic_bitmap_word *avail_word(const struct page_arena_window *window, size_t word) {
     return &window->groups[word / 32].avail[word % 32];
 }
@@ -193,7 +194,7 @@ HAK_INLINE struct group_part group_part(const struct page_arena_window *window, 
                                hak_min(end - at, ARENA_GROUP_SLABS - first)};
 }
 
-// The first slab of the group after that of slab `at`.
+// Returns the first slab of the group after that of slab `at`.
 HAK_INLINE size_t next_group(size_t at) {
     return (at / ARENA_GROUP_SLABS + 1) * ARENA_GROUP_SLABS;
 }
@@ -237,8 +238,8 @@ HAK_INLINE size_t region_longest(const struct page_arena_window *window, size_t 
     return atomic_load(&runs_of(window, group, dirty)->all) & fields_mask;
 }
 
-// The length of the run that ends at the end of a group, if the run that ends right before the
-// group has `carry` slabs.
+// Returns the length of the run that ends at the end of a group, if the run that ends right before
+// the group has `carry` slabs.
 HAK_INLINE size_t carry_over(size_t carry, struct runs runs) {
     return runs.first == ARENA_GROUP_SLABS ? carry + ARENA_GROUP_SLABS : runs.last;
 }
@@ -255,11 +256,11 @@ void arena_hold_group(const struct page_arena_window *window, size_t group);
 // Makes held slabs available. dirty: some of them may be dirty.
 void arena_put_avail(const struct page_arena_window *window, size_t from, size_t count, bool dirty);
 
-// Claims all of the slabs. False, and none is claimed, if one of them is not available.
+// Claims all of the slabs. Returns false, and claims none, if one of them is not available.
 bool arena_claim_avail(const struct page_arena_window *window, size_t from, size_t count);
 
-// True if all of the slabs are available. A look that changes nothing, before a claim that would
-// mostly fail.
+// Returns true if all of the slabs are available. Changes nothing: to be called before a claim that
+// would mostly fail.
 bool arena_all_avail(const struct page_arena_window *window, size_t from, size_t count);
 
 HAK_INLINE bool try_claim(const struct page_arena_window *window, size_t from, size_t count) {
@@ -274,7 +275,7 @@ void arena_clear_dirty(const struct page_arena_window *window, size_t from, size
 
 // --- rights.c: SuperSlabs
 
-// The SuperSlabs, as bits, that slabs [first, first + count) of a group lie in.
+// Returns the SuperSlabs, as bits, that slabs [first, first + count) of a group lie in.
 HAK_INLINE uint64_t superslab_mask(size_t first, size_t count) {
     unsigned from = (unsigned)(first / ARENA_SUPERSLAB_SLABS);
     unsigned last = (unsigned)((first + count - 1) / ARENA_SUPERSLAB_SLABS);
@@ -286,33 +287,33 @@ HAK_INLINE bool is_huge(const struct page_arena_window *window, size_t superslab
                               superslab % ARENA_GROUP_SUPERSLABS);
 }
 
-// True if SuperSlabs may be advised huge pages that the settings do not ask for. Under a limit none
-// is: it may be in memory without being held.
+// Returns true if SuperSlabs may be advised huge pages that the settings do not ask for. Under a
+// limit none may: such a SuperSlab may be in memory without being held.
 HAK_INLINE bool may_be_huge(void) {
     return settings_get(SETTING_THP) == 2 && limit_slabs() == 0 && !page_arena_is_tight();
 }
 
-// The word of 64 slabs, some of which may be gone.
+// Returns the word of 64 slabs, some of which may be gone.
 HAK_INLINE atomic_bitmap_word *gone_word(const struct page_arena_window *window, size_t word) {
     return &window->groups[word / 32].gone[word % 32];
 }
 
-// True if some of the slabs are gone. Exact for held slabs.
+// Returns true if some of the slabs are gone. Exact for held slabs.
 bool arena_any_gone(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// Maps those of held slabs again that are gone. Clears the mark of each SuperSlab all of whose
-// slabs are among them. OS_NO_MEMORY if the kernel refuses; OS_TAKEN: something else has been
-// mapped there, and those that are still gone are to be left alone for good.
+// Maps those of the held slabs that are gone again. Clears the mark of each SuperSlab all of whose
+// slabs are among them. Returns OS_NO_MEMORY if the kernel refuses. Returns OS_TAKEN if something
+// else has been mapped there; the slabs that are still gone are to be left alone for good.
 enum os_result arena_map_lost(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// Marks held slabs as gone, and their SuperSlabs as those of such.
+// Marks held slabs as gone, and their SuperSlabs as having such slabs.
 void arena_mark_lost(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// Makes held slabs available after OS_TAKEN, but for those that are gone.
+// After OS_TAKEN: makes those held slabs available that are not gone.
 void arena_put_mapped(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// Notes the limit on address space or data, whichever is lower, in bytes: 0 if that is none that
-// matters here, where free slabs stay mapped.
+// Notes the limit on address space or data, whichever is lower, in bytes. Notes 0 if no limit
+// matters here, so that free slabs stay mapped.
 void arena_look_at_limits(void);
 
 // Marks the SuperSlabs of slabs as advised huge pages.
@@ -342,7 +343,7 @@ HAK_INLINE void arena_use_meta(const struct page_arena_window *window, size_t sl
 
 // --- growth.c
 
-// How many of a SuperSlab's slabs are mapped.
+// Returns how many of a SuperSlab's slabs are mapped.
 HAK_INLINE size_t mapped_in(const struct page_arena_window *window, size_t superslab) {
     size_t group = superslab / ARENA_GROUP_SUPERSLABS;
     if (!is_group_open(group)) {
@@ -361,7 +362,7 @@ enum os_result arena_grow(const struct page_arena_window *window, size_t slabs, 
                           bool huge);
 
 // Maps those of the slabs [from, from + slabs) that are not mapped, and makes them available, if
-// the others are available. False if one of the others is held, or the kernel refuses.
+// the others are available. Returns false if one of the others is held, or if the kernel refuses.
 bool arena_grow_at(const struct page_arena_window *window, size_t from, size_t slabs, bool huge);
 
 // --- search.c
@@ -378,7 +379,7 @@ size_t arena_find_run(const struct page_arena_window *window, size_t slabs, size
 HAK_INLINE void count_slabs(ptrdiff_t held, ptrdiff_t dirty) {
     hak_step_add(&arena_state.counts, (uint64_t)held + ((uint64_t)dirty << 32));
     if (held > 0) {
-        // For statistics only: of two threads that write it, one may win with a little less.
+        // For statistics only: if two threads write it at once, the lower value may win.
         uint32_t now = __atomic_load_n((uint32_t *)&arena_state.counts, __ATOMIC_RELAXED);
         if (now > __atomic_load_n(&arena_state.peak, __ATOMIC_RELAXED)) {
             __atomic_store_n(&arena_state.peak, now, __ATOMIC_RELAXED);
@@ -394,12 +395,12 @@ HAK_INLINE size_t counted_dirty(void) {
     return atomic_load_explicit(&arena_state.counts, memory_order_relaxed) >> 32;
 }
 
-// Makes held slabs available. dirty: they may hold other bytes than zero. Returns how many of the
-// slabs have pages; unless that is 0, *now is the clock.
+// Makes held slabs available. `dirty`: they may hold other bytes than zero. Returns how many of the
+// slabs have pages; if that is not 0, sets *now to the clock.
 size_t arena_release(size_t from, size_t slabs, bool dirty, uint32_t *now);
 
-// Releases the slabs that are set aside in all places, or in the place of this thread. True if
-// there were any. The ceiling of dirty memory is left to the next page_arena_release(): the purges
+// Releases the slabs that are set aside, at all places or at this thread's. Returns true if there
+// were any. Leaves the ceiling of dirty memory to the next page_arena_release(), because the purges
 // for many runs would add up in one call.
 bool arena_release_aside(bool all);
 
@@ -408,40 +409,42 @@ bool arena_release_aside(bool all);
 // Counts the pages in memory of held slabs that are about to be given back.
 void arena_note_emptied(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// True if enough of a SuperSlab was given back to say how full it was.
+// Returns true if enough of a SuperSlab was given back to say how full it was.
 bool arena_is_judged(const struct page_arena_window *window, size_t superslab);
 
-// True if nearly all of what was given back of a SuperSlab was in memory. Begins its count anew.
+// Returns true if nearly all pages of a SuperSlab that were given back had been in memory. Begins
+// its count anew.
 bool arena_take_was_filled(const struct page_arena_window *window, size_t superslab);
 
 // --- moved.c
 
 // Maps held slabs without pages afresh, with the advice that their SuperSlabs have. Returns
-// OS_NO_MEMORY if nothing has changed: the kernel refuses, or a part of a moved run is in them. The
-// kernel may lose the slabs in that; whoever claims them next maps them again.
+// OS_NO_MEMORY if nothing has changed: the kernel refuses, or the slabs include a part of a moved
+// run. The kernel may lose the slabs in this; the next claim maps them again.
 enum os_result arena_refresh(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// Gives back the pages of a run that the caller holds and goes on holding. False if the kernel
-// would not.
+// Gives back the pages of a run that the caller goes on holding. Returns false if the kernel
+// refuses.
 bool arena_purge_held(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// Unmaps a run that the caller holds and releases next, where there is a limit. False if it did
-// not.
+// If there is a limit on addresses, unmaps a run that the caller holds and releases next. Returns
+// false if it did not.
 bool arena_unmap(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// As arena_purge_held(), by a caller that releases the run next. It may be gone then: unmapped for
-// good, or lost by the kernel as a moved run was mapped afresh. The next claim maps it again.
+// As arena_purge_held(), for a run that the caller releases next. The run may be gone then:
+// unmapped because of a limit, or lost by the kernel as a moved run was mapped afresh. The next
+// claim maps it again.
 bool arena_purge_for_good(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// Maps moved runs afresh that are free and clean, from note *note on, as long as done->looks is
-// below `looks`. False if all have been looked at; otherwise *note is the one to go on at.
+// Maps free and clean moved runs afresh, from note *note on, while done->looks is below `looks`.
+// Returns false if all notes have been looked at; otherwise *note is where to go on.
 bool arena_settle(const struct page_arena_window *window, size_t *note, size_t looks,
                   struct page_arena_purged *done);
 
 // --- refilled.c
 
-// For slabs that are claimed, and may be lost after it: advises huge pages to those of their
-// SuperSlabs that were filled before and have no page in use.
+// Advises huge pages to those SuperSlabs of claimed slabs that were filled before and have no page
+// in use. The slabs may be lost after the call.
 void arena_make_huge_again(const struct page_arena_window *window, size_t from, size_t slabs);
 
 #endif

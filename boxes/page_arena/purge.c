@@ -70,9 +70,9 @@ static HAK_NOINLINE void purge_word(const struct page_arena_window *window, size
     purge_bits(window, word, bits, budget, false, done);
 }
 
-// Gives back what the process is counted for a SuperSlab: its addresses under a limit on them, its
-// rights where the kernel charges for them. The caller holds all its slabs, which are clean. False
-// if the kernel refuses. (A frame of its own, see arena_purge_held().)
+// Gives back what a SuperSlab costs the process: its addresses under a limit on them, its rights if
+// the kernel charges for them. The caller holds all its slabs, which are clean. Returns false if
+// the kernel refuses. (A frame of its own, see arena_purge_held().)
 static HAK_NOINLINE bool give_up_slabs(const struct page_arena_window *window, size_t first) {
     struct page_arena_group *group = &window->groups[first / ARENA_GROUP_SLABS];
     uint64_t bit = superslab_mask(first % ARENA_GROUP_SLABS, 1);
@@ -81,7 +81,7 @@ static HAK_NOINLINE bool give_up_slabs(const struct page_arena_window *window, s
         arena_map_lost(window, first, ARENA_SUPERSLAB_SLABS) != OS_OK) {
         return false;
     }
-    // Rights that are taken away are to be had again, by several threads at a time.
+    // Rights are taken only if several threads at a time can get them back later.
     if (!unmapped && is_charged() && os_commits() &&
         (atomic_load_explicit(&group->committed, memory_order_relaxed) & bit) != 0) {
         enum os_result result = os_decommit(page_arena_address(window, first), ARENA_SUPERSLAB);
@@ -98,14 +98,15 @@ static HAK_NOINLINE bool give_up_slabs(const struct page_arena_window *window, s
     return true;
 }
 
-// The same, and the metadata of the SuperSlab before, which other threads may read meanwhile.
+// As above, but gives the metadata of the SuperSlab back first, which other threads may read
+// meanwhile.
 static bool purge_superslab(const struct page_arena_window *window, size_t first) {
     char *meta = window->meta + first / ARENA_SUPERSLAB_SLABS * ARENA_SUPERSLAB_META;
     return (!os_purges_in_place() || os_purge(meta, ARENA_SUPERSLAB_META) == OS_OK) &&
            give_up_slabs(window, first);
 }
 
-// The same for those SuperSlabs of a word that have no slab in use and no dirty slab.
+// As above, for those SuperSlabs of a word that have no slab in use and no dirty slab.
 static HAK_NOINLINE void purge_meta(const struct page_arena_window *window, size_t word,
                                     struct page_arena_purged *done) {
     struct page_arena_group *group = &window->groups[word / 32];
@@ -132,8 +133,8 @@ static HAK_NOINLINE void purge_meta(const struct page_arena_window *window, size
     }
 }
 
-// True if a group has something to give back: free dirty slabs, or metadata of free SuperSlabs.
-// Lowers the summaries to what there is.
+// Returns true if a group has something to give back: free dirty slabs, or metadata of free
+// SuperSlabs. Lowers the summaries to the true values.
 static HAK_NOINLINE bool group_has_idle(const struct page_arena_window *window, size_t group,
                                         struct page_arena_purged *done) {
     struct page_arena_region *region = &window->regions[group / ARENA_REGION_GROUPS];
@@ -172,8 +173,8 @@ static HAK_NOINLINE bool region_has_idle(const struct page_arena_window *window,
     return atomic_load(&window->regions[group / ARENA_REGION_GROUPS].meta) != 0;
 }
 
-// True if no slab of a group is held or dirty, and no metadata of it used. What is not mapped is
-// none of that.
+// Returns true if no slab of a group is held or dirty, and no metadata of the group is in use.
+// Slabs that are not mapped are neither.
 static bool is_unused(const struct page_arena_window *window, size_t group) {
     if (!is_group_open(group)) {
         return true;
@@ -214,7 +215,7 @@ static HAK_NOINLINE void lower_top(const struct page_arena_window *window, size_
     }
 }
 
-// A cursor that has passed the window, and goes on at a note of moved runs.
+// A cursor beyond the window: the walk goes on at a note of moved runs.
 static const size_t settling = SIZE_MAX / 2;
 
 struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget,
@@ -261,7 +262,7 @@ struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_
     return done;
 }
 
-// Of their own for the sake of the stack: what they keep would lie below each purge.
+// Not inlined: their locals would lie on the stack below each purge.
 static HAK_NOINLINE void lower_runs(const struct page_arena_window *window, size_t group) {
     arena_survey(window, group, true);
 }
@@ -275,7 +276,7 @@ size_t page_arena_purge_highest(size_t most) {
     if (!page_arena_is_known()) {
         return 0;
     }
-    // No copy: a free on a signal's stack may come here.
+    // No copy on the stack, because a free on a signal's stack may come here.
     const struct page_arena_window *window = &page_arena_known.window;
     struct page_arena_purged done = {0};
     size_t group = page_arena_top() / ARENA_GROUP_SLABS;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // refilled: puts SuperSlabs that are filled again on huge pages.
 //
-// A program that frees much and allocates as much again, a large temporary or a burst of blocks,
-// pays for each page twice: when the page goes back and when it is touched anew. The memory is not
-// kept, as nobody knows when it is wanted again; but one fault for 2 MiB costs a sixth of 512. So a
-// SuperSlab nearly all of which was in memory when it went back is advised huge pages when it is
-// put to use again as a whole: the program has shown that it fills it.
+// A program that frees much and allocates as much again, such as a large temporary or a burst of
+// blocks, pays twice for each page: when the page goes back and when it is touched anew. The memory
+// is not kept, as nobody knows when the program will want it. But one fault for 2 MiB costs a sixth
+// of 512 faults. So if nearly all of a SuperSlab was in memory when it went back, it is advised
+// huge pages when it is put to use again as a whole: the program has shown that it fills the
+// SuperSlab.
 #include "boxes/page_arena/page_arena_internal.h"
 
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
@@ -20,8 +21,8 @@ static void put_rest(const struct page_arena_window *window, struct moved_run al
     }
 }
 
-// Claims the slabs of a SuperSlab but for [from, end), which the caller holds. False if one of them
-// is in use.
+// Claims the slabs of a SuperSlab except [from, end), which the caller holds. Returns false if one
+// of them is in use.
 static bool claim_rest(const struct page_arena_window *window, struct moved_run all, size_t from,
                        size_t end) {
     size_t below = from - all.from;
@@ -36,13 +37,13 @@ static bool claim_rest(const struct page_arena_window *window, struct moved_run 
     return true;
 }
 
-// Maps a SuperSlab that is held as a whole afresh, with the advice: a table of small pages that is
-// left would keep a huge one out. SuperSlabs apart from each other may be mappings of their own
-// from then on, so that there is an end to it.
+// Maps a SuperSlab, all of which is held, afresh with the advice: a table of small pages would keep
+// a huge page out. SuperSlabs apart from each other may be mappings of their own from then on, so
+// their number is bounded.
 static void refresh_huge(const struct page_arena_window *window, struct moved_run all) {
     enum { SHARE = 1024 }; // of the mappings that the kernel grants
     size_t superslab = all.from / ARENA_SUPERSLAB_SLABS;
-    size_t before = superslab - 1; // Perhaps in a piece that is not used.
+    size_t before = superslab - 1; // It may lie in a piece that is not used.
     bool alone = !is_huge(window, superslab) &&
                  !(is_group_open(before / ARENA_GROUP_SUPERSLABS) && is_huge(window, before));
     if (alone && atomic_fetch_add_explicit(&arena_state.pieces, 1, memory_order_relaxed) >=
@@ -55,7 +56,7 @@ static void refresh_huge(const struct page_arena_window *window, struct moved_ru
     }
 }
 
-// The same without the advice.
+// As above, without the advice.
 static void refresh_small(const struct page_arena_window *window, struct moved_run all) {
     size_t superslab = all.from / ARENA_SUPERSLAB_SLABS;
     atomic_fetch_and(&window->groups[superslab / ARENA_GROUP_SUPERSLABS].huge,
@@ -81,7 +82,7 @@ static HAK_NOINLINE void refresh_around(const struct page_arena_window *window, 
         return;
     }
     bool filled = arena_take_was_filled(window, superslab);
-    // What is gone may be taken by something else, which is not to be mapped over.
+    // Slabs that are gone may be taken by another mapping, which must not be mapped over.
     if (arena_count_dirty(window, all.from, all.slabs) == 0 &&
         !arena_any_gone(window, all.from, all.slabs)) {
         if (!huge) {

@@ -25,7 +25,7 @@ size_t arena_release(size_t from, size_t slabs, bool dirty, uint32_t *now) {
             }
         }
     }
-    // Under a limit a slab is room for others only once they can have it.
+    // Under a limit, a slab counts as room for others only once they can claim it.
     bool at_once = limit_slabs() == 0;
     if (at_once || added > 0) {
         count_slabs(at_once ? -(ptrdiff_t)slabs : 0, (ptrdiff_t)added);

@@ -52,7 +52,7 @@ static enum os_result map_gone(const struct page_arena_window *window, struct go
     if (result == OS_OK) {
         atomic_bitmap_clear_run(gone_word(window, gone.from / 64), gone.from % 64, gone.count);
     } else if (result == OS_TAKEN && gone.count > 1) {
-        // Something else is mapped in a part of it: the others are good.
+        // Something else is mapped in a part of the range; the other slabs are good.
         for (size_t i = 0; i < gone.count; i++) {
             if (map_gone(window, (struct gone){gone.from + i, 1}) == OS_NO_MEMORY) {
                 return OS_NO_MEMORY;
@@ -62,7 +62,7 @@ static enum os_result map_gone(const struct page_arena_window *window, struct go
     return result;
 }
 
-// The same for all of [from, end) that are gone.
+// As above, for all slabs of [from, end) that are gone.
 static enum os_result map_all_gone(const struct page_arena_window *window, size_t from,
                                    size_t end) {
     enum os_result result = OS_OK;
@@ -74,8 +74,8 @@ static enum os_result map_all_gone(const struct page_arena_window *window, size_
     return result;
 }
 
-// The same for those SuperSlabs of group `index` that are bits of `lost`. (A frame of its own, as
-// mostly nothing is lost: see arena_purge_held().)
+// As above, for those SuperSlabs of group `index` that are bits of `lost`. (A frame of its own,
+// because mostly nothing is lost: see arena_purge_held().)
 static HAK_NOINLINE enum os_result map_lost_of(const struct page_arena_window *window, size_t index,
                                                uint64_t lost, size_t from, size_t end) {
     for (; lost != 0; lost &= lost - 1) {
@@ -158,9 +158,9 @@ void arena_mark_committed(const struct page_arena_window *window, size_t index,
     }
 }
 
-// Gives the held slabs [from, end) of a SuperSlab that was decommitted their rights back, where
-// that empties what has rights already. The whole SuperSlab gets them if the rest of it can be held
-// meanwhile. Otherwise the slabs of others are left alone, and the SuperSlab is not marked: the
+// Gives the held slabs [from, end) of a decommitted SuperSlab their rights back, where that empties
+// slabs that have rights already. The whole SuperSlab gets rights if the rest of it can be held
+// meanwhile. Otherwise the slabs of others are left alone and the SuperSlab is not marked, so the
 // next claims of its slabs do the same.
 static bool commit_held(const struct page_arena_window *window, size_t from, size_t end) {
     size_t superslab = from / ARENA_SUPERSLAB_SLABS;
@@ -190,9 +190,8 @@ struct held {
     size_t from, end;
 };
 
-// Gives `count` SuperSlabs that were decommitted, of held slabs, their rights
-// back in one call; or the first of them alone, where the kernel has to map it anew. Returns how
-// many are done; 0: the kernel refuses.
+// Gives `count` decommitted SuperSlabs, of held slabs, their rights back in one call, or only the
+// first of them if the kernel has to map it anew. Returns how many are done; 0: the kernel refuses.
 static size_t commit_some(const struct page_arena_window *window, size_t superslab, size_t count,
                           struct held held, bool huge) {
     size_t from = superslab * ARENA_SUPERSLAB_SLABS;

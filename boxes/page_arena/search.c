@@ -2,7 +2,7 @@
 // search: claims the lowest run that fits, and passes groups and regions whose runs are too short.
 #include "boxes/page_arena/page_arena_internal.h"
 
-// The first word with a free slab in [word, end), or `end`.
+// Returns the first word with a free slab in [word, end), or `end`.
 static size_t first_word(const struct page_arena_window *window, size_t word, size_t end) {
     while (word < end) {
         size_t group = word / 32;
@@ -38,7 +38,7 @@ static size_t raise_lowest(const struct page_arena_window *window, size_t words)
     return word;
 }
 
-// The run that a search wants.
+// The run that a search looks for.
 struct search {
     const struct page_arena_window *window;
     size_t slabs;
@@ -60,7 +60,7 @@ HAK_INLINE uint64_t search_word(const struct search *search, size_t word) {
     return bits;
 }
 
-// Bit i is set if `count` (1..64) bits from i on are.
+// Returns a word whose bit i is set if `count` (1..64) bits from i on are.
 static uint64_t starts_of_runs(uint64_t bits, size_t count) {
     for (size_t have = 1; bits != 0 && have < count;) {
         size_t more = hak_min(have, count - have);
@@ -70,7 +70,7 @@ static uint64_t starts_of_runs(uint64_t bits, size_t count) {
     return bits;
 }
 
-// The lowest run in [from, end) that will do wherever it starts; ARENA_NONE if there is none.
+// Returns the lowest run in [from, end) that fits wherever it starts; ARENA_NONE if there is none.
 static size_t find_within(const struct search *search, size_t from, size_t end) {
     const struct search wanted = *search; // in registers
     size_t carry = 0;                     // slabs at the end of the words before
@@ -109,9 +109,9 @@ static size_t claim_in_order(const struct search *search, size_t from, size_t en
     return ARENA_NONE;
 }
 
-// The same for a thread that has lost a run: it passes some by, the more the more it loses, and
-// another number than other threads do. If all of them took the lowest run that is left, all but
-// one would lose again, and so on. Those passed by come last.
+// As above, for a thread that has lost a run. It passes some runs by, the more the more it loses,
+// and another number than other threads do. If all threads took the lowest run that is left, all
+// but one would lose again, and so on. The runs passed by come last.
 static HAK_NOINLINE size_t claim_apart(const struct search *search, size_t from, size_t end) {
     enum { LOSSES_MOST = 6 };
     size_t passed = ARENA_NONE; // the lowest of them
@@ -147,7 +147,7 @@ static HAK_NOINLINE size_t claim_anywhere_within(const struct search *search, si
     return claim_apart(search, from + search->slabs, end);
 }
 
-// The first free slab in [at, end), or `end`.
+// Returns the first free slab in [at, end), or `end`.
 static size_t next_free(const struct search *search, size_t at, size_t end) {
     while (at < end) {
         uint64_t bits = search_word(search, at / 64) >> at % 64;
@@ -159,7 +159,8 @@ static size_t next_free(const struct search *search, size_t at, size_t end) {
     return end;
 }
 
-// How many slabs of [at, end) are free from `at` on. Counts no further than the search needs.
+// Returns how many slabs of [at, end) are free from `at` on. Counts no further than the search
+// needs.
 static size_t free_from(const struct search *search, size_t at, size_t end) {
     size_t count = 0;
     while (count < search->slabs && at + count < end) {
@@ -182,7 +183,7 @@ static HAK_NOINLINE size_t claim_aligned_within(const struct search *search, siz
         if (count == search->slabs && arena_claim_avail(search->window, at, count)) {
             return at;
         }
-        // Too short, or lost to another thread: the search goes on behind.
+        // The run is too short, or was lost to another thread: the search goes on behind it.
         at = align_up(search, next_free(search, at + count, end));
     }
     return ARENA_NONE;
@@ -194,8 +195,8 @@ static size_t claim_within(const struct search *search, size_t from, size_t end)
                                          : claim_aligned_within(search, from, end);
 }
 
-// Surveys the groups before `group` that a run of `carry` slabs lies in, as its summaries have it.
-// Returns how long the run at their end is.
+// Surveys the groups before `group` that a run of `carry` slabs, according to their summaries, lies
+// in. Returns the true length of the run at their end.
 static size_t survey_carry(const struct search *search, size_t group, size_t carry) {
     size_t counted = 0;
     for (size_t g = group; counted < carry && g-- > 0;) {
@@ -208,8 +209,9 @@ static size_t survey_carry(const struct search *search, size_t group, size_t car
     return counted;
 }
 
-// Claims the lowest run whose last slab is in the group; ARENA_NONE if there is none. *carry: a
-// bound of the run that ends before the group, and then of the one at its end.
+// Claims the lowest run whose last slab is in the group. Returns ARENA_NONE if there is none.
+// *carry bounds the run that ends before the group, and is set to a bound of the run at the group's
+// end.
 static size_t claim_in_group(const struct search *search, size_t group, size_t least,
                              size_t *carry) {
     struct runs runs = group_runs(search->window, group, search->dirty);
@@ -224,7 +226,7 @@ static size_t claim_in_group(const struct search *search, size_t group, size_t l
             if (from != ARENA_NONE) {
                 return from;
             }
-            // Not if only the alignment is in the way: the summary says nothing of that.
+            // Not if only the alignment is in the way, of which the summary says nothing.
             if (search->step == 1 || runs.longest == ARENA_GROUP_SLABS) {
                 *carry = crossing ? survey_carry(search, group, *carry) : *carry;
                 runs = arena_survey(search->window, group, search->dirty);
@@ -249,7 +251,7 @@ static HAK_NOINLINE size_t claim_in_only_group(const struct search *search, size
     return from;
 }
 
-// The same for a region, by its groups: the region's bound does not say where its run lies, and
+// As above, for a region, group by group: the region's bound does not say where its run lies, and
 // groups at its end may not be mapped.
 static size_t carry_over_region(const struct page_arena_window *window, size_t region_end,
                                 bool dirty, size_t carry) {
@@ -264,7 +266,7 @@ static size_t carry_over_region(const struct page_arena_window *window, size_t r
     return carry + at_end;
 }
 
-// Passes regions and groups by that have no run of that length.
+// Passes regions and groups that have no run of that length.
 static HAK_NOINLINE size_t claim_in_groups(const struct search *search, size_t least,
                                            size_t groups) {
     const struct page_arena_window *window = search->window;
@@ -305,7 +307,7 @@ size_t arena_find_run(const struct page_arena_window *window, size_t slabs, size
     size_t high = page_arena_high();
     size_t least = raise_lowest(window, high / 64) * 64;
     size_t groups = (high + ARENA_GROUP_SLABS - 1) / ARENA_GROUP_SLABS;
-    // A heap of up to 128 MiB has nothing to pass by.
+    // A heap of up to 128 MiB has no group to pass.
     return groups == 1 ? claim_in_only_group(&search, least)
                        : claim_in_groups(&search, least, groups);
 }

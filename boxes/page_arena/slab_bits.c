@@ -32,8 +32,8 @@ static void raise_runs(const struct page_arena_window *window, size_t group, boo
     raise(&runs->all, region_most);
 }
 
-// Marks a summary, and returns its value with the mark. Returns 0, and there is no mark, if another
-// thread changed it meanwhile.
+// Marks a summary. Returns its value with the mark, or 0, without a mark, if another thread changed
+// it meanwhile.
 static uint64_t begin_survey(atomic_bitmap_word *summary) {
     uint64_t seen = atomic_load(summary);
     uint64_t marked = ((seen | survey_mark) + survey_tag);
@@ -127,8 +127,8 @@ bool arena_claim_avail(const struct page_arena_window *window, size_t from, size
         } else if (ok) {
             ok = false;
             if (part.first % 64 + part.count > 64) {
-                // Words of it may have been claimed, and put back: a survey may have missed them,
-                // and a search passed them by.
+                // Some words may have been claimed and put back: a survey may have missed them, and
+                // a search passed them.
                 raise_runs(window, part.index, false);
                 raise_runs(window, part.index, true);
                 lower(&arena_state.lowest, from / 64);
@@ -162,7 +162,7 @@ size_t arena_count_dirty(const struct page_arena_window *window, size_t from, si
     if (HAK_LIKELY(atomic_bitmap_is_short(from, count, &mask))) {
         uint64_t bits =
             atomic_load_explicit(dirty_word(window, from / 64), memory_order_relaxed) & mask;
-        // All of them, or none, mostly: no need to count.
+        // Mostly all of them or none are dirty; then no count is needed.
         return bits == mask ? count : bits == 0 ? 0 : (size_t)__builtin_popcountll(bits);
     }
     size_t sum = 0;

@@ -60,8 +60,9 @@ size_t arena_first_superslab(const struct page_arena_window *window) {
 }
 
 // Reserves the regions of a window at `at`, which makes the place the arena's, and gives the first
-// region rights. Where only a mapping that replaces what there was can give rights, all regions get
-// them, and *all is true: no thread uses them yet, and later one thread at a time could add some.
+// region rights. If only a mapping that replaces the old one can give rights, all regions get them
+// and *all is set: no thread uses the regions yet, while later only one thread at a time could add
+// some.
 static enum os_result take_place(uintptr_t at, size_t slabs, bool *all) {
     char *regions = (char *)at + regions_offset(slabs);
     enum os_result result = os_reserve(regions, regions_size(slabs), NULL);
@@ -83,8 +84,8 @@ static void leave_place(uintptr_t at, size_t slabs) {
     os_release((char *)at + regions_offset(slabs), regions_size(slabs));
 }
 
-// Finds a place for a window of *slabs slabs, or of fewer where none of that size is free; *slabs
-// is then the window's size, and *all as take_place() says. Returns 0 if the kernel has no memory
+// Finds a place for a window of *slabs slabs, or of fewer if no place of that size is free. Sets
+// *slabs to the window's size, and *all as take_place() does. Returns 0 if the kernel has no memory
 // at all.
 static uintptr_t place_window(size_t *slabs, bool *all) {
     enum { PLACES = 16 };
@@ -101,8 +102,8 @@ static uintptr_t place_window(size_t *slabs, bool *all) {
             return at;
         }
     }
-    // No memory, or no such address on this kernel. A range of the kernel's choice tells which, and
-    // is a hint for the place.
+    // There is no memory, or no such address on this kernel. A range of the kernel's choice tells
+    // which, and hints at a place.
     void *range;
     if (os_reserve(NULL, regions_size(*slabs), &range) != OS_OK) {
         return 0;
@@ -145,10 +146,10 @@ static bool has_rights(size_t region) {
            (atomic_load_explicit(&config, memory_order_relaxed) & ALL_REGIONS) != 0;
 }
 
-// As add_regions(), where giving rights empties what has rights already: in a filter that refuses
-// mprotect(), and that the backend has not seen coming. So it is for one thread at a time, which
-// first looks whether another thread has done it. Returns OS_NO_MEMORY, without waiting, while
-// another thread is in here.
+// As add_regions(), if giving rights empties pages that have rights already, as in a filter that
+// refuses mprotect() and that the backend has not seen coming. So one thread at a time does it, and
+// first looks whether another thread has. Returns OS_NO_MEMORY, without waiting, while another
+// thread is in here.
 static enum os_result add_alone(const struct page_arena_window *window, size_t region) {
     if (atomic_exchange(&arena_control.adding, true)) {
         return OS_NO_MEMORY;
@@ -159,8 +160,8 @@ static enum os_result add_alone(const struct page_arena_window *window, size_t r
     return result;
 }
 
-// Gives all regions rights as long as that can be done while other threads use some: before the
-// process enters a sandbox. A tight process has no room for them, and none for so large a heap.
+// Gives all regions rights, before the process enters a sandbox, as long as other threads can use
+// some meanwhile. A tight process has no room for that, and none for so large a heap.
 static void give_all_regions(void) {
     struct page_arena_window window = page_arena_get_window();
     if (window.base == NULL || page_arena_is_tight()) {
