@@ -14,8 +14,9 @@ enum {
     LARGE_OFFSET = 128,
 };
 
-// The start of a run of slabs. In a chunk of small blocks, block k is at k * size as in every slab
-// of its bin, and the first ones, where this lies, are never handed out.
+// The description at the start of a run of slabs. In a chunk of small blocks, block k is at k *
+// size, as in every slab of its bin; the first blocks, where this description lies, are never
+// handed out.
 struct chunk {
     uintptr_t self; // its own address: a write past the end of what lies before it is found
     struct private_heap *heap;
@@ -146,7 +147,7 @@ static void free_chunk(struct chunk *chunk) {
     drop_heap(heap);
 }
 
-// The byte below a block must not look like a header; it is the last one of what lies before.
+// The byte below a block is the last one of whatever lies before, and must not look like a header.
 static void *hand_out(void *block) {
     if (HAK_HEADER && (uintptr_t)block % HAK_PAGE != 0) {
         ((uint8_t *)block)[-1] = 0;
@@ -174,7 +175,7 @@ static struct chunk *chunk_of_bin(struct private_heap *heap, unsigned bin) {
         return NULL;
     }
     const struct size_class_bin *info = &size_class_bins[bin];
-    // The byte below the first block is that block's, in the header flavour.
+    // In the header flavour, the byte below the first block belongs to that block.
     size_t front = offsetof(struct chunk, free) + info->words * sizeof chunk->free[0] + HAK_HEADER;
     chunk->bin = bin;
     chunk->first = (uint32_t)((front + info->size - 1) / info->size);
@@ -197,19 +198,19 @@ static void *alloc_small(struct private_heap *heap, unsigned bin) {
         }
         void *block = take(chunk);
         if (block != NULL) {
-            // Published again: a thread that finds the chunk here has not read `newest`.
+            // Stored once more, for threads that find the chunk here and have not read `newest`.
             atomic_store_explicit(&heap->current[bin], chunk, memory_order_release);
             return block;
         }
         chunk = chunk->next;
     }
-    // The next search goes on where this one stopped, so that old chunks have their turn.
+    // The next search goes on where this one stopped, so that old chunks get their turn.
     atomic_store_explicit(&heap->current[bin], chunk, memory_order_release);
     chunk = chunk_of_bin(heap, bin);
     return chunk == NULL ? NULL : take(chunk);
 }
 
-// Notes a large block; false if there is no memory for that.
+// Notes a large block. Returns false if there is no memory for that.
 static bool note(struct private_heap *heap, struct chunk *chunk) {
     struct table *table = &heap->first;
     while (true) {
@@ -243,7 +244,7 @@ static size_t large_offset(size_t align, size_t at) {
     return hak_round_up(LARGE_OFFSET + at, align) - at;
 }
 
-// The run has more; what a block is said to have follows from its size.
+// The run may have more room, but a block's usable bytes follow from its size.
 static size_t large_usable(size_t size) {
     return hak_round_up(hak_max(size, 1), HAK_PAGE);
 }
@@ -276,7 +277,7 @@ static void *alloc_large(struct private_heap *heap, size_t size, size_t align, s
     return block;
 }
 
-// The bin of small blocks of that size, 0 if there is none.
+// Returns the bin of small blocks of that size, 0 if there is none.
 static unsigned small_bin(size_t size, size_t align) {
     unsigned bin = size_class_aligned_bin(size, hak_max(align, HAK_MIN_ALIGN));
     return bin != 0 && size_class_bins[bin].blocks >= CHUNK_BLOCKS ? bin : 0;
@@ -316,7 +317,7 @@ void *private_heap_alloc_at(struct private_heap *heap, size_t size, size_t align
                                                    : alloc_large(heap, size, align, offset, zero);
 }
 
-// The run that ptr points into, if it is a private heap's.
+// Returns the run that ptr points into if it is a private heap's, else NULL.
 static struct chunk *chunk_of(const struct page_arena_window *window, const void *ptr) {
     size_t slab = page_arena_slab_of(window, ptr);
     if (!superslab_known(window, slab) ||
@@ -324,7 +325,7 @@ static struct chunk *chunk_of(const struct page_arena_window *window, const void
                            slab % ARENA_GROUP_SLABS)) {
         return NULL;
     }
-    // A block of a large alignment starts in a later slab of its run than its description.
+    // A block of a large alignment starts in a later slab of its run than the description does.
     for (size_t head = slab;; head--) {
         struct slab *meta = superslab_slab(window, head);
         uint8_t kind = atomic_load_explicit(&meta->kind, memory_order_acquire);
@@ -339,7 +340,8 @@ static struct chunk *chunk_of(const struct page_arena_window *window, const void
     }
 }
 
-// The number of the small block that starts at ptr; false if none can.
+// Sets *block to the number of the small block that starts at ptr. Returns false if none can start
+// there.
 static bool block_at(const struct chunk *chunk, const void *ptr, size_t *block) {
     uintptr_t offset = (uintptr_t)ptr - (uintptr_t)chunk;
     return offset < ARENA_SLAB &&
@@ -401,7 +403,7 @@ bool private_heap_free(const struct page_arena_window *window, void *ptr) {
     if ((atomic_bitmap_put(&chunk->free[block / 64], bit) & bit) != 0) {
         return false;
     }
-    // Its own reference keeps the chunk, and the chunk's the heap.
+    // The heap's reference keeps the chunk, and the chunk's keeps the heap.
     count_live(chunk->heap, -(ptrdiff_t)size_class_usable(chunk->bin));
     if (atomic_fetch_sub(&chunk->refs, 1) == 1) {
         free_chunk(chunk);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// private_heap: heaps whose blocks can all be freed at once: what mimalloc calls a heap and
-// jemalloc an arena of the program's own.
+// private_heap: heaps all of whose blocks can be freed at once. mimalloc calls them heaps, jemalloc
+// calls them arenas.
 //
 // The blocks of a private heap live in runs of slabs that no other heap shares: chunks of one slab
 // with blocks of one bin, or a run for one larger block. The first bytes of a run describe it, so
@@ -34,8 +34,8 @@ void *private_heap_alloc(struct private_heap *heap, size_t size, size_t align, b
 void *private_heap_alloc_at(struct private_heap *heap, size_t size, size_t align, size_t offset,
                             bool zero);
 
-// The usable bytes that private_heap_alloc() is sure to give, 0 if size or align is beyond what can
-// be.
+// Returns the least usable bytes of a block that private_heap_alloc() would return, 0 if no block
+// can have that size or alignment.
 size_t private_heap_good_size(size_t size, size_t align);
 
 // Ends a heap. Its live blocks stay; each is freed as any other block.
@@ -51,10 +51,10 @@ void private_heap_reset(struct private_heap *heap);
 // there.
 bool private_heap_free(const struct page_arena_window *window, void *ptr);
 
-// Says what a pointer, any pointer, is to private heaps. *usable is set to the bytes of a live
-// block.
+// Classifies a pointer, which may be any pointer. Sets *usable to the usable bytes if a live block
+// starts there.
 enum private_heap_look {
-    PRIVATE_HEAP_NONE, // nothing of theirs
+    PRIVATE_HEAP_NONE, // in no private heap
     PRIVATE_HEAP_LIVE, // the start of a live block
     PRIVATE_HEAP_FREE, // the start of a small block that is free
     PRIVATE_HEAP_INTERIOR,
@@ -70,13 +70,13 @@ struct private_heap *private_heap_of(const struct page_arena_window *window, con
 typedef bool (*private_heap_visitor)(void *block, size_t usable, void *arg);
 bool private_heap_visit(struct private_heap *heap, private_heap_visitor visit, void *arg);
 
-// Usable bytes of live blocks, and bytes that the heap holds for them.
+// Return the usable bytes of live blocks, and the bytes that the heap holds for them.
 struct private_heap_stats {
     size_t live, held;
 };
 struct private_heap_stats private_heap_get_stats(struct private_heap *heap);
 
-// Usable bytes of live blocks of all private heaps.
+// Returns the usable bytes of live blocks of all private heaps.
 size_t private_heap_live(void);
 
 // For readers outside of the process, see layout.h.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "boxes/probe/probe.h"
 
-// The arguments are where a call has put them: nothing is done before the NOP. Not inlined, and not
-// changed for a caller (noipa, where there is that), so that there is one of each.
+// Each function is a NOP and nothing else, so the arguments are still where the call has put them.
+// Not inlined, and not specialised for a caller (noipa, if the compiler has it), so that there is
+// one copy of each.
 #define POINT(name)                                  \
     __asm__ volatile(".globl hak_probe_" #name "\n"  \
                      ".hidden hak_probe_" #name "\n" \

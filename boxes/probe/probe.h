@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // probe: points that tracers can be attached to (USDT), of the provider "hakmem".
 //
-// A probe is a function that is a NOP, for slow ways only. The shared objects have a note of each
-// (.note.stapsdt, as systemtap's sys/sdt.h makes them; notes.c): what it is called, where it is,
-// and where its arguments are there. bpftrace, perf, gdb and systemtap read the notes. Programs
-// that the archive is linked into have the functions alone: a note would hold on to each of them,
-// and not all linkers let go of one for a function that they leave out.
+// A probe is a function that is a NOP, for slow paths only. The shared objects have a note of each
+// probe (.note.stapsdt, as systemtap's sys/sdt.h makes them; notes.c): its name, its address, and
+// where its arguments are there. bpftrace, perf, gdb and systemtap read the notes. Programs that
+// the archive is linked into have the functions without notes: a note would keep each function
+// linked, and not all linkers drop a note together with its function.
 //
 // Thread-safe and async-signal-safe.
 #ifndef HAKMEM_BOXES_PROBE_PROBE_H

@@ -17,7 +17,7 @@ static void put_number(struct profile_writer *w, uint64_t value, unsigned base) 
     output_bytes(&w->out, at, (size_t)(end - at));
 }
 
-// A frame: its function, or where it lies.
+// Writes a frame: its function, or its place in a file.
 static void put_frame(struct profile_writer *w, uintptr_t pc) {
     size_t place = profile_place_of(w, pc);
     if (place < w->count && w->names[place].length != 0) {

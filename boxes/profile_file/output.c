@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-// Four bits a step: the table is small enough to be written down.
+// Takes four bits in each step, so the table is small enough to be written down.
 static uint32_t crc_of(uint32_t crc, const uint8_t *bytes, size_t size) {
     static const uint32_t table[16] = {
         0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4,

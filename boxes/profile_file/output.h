@@ -23,7 +23,7 @@ struct output {
 
 void output_start(struct output *out, int file, bool gzip);
 void output_bytes(struct output *out, const void *bytes, size_t size);
-// False if anything could not be written.
+// Returns false if anything could not be written.
 bool output_end(struct output *out);
 
 // Protocol buffers. A message that is part of another is written into a buffer first.
@@ -33,7 +33,7 @@ struct message {
 };
 void message_number(struct message *m, unsigned field, uint64_t value);
 void message_bytes(struct message *m, unsigned field, const void *bytes, size_t size);
-// A number of a packed list: the list is a message of its own.
+// Writes a number of a packed list; the list is a message of its own.
 void message_packed(struct message *list, uint64_t value);
 
 void output_message(struct output *out, unsigned field, const struct message *m);

@@ -125,7 +125,8 @@ static void put_location(struct profile_writer *w, uint64_t id, uintptr_t pc, ui
     output_message(&w->out, PROFILE_LOCATION, m);
 }
 
-// A location's number is its place among the names, from 1; the last is for what is not known.
+// A location's number is its place among the names, from 1. The last one stands for addresses that
+// are not known.
 static void put_locations(struct profile_writer *w) {
     static const char unknown[] = "[unknown]";
     uintptr_t last = 0;

@@ -24,7 +24,7 @@ static void sift(struct elf_name *names, size_t at, size_t count) {
     }
 }
 
-// Sorts the addresses, each once. By heap: qsort() may allocate.
+// Sorts the addresses, and drops duplicates. A heap sort, because qsort() may allocate.
 void profile_settle(struct profile_writer *w) {
     for (size_t i = w->count / 2; i-- > 0;) {
         sift(w->names, i, w->count);

@@ -24,10 +24,10 @@ struct profile_writer {
 // Adds the addresses of a stack to the names of the writer `to`.
 void profile_collect(void *to, struct heap_profile_stack *stack);
 
-// Sorts the names, and drops those that are there twice. To be called once all are collected.
+// Sorts the names, and drops duplicates. To be called once all names are collected.
 void profile_settle(struct profile_writer *w);
 
-// An address within the call that returns to `pc`.
+// Returns an address within the call that returns to `pc`.
 uintptr_t profile_call_at(uintptr_t pc);
 
 // Returns the index of an address among the names, or `count` if it is not there: a stack may be
@@ -38,7 +38,7 @@ size_t profile_place_of(const struct profile_writer *w, uintptr_t pc);
 // program that the library is linked into; stacks in a shared object start behind them.
 unsigned profile_own_calls(const struct profile_writer *w, const struct heap_profile_stack *stack);
 
-// What a stack has allocated, and what of it lives.
+// The sums of a stack: what was allocated, and what of that is live.
 struct profile_values {
     uint64_t allocated_objects, allocated_bytes, live_objects, live_bytes;
 };

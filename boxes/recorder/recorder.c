@@ -67,8 +67,8 @@ static bool make_file(void) {
     return true;
 }
 
-// True if there is a file to write to. While one thread makes it others do not record: in a child
-// that was forked, where that may be, there are none before its first call.
+// Returns true if there is a file to write to. While one thread makes the file, others do not
+// record. A child may be forked in that moment; it records from its first call on.
 static bool has_file(void) {
     int seen = atomic_load_explicit(&state, memory_order_acquire);
     if (HAK_LIKELY(seen == FILE_MADE)) {
@@ -99,8 +99,8 @@ bool recorder_start(const char *path, const char *program, const char *flavour) 
     return has_file();
 }
 
-// What a lane has is the parent's. One whose thread was just changing its chunk keeps a mapping
-// that nobody writes to.
+// In a child, lanes hold the parent's chunks. A lane whose thread was just changing its chunk keeps
+// a mapping that nobody writes to.
 void recorder_after_fork(const char *path) {
     if (!recorder_is_on()) {
         return;
@@ -161,7 +161,8 @@ static void add_address(struct record *to, struct lane *lane, const void *block)
     add_number(to, step << 1 ^ sign);
 }
 
-// A chunk of the file for the lane, whose next record has this order. False if there is none.
+// Takes a chunk of the file for the lane, whose next record has this order. Returns false if there
+// is none.
 static bool begin_chunk(struct lane *lane, uint64_t order, uint64_t ms) {
     struct trace_chunk *old = lane->chunk;
     lane->chunk = NULL;
@@ -187,7 +188,7 @@ static bool begin_chunk(struct lane *lane, uint64_t order, uint64_t ms) {
     return true;
 }
 
-// The head of a record, with what is not as in the one before.
+// Writes the head of a record, with those fields that differ from the record before.
 static void add_head(struct record *to, struct lane *lane, enum trace_kind kind, uint64_t order,
                      uint64_t ms) {
     unsigned head = (unsigned)kind;
@@ -223,7 +224,7 @@ static struct lane *take_lane(void) {
     return NULL;
 }
 
-// Which of these a record of a kind has: an alignment, a size, an address.
+// The fields that a record of a kind has: an alignment, a size, an address.
 enum { HAS_ALIGN = 1, HAS_SIZE = 2, HAS_ADDRESS = 4 };
 static const unsigned char has[TRACE_KINDS] = {
     [TRACE_MALLOC] = HAS_SIZE | HAS_ADDRESS,
@@ -240,7 +241,7 @@ static void note(enum trace_kind kind, const void *block, size_t size, size_t al
     if (lane == NULL) {
         return;
     }
-    // In this order: the clock of a lane's records does not go back.
+    // In this order, so that the clock of a lane's records does not go back.
     uint64_t order = atomic_fetch_add(&file.order, 1) + 1;
     uint64_t ms = hak_max(os_now_ms() - file.started_ms, lane->ms);
     bool room = lane->chunk != NULL && lane->used + TRACE_RECORD_MOST < TRACE_CHUNK_BYTES;

@@ -2,8 +2,8 @@
 // recorder: a trace of what a program allocates and frees, as a file (trace_format.h).
 //
 // A recording thread takes one of a few lanes, appends its record to the lane's chunk (a part of
-// the file that is mapped), and gives the lane back. So a process that is killed loses no record,
-// and a thread that ends leaves nothing behind. Each chunk opens the file by its name: the recorder
+// the file that is mapped), and gives the lane back. So a killed process loses no record, and a
+// thread that ends leaves nothing behind. Each new chunk opens the file by its name: the recorder
 // keeps no descriptor that a program could close.
 //
 // Thread-safe. A call never waits for another thread: if no lane is free after many tries, the call

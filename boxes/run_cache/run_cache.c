@@ -37,8 +37,8 @@ static uint64_t word_of(size_t from, size_t slabs) {
 
 static const struct run_cache_run none = {0, 0};
 
-// The line of the calling thread, and of few others: stacks, with the TLS at their upper end, are
-// made one next to the other, a little more than a power of two apart, 8 MiB by default.
+// Returns the line of the calling thread, and of few others: stacks, with the TLS at their upper
+// end, are made one next to the other, a little more than a power of two apart, 8 MiB by default.
 static unsigned own_index(void) {
     uintptr_t tls = (uintptr_t)__builtin_thread_pointer();
     return (unsigned)(tls >> 26 ^ tls >> 23 ^ tls >> 20 ^ tls >> 17) % RUN_CACHE_LINES;
@@ -54,8 +54,8 @@ static uint64_t look(way_word *ways, size_t way) {
 
 // Looks at a line are without branches on what is there, which the processor could not foresee.
 
-// The shortest run of a line that has so many slabs: its word and its place, in one number. Less if
-// there is none.
+// Returns the shortest run of a line that has so many slabs: its word and its place, in one number.
+// Less if there is none.
 static uint64_t find(way_word *ways, size_t slabs) {
     // What is too short comes behind all others, as such a difference is below 0.
     const uint64_t wanted = word_of(0, slabs);
@@ -114,7 +114,7 @@ static size_t slabs_in(way_word *ways) {
     return length_of(sum);
 }
 
-// The place of the shortest run of a line, of an empty one if there is one.
+// Returns the place of the shortest run of a line, of an empty one if there is one.
 static size_t shortest_in(way_word *ways) {
     uint64_t least = UINT64_MAX;
 #pragma GCC unroll 8

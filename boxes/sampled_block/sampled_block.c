@@ -11,7 +11,8 @@ struct chunk {
     atomic_bitmap_word bits[SIZE_CLASS_MAX_BLOCKS / 64]; // free blocks
     _Atomic(uint32_t) next;                              // in the stack of its bin, index + 1
     _Atomic(uint8_t) bin;                                // 0: not in use yet
-    // It is in the stack of its bin, or a thread has it. Of a chunk that is not no block is free.
+    // The chunk is in the stack of its bin, or a thread has it. A chunk that is neither has no free
+    // block.
     _Atomic(uint8_t) listed;
 };
 
@@ -23,8 +24,8 @@ enum place_state { PLACE_NONE, PLACE_BEING_MADE, PLACE_MADE, PLACE_REFUSED };
 static _Atomic(int) place;
 static struct chunk *chunks;
 static _Atomic(uint32_t) chunks_used;
-// Of each bin, the chunks that may have free blocks: the topmost's index + 1, and in the high half
-// a number that counts the changes.
+// For each bin, the stack of chunks that may have free blocks: the topmost one's index + 1 in the
+// low half, and a count of changes in the high half.
 static _Atomic(uint64_t) stacks[SIZE_CLASS_BINS];
 static _Atomic(size_t) live_bytes;
 
@@ -45,7 +46,7 @@ static bool make_place(size_t bytes) {
     return true;
 }
 
-// True if there is a range. While one thread makes it, others go without.
+// Returns true if there is a range. While one thread makes it, others go without.
 static bool has_place(void) {
     static const size_t most = (size_t)16 << 30, least = (size_t)4 << 20;
     int seen = atomic_load_explicit(&place, memory_order_acquire);
@@ -126,7 +127,7 @@ static void give_back(struct chunk *chunk, unsigned bin) {
     unsigned words = size_class_bins[bin].words;
     if (!has_free(chunk, words)) {
         atomic_store(&chunk->listed, 0);
-        // A block that was freed before that was not listed.
+        // A block that was freed before the chunk was listed did not list it.
         if (!has_free(chunk, words) || atomic_exchange(&chunk->listed, 1) != 0) {
             return;
         }
@@ -134,7 +135,7 @@ static void give_back(struct chunk *chunk, unsigned bin) {
     push(bin, (uint32_t)(chunk - chunks));
 }
 
-// A free block of a chunk that the calling thread has; NULL if there is none.
+// Returns a free block of a chunk that the calling thread has, NULL if there is none.
 static void *take(struct chunk *chunk, unsigned bin) {
     for (unsigned word = 0; word < size_class_bins[bin].words; word++) {
         uint64_t got = atomic_bitmap_take(&chunk->bits[word], 1);
@@ -171,7 +172,7 @@ void *sampled_block_alloc(size_t size, size_t align) {
     return block;
 }
 
-// The block that a pointer is into; NULL if there is none.
+// Returns the block that a pointer is into, NULL if there is none.
 static struct chunk *find(const void *ptr, size_t *block, bool *is_start) {
     if (!sampled_block_owns(ptr)) {
         return NULL;

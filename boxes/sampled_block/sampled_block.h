@@ -38,7 +38,7 @@ enum sampled_block_look sampled_block_look(const void *ptr, size_t *usable, void
 // Frees the block that starts at `ptr`. Returns false if no live block starts there.
 bool sampled_block_free(void *ptr);
 
-// Bytes of live blocks, and bytes that chunks take.
+// Return the bytes of live blocks, and the bytes that chunks take.
 void sampled_block_count(size_t *live, size_t *held);
 
 // Returns where the range starts. Chunks are in use from there on.

@@ -42,7 +42,7 @@ static uint64_t minus_log2(uint64_t u) {
     return ((uint64_t)(zeros + 1) << 32) - fraction;
 }
 
-// A distance: exponentially distributed with the mean `rate`, rounded down.
+// Returns a distance: exponentially distributed with the mean `rate`, rounded down.
 static int64_t draw(uint64_t rate) {
     static const uint64_t ln2 = UINT64_C(0xb17217f7); // with 32 bits behind the point
     uint64_t u = next_random();
@@ -65,8 +65,8 @@ uint64_t sampler_rate(void) {
     return atomic_load_explicit(&rate_now, memory_order_relaxed);
 }
 
-// A thread that was forked goes on with its parent's numbers, which is no fault: the two processes
-// are sampled each by itself.
+// In a forked child, the thread goes on with its parent's random numbers. That is no fault, because
+// each process is sampled by itself.
 static uint64_t fresh_seed(void) {
     static _Atomic(uint64_t) threads;
     uint64_t nth = atomic_fetch_add_explicit(&threads, 1, memory_order_relaxed);

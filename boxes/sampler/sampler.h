@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // sampler: decides which allocations are sampled, and how many allocations each of them stands for.
 //
-// Bytes that a thread allocates are points of a line, and samples are a Poisson process on it: the
-// distance to the next is drawn from an exponential distribution whose mean is the rate. A block of
-// s bytes is sampled with the probability p = 1 - exp(-s / rate), whatever was allocated before it,
-// and stands for 1 / p blocks of its size: sums of these weights are unbiased. A block of 0 bytes
-// counts as one of 1, and each size as the next odd one. At the rate 1 every block is sampled, with
-// the weight 1.
+// The bytes that a thread allocates are points of a line, and samples are a Poisson process on it:
+// the distance to the next sample is drawn from an exponential distribution whose mean is the rate.
+// A block of s bytes is sampled with the probability p = 1 - exp(-s / rate), whatever was allocated
+// before it, and stands for 1 / p blocks of its size. Sums of these weights are unbiased. A block
+// of 0 bytes counts as one of 1 byte, and each size counts as the next odd one. At the rate 1 every
+// block is sampled, with the weight 1.
 //
-// Each thread has a countdown of its own. A new thread, and one that saw sampling off, looks at the
-// rate from time to time. All arithmetic is on integers: a program may trap floating point
-// exceptions.
+// Each thread has a countdown of its own. While sampling is off, and in a new thread, the countdown
+// only leads to a look at the rate from time to time. All arithmetic is on integers, because a
+// program may trap floating point exceptions.
 #ifndef HAKMEM_BOXES_SAMPLER_SAMPLER_H
 #define HAKMEM_BOXES_SAMPLER_SAMPLER_H
 
@@ -46,15 +46,15 @@ HAK_INLINE bool sampler_counts(size_t size) {
 // Returns true if the allocation that sampler_counts() has counted last is sampled.
 bool sampler_decides(size_t size);
 
-// The weight of a sampled block at a rate, with SAMPLER_FRACTION bits behind the point.
+// Returns the weight of a sampled block at a rate, with SAMPLER_FRACTION bits behind the point.
 uint64_t sampler_weight(size_t size, uint64_t rate);
 
-// A sum of weights, rounded to the nearest number of blocks.
+// Returns a sum of weights as a number of blocks, rounded to the nearest.
 HAK_INLINE uint64_t sampler_whole(uint64_t weights) {
     return (weights + (1u << (SAMPLER_FRACTION - 1))) >> SAMPLER_FRACTION;
 }
 
-// For tests: the thread's random numbers follow from `seed`, not 0.
+// For tests: makes the thread's random numbers follow from `seed`, which is not 0.
 void sampler_seed(uint64_t seed);
 HAK_C_END
 

@@ -115,8 +115,9 @@ static size_t number_in_file(const char *path) {
     return i == 0 ? SIZE_MAX : value;
 }
 
-// root + the path of the line of /proc/self/cgroup that `field` marks + file; the root's own file
-// where that one cannot be seen, as in a container.
+// Returns the number in the file `file` of the cgroup whose path is in the line of
+// /proc/self/cgroup that `field` marks, below `root`; of the root itself if that cgroup cannot be
+// seen, as in a container.
 static size_t cgroup_number(const char *cgroups, const char *field, const char *root,
                             const char *file) {
     const char *at = strstr(cgroups, field);
@@ -147,7 +148,7 @@ size_t settings_memory(void) {
                                        "/memory.limit_in_bytes"));
 }
 
-// Reads the suffix of a number of bytes. False if it is none that a setting may have.
+// Reads the suffix of a number of bytes. Returns false if no setting may have that suffix.
 static bool scale(const char *suffix, bool percent, int64_t *value) {
     static const char units[] = "KMGT";
     if (percent && strcmp(suffix, "%") == 0) {
@@ -201,8 +202,8 @@ static size_t name_length(const char *entry) {
     return strcspn(entry, "=");
 }
 
-// The row of the name that `entry`, of the environment, begins with; SETTING_COUNT if there is
-// none.
+// Returns the row of the name that an entry of the environment begins with, SETTING_COUNT if there
+// is none.
 static int find_row(const char *entry) {
     size_t length = name_length(entry);
     int i = 0;
@@ -213,7 +214,7 @@ static int find_row(const char *entry) {
     return i;
 }
 
-// True if an entry of the environment has the name of a setting that is a text, which is then set.
+// Returns true if an entry of the environment has the name of a text setting; sets that setting.
 static bool load_text(const char *entry, const char *text) {
     int i = 0;
     while (i < SETTING_TEXTS &&
@@ -246,7 +247,7 @@ static bool ends_in(const char *text, const char *end) {
     return length >= strlen(end) && strcmp(text + length - strlen(end), end) == 0;
 }
 
-// The values of HAKMEM_STATS that ask for statistics; false for all others.
+// Reads the values of HAKMEM_STATS that ask for statistics. Returns false for all others.
 static bool load_stats(const char *text) {
     bool json = strcmp(text, "json") == 0;
     bool is_file = strpbrk(text, "/.") != NULL && strlen(text) < sizeof stats.file;
@@ -259,7 +260,7 @@ static bool load_stats(const char *text) {
     return true;
 }
 
-// True if an entry before this one has the same name: one line a name.
+// Returns true if an entry before this one has the same name: each name gets one line.
 static bool is_repeated(char *const *environment, char *const *entry) {
     size_t length = name_length(*entry) + 1;
     while (environment != entry && strncmp(*environment, *entry, length) != 0) {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // settings: the HAKMEM_* environment variables, read once.
 //
-// Each setting is one row of the table in settings.c with its name, unit, range, default and what
-// it does. Before settings_load() every setting has its default. An empty value, which is how a
-// script clears a variable, stands for the default too. Any other value that is not a number of the
-// range gets one warning line on stderr and the default, a HAKMEM_ name without a row a warning
-// line. HAKMEM_STATS also takes "text", "json" and the name of a file, which has a '/' or a '.' in
-// it. Set-user-ID programs ignore them all.
+// Each setting is one row of the table in settings.c with its name, unit, range, default and
+// meaning. Before settings_load() every setting has its default. An empty value also means the
+// default, because scripts clear a variable that way. Any other value that is not a number of the
+// range gets one warning line on stderr and the default; so does a HAKMEM_ name without a row get a
+// warning line. HAKMEM_STATS also takes "text", "json" and the name of a file, which has a '/' or a
+// '.' in it. Set-user-ID programs ignore all settings.
 #ifndef HAKMEM_BOXES_SETTINGS_SETTINGS_H
 #define HAKMEM_BOXES_SETTINGS_SETTINGS_H
 
@@ -70,38 +70,40 @@ struct setting_text_row {
 
 extern const struct setting_text_row settings_text_table[SETTING_TEXTS];
 
-// Reads the environment (NULL-terminated, as environ). Called once, from the library's constructor;
-// another library's may have started threads before, which see the one value or the other.
+// Reads the environment (NULL-terminated, as environ). Called once, from the library's constructor.
+// Another library's constructor may have started threads before, which see the default or the new
+// value.
 void settings_load(char *const *environment);
 
 // As settings_load(), at the first call only: for functions that other libraries' constructors may
 // call before ours. A thread that calls at the same time may still see the defaults.
 void settings_load_once(char *const *environment);
 
-// Parses one value into *out; false, and *out untouched, if it is not a decimal integer (with an
-// optional sign) within the row's range and nothing else. A setting in bytes takes K, M, G or T
-// behind the number, or % of settings_memory().
+// Parses one value into *out. Returns false, and leaves *out, unless the value is a decimal integer
+// (with an optional sign) within the row's range and nothing else. A setting in bytes takes K, M, G
+// or T behind the number, or % of settings_memory().
 bool settings_parse(const struct setting_row *row, const char *text, int64_t *out);
 
-// Bytes of memory this process may use: the machine's, or its cgroup's (v1 or v2) if less.
+// Returns the bytes of memory that this process may use: the machine's, or its cgroup's (v1 or v2)
+// if that is less.
 size_t settings_memory(void);
 
-// Changes the value of a setting that is asked for each time it matters: SETTING_DECAY_MS. False,
-// and nothing changed, if the value is out of the row's range. Thread-safe.
+// Changes the value of a setting that is read each time it matters: SETTING_DECAY_MS. Returns
+// false, and changes nothing, if the value is out of the row's range. Thread-safe.
 bool settings_set(enum setting setting, int64_t value);
 
-// The text in force, "" if none is set. Thread-safe; what the program does to its environment later
-// changes nothing.
+// Returns the text in force, "" if none is set. Thread-safe; later changes of the environment have
+// no effect.
 const char *settings_text(enum setting_text text);
 
-// Where statistics go, and in which form, if HAKMEM_STATS is not 0.
+// The destination and the form of statistics, if HAKMEM_STATS is not 0.
 struct settings_stats {
     const char *file; // as it was given; NULL: stderr
     bool json;        // or a table
 };
 struct settings_stats settings_get_stats(void);
 
-// The value in force. Thread-safe.
+// Returns the value in force. Thread-safe.
 HAK_INLINE int64_t settings_get(enum setting setting) {
     extern int64_t settings_values[SETTING_COUNT];
     return HAK_PEEK(&settings_values[setting]);

@@ -43,7 +43,7 @@ bool pool_hold_blocks(const struct page_arena_window *window, size_t slab, unsig
     return true;
 }
 
-// Returns those of `pages` that are in rows long enough for os_purge().
+// Returns those of `pages` that form ranges long enough for os_purge().
 static uint16_t worthwhile(uint16_t pages) {
     size_t least = (os_least_purge() + HAK_PAGE - 1) >> HAK_PAGE_SHIFT;
     if (HAK_LIKELY(least == 1)) {
@@ -65,7 +65,8 @@ static uint16_t worthwhile(uint16_t pages) {
 static HAK_NOINLINE size_t purge_pages(const struct page_arena_window *window, size_t slab,
                                        uint16_t pages) {
     char *at = page_arena_address(window, slab);
-    // One after the other, without a list of them: a free on a signal's stack may come here.
+    // Purges one range after the other, without a list of them, because a free on a signal's stack
+    // may come here.
     bool done = true;
     for (uint32_t rest = pages; rest != 0;) {
         size_t from = (unsigned)__builtin_ctz(rest);
@@ -87,7 +88,7 @@ static HAK_NOINLINE size_t purge_pages(const struct page_arena_window *window, s
     return (size_t)__builtin_popcount(pages);
 }
 
-// The numbers of the first and of the last block on pages [from, end) of a slab.
+// Return the numbers of the first and of the last block on pages [from, end) of a slab.
 static size_t first_on(unsigned bin, unsigned from) {
     return size_class_block_at(bin, (uint32_t)from << HAK_PAGE_SHIFT);
 }
@@ -151,7 +152,7 @@ bool pool_purge_slab(const struct page_arena_window *window, size_t slab, unsign
     return pages == 0 || count != 0;
 }
 
-// True if a slab may have idle pages. Marks the slab as not used since.
+// Returns true if a slab may have idle pages. Marks the slab as not used since.
 static bool is_quiet(struct slab *meta, bool all) {
     if (atomic_load_explicit(&meta->kind, memory_order_relaxed) != SLAB_TINY) {
         return false;

@@ -45,7 +45,7 @@ uint64_t pool_hold(const struct page_arena_window *window, size_t slab, unsigned
     return got;
 }
 
-// True if every block of the slab is free. `word` is one that was full a moment ago.
+// Returns true if every block of the slab is free. `word` is one that was full a moment ago.
 static bool is_all_free(const struct page_arena_window *window, size_t slab, unsigned bin,
                         unsigned word) {
     struct slab *meta = superslab_slab(window, slab);
@@ -65,8 +65,8 @@ static bool is_all_free(const struct page_arena_window *window, size_t slab, uns
     return true;
 }
 
-// Holds every block of a slab. False, and none is held, if one of them is not free; then *owed is
-// set to the bin for which the caller owes a pool_reclaim_if_free(), if there is one.
+// Holds every block of a slab. Returns false, and none is held, if one of them is not free; then
+// *owed is set to the bin for which the caller owes a pool_reclaim_if_free(), if there is one.
 static HAK_NOINLINE bool hold_all(const struct page_arena_window *window, size_t slab, unsigned bin,
                                   unsigned *owed) {
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
@@ -110,7 +110,7 @@ static HAK_NOINLINE void keep_empty(const struct page_arena_window *window, size
                                     unsigned bin, unsigned word) {
     enum { LEAST = 128, SHARE = 4 }; // of the slabs in use, one of so many
     struct slab *meta = superslab_slab(window, slab);
-    // (With the last of its pages put back after a purge, it has none left.)
+    // (A slab without pages is met again when a purge puts its last blocks back.)
     if (atomic_load(&meta->clean) == UINT16_MAX || !is_all_free(window, slab, bin, word)) {
         return;
     }
@@ -188,14 +188,14 @@ static HAK_NORETURN HAK_COLD void not_of_bin(const struct page_arena_window *win
     diag_misuse(DIAG_CALL_FREE, ptr, fault);
 }
 
-// True if a block could start at ptr: *block is its number in the slab.
+// Returns true if a block could start at ptr: *block is its number in the slab.
 HAK_INLINE bool starts_at(const struct size_class_bin *info, const void *ptr, size_t *block) {
     return HAK_LIKELY(size_class_is_start(info, (uintptr_t)ptr & (ARENA_SLAB - 1), block));
 }
 
-// True if ptr is a block of a larger bin. C++'s sized delete may be told the size of a base class,
-// or a smaller size than was requested. That does no harm, and programs do it; the debug flavour
-// reports it. With headers it cannot be told from a header that was overwritten.
+// Returns true if ptr is a block of a larger bin. C++'s sized delete may be told the size of a base
+// class, or a smaller size than was requested. That does no harm, and programs do it; the debug
+// flavour reports it. With headers it cannot be told from a header that was overwritten.
 static bool is_larger(const struct page_arena_window *window, size_t slab, unsigned bin,
                       const void *ptr, unsigned *own, size_t *block) {
     if (HAK_HEADER || HAK_DEBUG || !superslab_known(window, slab) ||

@@ -14,7 +14,7 @@
 #    define SHARED_POOL_HUGE_MEDIUM 0
 #endif
 
-// Apart by how often they change: each miss reads `grown`.
+// On separate cache lines by how often they change: each miss reads `grown`.
 static struct {
     alignas(HAK_CACHE_LINE) _Atomic(size_t) slabs; // in use
     _Atomic(size_t) small;                         // of them, of small blocks
@@ -33,14 +33,14 @@ struct shared_pool_totals shared_pool_get_totals(void) {
     };
 }
 
-// Slabs of these blocks have next to nothing behind the last one.
+// Slabs of blocks of these sizes have next to nothing behind the last block.
 static bool is_small(unsigned bin) {
     return SHARED_POOL_HUGE_MEDIUM != 0 || size_class_bins[bin].size <= HAK_PAGE;
 }
 
 enum { DENSE_LEAST = 128 }; // slabs of a heap that may be dense
 
-// Whether there are too few slabs of small blocks for a dense heap.
+// Returns true if there are too few slabs of small blocks for a dense heap.
 static bool is_small_heap(size_t small) {
     return small < DENSE_LEAST / 4 * 3;
 }
@@ -54,7 +54,7 @@ static void count_slabs(unsigned bin, size_t more) {
 
 void pool_count_gone(unsigned bin) {
     count_slabs(bin, (size_t)-1);
-    // Memory that follows a dense heap, large blocks perhaps, is not put on huge pages.
+    // A SuperSlab that follows a dense heap, of large blocks perhaps, is not put on huge pages.
     if (is_small_heap(atomic_load_explicit(&totals.small, memory_order_relaxed))) {
         page_arena_mark_dense(false);
     }
@@ -144,8 +144,8 @@ struct found {
     unsigned looks; // at slabs that other threads take from
 };
 
-// Searches the slabs of a SuperSlab. True if the search is over: *found has a slab that no other
-// thread takes from, or enough slabs have been seen.
+// Searches the slabs of a SuperSlab. Returns true if the search is over: *found has a slab that no
+// other thread takes from, or enough slabs have been seen.
 static bool find_in_superslab(const struct page_arena_window *window, size_t first, unsigned bin,
                               struct found *found) {
     enum { LOOKS = 64 }; // then a slab of another thread will do
@@ -206,7 +206,7 @@ static void set_taker(const struct page_arena_window *window, size_t slab) {
     }
 }
 
-// The pages of a slab that blocks [first, last] lie on, as bits.
+// Returns the pages of a slab that blocks [first, last] lie on, as bits.
 static uint16_t pages_of(size_t size, size_t first, size_t last) {
     unsigned from = (unsigned)(first * size >> HAK_PAGE_SHIFT);
     unsigned to = (unsigned)(((last + 1) * size - 1) >> HAK_PAGE_SHIFT);
@@ -312,10 +312,10 @@ unsigned pool_take_from(const struct page_arena_window *window, size_t slab, uns
     return got;
 }
 
-// True if the heap should be on huge pages. A heap that is much larger than what the processor's
-// TLB covers is faster on them. It loses little memory by them if it consists of full slabs of
-// small blocks: larger blocks leave the ends of their slabs unused, and a huge page covers these
-// too. Many mostly idle threads do not make a heap dense.
+// Returns true if the heap should be on huge pages. A heap that is much larger than what the
+// processor's TLB covers is faster on them. It loses little memory by them if it consists of full
+// slabs of small blocks: larger blocks leave the ends of their slabs unused, and a huge page covers
+// these too. Many mostly idle threads do not make a heap dense.
 static bool is_dense(void) {
     size_t slabs = atomic_load_explicit(&totals.small, memory_order_relaxed);
     if (is_small_heap(slabs)) {
@@ -359,8 +359,8 @@ unsigned pool_format(size_t slab, bool zero, unsigned bin, void **blocks, unsign
         }
     }
     if (HAK_UNLIKELY(pages != 0)) {
-        // Last: who holds `pages` takes it that the bin is the slab's. Till then it is as a slab
-        // whose other blocks are out.
+        // Stored last: a thread that holds `pages` assumes that the bin is the slab's. Until then
+        // the slab looks like one whose other blocks are in use.
         atomic_store(&meta->pages, (uint8_t)pages);
     }
     set_taker(window, slab);
@@ -370,7 +370,7 @@ unsigned pool_format(size_t slab, bool zero, unsigned bin, void **blocks, unsign
     return got;
 }
 
-// Gives a fresh slab its guard. Returns its pages then, or 0: all.
+// Gives a fresh slab a guard page, if it is to have one. Returns the slab's pages then; 0: all.
 static unsigned set_guard(size_t slab, unsigned bin) {
 #if HAK_HARDENED
     static _Atomic(size_t) guards;

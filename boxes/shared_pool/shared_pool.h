@@ -78,11 +78,12 @@ void shared_pool_check(unsigned bin, void *const *blocks, unsigned count);
 // block. `ptr` is an address in a slab in use for `bin`.
 void *shared_pool_block_start(unsigned bin, const void *ptr);
 
-// False for the start of a block of `bin`, whose slab that is, on pages that the slab does not have
-// (yet): it cannot be read.
+// Returns false for the start of a block of `bin`, whose slab that is, on pages that the slab does
+// not have (yet): it cannot be read.
 bool shared_pool_has(unsigned bin, const void *ptr);
 
-// True if the block at `ptr` is marked free in its slab's bitmap (not: in some thread's cache).
+// Returns true if the block at `ptr` is marked free in its slab's bitmap (not: in some thread's
+// cache).
 bool shared_pool_is_free(unsigned bin, const void *ptr);
 HAK_C_END
 

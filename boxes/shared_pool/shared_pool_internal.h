@@ -55,7 +55,7 @@ HAK_INLINE void mark_active(struct slab *meta) {
     }
 }
 
-// True if a slab serves one bin for good, as in the hardened flavour: see put.c.
+// Returns true if a slab serves one bin for good, as in the hardened flavour: see put.c.
 HAK_INLINE bool stays(void) {
 #if HAK_HARDENED
     return hardening_has(HARDENING_SEPARATE);
@@ -64,7 +64,8 @@ HAK_INLINE bool stays(void) {
 #endif
 }
 
-// The blocks [first, last] of a slab that are in word `w` of its bitmap, as bits: one at least.
+// Returns the blocks [first, last] of a slab that are in word `w` of its bitmap, as bits: one at
+// least.
 HAK_INLINE uint64_t blocks_in_word(size_t first, size_t last, size_t w) {
     size_t from = hak_max(first, w * 64);
     size_t end = hak_min(last + 1, w * 64 + 64);
@@ -81,7 +82,7 @@ HAK_INLINE bool is_guarded(struct slab *meta) {
            atomic_load_explicit(&meta->pages, memory_order_relaxed) == GUARDED_PAGES;
 }
 
-// The blocks that a slab of `bin` has.
+// Returns the blocks that a slab of `bin` has.
 HAK_INLINE unsigned blocks_of(struct slab *meta, unsigned bin) {
     return is_guarded(meta) ? superslab_blocks_on(bin, GUARDED_PAGES) : size_class_bins[bin].blocks;
 }
@@ -152,12 +153,12 @@ HAK_NORETURN HAK_COLD void pool_freed_twice(const struct page_arena_window *wind
                                             uint64_t mask);
 
 // Called when bits were set in a word that had none, or that may be full now. Lists the slab in the
-// first case. True if the word is full.
+// first case. Returns true if the word is full.
 bool pool_put_first_or_last(const struct page_arena_window *window, size_t slab, unsigned bin,
                             unsigned word, uint64_t before, uint64_t after);
 
-// Sets the bits of `mask` in `at`, word `word` of a slab's bitmap. True if all blocks of that word
-// are free now: the caller owes a pool_reclaim_if_free().
+// Sets the bits of `mask` in `at`, word `word` of a slab's bitmap. Returns true if all blocks of
+// that word are free now: the caller owes a pool_reclaim_if_free().
 HAK_INLINE bool put_mask(const struct page_arena_window *window, size_t slab, unsigned bin,
                          atomic_bitmap_word *at, unsigned word, uint64_t mask, bool alone) {
     uint64_t before = atomic_bitmap_put_clear(at, mask, alone);
@@ -201,16 +202,16 @@ void pool_give_away(const struct page_arena_window *window, size_t slab, unsigne
 
 // --- purge.c
 
-// True if the blocks [first, last] are free. Changes nothing.
+// Returns true if the blocks [first, last] are free. Changes nothing.
 bool pool_are_free(atomic_bitmap_word *bits, size_t first, size_t last);
 
-// Holds the blocks [first, last]. False, and none is held, if one of them is not free.
+// Holds the blocks [first, last]. Returns false, and none is held, if one of them is not free.
 bool pool_hold_blocks(const struct page_arena_window *window, size_t slab, unsigned bin,
                       size_t first, size_t last, unsigned *owed);
 
 // Gives back those pages of a slab that have memory and no live block, and adds their number to
-// *given. Holds the blocks on them meanwhile, so that no other thread can take one. False if the
-// kernel refuses.
+// *given. Holds the blocks on them meanwhile, so that no other thread can take one. Returns false
+// if the kernel refuses.
 bool pool_purge_slab(const struct page_arena_window *window, size_t slab, unsigned bin,
                      size_t *given);
 

@@ -18,8 +18,8 @@ static uint8_t pages_value(unsigned bin, unsigned pages) {
     return superslab_blocks_on(bin, pages) == size_class_bins[bin].blocks ? 0 : (uint8_t)pages;
 }
 
-// Adds pages to a short slab of the bin: as many as it has, or those of one block. False if the
-// slab is not short or not of this bin, another thread is adding pages, or the kernel refuses.
+// Adds pages to a short slab of the bin: as many as it has, or those of one block. Returns false if
+// the slab is not short or not of this bin, another thread is adding pages, or the kernel refuses.
 static bool lengthen(const struct page_arena_window *window, size_t slab, unsigned bin) {
     struct slab *meta = superslab_slab(window, slab);
     uint8_t pages = atomic_load(&meta->pages);
@@ -80,7 +80,7 @@ static void give_short(const struct page_arena_window *window, size_t slab) {
         !atomic_compare_exchange_strong(&meta->pages, &pages, SUPERSLAB_PAGES_HELD)) {
         return;
     }
-    // It is short, and stays so.
+    // The slab is short, and stays so.
     unsigned bin = atomic_load(&meta->bin);
     unsigned last = superslab_blocks_on(bin, pages) - 1;
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);

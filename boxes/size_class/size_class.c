@@ -61,8 +61,8 @@ unsigned size_class_aligned_bin(size_t size, size_t align) {
     return bin < SIZE_CLASS_BINS ? bin : 0;
 }
 
-// A table of `entries` entries, one for each `step` bytes of a request: the places of bins 1 and
-// up, each as far as its blocks reach.
+// Fills a table of `entries` entries, one for each `step` bytes of a request, with the places of
+// bins 1 and up, each as far as its blocks reach.
 static void fill(uint8_t *table, size_t entries, size_t step) {
     table[0] = 0;
     size_t at = 1;

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// size_class: request size <-> bin <-> class.
+// size_class: from a request's size to its size class, called "bin" in code, and to the group of
+// size classes.
 //
 // A bin holds blocks of one size: 16 B apart up to 128 B, 32 B up to 512 B, 64 B up to 1024 B, and
-// above that 8 bins a doubling up to 32 KiB, among them all multiples of a page that are a multiple
-// of an eighth. Bin 0 is no bin: it stands for "not a tiny block". The classes C0..C7 group bins by
-// powers of two; C2 is 65..128 B, C3 is 129..256 B, and C7, the last tiny class, takes all from
-// 2049 B to 32 KiB.
+// above that 8 bins a doubling up to 32 KiB. Bin 0 is no bin: it stands for "not a tiny block". The
+// classes C0..C7 are groups of bins by powers of two: C2 is 65..128 B, C3 is 129..256 B, and C7,
+// the last one, is 2049 B to 32 KiB.
 //
 // With HAK_HEADER=1 (the build setting of the header strategy) every block ends in one byte that
-// belongs to the block behind it, and the bins are powers of two, 16 B to 32 KiB: their number has
-// to fit in the low half of that byte.
+// belongs to the next block, and the bins are powers of two, 16 B to 32 KiB: their number has to
+// fit in the low half of that byte.
 //
-// With HAK_HARDENED=1 every block ends in a word that is not its user's (see hardening.h); the
-// bins are as usual.
+// With HAK_HARDENED=1 every block ends in a word that is not its user's (see hardening.h). The bins
+// are the usual ones.
 //
 // Pure functions and constant tables; thread-safe.
 #ifndef HAKMEM_BOXES_SIZE_CLASS_SIZE_CLASS_H
@@ -54,11 +54,12 @@ struct size_class_bin {
     uint16_t batch;      // most blocks that move between a cache and the pool at once
 };
 
-// Hidden: read without a detour through the shared object's table of addresses.
+// Hidden, so that it is read without a detour through the shared object's table of addresses.
 extern const struct size_class_bin size_class_bins[SIZE_CLASS_BINS]
     __attribute__((visibility("hidden")));
 
-// The bin of a request (1..SIZE_CLASS_BINS - 1). size in 0..SIZE_CLASS_TINY_MAX; 0 counts as 1.
+// Returns the bin of a request (1..SIZE_CLASS_BINS - 1) of 0..SIZE_CLASS_TINY_MAX bytes; 0 counts
+// as 1.
 HAK_INLINE unsigned size_class_bin_of(size_t size) {
 #if HAK_HEADER
     return hak_log2(size | 15) - 2;
@@ -94,7 +95,7 @@ enum {
     SIZE_CLASS_PLACES = SIZE_CLASS_STACK_WORDS * (SIZE_CLASS_BINS + SIZE_CLASS_CLOSED),
 };
 
-// The place for malloc: that of the bin's stack.
+// Returns the place for malloc: that of the bin's stack.
 HAK_INLINE unsigned size_class_alloc_place(unsigned bin) {
     return bin * SIZE_CLASS_STACK_WORDS;
 }
@@ -102,7 +103,7 @@ HAK_INLINE unsigned size_class_bin_of_alloc(unsigned place) {
     return place / SIZE_CLASS_STACK_WORDS;
 }
 
-// The place for a free, which is what the page map has.
+// Returns the place for a free, which is what the page map has.
 HAK_INLINE unsigned size_class_place(unsigned bin) {
     return size_class_alloc_place(bin < SIZE_CLASS_HIT_BINS ? bin : bin + SIZE_CLASS_CLOSED);
 }
@@ -111,13 +112,13 @@ HAK_INLINE unsigned size_class_bin_at(unsigned place) {
     return bin < SIZE_CLASS_HIT_BINS ? bin : bin - SIZE_CLASS_CLOSED;
 }
 
-// The tables for the hit path, each heap's own: where the stack of a request's bin is. One by
-// (size + 15) / 16, for malloc of all sizes that have a bin; and one by size, for sized delete of
-// those whose free may be a hit, where an instruction less counts for more than the lines of a
-// longer table. Size 0 has place 0 ("no bin").
+// The tables of the hit path, of which each heap has its own: from the size of a request to the
+// place of a stack. One has an entry for each (size + 15) / 16, for malloc of all sizes that have a
+// bin. The other one has an entry for each size, for sized delete of sizes whose free may be a hit:
+// there one instruction less is worth more cache lines. Size 0 has place 0 ("no bin").
 //
-// Build setting: 0 has malloc, too, find no size above SIZE_CLASS_HIT_MAX. With HAK_HARDENED no
-// malloc is a hit.
+// Build setting: with 0, malloc of sizes above SIZE_CLASS_HIT_MAX is no hit either. With
+// HAK_HARDENED no malloc is a hit.
 #ifndef SIZE_CLASS_MEDIUM_HITS
 #    define SIZE_CLASS_MEDIUM_HITS (HAK_HARDENED == 0)
 #endif
@@ -130,8 +131,8 @@ enum {
 void size_class_fill_table(uint8_t *table);
 void size_class_fill_sizes(uint8_t *sizes);
 
-// An entry of the table, size in 0..SIZE_CLASS_ALLOC_MAX, and one of the sizes, size in
-// 0..SIZE_CLASS_HIT_MAX.
+// Return an entry of the first table, size in 0..SIZE_CLASS_ALLOC_MAX, and of the second one, size
+// in 0..SIZE_CLASS_HIT_MAX.
 HAK_INLINE size_t size_class_hit_place(const uint8_t *table, size_t size) {
 #if HAK_HEADER
     (void)table;
@@ -149,16 +150,16 @@ HAK_INLINE size_t size_class_sized_place(const uint8_t *sizes, size_t size) {
 #endif
 }
 
-// Bytes of a block of `bin` that the user may write.
+// Returns the bytes of a block of `bin` that the user may write.
 HAK_INLINE size_t size_class_usable(unsigned bin) {
     return size_class_bins[bin].size - SIZE_CLASS_HEADER;
 }
 
-// The smallest bin whose blocks all start at multiples of `align` and hold `size` bytes, or 0 if
-// there is none. align is a power of two.
+// Returns the smallest bin whose blocks all start at multiples of `align`, a power of two, and hold
+// `size` bytes. Returns 0 if there is none.
 unsigned size_class_aligned_bin(size_t size, size_t align);
 
-// The class (0..7) that a bin (1 and up) belongs to.
+// Returns the class (0..7) that a bin (1 and up) belongs to.
 HAK_INLINE unsigned size_class_of_bin(unsigned bin) {
     uint32_t size = size_class_bins[bin].size;
     if (size <= 32) {
@@ -168,12 +169,13 @@ HAK_INLINE unsigned size_class_of_bin(unsigned bin) {
     return group < SIZE_CLASS_CLASSES - 1 ? group : SIZE_CLASS_CLASSES - 1;
 }
 
-// Block number of a byte offset (0..65535) in a slab of `bin`.
+// Returns the number of the block at a byte offset (0..65535) in a slab of `bin`.
 HAK_INLINE uint32_t size_class_block_at(unsigned bin, uint32_t offset) {
     return (uint32_t)(((uint64_t)offset * size_class_bins[bin].reciprocal) >> 32);
 }
 
-// True if a block starts at a byte offset (0..65535) in a slab of `bin`: block number *block.
+// Returns true if a block starts at a byte offset (0..65535) in a slab of `bin`, and sets *block to
+// its number.
 HAK_INLINE bool size_class_is_start(const struct size_class_bin *bin, uint32_t offset,
                                     size_t *block) {
     uint64_t product = (uint64_t)offset * bin->reciprocal;

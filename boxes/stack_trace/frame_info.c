@@ -11,8 +11,8 @@
 #include <link.h>
 #include <string.h>
 
-// What the program headers say of the object that is `moved` from where it was linked for. False if
-// pc is not in it.
+// Reads from the program headers what the object covers that is `moved` from where it was linked
+// for. Returns false if pc is not in it.
 static bool describe(uintptr_t moved, const Elf64_Phdr *parts, unsigned count, uintptr_t pc,
                      struct frame_object *object) {
     const Elf64_Phdr *table = NULL;
@@ -32,10 +32,10 @@ static bool describe(uintptr_t moved, const Elf64_Phdr *parts, unsigned count, u
 
 #ifdef __GLIBC__
 
-// The linker's: the header of the object that this code is in, where that is mapped.
+// Defined by the linker: the header of the object that this code is in, if that header is mapped.
 extern const Elf64_Ehdr __ehdr_start __attribute__((weak, visibility("hidden")));
 
-// The object that this code is in, from its own header.
+// Finds the object that this code is in, from its own header.
 static bool own_object(uintptr_t pc, struct frame_object *object) {
     const Elf64_Ehdr *header = &__ehdr_start;
     if (header == NULL || memcmp(header->e_ident, ELFMAG, SELFMAG) != 0) {
@@ -97,8 +97,8 @@ static int visit(struct dl_phdr_info *info, size_t size, void *arg) {
     return 1;
 }
 
-// The dynamic linker's lock is held between two objects only; fork() takes it as well, and so no
-// child is born with it held by a thread that it does not have.
+// The dynamic linker holds its lock between two objects only. fork() takes the lock too, so no
+// child is born with it held by a thread that the child does not have.
 bool frame_object_of(uintptr_t pc, struct frame_object *object) {
     struct search search = {pc, object, false};
     return dl_iterate_phdr(visit, &search) != 0;
@@ -112,7 +112,8 @@ struct machine {
     unsigned depth;
 };
 
-// Runs an operation that takes two numbers from the stack and leaves one. False if it is not known.
+// Runs an operation that takes two numbers from the stack and leaves one. Returns false if the
+// operation is not known.
 static bool run_binary(struct machine *m, uint8_t code) {
     if (m->depth < 2) {
         return false;
@@ -150,7 +151,7 @@ static bool push_register(struct machine *m, const struct frame *frame, unsigned
     return true;
 }
 
-// Runs one operation. False if it is not known, or reads what cannot be read.
+// Runs one operation. Returns false if it is not known, or reads memory that cannot be read.
 static bool run_operation(struct machine *m, const uint8_t **at, const struct frame *frame,
                           frame_peek *peek, void *context) {
     uint8_t code = *(*at)++;
@@ -173,8 +174,8 @@ static bool run_operation(struct machine *m, const uint8_t **at, const struct fr
     return true;
 }
 
-// Runs an expression. With `push` its stack starts with `value`. False for an expression that is
-// not understood, or reads what cannot be read.
+// Runs an expression. With `push` its stack starts with `value`. Returns false if the expression is
+// not understood, or reads memory that cannot be read.
 static bool evaluate(const uint8_t *at, const struct frame *frame, bool push, uint64_t value,
                      frame_peek *peek, void *context, uint64_t *result) {
     enum { DEEPEST = sizeof(((struct machine *)0)->stack) / sizeof(uint64_t) - 1 };
@@ -236,10 +237,10 @@ static enum frame_step follow(const struct rules *rules, bool signal, struct fra
     return FRAME_CALLER;
 }
 
-// The rules of most addresses: the frame's address is a register and a number, the return address
-// stands just below it, and the frame pointer was saved somewhere there or not at all. Two words,
-// the first one the address, xor'ed with the second one: written and read by any thread at any
-// time, a pair that does not belong together is none.
+// A cache of rules, for most addresses: the frame's address is a register plus a number, the return
+// address lies just below it, and the frame pointer was saved somewhere there or not at all. An
+// entry is two words, the address and the rule, the first one xor'ed with the second. Any thread
+// reads and writes entries at any time: two words that do not belong together are no entry.
 enum { KNOWN = 4096, FAR = 1 << 24 };
 static struct { _Atomic(uint64_t) mixed, rules; } known[KNOWN];
 
@@ -285,7 +286,8 @@ static bool recall(uintptr_t pc, struct rules *rules) {
 }
 
 enum frame_step frame_info_step(struct frame *frame, frame_peek *peek, void *context) {
-    // A return address may be the first of another function: the call is what is looked up.
+    // A return address may be the first of another function, so the address of the call is looked
+    // up.
     uintptr_t pc = frame->exact ? frame->pc : frame->pc - 1;
     struct rules rules;
     if (recall(pc, &rules)) {

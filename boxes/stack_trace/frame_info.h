@@ -26,7 +26,7 @@ struct frame_object {
 
 typedef bool frame_peek(void *context, uintptr_t at, uint64_t *value);
 
-// False if nothing is known of code at `pc`.
+// Returns false if nothing is known of code at `pc`.
 bool frame_object_of(uintptr_t pc, struct frame_object *object);
 
 enum frame_step {

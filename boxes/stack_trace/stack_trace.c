@@ -8,8 +8,8 @@
 
 #include <string.h>
 
-// The pages of the stack that are known to be readable, [low, high), and where the trace began if
-// that was on the caller's own stack; 0: elsewhere.
+// The pages of the stack that are known to be readable, [low, high); and where the trace began, if
+// that was on the caller's own stack, else 0.
 struct pages {
     uintptr_t low, high, start;
 };
@@ -21,8 +21,8 @@ static uintptr_t page_of(uintptr_t at) {
     return at & ~(uintptr_t)(HAK_PAGE - 1);
 }
 
-// What a thread has of its stack can be read from there up to the stack's start. Nothing else lies
-// within 64 MiB below the main thread's: the kernel keeps 128 free for it.
+// The part of its stack that a thread uses can be read from there up to the stack's start. Below
+// the main thread's stack nothing else lies within 64 MiB: the kernel keeps 128 MiB free for it.
 static bool is_main_stack(const struct pages *pages, uintptr_t at) {
     enum { NEAR = 64 << 20 };
     return pages->start != 0 && &__libc_stack_end != NULL &&
@@ -46,7 +46,7 @@ static bool can_read_page(struct pages *pages, uintptr_t page) {
     return true;
 }
 
-// Sanitizers would take this for a fault of the program's.
+// Not instrumented: sanitizers would take these reads for a fault of the program's.
 __attribute__((no_sanitize("address", "thread"))) static bool peek(void *context, uintptr_t at,
                                                                    uint64_t *value) {
     struct pages *pages = context;
@@ -57,7 +57,7 @@ __attribute__((no_sanitize("address", "thread"))) static bool peek(void *context
     return true;
 }
 
-// Code without a table: where it keeps a frame pointer, the caller's frame is found by it.
+// For code without a table: if the code keeps a frame pointer, the caller's frame is found by that.
 static bool step_by_frame_pointer(struct frame *frame, struct pages *pages) {
     enum { LONGEST = 1 << 20 };
     struct frame caller = {.sp = frame->fp + 16};
@@ -84,7 +84,7 @@ static bool step(struct frame *frame, struct pages *pages) {
     }
 }
 
-// The shared library that this code is in; empty if it is part of the program.
+// Finds the shared library that this code is in; empty if the code is part of the program.
 static struct frame_object own_object(uintptr_t pc) {
     struct frame_object object;
     if (!frame_object_of(pc, &object) || object.program) {

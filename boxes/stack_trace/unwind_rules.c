@@ -113,7 +113,7 @@ static bool run_address(struct reader *reader, uint8_t code, const uint8_t **at)
     }
 }
 
-// Runs an instruction of the kinds that have no operand in their first byte. False for an
+// Runs an instruction of the kinds that have no operand in their first byte. Returns false for an
 // instruction that is not known.
 static bool run_long(struct reader *reader, uint8_t code, const uint8_t **at) {
     const struct unwind_record *d = reader->d;

@@ -29,7 +29,7 @@ struct rules {
     struct rule fp, pc, sp;
 };
 
-// The rules that hold at `pc`. False if an instruction is not understood.
+// Finds the rules that hold at `pc`. Returns false if an instruction is not understood.
 bool unwind_find_rules(const struct unwind_record *record, uintptr_t pc, struct rules *rules);
 HAK_C_END
 

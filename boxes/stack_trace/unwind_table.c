@@ -100,8 +100,8 @@ static const uint8_t *find_record(const uint8_t *header, uintptr_t pc) {
     return header + found;
 }
 
-// Moves *at from a record to its contents. False for the 64-bit format, which compilers for x86-64
-// do not use.
+// Moves *at from a record to its contents. Returns false for the 64-bit format, which compilers for
+// x86-64 do not use.
 static bool open_record(const uint8_t **at, const uint8_t **end) {
     uint64_t length = unwind_read_bytes(at, 4);
     *end = *at + length;

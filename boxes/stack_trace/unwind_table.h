@@ -28,8 +28,8 @@ struct unwind_record {
 };
 
 // Finds and reads the record of the function that `pc` is in, by the sorted table in .eh_frame_hdr
-// at `header`. False if there is none, or if it is of a kind that compilers for this processor do
-// not write.
+// at `header`. Returns false if there is none, or if compilers for this processor do not write its
+// kind.
 bool unwind_find(const uint8_t *header, uintptr_t pc, struct unwind_record *record);
 HAK_C_END
 

@@ -34,7 +34,7 @@ static _Atomic(bool) shared_used; // for good in a child that was forked meanwhi
 
 enum { SCRATCH_BYTES = (sizeof(struct scratch) + HAK_PAGE - 1) / HAK_PAGE * HAK_PAGE };
 
-// NULL if there is no memory.
+// Returns NULL if there is no memory.
 static struct scratch *take_scratch(void) {
     if (!atomic_exchange(&shared_used, true)) {
         return &shared;
@@ -112,7 +112,7 @@ static HAK_NOINLINE void gather(struct hak_stats *stats, struct parts *parts) {
     stats->heaps = heaps->heaps;
     stats->free_heaps = heaps->free_heaps;
     gather_bins(stats, parts);
-    // Small blocks that are sampled are the program's as any other, and in no slab.
+    // Sampled small blocks are the program's like any other, but lie in no slab.
     size_t sampled, held;
     sampled_block_count(&sampled, &held);
     stats->tiny_live += sampled;
@@ -134,7 +134,7 @@ void statistics_own(struct hak_stats *stats) {
     }
 }
 
-// One function by two names, of which the other library's may hide this one.
+// One function with two names, of which another library may hide this one.
 extern __typeof(hak_stats) hak_stats
     __attribute__((alias("statistics_own"), visibility("default")));
 
@@ -258,8 +258,8 @@ __attribute__((visibility("default"))) size_t hak_stats_json(char *buf, size_t s
     return buffer.length;
 }
 
-// The name of the file that `pattern` stands for, into name[size]; *own says that it has the
-// process's number in it. False if there is no room.
+// Builds the name of the file that `pattern` stands for in name[size]. Sets *own if the name has
+// the process's number in it. Returns false if there is no room.
 static bool file_name(const char *pattern, char *name, size_t size, bool *own) {
     struct statistics_sink none = {NULL, NULL};
     struct text text = {name, size, 0, &none};

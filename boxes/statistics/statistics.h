@@ -14,8 +14,8 @@ HAK_C_BEGIN
 
 static_assert((int)SIZE_CLASS_BINS <= (int)HAK_STATS_BINS, "room for every bin");
 
-// This library's hak_stats(). If a process has several libraries of hakmem, the name hak_stats() is
-// that of the first one, which serves the process.
+// The hak_stats() of this library. If a process has several libraries of hakmem, the exported name
+// leads to that of the first one, which serves the process.
 void statistics_own(struct hak_stats *stats) __attribute__((visibility("hidden")));
 
 // The same in the terms of glibc's mallinfo: bytes, and counts of blocks. A block of 128 KiB or
@@ -34,26 +34,26 @@ struct statistics_heap {
 };
 void statistics_get_heap(struct statistics_heap *heap);
 
-// The destination of a text. It gets the text in one piece, unless there is no memory for it.
+// The destination of a text. Gets the text in one piece, unless there is no memory for that.
 struct statistics_sink {
     void (*write)(void *to, const char *text, size_t size);
     void *to;
 };
 
-// Sets what texts say of the process. Called once, at the start. `flavour` and `version` must stay
+// Sets the flavour and the version that texts name. Called once, at the start. Both must stay
 // valid.
 void statistics_start(const char *program, const char *flavour, const char *version);
 
-// Writes what HAKMEM_STATS asks for, the table or JSON, to stderr or to a file. To be called at the
+// Writes the table or JSON that HAKMEM_STATS asks for to stderr or to a file. To be called at the
 // process's end. In the file's name %p stands for the process's number and %% for a '%'. A child of
 // fork() writes only to a file of its own, that is, with %p in the name. In a sandbox no file is
 // written.
 void statistics_finish(void);
 void statistics_after_fork(void); // in the child
 
-// The table that HAKMEM_STATS=1 prints; what malloc_stats prints, which is glibc's lines and the
-// table; and what malloc_info writes, which is glibc's XML and an element with hakmem's own
-// numbers.
+// Write three texts: the table of HAKMEM_STATS=1; what malloc_stats() prints, which is glibc's
+// lines and the table; and what malloc_info() writes, which is glibc's XML and an element with
+// hakmem's own numbers.
 void statistics_table(const struct statistics_sink *sink);
 void statistics_json(const struct statistics_sink *sink);
 void statistics_lines(const struct statistics_sink *sink);

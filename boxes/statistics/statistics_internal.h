@@ -19,11 +19,11 @@ struct statistics_process {
 extern struct statistics_process statistics_process;
 uint64_t statistics_uptime_ms(void);
 
-// True for a setting that differs from its default. Never for HAKMEM_STATS, which asked for the
-// text.
+// Returns true for a setting that differs from its default. Never for HAKMEM_STATS, which asked for
+// the text.
 bool statistics_is_changed(enum setting setting);
 
-// The figures in the terms of glibc's mallinfo.
+// Returns the figures in the terms of glibc's mallinfo.
 void statistics_heap_of(const struct hak_stats *s, struct statistics_heap *heap);
 
 void statistics_write_table(struct text *text, const struct hak_stats *s);

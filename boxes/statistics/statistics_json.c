@@ -7,15 +7,14 @@
 
 #include <string.h>
 
-// Bytes of the UTF-8 sequence at `at`, 0 if there is none: JSON is UTF-8, and the name of a program
-// may be any bytes.
+// Returns the bytes of the UTF-8 sequence at `at`, 0 if there is none: JSON is UTF-8, and the name
+// of a program may be any bytes.
 static size_t sequence_at(const unsigned char *at) {
     size_t more = *at < 0x80 ? 0 : *at >= 0xf0 ? 3 : *at >= 0xe0 ? 2 : 1;
     if (more == 0) {
         return 1;
     }
-    // The range of the second byte leaves out what fewer bytes would say, surrogates, and what is
-    // above 0x10ffff.
+    // The range of the second byte excludes overlong forms, surrogates, and numbers above 0x10ffff.
     unsigned char least = *at == 0xe0 ? 0xa0 : *at == 0xf0 ? 0x90 : 0x80;
     unsigned char most = *at == 0xed ? 0x9f : *at == 0xf4 ? 0x8f : 0xbf;
     if (*at < 0xc2 || *at > 0xf4 || at[1] < least || at[1] > most) {

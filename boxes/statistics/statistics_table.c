@@ -139,7 +139,8 @@ void statistics_write_lines(struct text *text, const struct hak_stats *s) {
     text_string(text, "Total (incl. mmap):\n");
     add_line(text, "system bytes    ", heap.arena + heap.mapped);
     add_line(text, "in use bytes    ", heap.used + heap.mapped);
-    // glibc has the most there were: to know that would cost a shared line a block.
+    // glibc prints the most blocks there were. To count them would cost a shared cache line for
+    // each block.
     add_line(text, "mmap regions    ", heap.mapped_blocks);
     add_line(text, "mmap bytes      ", heap.mapped);
     statistics_write_table(text, s);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // superslab: 2 MiB of 32 slabs of 64 KiB, and the metadata of each slab, kept out of line.
 //
-// Any mix of bins shares a SuperSlab; a slab's bin is chosen when it is put to use. A slab's free
-// blocks are the set bits of an atomic bitmap. Blocks themselves are never read or written.
-// The fields are atomics, and who may change them is said beside each.
+// Slabs of any mix of bins share a SuperSlab; a slab gets its bin when it is put to use. The set
+// bits of an atomic bitmap are a slab's free blocks. Blocks themselves are never read or written.
+// The fields are atomics; beside each stands who may change it.
 #ifndef HAKMEM_BOXES_SUPERSLAB_SUPERSLAB_H
 #define HAKMEM_BOXES_SUPERSLAB_SUPERSLAB_H
 
@@ -104,7 +104,7 @@ HAK_INLINE size_t superslab_usable(size_t size) {
     return hak_round_up(size, HAK_PEEK(&superslab_grain));
 }
 
-// The large block whose run starts with `slab`, and its usable bytes.
+// Finds the large block whose run starts with `slab`, and its usable bytes.
 HAK_INLINE char *superslab_large_start(const struct page_arena_window *window, size_t slab) {
     struct slab *meta = superslab_slab(window, slab);
     return (char *)page_arena_address(window, slab) +
@@ -128,17 +128,17 @@ HAK_INLINE unsigned superslab_absent(struct slab *slab, unsigned bin) {
     return all ? 0 : size_class_bins[bin].blocks - superslab_blocks_on(bin, pages);
 }
 
-// The value that word `word` of a slab's bitmap has when all its blocks are free, if it has all its
-// pages.
+// Returns the value that word `word` of a slab's bitmap has when all its blocks are free, if the
+// slab has all its pages.
 HAK_INLINE uint64_t superslab_full_word(unsigned bin, unsigned word) {
     unsigned left = size_class_bins[bin].blocks - word * 64;
     return left >= 64 ? ~UINT64_C(0) : (UINT64_C(1) << left) - 1;
 }
 
-// True if the metadata of `slab`, which page_arena_reaches(), may be read: it was mapped with the
-// first slab of its SuperSlab. False in a SuperSlab without rights, of which no slab is in use.
-// Where rights are given slab by slab (see page_arena's rights.c), the mark of metadata in use
-// tells of them.
+// Returns true if the metadata of `slab`, which page_arena_reaches(), may be read: it was mapped
+// with the first slab of its SuperSlab. Returns false in a SuperSlab without rights, of which no
+// slab is in use. If rights are given slab by slab (see page_arena's rights.c), the mark of
+// metadata in use tells.
 HAK_INLINE bool superslab_known_reached(const struct page_arena_window *window, size_t slab) {
     struct page_arena_group *group = &window->groups[slab / ARENA_GROUP_SLABS];
     uint64_t known = atomic_load_explicit(&group->committed, memory_order_relaxed) |
@@ -146,7 +146,7 @@ HAK_INLINE bool superslab_known_reached(const struct page_arena_window *window, 
     return (known >> slab / ARENA_SUPERSLAB_SLABS % ARENA_GROUP_SUPERSLABS & 1) != 0;
 }
 
-// The same for any number.
+// As above, for any number.
 HAK_INLINE bool superslab_known(const struct page_arena_window *window, size_t slab) {
     return slab < window->slabs && page_arena_reaches(slab) &&
            superslab_known_reached(window, slab);

@@ -11,8 +11,8 @@
 #include <pthread.h>
 #include <string.h>
 
-// More threads than a machine of this kind runs. The places of the first few heaps are static,
-// those of the others in slabs that are claimed when there are so many.
+// The most heaps: more than a machine of this kind runs threads. The places of the first few heaps
+// are static, those of the others in slabs that are claimed as heaps are made.
 enum {
     HEAPS_MOST = 131072,
     HEAPS_FIRST = 128,
@@ -20,7 +20,8 @@ enum {
 };
 typedef _Atomic(struct thread_heap *) heap_place; // written once
 
-// The stack of no blocks. What looks at the newest blocks of a stack may look at the slots below.
+// The slots of an empty stack. Code that looks at the newest blocks of a stack may read the slots
+// below.
 static void *const null_slots[THREAD_HEAP_NEWEST];
 #define NULL_SLOT ((void **)&null_slots[THREAD_HEAP_NEWEST - 1])
 
@@ -33,7 +34,7 @@ static void *const null_slots[THREAD_HEAP_NEWEST];
 static const struct thread_heap empty_heap = {.bins = EMPTY_BINS};
 static const struct thread_heap gone_heap = {.bins = EMPTY_BINS};
 
-// The operators' heap is the other empty one: they are not open before they are opened.
+// The operators start with the other empty heap, so that they are closed until they are opened.
 __thread struct thread_heap_link thread_heap_tls
     __attribute__((tls_model("initial-exec"))) = {.heap = (struct thread_heap *)&empty_heap,
                                                   .operators = (struct thread_heap *)&gone_heap,
@@ -50,7 +51,7 @@ static struct {
     atomic_bitmap_word cold[HEAPS_MOST / 64];             // of them, without pages; start as new
 } directory;
 
-// The place of a heap that is made.
+// Returns the place of a heap that was made.
 static heap_place *place_of(size_t id) {
     if (HAK_LIKELY(id < HEAPS_FIRST)) {
         return &directory.first[id];
@@ -128,7 +129,7 @@ void thread_heap_give_back(void *memory, size_t slabs, bool dirty) {
 
 static _Atomic(bool) sizes_closed;
 
-// A heap whose first part is zero, and whose slots are if `zeroed`.
+// Starts a heap whose first part is zero. `zeroed`: its slots are zero too.
 static void start(struct thread_heap *heap, uint32_t id, bool zeroed) {
     fast_cache_init(heap->bins, heap->slots, zeroed);
     if (!atomic_load_explicit(&sizes_closed, memory_order_relaxed)) {
@@ -142,7 +143,8 @@ static void start(struct thread_heap *heap, uint32_t id, bool zeroed) {
     }
 }
 
-// True if the directory has room for a heap of that id, now or before.
+// Makes room in the directory for a heap of that id, unless there is some. Returns false if it
+// cannot.
 static bool make_place(uint32_t id) {
     if (id < HEAPS_FIRST || id >= HEAPS_MOST ||
         atomic_load(&directory.slabs[id / HEAPS_SLAB]) != NULL) {
@@ -163,7 +165,7 @@ static bool make_place(uint32_t id) {
     return true;
 }
 
-// A place in the directory; HEAPS_MOST if there is none left, or no memory for one.
+// Takes a place in the directory. Returns HEAPS_MOST if there is none left, or no memory for one.
 static uint32_t take_place(void) {
     uint32_t id = atomic_load(&directory.made);
     do {
@@ -174,8 +176,8 @@ static uint32_t take_place(void) {
     return id;
 }
 
-// For the calling thread: no size but 0 may be a hit, which is the shortest way out of one; and
-// that one has the place 0, whose stack is always empty. With headers there is no table.
+// Closes the sizes of the calling thread: no malloc of another size than 0 is a hit from now on.
+// Every size has place 0, whose stack is always empty; with headers there is no table.
 static void close_sizes_here(struct thread_heap *heap) {
     thread_heap_tls.sizes = 1;
     if (!HAK_HEADER && is_own(heap)) {
@@ -201,7 +203,7 @@ static struct thread_heap *make(void) {
     if (atomic_load_explicit(&directory.made, memory_order_relaxed) == HEAPS_MOST) {
         return NULL;
     }
-    // The memory first: a place, once taken, is kept.
+    // Takes the memory first, because a place that was taken cannot be given back.
     bool zero;
     struct thread_heap *heap = thread_heap_claim(1, &zero);
     if (heap == NULL) {
@@ -222,7 +224,7 @@ static struct thread_heap *make(void) {
 }
 
 static struct thread_heap *adopt(void) {
-    // A thread that has no heap because there are too many asks at each of its calls.
+    // A thread that has no heap because there are too many comes here in each of its calls.
     if (atomic_load(&directory.idle) <= 0) {
         return NULL;
     }
@@ -240,10 +242,10 @@ static struct thread_heap *adopt(void) {
     return heap;
 }
 
-// The heap that the thread has set aside, see thread_heap_set_aside(); NULL if it has not.
+// The heap that the thread has set aside (see thread_heap_set_aside()), or NULL.
 static __thread struct thread_heap *aside __attribute__((tls_model("initial-exec")));
 
-// The operators stay open or closed as they are.
+// Switches the thread to another heap. The operators stay open or closed as they are.
 static void switch_to(struct thread_heap *heap) {
     bool open = thread_heap_operators_open();
     const struct thread_heap *other = heap == &gone_heap ? &empty_heap : &gone_heap;
@@ -251,7 +253,7 @@ static void switch_to(struct thread_heap *heap) {
     thread_heap_tls.heap = heap;
 }
 
-// A thread that has left a call by a jump may make another before it takes its heap back.
+// A thread that has left the call by a jump may make another call before it takes its heap back.
 void thread_heap_set_aside(void) {
     if (aside == NULL) {
         aside = thread_heap_tls.heap;
@@ -259,8 +261,8 @@ void thread_heap_set_aside(void) {
     switch_to((struct thread_heap *)&gone_heap);
 }
 
-// There is none where the call began before it was to be set aside, or lasted so long that the heap
-// has been taken back meanwhile.
+// No heap is aside if the call began before heaps were set aside, or if the call lasted so long
+// that the heap has been taken back meanwhile.
 void thread_heap_take_back(void) {
     if (aside != NULL) {
         switch_to(aside);
@@ -290,7 +292,7 @@ struct thread_heap *thread_heap_get(void) {
         thread_heap_tls.gate = front_gate_of(&window, false);
         thread_heap_tls.heap = heap;
         if (HAK_UNLIKELY(atomic_load_explicit(&sizes_closed, memory_order_relaxed))) {
-            close_sizes_here(heap); // One that was made before may be adopted.
+            close_sizes_here(heap); // A heap from before may have been adopted.
         }
         int saved = errno;
         register_exit(heap);
@@ -329,8 +331,8 @@ void thread_heap_flush_free(void) {
     }
 }
 
-// A heap without a thread waits for the next one. A few keep their pages; of a thousand that end
-// together the others do not.
+// Frees a heap for the next thread. A few free heaps keep their pages; if a thousand threads end
+// together, the heaps of the others lose them.
 static void give(struct thread_heap *heap) {
     enum { KEEP = 16 };
     uint32_t id = heap->id;
@@ -361,9 +363,9 @@ static void on_thread_exit(void *arg) {
 }
 
 void thread_heap_after_fork(void) {
-    // The other threads are gone, and with them whatever they were doing. The mark of a busy heap
-    // is visible before what is stored behind thread_heap_enter(), and until all of that is: a heap
-    // that is not busy is whole, a busy one is left alone.
+    // The other threads are gone, in the middle of whatever they did. A heap is marked as busy
+    // before the first store behind thread_heap_enter() is visible, and until all of them are. So a
+    // heap that is not busy is whole; a busy one is left alone.
     struct thread_heap *current = aside != NULL ? aside : thread_heap_tls.heap;
     if (!is_own(current) && thread_heap_tls.getting) {
         return; // This thread was interrupted while it acquired a heap, and any could be that one.

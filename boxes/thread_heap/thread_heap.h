@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // thread_heap: a thread's state. Birth, exit, adoption by a later thread, fork.
 //
-// The current thread's heap is found through one initial-exec TLS pointer. It points at a static
-// empty heap until the thread's first miss, and at another one, "gone", after the thread's
-// destructors have given its heap back: from then on the pool serves the thread, block by block. A
-// heap lives in one slab. A free heap is a set bit, and may still have blocks in its caches: a
-// thread that adopts the heap gets these too. In a forked child all heaps but the current one
-// become free.
+// The current thread's heap is found through one initial-exec TLS pointer. Until the thread's first
+// miss the pointer leads to a static empty heap. After the thread's destructors have given its heap
+// back it leads to another empty one, "gone": from then on the pool serves the thread, block by
+// block. A heap lives in one slab. A free heap is a set bit, and may still have blocks in its
+// caches: the thread that adopts the heap gets these too. In a forked child all heaps but the
+// current one become free.
 #ifndef HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_H
 #define HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_H
 
@@ -70,11 +70,11 @@ static_assert(sizeof(struct thread_heap) + FAST_CACHE_SLOTS * sizeof(void *) <= 
 // The thread-local data of the hit path, in one cache line.
 //
 // A call may come before the dynamic linker has relocated the library, from the IFUNC resolver of
-// another one. The variable's place is then read as the thread pointer itself, so that the fields
-// lie over glibc's thread control block, or as the right place, which is still all zero. So the
+// another one. Then the variable's address is wrong: either that of the thread pointer, so that the
+// fields lie over glibc's thread control block, or the right one, where all is still zero. So the
 // fields that are read first (`sizes`, the gate's `units`, and its `checked` or `length`) stand
-// where that block has zeros in a process of one thread: at 0x18 (its flags of threads), 0x20
-// (unused on x86-64) and 0x38 (unused).
+// where that control block has zeros in a process of one thread: at 0x18 (its flags of threads),
+// 0x20 (unused on x86-64) and 0x38 (unused).
 struct thread_heap_link {
     alignas(HAK_CACHE_LINE) struct thread_heap *heap;
     // True while this thread acquires a heap: a fork from a signal handler must then adopt none.
@@ -96,33 +96,33 @@ static_assert(offsetof(struct thread_heap_link, gate.units) == 0x38, "likewise")
 static_assert(sizeof(struct thread_heap_link) == HAK_CACHE_LINE, "static TLS is scarce");
 extern __thread struct thread_heap_link thread_heap_tls __attribute__((tls_model("initial-exec")));
 
-// Slots that can be read from the top of any stack of a medium bin downwards, in any heap: the
-// stacks of smaller bins lie below, or what is in their place.
+// Number of slots that can be read downwards from the top of any stack of a medium bin, in any
+// heap: the stacks of smaller bins lie below, or other slots in their place.
 enum { THREAD_HEAP_NEWEST = 8 };
 
-// The current thread's heap, or one of the two static empty ones. Never NULL.
+// Returns the current thread's heap, or one of the two static empty ones. Never NULL.
 HAK_INLINE struct thread_heap *thread_heap_current(void) {
     return thread_heap_tls.heap;
 }
 
-// True if the library can run. If not, only early_block can.
+// Returns true if the library can run. If not, only early_block can.
 HAK_INLINE bool thread_heap_ready(void) {
     return thread_heap_tls.sizes != 0;
 }
 
-// A malloc of that size or more is no hit. Where it is 0 the current heap must not be looked at.
+// Returns the least size of a malloc that is no hit. If it is 0, the current heap must not be read.
 HAK_INLINE size_t thread_heap_sizes(void) {
     return thread_heap_tls.sizes;
 }
 
-// The heap that C++'s operators hit in: the current one from thread_heap_open_operators() on, an
-// empty one before, where each of them takes the slow way. Never NULL.
+// Returns the heap that C++'s operators hit in: the current one from thread_heap_open_operators()
+// on, before that an empty one, which makes each of them take the slow path. Never NULL.
 HAK_INLINE struct thread_heap *thread_heap_of_operators(void) {
     return thread_heap_tls.operators;
 }
 
-// True if the operators hit in the current heap. It is false again once the thread gets a heap or
-// loses it.
+// Returns true if the operators hit in the current heap. Becomes false again when the thread gets a
+// heap or loses it.
 HAK_INLINE bool thread_heap_operators_open(void) {
     return thread_heap_tls.operators == thread_heap_tls.heap;
 }
@@ -130,36 +130,36 @@ HAK_INLINE void thread_heap_open_operators(void) {
     thread_heap_tls.operators = thread_heap_tls.heap;
 }
 
-// The gate in which the current thread's free looks pointers up.
+// Returns the gate in which the current thread's free looks pointers up.
 HAK_INLINE struct front_gate *thread_heap_gate(void) {
     return &thread_heap_tls.gate;
 }
 
-// The current thread's own heap, made or adopted if it has none. NULL if the thread is past its
-// destructors, or if there is no memory for one.
+// Returns the current thread's own heap, made or adopted if it has none. Returns NULL if the thread
+// is past its destructors, or if there is no memory for one.
 struct thread_heap *thread_heap_get(void);
 
-// True if the block is in a heap's stack of a bin. The heap is the current thread's. Reads each
-// slot.
+// Returns true if the block is in the heap's stack of a bin. The heap is the current thread's.
+// Reads each slot.
 bool thread_heap_caches(const struct thread_heap *heap, unsigned bin, const void *block);
 
-// Moves every cached block of the current thread to the pool (checking each).
+// Moves every cached block of the current thread to the pool, which checks each.
 void thread_heap_flush(void);
 
-// The same for all heaps without a thread: in a forked child, heaps of the parent's threads may
-// have blocks.
+// As above, for all heaps without a thread: in a forked child, the heaps of the parent's other
+// threads may have blocks.
 void thread_heap_flush_free(void);
 
-// For every miss, with the clock in ms: empties caches of bins without a miss for `idle_ms` or more
-// (UINT64_MAX: never), a bounded number of blocks a call.
+// To be called at every miss, with the clock in ms. Empties the caches of bins without a miss for
+// `idle_ms` or more (UINT64_MAX: never), a bounded number of blocks in each call.
 void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms);
 
-// Sets the function that moves what a front holds of a bin to the pool. A flush of a heap calls it
-// for every bin. Set once, before the first thread ends.
+// Sets the function that moves the blocks of a bin that a front holds to the pool. A flush of a
+// heap calls it for every bin. Set once, before the first thread ends.
 void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin));
 
-// One zeroed slab for a front's own state, which stays with the heap for good; NULL if there is no
-// memory.
+// Returns one zeroed slab for a front's own state, which stays with the heap for good. Returns NULL
+// if there is no memory.
 void *thread_heap_make_state(void);
 
 // The operations on a heap's stack of a bin, for the fronts. All of them but the counts are to be
@@ -173,9 +173,10 @@ bool thread_heap_deepen(struct thread_heap *heap, unsigned bin);
 // FAST_CACHE_MIDDLE or FAST_CACHE_WIDE.
 bool thread_heap_widen_to(struct thread_heap *heap, unsigned bin, enum fast_cache_width width);
 
-// Returns the width that the use of a stack asks for. In blocks: a burst that does not come again
-// leaves the stack narrow, and one that the pool gets back after a while leaves it wide. A thread
-// that only frees has no use for the blocks that it keeps.
+// Returns the width that the use of a stack asks for. A burst that does not come again leaves the
+// stack narrow; once enough blocks have come from the pool the stack becomes wide, and deep once
+// many have gone back, too. A thread that only frees gets middle width, as it has no use for the
+// blocks that it keeps. The bounds are numbers of blocks.
 enum { THREAD_HEAP_WIDEN_AFTER = 64, THREAD_HEAP_DEEPEN_AFTER = 1024 };
 HAK_INLINE enum fast_cache_width heap_bin_due(const struct heap_bin *cold) {
     if (cold->taken < THREAD_HEAP_WIDEN_AFTER) {
@@ -208,7 +209,7 @@ unsigned thread_heap_next_batch(struct thread_heap *heap, unsigned bin);
 // Returns the size of the next spill: the bin's batch, or a quarter of what a deep stack holds.
 unsigned thread_heap_spill_batch(const struct thread_heap *heap, unsigned bin);
 
-// Count `count` blocks that came from the pool, and that went to it.
+// Count `count` blocks that came from the pool, and that went to the pool.
 HAK_INLINE uint16_t heap_bin_add(uint16_t counter, unsigned count) {
     return (uint16_t)hak_min(counter + count, UINT16_MAX);
 }
@@ -244,21 +245,21 @@ HAK_INLINE size_t thread_heap_held(const struct thread_heap *heap, unsigned bin)
            (size_t)HAK_PEEK(&heap->cold[bin].behind);
 }
 
-// For os_around_calls(): around a call in which code of others may allocate and free on the calling
-// thread, which is between any two steps of its own. Meanwhile the thread is served as one past its
-// destructors is, so that its heap is as the call has left it.
+// For os_around_calls(): to be called before and after a call in which code of others may allocate
+// and free on the calling thread, between any two steps of this library. Meanwhile the thread is
+// served as one past its destructors is, so that its heap stays as the call has left it.
 void thread_heap_set_aside(void);
 void thread_heap_take_back(void);
 
-// From now on no request is a hit, in any heap: malloc takes the slow way, where allocations are
-// counted for the sampler. Frees hit as before. Other threads' heaps follow at once, and with
-// headers, where the size alone says which stack it is, at their thread's next heap.
+// From now on no malloc is a hit, in any heap: malloc takes the slow path, where allocations are
+// counted for the sampler. Frees hit as before. Other threads' heaps follow at once. With headers,
+// where the size alone gives the stack, they follow when their thread gets another heap.
 void thread_heap_close_sizes(void);
 
-// For pthread_atfork, in the child.
+// To be called in the child, by pthread_atfork().
 void thread_heap_after_fork(void);
 
-// Brackets what must be whole for another thread (in a forked child) to adopt the heap.
+// Bracket the steps that must all be done for another thread (in a forked child) to adopt the heap.
 HAK_INLINE void thread_heap_enter(struct thread_heap *heap) {
     atomic_store_explicit(&heap->busy, 1, memory_order_relaxed);
     cpu_store_fence();

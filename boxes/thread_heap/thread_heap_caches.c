@@ -170,7 +170,7 @@ void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms) 
     heap->seen_ms = now;
     if (HAK_UNLIKELY(now >= heap->trim_ms && idle_ms != UINT64_MAX)) {
         if (heap->trim_ms != 0) {
-            heap->trim_bin = 1; // One that has not come to its end in this time starts again.
+            heap->trim_bin = 1; // A trim that has not ended in this time starts again.
         }
         heap->trim_ms = now + hak_max(idle_ms, 1);
     }

@@ -7,11 +7,11 @@
 
 HAK_C_BEGIN
 
-// Claims slabs that a heap keeps for itself; *zero says that every byte is zero. Returns their
+// Claims slabs that a heap keeps for itself. Sets *zero if every byte is zero. Returns their
 // address, or NULL if there is no memory.
 void *thread_heap_claim(size_t slabs, bool *zero);
 
-// Gives them back. dirty: they may hold other bytes than zero.
+// Gives such slabs back. `dirty`: they may hold other bytes than zero.
 void thread_heap_give_back(void *memory, size_t slabs, bool dirty);
 
 // Moves every block that a heap caches to the pool, and makes its stacks narrow. The heap is the

@@ -25,7 +25,7 @@ unsigned tls_sll_pop(struct tls_sll *list, void **blocks, unsigned most) {
     return got;
 }
 
-// A set of hashes of addresses. True if that of `block` was in it.
+// Adds a block to a set of hashes of addresses. Returns true if its hash was in the set.
 enum { SEEN_BITS = 512 };
 static bool add_seen(uint64_t *seen, const void *block) {
     uint64_t hash = hak_hash((uintptr_t)block) >> 55;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// tls_sll: a thread's singly linked list of free blocks of one bin, linked through the blocks.
+// tls_sll: a thread's singly linked list of free blocks of one size class ("bin"), linked through
+// the blocks.
 //
 // The traditional layer behind FastCache. The first 8 bytes of a listed block hold the next one. A
 // block that is listed twice makes the list a ring: the caller makes sure that none is. Not
@@ -28,7 +29,7 @@ unsigned tls_sll_pop(struct tls_sll *list, void **blocks, unsigned most);
 // one.
 void *tls_sll_find_twice(const struct tls_sll *list, void *const *blocks, unsigned count);
 
-// True if the block is listed. Reads each block of the list.
+// Returns true if the block is listed. Reads each block of the list.
 bool tls_sll_holds(const struct tls_sll *list, const void *block);
 HAK_C_END
 
