@@ -27,7 +27,7 @@ bool compat_is_served(void) {
     return answer == YES;
 }
 
-// Other allocators have few usable sizes of large blocks, and programs go through them.
+// Programs go through the usable sizes of large blocks, of which other allocators have few.
 static __attribute__((constructor(102))) void start(void) {
     hak_page_sizes();
 }

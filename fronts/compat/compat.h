@@ -13,14 +13,14 @@ HAK_C_BEGIN
 
 #define COMPAT_EXPORT __attribute__((visibility("default")))
 
-// True if the process's malloc is hakmem's.
+// Returns true if the process's malloc is hakmem's.
 bool compat_is_served(void);
 
-// A block of `size` bytes (0 counts as 1) aligned to `align`, a power of two. NULL and ENOMEM if
-// there is no memory.
+// Returns a block of `size` bytes (0 counts as 1) aligned to `align`, a power of two. Returns NULL
+// and sets ENOMEM if there is no memory.
 void *compat_alloc(size_t size, size_t align, bool zero);
 
-// The usable bytes of a block that compat_alloc() would give, 0 if it could not.
+// Returns the usable bytes of a block that compat_alloc() would return, 0 if it would return none.
 size_t compat_good_size(size_t size, size_t align);
 
 // Totals of the statistics, in bytes.

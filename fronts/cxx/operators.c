@@ -28,18 +28,19 @@ enum operators_state operators_state(void) {
     return state;
 }
 
-// Weak: a static program is to get no dynamic loader from here.
+// Weak, so that a static program does not get the dynamic loader because of this.
 extern __typeof(dlclose) dlclose __attribute__((weak));
 extern __typeof(dlsym) dlsym __attribute__((weak));
 
-// By its name: where a static program has dlopen, linkers warn of each reference to it.
+// Found by its name: if a static program has dlopen, linkers warn of each reference to it.
 static void *open_object(const char *object) {
     __typeof(dlopen) *open;
     *(void **)&open = dlsym(RTLD_DEFAULT, "dlopen");
     return open != NULL ? open(object, RTLD_LAZY | RTLD_NOLOAD) : NULL;
 }
 
-// dlsym() in a loaded object and in what it depends on; "": in what all of the process can see.
+// dlsym() in a loaded object and in its dependencies; "": in everything that all of the process can
+// see.
 static void *find_from(const char *object, const char *name) {
     void *handle = open_object(object[0] == '\0' ? NULL : object);
     if (handle == NULL) {
@@ -50,7 +51,7 @@ static void *find_from(const char *object, const char *name) {
     return found;
 }
 
-// The link map of the object that an address is in; NULL if there is none.
+// Returns the link map of the object that an address is in, NULL if there is none.
 #ifdef __GLIBC__
 extern __typeof(dladdr1) dladdr1 __attribute__((weak));
 
@@ -83,14 +84,15 @@ static bool can_look_up(void) {
 }
 #endif
 
-// The same for an operator, behind this library's own.
+// As above, for an operator: finds the C++ library's own, and not this library's.
 static void *find_operator(const char *object, const char *name) {
-    // A function of the C++ library's that has one name in all of them.
+    // A function of the C++ library that has the same name in all of its versions.
     static const char landmark[] = "_ZSt17__throw_bad_allocv";
     const struct link_map *own = object_at(landmark);
     void *found = find_from(object, name);
     if (found != NULL && object_at(found) == own) {
-        // This library is in front. From the C++ library itself it is not.
+        // The name leads to this library, which is in front of the C++ library. Looked up from the
+        // C++ library itself it does not.
         void *at = find_from(object, landmark);
         const struct link_map *runtime = at != NULL ? object_at(at) : NULL;
         found = runtime != NULL ? find_from(runtime->l_name, name) : NULL;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the operators new and delete of cxx.cc stand on: what the process has of them from somebody
-// else, and the C++ library, which a plug-in may bring long after this library was bound.
+// What the operators new and delete of cxx.cc need to know: which operators others have replaced,
+// and where the C++ library is, which a plug-in may load long after this library was bound.
 #ifndef HAKMEM_FRONTS_CXX_OPERATORS_H
 #define HAKMEM_FRONTS_CXX_OPERATORS_H
 
@@ -25,9 +25,10 @@ enum operators_state {
 // Thread-safe; looked up once.
 enum operators_state operators_state(void);
 
-// The address of `name` in the C++ library that the code at `caller` uses: one that all of the
-// process can see, else the one of the object that `caller` lies in, else any that is loaded. NULL
-// if there is none. Takes the dynamic loader's lock, as a throw does, and may allocate.
+// Returns the address of `name` in the C++ library that the code at `caller` uses: one that all of
+// the process can see, else the one of the object that `caller` lies in, else any that is loaded.
+// Returns NULL if there is none. Takes the dynamic loader's lock, as a throw does, and may
+// allocate.
 void *operators_of_runtime(const char *name, const void *caller);
 HAK_C_END
 

@@ -67,7 +67,8 @@ const struct hakmem_descriptor hak_descriptor_own = {
         },
 };
 
-// The same under the name that debuggers look up, which another library may define too.
+// The same descriptor under the name that debuggers look up. Another library may define that name
+// too.
 extern const struct hakmem_descriptor hakmem_descriptor
     __attribute__((alias("hak_descriptor_own"), visibility("default")));
 

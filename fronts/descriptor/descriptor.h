@@ -33,7 +33,7 @@ static_assert(offsetof(struct hakmem_descriptor, version) == 8, "as readers outs
 static_assert(offsetof(struct hakmem_descriptor, flavour) == 24, "likewise");
 static_assert(offsetof(struct hakmem_descriptor, layout) == 32, "likewise");
 
-// Says that this library serves the process, which may have another one of hakmem behind it.
+// To be called by the library that serves the process: another library of hakmem may be behind it.
 void descriptor_serves(void);
 HAK_C_END
 

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
-// An object of the process, as far as it is needed here.
+// What is needed here of an object of the process.
 struct object {
     uintptr_t base;
     const char *name;    // DT_SONAME, or NULL
@@ -36,8 +36,8 @@ static struct hash_table hash_table_of(const struct object *object) {
     return table;
 }
 
-// An address in the dynamic section: glibc, but not musl, has added the base to it, unless that
-// section is read-only.
+// Returns an address that the dynamic section names. glibc, but not musl, has added the base to it,
+// unless that section is read-only.
 static uintptr_t address(const struct object *object, uintptr_t value) {
     return value < object->base ? object->base + value : value;
 }
@@ -86,7 +86,8 @@ static uint32_t hash_of(const char *name) {
     return hash;
 }
 
-// The next function of that name that the object defines, behind `before`; NULL if there is none.
+// Returns the next function of that name that the object defines, behind `before`. Returns NULL if
+// there is none.
 static Elf64_Sym *find(const struct object *object, const char *name, const Elf64_Sym *before) {
     struct hash_table table = hash_table_of(object);
     uint32_t hash = hash_of(name);
@@ -117,7 +118,7 @@ static bool is_libc(const struct object *object) {
 #endif
 }
 
-// The functions of libc that lead into the heap, or say something about it.
+// The functions of libc that allocate, free, or report about the heap.
 static const char names[][24] = {
     "malloc",           "free",
     "calloc",           "realloc",
@@ -138,8 +139,8 @@ static const char names[][24] = {
 };
 enum { NAMES = sizeof names / sizeof *names };
 
-// Calls visit() for every entry of libc's and the address that it is to have. False as soon as that
-// is.
+// Calls visit() for every entry of libc's and the address that it should have. Returns false as
+// soon as visit() does.
 static bool each(const struct object *libc, const struct object *own,
                  bool (*visit)(void *arg, Elf64_Sym *entry, Elf64_Addr value), void *arg) {
     for (int i = 0; i < NAMES; i++) {
@@ -176,8 +177,8 @@ static bool set(void *arg, Elf64_Sym *entry, Elf64_Addr value) {
     return true;
 }
 
-// What the search goes by. The dynamic linker holds its lock while it calls visit_object(), so that
-// one thread at a time is at libc's table.
+// The state of a search. The dynamic linker holds its lock while it calls visit_object(), so one
+// thread at a time changes libc's table.
 struct search {
     struct object libc, own;
     bool executable; // libc's table is among its code
@@ -253,8 +254,8 @@ bool dl_redirect_libc(void) {
     return true;
 }
 
-// Whether the object asks others for a function whose name is among `asked`. Those come first in
-// its table of symbols, in front of those that it defines.
+// Returns true if the object imports a function whose name is among `asked`. Imports come first in
+// its table of symbols, before the functions that it defines.
 static bool asks_for(const struct object *object, const char (*asked)[8], size_t count) {
     uint32_t first = hash_table_of(object).first;
     for (uint32_t i = 0; i < first; i++) {
@@ -268,7 +269,7 @@ static bool asks_for(const struct object *object, const char (*asked)[8], size_t
     return false;
 }
 
-// `arg`: whether only libraries count, and only those that look symbols up.
+// `arg`: only libraries count, and only those that look symbols up.
 static int visit_user(struct dl_phdr_info *info, size_t size, void *arg) {
     (void)size;
     static const char asked[][8] = {"dlsym", "dlvsym", "dlopen", "dlmopen"};

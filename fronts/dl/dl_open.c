@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // dlopen() and dlmopen(), which musl does not have, of the shared object only.
 //
-// Both go on to the next ones by a jump: the dynamic linker finds by the return address who calls,
-// and with that the caller's $ORIGIN, its DT_RUNPATH and its namespace. As a call in C may or may
-// not become a jump, that is written in assembler.
+// Both pass the call on by a jump: the dynamic linker finds by the return address who calls, and
+// with that the caller's $ORIGIN, its DT_RUNPATH and its namespace. A call in C may or may not
+// become a jump, so this is written in assembler.
 #include "fronts/dl/dl.h"
 
 #include "boxes/base/atomic.h"
@@ -11,20 +11,21 @@
 
 #include <dlfcn.h>
 
-// Where to go on, and with which flags; returned in %rax and %rdx.
+// The function to pass the call on to, and the flags; returned in %rax and %rdx.
 struct onward {
     void *next;
     long flags;
 };
 
-// Neither is called from malloc: dlsym() takes a lock, and may allocate.
+// malloc calls neither: dlsym() takes a lock, and may allocate.
 static struct onward onward(const char *name, _Atomic(void *) *next, bool opens, int flags) {
     void *found = atomic_load(next);
     if (found == NULL) {
         found = dlsym(RTLD_NEXT, name);
         atomic_store_explicit(next, found, memory_order_release);
     }
-    // Where libc's table cannot be changed the library had better see the process's symbols first.
+    // If libc's table cannot be changed, it is better that the library sees the process's symbols
+    // first.
     if (opens && !dl_redirect_libc()) {
 #ifdef RTLD_DEEPBIND
         flags &= ~RTLD_DEEPBIND;
@@ -40,7 +41,7 @@ __attribute__((used)) struct onward dl_onward_dlopen(const char *file, int flags
 }
 
 #ifdef LM_ID_BASE
-// A namespace but the base one has a libc, and so a malloc, of its own.
+// Each namespace except the base one has its own libc, and so its own malloc.
 __attribute__((used)) struct onward dl_onward_dlmopen(Lmid_t space, const char *file, int flags) {
     static _Atomic(void *) next;
     return onward("dlmopen", &next, file != NULL && space == LM_ID_BASE, flags);

@@ -14,7 +14,7 @@
 // get() and put(), and not the public names.
 #define TEXT(name) #name
 #define OWN(name)  __attribute__((COPY(name) alias(TEXT(name)), visibility("hidden")))
-// gcc wants to be told the same of both names.
+// gcc wants the same attributes on both names.
 #ifdef __clang__
 #    define COPY(of)
 #else
@@ -23,7 +23,7 @@
 
 // glibc exports its allocator under these names as well. Without them a block of one allocator
 // would reach the other's free(). Weak, so that debuggers and disassemblers show the usual names.
-// musl calls its own allocator by some of them, which is to stay its own.
+// musl calls its own allocator by some of these names, so they are not defined there.
 #ifdef __GLIBC__
 #    define LIBC_NAME(of) __attribute__((COPY(of) weak, alias(TEXT(of))))
 #endif
@@ -39,7 +39,7 @@ HAK_INLINE void put(void *ptr) {
     }
 }
 
-// Sets *total to count * size; false and ENOMEM if that is too large.
+// Sets *total to count * size. Returns false and sets ENOMEM if that is too large.
 HAK_INLINE bool product(size_t count, size_t size, size_t *total) {
     if (HAK_UNLIKELY(__builtin_mul_overflow(count, size, total))) {
         errno = ENOMEM;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What glibc tells of its heap, and what programs may set: malloc_trim(), mallinfo(), malloc_info()
-// and kin.
+// glibc's calls that report about the heap, and that set options: malloc_trim(), mallinfo(),
+// malloc_info() and kin.
 #include "fronts/libc/calls.h"
 #include "fronts/libc/glibc_malloc.h"
 
@@ -76,8 +76,8 @@ EXPORT void malloc_stats(void) {
 }
 
 // glibc's tunables have no counterpart here. None of them changes what a correct program sees, so
-// they are taken and ignored, and those that do not exist likewise. What glibc 2.36 refuses is
-// refused: it has no fast bins of that size.
+// they are accepted and ignored, as are those that do not exist. Values that glibc 2.36 refuses are
+// refused, such as M_MXFAST beyond its fast bins.
 EXPORT int mallopt(int param, int value) {
     enum { MXFAST_MOST = 80 * sizeof(size_t) / 4 };
     return param != M_MXFAST || (value >= 0 && value <= MXFAST_MOST);

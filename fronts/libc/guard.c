@@ -16,12 +16,13 @@
 #include <string.h>
 #include <ucontext.h>
 
-// The program's handler of SIGSEGV, from when ours was put in front of it. There are two, of which
-// the newer one counts: a signal may arrive while the other is being written.
+// The program's handler of SIGSEGV that ours was installed in front of. There are two copies, of
+// which the newer one counts: a signal may arrive while the other is being written.
 static struct sigaction others[2];
 static _Atomic(unsigned) newer;
 
-// One report a process: what other threads find meanwhile may come of the same fault.
+// Each process reports once: faults that other threads find meanwhile may follow from the first
+// one.
 static _Atomic(bool) reported;
 static struct stack_report report;
 static uintptr_t pcs[STACK_TRACE_MOST];
@@ -47,7 +48,7 @@ static void put_block(const struct guarded_block *block) {
     stack_report_address(&report, (uintptr_t)block->start);
 }
 
-// "10 bytes past the end of a block of 100 bytes at 0x..."
+// Writes "10 bytes past the end of a block of 100 bytes at 0x...".
 static void put_place(const struct guarded_block *block, uintptr_t at) {
     uintptr_t start = (uintptr_t)block->start;
     if (at < start) {
@@ -71,7 +72,8 @@ static const char *name_of(const struct guarded_block *block, uintptr_t at) {
     return at >= start + block->size ? "overflow" : at < start ? "underflow" : "wild access";
 }
 
-// Reports the calls that made the access, pcs[depth], and what is known of the block.
+// Reports the calls that made the access, pcs[depth], and the block's history as far as it is
+// known.
 static void end_report(const struct guarded_block *block, unsigned depth, bool exact) {
     stack_report_text(&report, ", by");
     stack_report_end_line(&report);
@@ -100,7 +102,7 @@ static const struct sigaction *other_handler(void) {
     return &others[atomic_load(&newer) % 2];
 }
 
-// The fault as the program would have had it without this handler.
+// Delivers the fault as the program would have got it without this handler.
 static void pass_on(int signal, siginfo_t *info, void *context) {
     const struct sigaction *other = other_handler();
     if ((other->sa_flags & SA_SIGINFO) != 0) {
@@ -108,8 +110,8 @@ static void pass_on(int signal, siginfo_t *info, void *context) {
     } else if (other->sa_handler != SIG_DFL && other->sa_handler != SIG_IGN) {
         other->sa_handler(signal);
     } else {
-        // The instruction is run again, and the fault ends the process. One that was sent is sent
-        // again.
+        // The instruction runs again, and the fault ends the process. A signal that was sent is
+        // sent again.
         struct sigaction action = {.sa_handler = SIG_DFL};
         sigaction(signal, &action, NULL);
         if (info->si_code <= 0) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// guard: reports of what touches memory beside or after a guarded block.
+// guard: reports accesses beside or after a guarded block.
 //
 // Part of the front. HAKMEM_GUARD=N puts one allocation in about N against a page without access
 // rights (guarded_block.h). An access to that page is reported on stderr: the access, the block,
@@ -15,12 +15,12 @@ HAK_C_BEGIN
 // Called by the library's constructor.
 void guard_start(void);
 
-// Puts the handler in front of one that the program has installed since. Called after each
+// Installs the handler in front of one that the program has installed since. Called after each
 // allocation of a guarded block.
 void guard_keep_handler(void);
 
-// Reports what is wrong with a free of `ptr`, which is in the range of guarded blocks, and stops
-// the program.
+// Reports why a free of `ptr`, which is in the range of guarded blocks, is wrong, and stops the
+// program.
 HAK_NORETURN HAK_COLD void guard_misuse(const char *call, const void *ptr, const char *fault);
 HAK_C_END
 

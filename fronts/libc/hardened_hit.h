@@ -20,14 +20,14 @@
 
 HAK_C_BEGIN
 
-// The place in a heap's stack of a block to hand out: one of the topmost, whose place the topmost
-// one is to take. There are blocks.
+// Returns the place, in a heap's stack that has blocks, of a block to hand out. It is one of the
+// topmost places; the topmost block is to fill it.
 //
-// The slots of a stack are in groups, as many as blocks that are chosen among, and the choice is
-// among what is left of the topmost group, two at least. So blocks that lie together are handed out
-// together, in no order: a program finds what it allocated one after the other in the same lines
-// of the processor's cache. (A choice among a fixed number of the topmost ones leaves some behind
-// for long, and takes Lua twice the time.)
+// The slots of a stack are in groups, each as large as the number of blocks to choose from. The
+// choice is among the rest of the topmost group, two blocks at least. So blocks that lie together
+// are handed out together, in random order: blocks that a program allocates one after the other
+// share cache lines. (A choice among a fixed number of topmost blocks leaves some behind for long,
+// and makes Lua take twice the time.)
 HAK_INLINE void **hardened_hit_choose(struct hardening_heap *state, void **top, void **bottom) {
     size_t group = (((uintptr_t)top / sizeof *top & HAK_PEEK(&hardening.choice)) | 1) + 1;
     return top - hardening_below(state, hak_min((size_t)(top - bottom), group));
@@ -48,7 +48,7 @@ HAK_INLINE void *hardened_hit_take(struct thread_heap *heap, unsigned bin,
     return block;
 }
 
-// A block for `size` bytes from the heap's cache, or NULL.
+// Returns a block for `size` bytes from the heap's cache, or NULL.
 HAK_INLINE void *hardened_hit_alloc(struct thread_heap *heap, size_t size) {
     // An empty heap's table says that no size is a hit, and so does every heap's while allocations
     // are sampled or recorded. (Table entry 1 is that of the smallest sizes.)
@@ -67,12 +67,12 @@ HAK_INLINE void *hardened_hit_alloc(struct thread_heap *heap, size_t size) {
     return block;
 }
 
-// For a free block: it begins to wait, and the one that has waited longest goes to the cache or,
-// where that is full, to the pool.
+// Puts a freed block into the quarantine. The block that has waited longest goes to the cache or,
+// if that is full, to the pool.
 HAK_NOINLINE void slow_keep(struct thread_heap *heap, unsigned bin, void *ptr);
 
-// True if the block was freed: it waits now, and the one that has waited longest is in the heap's
-// cache.
+// Returns true if the block was freed: it waits now, and the block that has waited longest is in
+// the heap's cache.
 HAK_INLINE bool hardened_hit_free(struct thread_heap *heap, void *ptr) {
     // (Of medium blocks it is a larger one.)
     unsigned bin = size_class_bin_of_alloc(front_gate_registry(thread_heap_gate(), ptr));

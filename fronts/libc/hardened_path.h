@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the hardened flavour does between a heap's cache and a program: the choice of a block that
-// is handed out, and the quarantine of one that is freed. Nothing in the other flavours.
+// What the hardened flavour does between a heap's cache and a program: it chooses the block that is
+// handed out, and puts freed blocks into quarantine. Nothing in the other flavours.
 //
 // All of it runs on the heap's own thread. Between two steps that belong together the heap is
 // marked busy, so that a forked child does not take it over; a block that is on its way then is
@@ -33,7 +33,7 @@ HAK_INLINE void hardened_path_start(struct thread_heap *heap) {
     hardening_measure(state);
 }
 
-// Pops a block, at random if that is on. NULL if there is none.
+// Pops a block, at random if that is on. Returns NULL if there is none.
 HAK_INLINE void *hardened_path_pop(struct thread_heap *heap, unsigned bin) {
     struct fast_bin *stack = &heap->bins[bin];
     struct hardening_heap *state = heap->front_state;
@@ -43,8 +43,8 @@ HAK_INLINE void *hardened_path_pop(struct thread_heap *heap, unsigned bin) {
     return hardened_hit_take(heap, bin, state);
 }
 
-// A freed block goes into the quarantine, and the one that has waited longest into the cache. If
-// there is no room that one is returned, for hardened_path_spill(), else NULL.
+// Puts a freed block into the quarantine, and the block that has waited longest into the cache. If
+// the cache is full, returns that block, for hardened_path_spill(); else NULL.
 HAK_INLINE void *hardened_path_keep(struct thread_heap *heap, unsigned bin, void *ptr) {
     struct hardening_heap *state = heap->front_state;
     void *out = ptr;

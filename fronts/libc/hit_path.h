@@ -19,18 +19,19 @@
 
 HAK_C_BEGIN
 
-// Everything but a hit. NULL and ENOMEM if there is no memory.
+// Allocates in all cases that are no hit. Returns NULL and sets ENOMEM if there is no memory.
 HAK_NOINLINE void *slow_alloc(size_t size);
-// Aligned to `align`, a power of two. NULL and ENOMEM likewise.
+// As above, aligned to `align`, a power of two.
 HAK_NOINLINE void *slow_aligned_alloc(size_t align, size_t size);
-// Everything but a hit; ptr may be NULL or garbage. Keeps errno.
+// Frees in all cases that are no hit. ptr may be NULL or garbage. Keeps errno.
 HAK_NOINLINE void slow_free(void *ptr);
 
-// For a large block that realloc() has resized, which counts as a new one.
+// To be called when realloc() has resized a large block, which counts as a new block for the
+// sampler.
 void slow_sample_moved(void *block, size_t size);
-// For calls that are told what the block is: in the hardened flavour stops the program if ptr
-// starts a live block that was asked for with another size, or does not start at a multiple of
-// `align` (0: not told). Nothing in the others.
+// For calls that are told a block's size. In the hardened flavour, stops the program if ptr starts
+// a live block that was asked for with another size, or that does not start at a multiple of
+// `align` (0: not told). Nothing in the other flavours.
 #if HAK_HARDENED
 HAK_NOINLINE void slow_check_size(const char *call, const void *ptr, size_t align, size_t size);
 HAK_NOINLINE void slow_check_align(const char *call, const void *ptr, size_t align);
@@ -47,14 +48,14 @@ HAK_INLINE void slow_check_align(const char *call, const void *ptr, size_t align
 // heap. Each miss does so too.
 void slow_look_anew(void);
 
-// Gives the pool what caches hold, which may be whole slabs, and the arena what short slabs do not
-// need: where there was no memory, one more try may find some.
+// Gives cached blocks, which may be whole slabs, to the pool, and unneeded pages of short slabs to
+// the arena. To be called when there was no memory: one more try may find some.
 void slow_make_room(void);
 
 // The three calls below work on one of the current thread's two heaps, which the caller names:
 // malloc and free on thread_heap_current(), C++'s operators on thread_heap_of_operators().
 
-// A block from the stack at `place` of the heap, for its user; NULL if there is none.
+// Returns a block from the stack at `place` of the heap, for its user; NULL if there is none.
 HAK_INLINE void *hit_pop(struct thread_heap *heap, size_t place) {
     void *block = fast_cache_pop_at(heap->bins, place);
     if (HAK_LIKELY(block != NULL)) {
@@ -63,7 +64,7 @@ HAK_INLINE void *hit_pop(struct thread_heap *heap, size_t place) {
     return block;
 }
 
-// A block from the heap's cache, or NULL: then slow_alloc() is next.
+// Returns a block from the heap's cache, or NULL: then slow_alloc() is next.
 HAK_INLINE void *hit_alloc_from(struct thread_heap *heap, size_t size) {
 #if HAK_HARDENED
     return hardened_hit_alloc(heap, size);
@@ -78,10 +79,10 @@ HAK_INLINE void *hit_alloc(size_t size) {
     return hit_alloc_from(thread_heap_current(), size);
 }
 
-// Puts a block into the stack at `place` of the heap. False if the stack is full, or the block
-// bears the heap's mark.
+// Puts a block into the stack at `place` of the heap. Returns false if the stack is full, or if the
+// block bears the heap's mark.
 HAK_INLINE bool hit_push(struct thread_heap *heap, size_t place, void *ptr) {
-    // In this order: a pointer for which there is never room may be none that can be read.
+    // In this order: a pointer whose stack never has room may be one that cannot be read.
     void **top;
     if (HAK_UNLIKELY(!fast_cache_has_room_at(heap->bins, place, &top)) ||
         HAK_UNLIKELY(free_mark_is_set(ptr, heap))) {
@@ -92,13 +93,15 @@ HAK_INLINE bool hit_push(struct thread_heap *heap, size_t place, void *ptr) {
     return true;
 }
 
-// True if the block is on top of the heap's stack of a bin: the last that was freed of those there.
+// Returns true if the block is on top of the heap's stack of a bin, that is, the last one that was
+// freed into it.
 HAK_INLINE bool hit_is_next(const struct thread_heap *heap, unsigned bin, const void *ptr) {
     return *heap->bins[bin].top == ptr;
 }
 
-// As hit_push(), but without reading the block, which may be far away from the processor's caches.
-// False if the block is the topmost one already: the slot is next to the one that is written.
+// As hit_push(), but without reading the block, which may be far from the processor's caches.
+// Returns false if the block is already the topmost one: that slot is next to the one that is
+// written.
 HAK_INLINE bool hit_push_unseen(struct thread_heap *heap, size_t place, void *ptr) {
     void **top;
     if (HAK_UNLIKELY(!fast_cache_has_room_at(heap->bins, place, &top)) ||
@@ -110,7 +113,7 @@ HAK_INLINE bool hit_push_unseen(struct thread_heap *heap, size_t place, void *pt
     return true;
 }
 
-// True if the block went into the heap's cache; otherwise slow_free() is next.
+// Returns true if the block went into the heap's cache. Otherwise slow_free() is next.
 HAK_INLINE bool hit_free_to(struct thread_heap *heap, void *ptr) {
 #if HAK_HARDENED
     return hardened_hit_free(heap, ptr);
@@ -132,9 +135,9 @@ HAK_INLINE bool hit_free(void *ptr) {
     return hit_free_to(thread_heap_current(), ptr);
 }
 
-// As hit_free_to(), for a block of `size` bytes that came from hit_alloc_from() or slow_alloc():
-// its bin follows from the size, and a size that is wrong is found when the cache spills. Of the
-// pointer only its alignment is checked, and that it is in the heap.
+// As hit_free_to(), for a block of `size` bytes that came from hit_alloc_from() or slow_alloc().
+// The bin follows from the size; a wrong size is noticed when the cache spills. Of the pointer only
+// two things are checked: its alignment, and that it is in the heap.
 HAK_INLINE bool hit_free_sized_to(struct thread_heap *heap, void *ptr, size_t size) {
 #if HAK_HARDENED
     (void)size;

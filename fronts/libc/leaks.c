@@ -7,7 +7,7 @@
 #include "boxes/sampler/sampler.h"
 #include "boxes/stack_report/stack_report.h"
 
-// The blocks that a stack of calls allocated and that are lost.
+// Lost blocks that one stack of calls allocated.
 struct lost {
     struct heap_profile_stack *stack;
     uint64_t objects, bytes; // objects with SAMPLER_FRACTION bits behind the point
@@ -47,7 +47,7 @@ static void visit(void *to, const struct heap_profile_sample *sample, bool reach
     }
 }
 
-// "about 300 bytes in 2 blocks"; without "about" where every block was sampled.
+// Writes "about 300 bytes in 2 blocks"; without "about" if every block was sampled.
 static void put_sum(struct stack_report *report, const struct lost *sum) {
     stack_report_text(report, sampler_rate() == 1 ? "" : "about ");
     stack_report_count(report, sum->bytes, "byte");
@@ -63,7 +63,7 @@ static void put_lost(struct stack_report *report, const struct lost *lost) {
     stack_report_stack(report, lost->stack->pcs, lost->stack->depth, false);
 }
 
-// The largest first.
+// Sorts the largest first.
 static void put_all(struct leaks *leaks) {
     enum { SHOWN = 100 };
     for (size_t shown = 0; shown < leaks->count && shown < SHOWN; shown++) {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// leaks: what is live when the program ends, by the calls that allocated it.
+// leaks: reports the blocks that are live when the program ends, by the calls that allocated them.
 //
-// Part of the front. HAKMEM_LEAKS=1 has allocations sampled, as HAKMEM_PROFILE does, and a report
-// written to stderr at exit: each stack of calls whose sampled blocks are live and lost (nothing
-// points to them), with what they stand for, and how much more is live. At HAKMEM_PROFILE_RATE=1
-// that is exact.
+// Part of the front. HAKMEM_LEAKS=1 samples allocations, as HAKMEM_PROFILE does, and writes a
+// report to stderr at exit: each stack of calls whose sampled blocks are live and lost (nothing
+// points to them), with the bytes that these blocks stand for, and how much more is live. At
+// HAKMEM_PROFILE_RATE=1 the figures are exact.
 #ifndef HAKMEM_FRONTS_LIBC_LEAKS_H
 #define HAKMEM_FRONTS_LIBC_LEAKS_H
 
@@ -12,7 +12,7 @@
 
 HAK_C_BEGIN
 
-// From the library's destructor.
+// Called by the library's destructor.
 void leaks_report(void);
 HAK_C_END
 

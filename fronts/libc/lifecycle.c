@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What is done once in a process's life: at its start, in a forked child, and at its end.
+// The library's start, its part in a forked child, and its end.
 #include "fronts/descriptor/descriptor.h"
 #include "fronts/libc/guard.h"
 #include "fronts/libc/profile.h"
@@ -26,7 +26,7 @@ static void after_fork(void) {
     statistics_after_fork();
 }
 
-// False in a library of hakmem behind another one, whose malloc and hak_stats() come first.
+// Returns false in a library of hakmem behind another one, whose malloc and hak_stats() come first.
 static bool is_first(void) {
     void (*volatile first)(struct hak_stats *) = hak_stats;
     return first == statistics_own;

@@ -37,7 +37,8 @@ EXPORT void cfree(void *ptr) {
     put_derived(ptr);
 }
 
-// Another free() is asked to free what another malloc() may have allocated.
+// If another library's free() is in front, the size is not checked: that library's malloc() may
+// have allocated the block.
 static void check_size(const char *call, const void *ptr, size_t align, size_t size) {
     if (HAK_LIKELY((interposed_calls() & INTERPOSED_FREE) == 0)) {
         slow_check_size(call, ptr, align, size);
@@ -56,7 +57,7 @@ EXPORT void free_aligned_sized(void *ptr, size_t align, size_t size) {
     put_derived(ptr);
 }
 
-// A few stores instead of a call where a block is small; they may run on to the block's end.
+// Clears a small block by a few stores instead of a call. The stores may run on to the block's end.
 HAK_INLINE void *clear(void *block, size_t size) {
     enum { SMALL = 128 };
     if (HAK_HEADER || size > SMALL) {

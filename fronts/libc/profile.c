@@ -52,7 +52,7 @@ static void on_signal(int signal) {
     errno = saved;
 }
 
-// Of several threads that find a profile due one writes it.
+// If several threads find that a profile is due, one of them writes it.
 static bool is_due(_Atomic(uint64_t) *next, uint64_t now, uint64_t step) {
     uint64_t at = atomic_load_explicit(next, memory_order_relaxed);
     return HAK_UNLIKELY(at != 0 && now >= at) &&

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// profile: when a heap profile is written, and by whom it is asked for.
+// profile: decides when a heap profile is written.
 //
 // Part of the front. With HAKMEM_PROFILE=FILE allocations are sampled from the library's start on,
 // and profiles are written at exit and, by further settings, when a signal comes, after a number of

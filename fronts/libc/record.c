@@ -13,7 +13,7 @@
 
 static_assert((int)RECORDER_PATH_MOST >= (int)PROFILE_PATH_MOST, "names of files fit");
 
-// The setting, as an absolute path: a program may change its directory.
+// The setting as an absolute path, because a program may change its directory.
 static char pattern[PROFILE_PATH_MOST];
 
 static bool set_pattern(const char *text) {

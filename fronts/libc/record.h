@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// record: when calls are recorded (recorder.h), and where.
+// record: decides when calls are recorded (recorder.h), and in which file.
 //
 // Part of the front. With HAKMEM_RECORD=FILE each call that allocates or frees is recorded from the
 // library's start on: malloc and kin, and the operators of C++. Without the setting none is.

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// realloc(), and malloc_usable_size(): what is asked of a live block.
+// realloc() and malloc_usable_size(): the calls on a live block.
 #include "fronts/libc/calls.h"
 #include "fronts/libc/interposed.h"
 #include "fronts/libc/libc.h"
@@ -24,8 +24,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-// True if a block is among the newest of its stack. Where no block is looked at, free() leaves it
-// without its mark.
+// Returns true if a block is among the newest of its stack. While free() does not read blocks,
+// blocks in a cache have no mark.
 static bool is_newest(const struct thread_heap *heap, unsigned bin, const void *ptr) {
     void **top = heap->bins[bin].top;
     for (size_t i = 0; i < THREAD_HEAP_NEWEST && top - i > heap->cold[bin].bottom; i++) {
@@ -36,7 +36,7 @@ static bool is_newest(const struct thread_heap *heap, unsigned bin, const void *
     return false;
 }
 
-// The block's kind; does not return for a pointer that starts no live block.
+// Classifies the block. Does not return for a pointer that starts no live block.
 static struct front_gate_block classify_live(const char *call, const void *ptr) {
     struct front_gate_block what = front_gate_classify(ptr);
     const struct thread_heap *heap = thread_heap_current();
@@ -51,7 +51,7 @@ static struct front_gate_block classify_live(const char *call, const void *ptr) 
     return what;
 }
 
-// Moves what is at ptr, a live block of `usable` bytes, to a block of its own.
+// Moves the contents of ptr, a live block of `usable` bytes, to a new block.
 static HAK_NOINLINE void *move(void *ptr, size_t size, size_t usable) {
     int saved = errno;
     bool grown = size > SIZE_CLASS_TINY_MAX && size > usable;
@@ -69,8 +69,8 @@ static HAK_NOINLINE void *move(void *ptr, size_t size, size_t usable) {
 }
 
 // Resizes a block above SIZE_CLASS_TINY_MAX to another such size: at its place, or by moving its
-// pages. Returns NULL if neither can be done. A block that was sampled ends with it, and its new
-// size counts for the sampler as an allocation.
+// pages. Returns NULL if neither can be done. The sample of a sampled block ends, and the new size
+// counts for the sampler as an allocation.
 static void *resize_large(const struct front_gate_block *old, void *ptr, size_t size) {
     const struct page_arena_window window = page_arena_get_window();
     struct heap_profile_sample sample;
@@ -147,8 +147,8 @@ static void *recorded_resize(const char *call, void *ptr, size_t size) {
     return block;
 }
 
-// The bin of the tiny block that starts at ptr, whether it is live or not; 0 for any other pointer.
-// In the hardened flavour every block is for the slow way.
+// Returns the bin of the tiny block that starts at ptr, live or not; 0 for any other pointer. In
+// the hardened flavour always returns 0, so that every block takes the slow path.
 HAK_INLINE unsigned tiny_bin(const void *ptr) {
     unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
     size_t block;
@@ -157,11 +157,12 @@ HAK_INLINE unsigned tiny_bin(const void *ptr) {
     return HAK_LIKELY(start) ? bin : 0;
 }
 
-// Tiny blocks that stay where they are or grow into another bin; all else is slow_resize()'s.
+// Handles tiny blocks that stay where they are or grow into another bin; slow_resize() handles all
+// others.
 static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
     unsigned bin = tiny_bin(ptr);
-    // The block's mark says whether it is free: reading its bit would bring a line of the slab's
-    // bitmap into the processor's cache at each call.
+    // The block's mark tells whether it is free. Reading its bit instead would bring a line of the
+    // slab's bitmap into the processor's cache at each call.
     if (HAK_UNLIKELY(bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||
                      free_mark_is_set(ptr, thread_heap_current()) ||
                      hit_is_next(thread_heap_current(), bin, ptr) ||
@@ -200,7 +201,7 @@ EXPORT void *reallocarray(void *ptr, size_t count, size_t size) {
     return ptr == NULL ? get(total) : resize("reallocarray", ptr, total);
 }
 
-// The usable bytes of a live tiny block that looks like one; 0 for anything else. Some programs ask
+// Returns the usable bytes of a live tiny block, 0 for any other pointer. Some programs call this
 // for each block that they allocate and for each that they free.
 HAK_INLINE size_t usable_tiny(const void *ptr) {
     const struct thread_heap *heap = thread_heap_current();

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Frees that are no hit: misses, medium and large blocks, and pointers that are not what they
-// should be.
+// Frees that are no hit: full caches, medium and large blocks, and wrong pointers.
 #include "fronts/libc/slow_path.h"
 
 #include "fronts/libc/hardened_path.h"
@@ -22,8 +21,8 @@
 #include "fronts/libc/guard.h"
 #include "fronts/tiny_front/tiny_front.h"
 
-// A pointer into a slab of `bin`. The header strategy comes here with every one whose header is not
-// what the hit path expects.
+// Frees a pointer into a slab of `bin`. With the header strategy, every pointer comes here whose
+// header is not the one that the hit path expects.
 static void check_start(unsigned bin, const void *ptr) {
     if (HAK_UNLIKELY(shared_pool_block_start(bin, ptr) != ptr)) {
         diag_misuse(DIAG_CALL_FREE, ptr, front_gate_fault(FRONT_GATE_TINY_INTERIOR));
@@ -43,8 +42,8 @@ void slow_keep(struct thread_heap *heap, unsigned bin, void *ptr) {
     }
 }
 
-// The usual way of a block that is freed. False if anything is not as usual: what is not the start
-// of a block has no tag where it would be.
+// The usual path of a freed block. Returns false if anything is unusual. A pointer that does not
+// start a block has no tag where it would be.
 HAK_INLINE bool free_hardened(void *ptr) {
     struct thread_heap *heap = thread_heap_current();
     unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
@@ -65,7 +64,7 @@ HAK_INLINE bool free_hardened(void *ptr) {
     return true;
 }
 
-// Any other, that is the start of one. `heap` may be NULL.
+// Frees any other pointer that starts a block. `heap` may be NULL.
 static HAK_NOINLINE void free_hardened_slowly(struct thread_heap *heap, unsigned bin, void *ptr) {
     hardening_prepare();
     if (!shared_pool_has(bin, ptr)) {
@@ -89,9 +88,9 @@ static HAK_NOINLINE void free_hardened_slowly(struct thread_heap *heap, unsigned
 }
 #endif
 
-// The start of a block. A mark that is there by chance is no fault; where no block is looked at, a
-// cached one may be without its mark. A small one comes here each time its stack is full, which may
-// be deep: there only the newest is asked for.
+// Frees a pointer to the start of a block. The mark may be there by chance, which is no fault.
+// While free() does not read blocks, a cached block may have no mark. A small block comes here each
+// time its stack is full; that stack may be deep, so only its newest blocks are searched.
 static void check_twice(const struct thread_heap *heap, unsigned bin, const void *ptr) {
     bool twice;
     if (free_mark_is_set(ptr, heap)) {
@@ -107,7 +106,7 @@ static void check_twice(const struct thread_heap *heap, unsigned bin, const void
     }
 }
 
-// Into the heap's cache; false if there is no room.
+// Pushes a block into the heap's cache. Returns false if there is no room.
 HAK_INLINE bool push(struct thread_heap *heap, unsigned bin, void *ptr) {
     if (HAK_UNLIKELY(!fast_cache_push(&heap->bins[bin], ptr))) {
         return false;
@@ -117,8 +116,9 @@ HAK_INLINE bool push(struct thread_heap *heap, unsigned bin, void *ptr) {
 }
 
 #if !HAK_HARDENED
-// True if a block of a medium bin is among the newest of its stack, whose slots are in a line or
-// two, or stands in the slots below it, which are there: the stacks of smaller bins come first.
+// Returns true if a block of a medium bin is among the newest of its stack, whose slots are in a
+// line or two, or in the slots below it. Those exist, because the stacks of smaller bins come
+// first.
 HAK_INLINE bool is_newest(const struct thread_heap *heap, unsigned bin, const void *ptr) {
     void **top = heap->bins[bin].top;
 #    pragma GCC unroll 8
@@ -130,8 +130,8 @@ HAK_INLINE bool is_newest(const struct thread_heap *heap, unsigned bin, const vo
     return false;
 }
 
-// Blocks whose frees are no hits, as they are too large for it: here there is time to see that the
-// pointer is the start of one. False if anything is not as usual.
+// Frees blocks that are too large for their free to be a hit. There is time here to check that the
+// pointer starts a block. Returns false if anything is unusual.
 HAK_INLINE bool free_medium(void *ptr) {
     struct thread_heap *heap = thread_heap_current();
     unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
@@ -174,8 +174,8 @@ static HAK_NOINLINE void free_tiny(unsigned bin, void *ptr) {
     }
 }
 
-// Frees a block that may be sampled, or guarded; false if it is a block of another kind. The sample
-// goes first: when the block is free its address may be another one's the next moment.
+// Frees a block that is sampled or guarded. Returns false if it is neither. The sample goes first,
+// because once the block is free its address may become another block's at any moment.
 static HAK_COLD bool free_sampled(void *ptr) {
     struct heap_profile_sample sample;
     if (heap_profile_take(ptr, &sample)) {
@@ -209,7 +209,7 @@ static HAK_NOINLINE void free_large(void *ptr) {
 }
 
 #if !HAK_HARDENED
-// The same, mostly, for a pointer that the gate knows to be of no bin.
+// Frees a pointer that the gate knows to be of no bin: mostly a large block.
 static HAK_NOINLINE void free_without_bin(void *ptr) {
     if (!heap_profile_started()) {
         const struct page_arena_window window = page_arena_get_window();
@@ -222,8 +222,8 @@ static HAK_NOINLINE void free_without_bin(void *ptr) {
 #endif
 
 #if HAK_HARDENED
-// The usable bytes of the live block that starts at ptr; 0 for anything else, which free() will
-// have something to say about, and for blocks whose size is not known.
+// Returns the usable bytes of the live block that starts at ptr. Returns 0 for a pointer that
+// starts none, which free() will report, and for blocks whose size is not known.
 static size_t user_bytes(const void *ptr) {
     if (ptr == NULL || !thread_heap_ready() || !hardening_has(HARDENING_SIZES)) {
         return 0;
@@ -253,7 +253,7 @@ static HAK_COLD void recorded_free(void *ptr) {
     recorder_leaves();
 }
 
-// Of its own, so that a block which goes the usual way saves no register.
+// A function of its own, so that a block on the usual path saves no register.
 static HAK_NOINLINE void free_unusual(void *ptr) {
     if (ptr == NULL) {
         return;

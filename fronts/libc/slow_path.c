@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Allocations that are no hit: misses, large blocks, sampled and recorded ones; and what every slow
-// call has to do besides.
+// Allocations that are no hit: misses, large blocks, sampled and recorded ones; and the
+// housekeeping of every slow call.
 #include "fronts/libc/slow_path.h"
 
 #include "fronts/libc/hardened_path.h"
@@ -28,9 +28,9 @@
 #include <string.h>
 
 // As tick(), for the allocation of a large block, which takes about as long as a tick. The clock
-// moves every few ms only, so a thread ticks once for each of its values. A thread without a heap
-// has the empty one, whose seen_ms is 0, and ticks each time. A free of a large block does not
-// tick: the freed block is not idle yet.
+// moves every few ms only, so a thread ticks once for each value of the clock. A thread without a
+// heap has the empty one, whose seen_ms is 0, and ticks each time. A free of a large block does not
+// tick, because the freed block is not idle yet.
 static void tick_once(void) {
     uint64_t now = os_now_ms();
     if (HAK_UNLIKELY(now != thread_heap_current()->seen_ms)) {
@@ -49,8 +49,8 @@ HAK_COLD void slow_make_room(void) {
     shared_pool_give_short();
 }
 
-// Where that was not enough for a block of `size` bytes: gives up what is kept apart for other
-// sizes. False if there is nothing to be hoped for.
+// To be called if slow_make_room() was not enough for a block of `size` bytes: gives up memory that
+// is kept apart for other sizes. Returns false if that cannot help.
 static HAK_COLD bool make_last_room(size_t size) {
     if (!HAK_HARDENED || size > shared_pool_get_totals().slabs) {
         return false;
@@ -59,9 +59,9 @@ static HAK_COLD bool make_last_room(size_t size) {
     return true;
 }
 
-// True if free should read the blocks that it is given. That costs little as long as they lie in
-// the processor's cache, that is, as long as all blocks of the process together are not larger than
-// it.
+// Returns true if free should read the blocks that it is given. That costs little as long as the
+// blocks lie in the processor's cache, that is, as long as all blocks of the process together fit
+// into it.
 static bool is_worth_a_look(void) {
     enum { NEAR = 2 << 20 }; // bytes
     int64_t setting = settings_get(SETTING_CHECK_FREES);
@@ -97,7 +97,7 @@ void slow_look_anew(void) {
     }
 }
 
-// A free block becomes the user's.
+// Turns a free block into the user's.
 HAK_INLINE void hand_out(unsigned bin, void *block, size_t size) {
 #if HAK_HARDENED
     hardening_issue(bin, block, size);
@@ -107,7 +107,7 @@ HAK_INLINE void hand_out(unsigned bin, void *block, size_t size) {
 #endif
 }
 
-// The end of a miss: a free block becomes the user's, and none (NULL) is an error.
+// Ends a miss: turns a free block into the user's, or sets errno if there is none (NULL).
 static void *hand_out_or_fail(unsigned bin, void *block, size_t size) {
     if (HAK_UNLIKELY(block == NULL)) {
         errno = ENOMEM;
@@ -117,7 +117,7 @@ static void *hand_out_or_fail(unsigned bin, void *block, size_t size) {
     return block;
 }
 
-// A block from the heap's cache, for a request of `size` bytes, or NULL.
+// Returns a block from the heap's cache, for a request of `size` bytes, or NULL.
 HAK_INLINE void *pop(struct thread_heap *heap, unsigned bin, size_t size) {
 #if HAK_HARDENED
     void *block = hardened_path_pop(heap, bin);
@@ -130,7 +130,8 @@ HAK_INLINE void *pop(struct thread_heap *heap, unsigned bin, size_t size) {
     return block;
 }
 
-// True if blocks of the bin do not go through the heap's cache: the thread has not used many yet.
+// Returns true if blocks of the bin bypass the heap's cache, because the thread has not used many
+// yet.
 static bool is_uncached(struct thread_heap *heap, unsigned bin) {
     if (HAK_LIKELY(!thread_heap_is_closed(heap, bin))) {
         return false;
@@ -153,7 +154,7 @@ static HAK_NOINLINE void *take_uncached(struct thread_heap *heap, unsigned bin, 
     return hand_out_or_fail(bin, block, size);
 }
 
-// One block for a thread past its destructors, or without memory for a heap.
+// Takes one block for a thread past its destructors, or without memory for a heap.
 static HAK_NOINLINE HAK_COLD void *take_without_heap(unsigned bin, size_t size) {
     void *block;
     shared_pool_hint hint = ARENA_NONE;
@@ -163,7 +164,7 @@ static HAK_NOINLINE HAK_COLD void *take_without_heap(unsigned bin, size_t size) 
     return hand_out_or_fail(bin, got == 0 ? NULL : block, size);
 }
 
-// Fills the cache and takes a block out of it; NULL and ENOMEM if there is no memory.
+// Fills the cache, and takes a block out of it. Returns NULL and sets ENOMEM if there is no memory.
 HAK_INLINE void *take_refilled(struct thread_heap *heap, unsigned bin, size_t size) {
     const struct tiny_front *front = tiny_front_of(bin);
     if (HAK_UNLIKELY(front->refill(heap, bin) == 0)) {
@@ -177,7 +178,7 @@ HAK_INLINE void *take_refilled(struct thread_heap *heap, unsigned bin, size_t si
     return pop(heap, bin, size);
 }
 
-// The cache of the current thread has no block of the bin: makes or adopts a heap, takes a block
+// Serves a request for which the thread's cache has no block: makes or adopts a heap, takes a block
 // from the pool, and does the housekeeping last.
 static HAK_NOINLINE void *miss(unsigned bin, size_t size) {
 #if HAK_HARDENED
@@ -202,14 +203,14 @@ static HAK_NOINLINE void *miss(unsigned bin, size_t size) {
     return block;
 }
 
-// False for a block that is larger than any heap: no room that is made will do for it.
+// Returns false for a block that is larger than any heap: making room cannot help it.
 static bool may_fit(size_t size, size_t align) {
     size_t most = page_arena_get_window().slabs << ARENA_SLAB_SHIFT;
     return size <= most && align <= most;
 }
 
-// True if a small allocation is one that may get a block of another kind: sampled() is to be asked.
-// An allocation for which the sampler is to be asked is not counted for the guard yet.
+// Returns true if a small allocation may become a sampled or a guarded block: sampled() decides. If
+// the sampler is due, the allocation is not counted for the guard yet.
 HAK_INLINE bool is_due(size_t size) {
     return sampler_counts(size) || guarded_block_counts();
 }
@@ -222,7 +223,7 @@ static HAK_COLD void *guarded(size_t size, size_t align) {
     return block;
 }
 
-// A guarded or sampled block for an allocation that is_due(), if it is to get one; else NULL.
+// Returns a guarded or sampled block for an allocation that is_due(), or NULL if it gets neither.
 static HAK_NOINLINE void *sampled(size_t size, size_t align) {
     bool sampler = sampler_left < 0;
     void *block = !sampler || guarded_block_counts() ? guarded(size, align) : NULL;
@@ -259,7 +260,7 @@ static HAK_NOINLINE void *large(size_t size, size_t align, enum large_block_use 
     return block;
 }
 
-// A block of a bin; `size` and `align` are what was asked for.
+// Allocates a block of a bin; `size` and `align` are the request's.
 HAK_INLINE void *small(unsigned bin, size_t size, size_t align) {
     if (is_due(size)) {
         void *block = sampled(size, align);
@@ -280,7 +281,7 @@ static HAK_NOINLINE void *miss_of(size_t size) {
     return miss(size_class_bin_of(size), size);
 }
 
-// A block of a size that may be a hit, from the thread's stack or a miss.
+// Allocates a block of a size that may be a hit, from the thread's stack or by a miss.
 HAK_INLINE void *take_counted(size_t size) {
     struct thread_heap *heap = thread_heap_current();
     size_t place = size_class_sized_place(heap->sizes, size);
@@ -297,7 +298,8 @@ static HAK_NOINLINE void *alloc_due(size_t size) {
     return block != NULL ? block : take_counted(size);
 }
 
-// Calls that are recorded. A thread from before the recording began has a gate for its frees.
+// Calls that are recorded. A thread that ran before the recording began may still have an open gate
+// for its frees.
 
 static HAK_COLD void *recorded(enum trace_kind kind, void *block, size_t size, size_t align) {
     close_gate();
@@ -334,9 +336,9 @@ static HAK_COLD HAK_NOINLINE void *alloc_in_recording(size_t size) {
     return recorder_enters_recording() ? recorded_alloc(size) : counted_alloc(size);
 }
 
-// While allocations are sampled every malloc comes here. Those that would be hits otherwise are
-// served in a few instructions, with a table's word for where their stack is, and all else is a
-// tail call: no register is saved.
+// While allocations are sampled, every malloc comes here. Requests that would be hits otherwise are
+// served in a few instructions, by a table that says where their stack is. Everything else is a
+// tail call, so no register is saved.
 void *slow_alloc(size_t size) {
     if (HAK_UNLIKELY(!thread_heap_ready())) {
         return early_block_alloc(size, 1);
@@ -356,7 +358,7 @@ void *slow_zero_alloc(size_t size) {
     }
     void *block = slow_alloc(size);
 #if HAK_HARDENED
-    // A block of no bin is sampled or guarded: it comes from no slab of the heap.
+    // A block without a bin is sampled or guarded, and lies in no slab of the heap.
     unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), block));
     if (bin != 0 && hardening_is_zero(bin)) {
         return block;
@@ -376,8 +378,8 @@ void *slow_zero_aligned_alloc(size_t align, size_t size) {
     return large(size, align, LARGE_BLOCK_ZERO);
 }
 
-// A cache may have a block that is larger than its bin's, where sized delete was given too small a
-// size, and less aligned. Such a block goes where it belongs, and another one is taken.
+// A cache may hold a block that is larger than its bin's, and less aligned, if sized delete was
+// given too small a size. Such a block is freed to its own bin, and another one is taken.
 static HAK_COLD HAK_NOINLINE void *take_aligned(void *block, unsigned bin, size_t size,
                                                 size_t align) {
     while (((uintptr_t)block & (align - 1)) != 0) {

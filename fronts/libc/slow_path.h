@@ -9,7 +9,7 @@
 #include "boxes/front_gate_classifier/front_gate.h"
 #include "boxes/thread_heap/thread_heap.h"
 
-// Every miss reads the clock, and does a share of the work that is due.
+// To be called at every miss: reads the clock, and does a share of the work that is due.
 HAK_INLINE void tick_at(struct thread_heap *heap, uint64_t now) {
     decay_tick(now);
     if (HAK_LIKELY(heap != NULL)) {
@@ -27,8 +27,8 @@ HAK_INLINE void close_gate(void) {
 }
 
 // Copies the window's gate for the current thread, whose heap this is, if the window has grown.
-// `anew`: also asks whether the process has become small again. All threads change the totals that
-// tell, so not every miss asks.
+// With `anew`, also checks whether the process has become small again. Not every miss does, because
+// all threads change the totals that tell.
 HAK_NOINLINE void slow_renew_gate(struct thread_heap *heap, bool anew);
 
 #endif

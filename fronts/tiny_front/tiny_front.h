@@ -24,7 +24,8 @@ struct tiny_front {
     // Called when the heap's thread ends or its memory is wanted: what the front itself holds of
     // `bin` goes to the pool. NULL for a front that holds nothing.
     void (*flush)(struct thread_heap *heap, unsigned bin);
-    // True if the front itself holds this block of `bin`. NULL for a front that holds nothing.
+    // Returns true if the front itself holds this block of `bin`. NULL for a front that holds
+    // nothing.
     bool (*holds)(const struct thread_heap *heap, unsigned bin, const void *block);
     // Describes heap->front_state to readers outside of the process. NULL for a front without such
     // a state.
@@ -44,8 +45,8 @@ extern const char tiny_front_flavour[];
 // For readers outside of the process, see layout.h.
 extern const struct hak_layout tiny_front_layout;
 
-// Applies the settings. Called once, from the library's constructor; another library's may have
-// started threads before.
+// Applies the settings. Called once, from the library's constructor. Another library's constructor
+// may have started threads before.
 void tiny_front_start(void);
 
 HAK_INLINE const struct tiny_front *tiny_front_of(unsigned bin) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compiled once a flavour: the build passes its name, and one macro a class with the name of the
-// class's front.
+// Compiled once for each flavour: the build passes the flavour's name, and for each class a macro
+// with the name of its front.
 #include "fronts/tiny_front/tiny_front.h"
 
 #include "include/hakmem/hakmem.h"

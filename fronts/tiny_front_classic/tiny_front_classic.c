@@ -67,8 +67,8 @@ static unsigned refill(struct thread_heap *heap, unsigned bin) {
     return got;
 }
 
-// Takes the newest blocks of the list, at most `*count`, into slots that the stack has free, or one
-// to `one` if it has none; sets `*count` to how many they are.
+// Takes the newest blocks of the list, at most `*count`, into free slots of the stack, or one block
+// to `one` if the stack has none. Sets `*count` to their number.
 static HAK_NOINLINE void **take_out(struct thread_heap *heap, unsigned bin, struct tls_sll *list,
                                     unsigned *count, void **one) {
     void **room = fast_cache_room(&heap->bins[bin], count);
@@ -102,9 +102,9 @@ static HAK_NOINLINE unsigned load_listed(struct magazine *magazine, struct tls_s
     return most;
 }
 
-// Moves the newest `count` blocks of the list to the magazine, and what does not fit there to the
-// pool. (Each of the two has given its stack back before the next call: what the pool does with
-// blocks goes deep.)
+// Moves the newest `count` blocks of the list to the magazine, and those that do not fit there to
+// the pool. (Each of the two calls has left the stack before the next one begins, because calls
+// into the pool go deep.)
 static HAK_NOINLINE void hand_down(struct thread_heap *heap, unsigned bin, unsigned count) {
     struct layers *layers = heap->front_state;
     struct tls_sll *list = &layers->lists[bin];
@@ -117,7 +117,7 @@ static HAK_NOINLINE void list_oldest(struct thread_heap *heap, unsigned bin, str
     unsigned count = size_class_bins[bin].batch;
     void **blocks = thread_heap_detach(heap, bin, &count);
     if (blocks != NULL) {
-        // The list goes through the blocks: a pointer into a block must not get into it, and no
+        // The list is linked through the blocks, so no pointer into a block may get into it, and no
         // block twice.
         tiny_front_check(bin, blocks, count);
         void *twice = tls_sll_find_twice(list, blocks, count);

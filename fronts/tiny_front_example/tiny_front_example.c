@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fronts/tiny_front_example/tiny_front_example.h"
 
-// Blocks of `bin` in a page; one if a page does not hold any, and never more than half of what the
-// cache holds, so that a spill leaves room for frees and blocks for mallocs.
+// Returns how many blocks of `bin` a page holds, 1 at least, and at most half of what the cache
+// holds, so that a spill leaves room for frees and blocks for mallocs.
 static unsigned page_of(unsigned bin) {
     size_t blocks = hak_max(HAK_PAGE / size_class_bins[bin].size, 1);
     return (unsigned)hak_min(blocks, size_class_bins[bin].slots / 2u);

@@ -9,14 +9,14 @@
 
 #    include <string.h>
 
-// As many blocks at least as make a choice, where that costs few pages.
+// Returns the least number of blocks for a random choice, as far as these take few pages.
 static unsigned least(unsigned bin) {
     enum { CHOICE = 8, BYTES = 2 * HAK_PAGE };
     return (unsigned)hak_max(1, hak_min(CHOICE, BYTES / size_class_bins[bin].size));
 }
 
 static unsigned refill(struct thread_heap *heap, unsigned bin) {
-    // Blocks are chosen from the cache: there is to be one.
+    // Blocks are chosen from the cache, so there must be one.
     if (thread_heap_is_closed(heap, bin)) {
         thread_heap_enter(heap);
         if (!thread_heap_widen_to(heap, bin, FAST_CACHE_MIDDLE)) {

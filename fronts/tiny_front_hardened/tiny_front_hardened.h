@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// tiny_front_hardened: the cache is filled from the pool, and what waits in the quarantine, which
-// free fills (slow_free.c), goes to the pool when the heap is flushed.
+// tiny_front_hardened: fills the cache from the pool. Blocks in quarantine, where free puts them
+// (slow_free.c), go to the pool when the heap is flushed.
 #ifndef HAKMEM_FRONTS_TINY_FRONT_HARDENED_TINY_FRONT_HARDENED_H
 #define HAKMEM_FRONTS_TINY_FRONT_HARDENED_TINY_FRONT_HARDENED_H
 

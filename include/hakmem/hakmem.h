@@ -29,10 +29,11 @@ extern "C" {
 #    define HAKMEM_NOEXCEPT
 #endif
 
-// The version of the library that serves the process, "MAJOR.MINOR.PATCH". A static string.
+// Returns the version of the library that serves the process, "MAJOR.MINOR.PATCH". A static string.
 const char *hak_version(void) HAKMEM_NOEXCEPT;
 
-// The flavour of the library that serves the process, such as "hakmem_c23". A static string.
+// Returns the flavour of the library that serves the process, such as "hakmem_c23". A static
+// string.
 const char *hak_flavour(void) HAKMEM_NOEXCEPT;
 
 // C23's frees, which not every C library declares yet. `ptr` is NULL or a block of malloc(),
@@ -42,9 +43,9 @@ const char *hak_flavour(void) HAKMEM_NOEXCEPT;
 void free_sized(void *ptr, size_t size) HAKMEM_NOEXCEPT;
 void free_aligned_sized(void *ptr, size_t align, size_t size) HAKMEM_NOEXCEPT;
 
-// Writes the heap profile of now, in pprof's format, to the file `path`; NULL: to the one that
-// HAKMEM_PROFILE names. False if nothing is sampled (see HAKMEM_PROFILE), the file cannot be
-// written, or another thread is writing one. Async-signal-safe.
+// Writes the current heap profile, in pprof's format, to the file `path`; NULL: to the one that
+// HAKMEM_PROFILE names. Returns false if nothing is sampled (see HAKMEM_PROFILE), the file cannot
+// be written, or another thread is writing one. Async-signal-safe.
 bool hak_profile_dump(const char *path) HAKMEM_NOEXCEPT;
 
 enum { HAK_STATS_BINS = 69 }; // entries of hak_stats.bins
@@ -52,7 +53,7 @@ enum { HAK_STATS_BINS = 69 }; // entries of hak_stats.bins
 // What the allocator holds and has done. Sizes are in bytes, unless marked (count) or (ns).
 //
 // "tiny" blocks are those of up to 32 KiB, "large" ones are all others. A slab is 64 KiB, a
-// SuperSlab 2 MiB of 32 slabs. A bin holds the blocks of one size.
+// SuperSlab 2 MiB of 32 slabs. A bin is a size class: it holds the blocks of one size.
 struct hak_stats {
     size_t superslabs;  // SuperSlabs in use (count)
     size_t reserved;    // address range of the heap
@@ -107,10 +108,10 @@ inline struct hak_stats hak_stats_fill() noexcept {
 void hak_stats(struct hak_stats *stats);
 #endif
 
-// Writes the same as one JSON object, with the program's name, the flavour, the version and the
-// settings that differ from their defaults, into buf, as snprintf() does: at most `size` bytes with
-// the 0 at the end, and nothing if size is 0. Returns the bytes that all of it takes without the 0,
-// about 8,000.
+// Writes the same figures as one JSON object, with the program's name, the flavour, the version and
+// the settings that differ from their defaults, into buf, as snprintf() does: at most `size` bytes
+// with the 0 at the end, and nothing if size is 0. Returns the bytes that all of the text takes
+// without the 0, about 8,000.
 size_t hak_stats_json(char *buf, size_t size) HAKMEM_NOEXCEPT;
 
 #if defined(__cplusplus)

@@ -4,7 +4,7 @@
 #include "boxes/base/atomic.h"
 #include "fronts/libc/extension.h"
 
-// Caches by number: there is one a thread, so a number is all that they are.
+// Caches by number. Each thread has one cache, so a cache is nothing but a number.
 enum { CACHES = 4094 };
 static _Atomic(uint64_t) caches[CACHES / 64 + 1];
 

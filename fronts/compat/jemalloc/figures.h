@@ -35,10 +35,10 @@ struct figures_bin {
 };
 extern struct figures_bin figures_bins[HAK_STATS_BINS];
 
-// Counts refreshes; 0: there was none yet, and no figure is known.
+// The number of refreshes; 0: no figure is known yet.
 extern _Atomic(uint64_t) figures_epoch;
 
-// Takes all figures anew. Where two threads do so at a time, figures of both may be mixed.
+// Takes all figures anew. If two threads do so at a time, figures of both may be mixed.
 void figures_refresh(void);
 
 // Returns a figure as of the last refresh; refreshes first if there was none.

@@ -102,8 +102,8 @@ static void zero_rest(void *block, size_t from, size_t to) {
 // pages instead of what is in them. Below, a block's size is that of its bin.
 enum { LARGE = SIZE_CLASS_SLAB / 2, MOVED = 1 << 20 };
 
-// The block at its place, or moved with its pages, if it is as wished then; else NULL, and its old
-// size in *usable.
+// Returns the block at its place, or moved with its pages, if it satisfies the request then.
+// Otherwise returns NULL, and sets *usable to its old size.
 static void *resize(void *ptr, size_t size, struct wish wish, size_t want, size_t *usable) {
     if (!is_aligned(ptr, wish.align)) {
         return NULL;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// mallctl() and kin: names of what can be asked and done, as in jemalloc 5.3. A name stands in the
-// table if hakmem has what it asks for; for every other name the answer is ENOENT, as from a
-// jemalloc that was built without it. What is counted per call (thread.allocated, nmalloc and so
-// on) is not there: hakmem's hits count nothing.
+// mallctl() and kin: names of figures and actions, as in jemalloc 5.3. The table has the names that
+// hakmem has an answer for. For every other name the answer is ENOENT, as from a jemalloc that was
+// built without it. Counts of each call (thread.allocated, nmalloc and so on) are missing, because
+// hakmem's hits count nothing.
 #include "boxes/base/atomic.h"
 #include "boxes/base/base.h"
 #include "boxes/settings/settings.h"
@@ -59,7 +59,7 @@ READ_ONLY(quantum, size_t, HAK_MIN_ALIGN)
 READ_ONLY(page, size_t, HAK_PAGE)
 READ_ONLY(tcache_max, size_t, SIZE_CLASS_TINY_MAX)
 
-// The version of jemalloc's interface, and the flavour behind it.
+// Returns the version of jemalloc's interface, and the flavour behind it.
 static int version(const struct request *r) {
     static char text[64];
     static _Atomic(bool) made;

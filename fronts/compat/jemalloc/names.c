@@ -47,7 +47,7 @@ static size_t hash_of(struct component component) {
     return hash;
 }
 
-// The number that a component spells; false if it spells none.
+// Returns the number that a component spells. Returns false if it spells none.
 static bool parse_number(struct component component, size_t *value) {
     if (component.length == 0 || component.length > 9) {
         return false;

@@ -13,14 +13,14 @@ enum { NAMES_DEPTH = 6 }; // most components of a name
 // Numbers of bins, from 0 on. One less than size_class has, whose bin 0 is none.
 unsigned names_bins(void);
 
-// True if the components of `name` are the first ones of `pattern`. Then mib[*depth] are their
-// numbers, and *whole says that there are no more. The number of a text is a hash of it.
+// Returns true if the components of `name` are the first ones of `pattern`. Then sets mib[*depth]
+// to their numbers, and *whole if `pattern` has no more. The number of a text is a hash of it.
 bool names_match(const char *pattern, const char *name, size_t *mib, size_t *depth, bool *whole);
 
-// True if mib[depth] are the numbers of all components of `pattern`.
+// Returns true if mib[depth] are the numbers of all components of `pattern`.
 bool names_match_mib(const char *pattern, const size_t *mib, size_t depth);
 
-// The numbers that stand in place of <a> and <b>, out of the numbers of all components.
+// Finds the numbers that stand in place of <a> and <b> among the numbers of all components.
 void names_numbers(const char *pattern, const size_t *mib, size_t *numbers);
 HAK_C_END
 

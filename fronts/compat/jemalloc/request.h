@@ -25,7 +25,8 @@ HAK_INLINE bool reads(const struct request *r) {
     return r->oldp != NULL && r->oldlenp != NULL;
 }
 
-// Writes the value, or as much of it as fits. EINVAL if the caller's length is not the value's.
+// Writes the value, or as much of it as fits. Returns EINVAL if the caller's length is not the
+// value's.
 HAK_INLINE int reply(const struct request *r, const void *value, size_t size) {
     if (!reads(r)) {
         return 0;
@@ -40,7 +41,7 @@ HAK_INLINE bool writes(const struct request *r) {
     return r->newp != NULL || r->newlen != 0;
 }
 
-// Reads the new value, if there is one. EINVAL if its length is wrong.
+// Reads the new value, if there is one. Returns EINVAL if its length is wrong.
 HAK_INLINE int take(const struct request *r, void *value, size_t size) {
     if (r->newp == NULL) {
         return 0;
@@ -62,13 +63,13 @@ HAK_INLINE int only_read(const struct request *r, const void *value, size_t size
         return only_read(r, &answer, sizeof answer); \
     }
 
-// True if the caller neither reads nor writes.
+// Returns true if the caller neither reads nor writes.
 HAK_INLINE bool is_plain(const struct request *r) {
     return r->oldp == NULL && r->oldlenp == NULL && !writes(r);
 }
 
-// True if the caller has room for a number of `size` bytes: nothing is created unless its number
-// can be returned.
+// Returns true if the caller has room for a number of `size` bytes: nothing is created unless its
+// number can be returned.
 HAK_INLINE bool can_tell(const struct request *r, size_t size) {
     if (reads(r) && *r->oldlenp == size) {
         return true;

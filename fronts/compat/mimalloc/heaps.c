@@ -50,8 +50,8 @@ static void *checked(void *block) {
     return HAK_LIKELY(block != NULL) ? block : heaps_fail(ENOMEM);
 }
 
-// The usable size that a zeroed block is asked for with: all of it is zero then, which is what
-// mi_rezalloc() goes by.
+// Returns the usable size that a zeroed block is asked for with: all of it is zero then, which is
+// what mi_rezalloc() goes by.
 static size_t whole_size(const struct mi_heap *heap, size_t size, size_t align) {
     size_t good =
         heap->heap == NULL ? compat_good_size(size, align) : hak_heap_good_size(size, align);
@@ -66,7 +66,7 @@ void *heaps_alloc(struct mi_heap *heap, size_t size, bool zero) {
                                       : hak_heap_alloc(heap->heap, size, 1, zero));
 }
 
-// For blocks of which another byte than the first is aligned, of whatever heap was asked for.
+// For blocks in which another byte than the first is aligned, whatever heap they belong to.
 static struct hak_heap *shifted(void) {
     static _Atomic(struct hak_heap *) heap;
     struct hak_heap *known = atomic_load(&heap);

@@ -294,7 +294,7 @@ COMPAT_EXPORT size_t mi_good_size(size_t size) {
     return hak_max(compat_good_size(size, 1), size);
 }
 
-// The block at its place, if it can have that size there.
+// Returns the block at its place, if it can have that size there.
 COMPAT_EXPORT void *mi_expand(void *ptr, size_t size) {
     if (ptr == NULL) {
         return NULL;
@@ -421,7 +421,7 @@ COMPAT_EXPORT unsigned char *mi_mbsdup(const unsigned char *text) {
     return (unsigned char *)mi_strdup((const char *)text);
 }
 
-// A copy of an environment variable, NULL if there is none.
+// Returns a copy of an environment variable, NULL if there is none.
 COMPAT_EXPORT int mi_dupenv_s(char **copy, size_t *size, const char *name) {
     if (copy == NULL || name == NULL) {
         return EINVAL;

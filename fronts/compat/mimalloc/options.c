@@ -241,7 +241,7 @@ static size_t resident_bytes(void) {
     return pages * HAK_PAGE;
 }
 
-// The most that was ever committed is not known; it is said to be what is.
+// The most that was ever committed is not known; the current amount is reported.
 COMPAT_EXPORT void mi_process_info(size_t *elapsed_ms, size_t *user_ms, size_t *system_ms,
                                    size_t *current_rss, size_t *peak_rss, size_t *current_commit,
                                    size_t *peak_commit, size_t *page_faults) {
