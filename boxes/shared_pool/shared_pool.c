@@ -370,7 +370,7 @@ unsigned pool_format(size_t slab, bool zero, unsigned bin, void **blocks, unsign
     return got;
 }
 
-// Gives a fresh slab a guard page, if it is to have one. Returns the slab's pages then; 0: all.
+// Gives a fresh slab its guard. Returns the slab's pages then, or 0, which stands for all of them.
 static unsigned set_guard(size_t slab, unsigned bin) {
 #if HAK_HARDENED
     static _Atomic(size_t) guards;
