@@ -112,14 +112,14 @@ for name, preset in settings:
         faults.append(f"docs: the default of {name} is {preset}, and not {rows[name]}")
 
 chart = subprocess.run(
-    [sys.executable, f"{root}/benchmarks/overview.py", f"{root}/benchmarks/results/compare.md"],
+    [sys.executable, f"{root}/benchmarks/overview.py", f"{root}/benchmarks/results/2026-11-26/compare.md"],
     check=True,
     capture_output=True,
     text=True,
 ).stdout
 with open(f"{root}/docs/compare.svg", encoding="utf-8") as kept:
     if kept.read() != chart:
-        faults.append("docs/compare.svg: benchmarks/overview.py benchmarks/results/compare.md says otherwise")
+        faults.append("docs/compare.svg: benchmarks/overview.py benchmarks/results/2026-11-26/compare.md says otherwise")
 
 print("\n".join(faults) or f"{links} links lead somewhere")
 sys.exit(len(faults) != 0)
