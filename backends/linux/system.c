@@ -21,7 +21,10 @@ static size_t limit_of(int resource, _Atomic size_t *last) {
     long ret = sys6(SYS_prlimit64, 0, resource, 0, (long)&limit, 0, 0);
     bool none = is_error(ret) || limit.rlim_cur == RLIM_INFINITY;
     size_t bytes = none ? SIZE_MAX : (size_t)limit.rlim_cur;
-    atomic_store_explicit(last, bytes, memory_order_relaxed);
+    // Threads of a heap that grows ask often, and all threads read what lies beside.
+    if (atomic_load_explicit(last, memory_order_relaxed) != bytes) {
+        atomic_store_explicit(last, bytes, memory_order_relaxed);
+    }
     return bytes;
 }
 
