@@ -333,14 +333,16 @@ static size_t give_back(size_t most) {
 }
 
 // Returns how many free slabs with pages go back although the program, which works in phases, would
-// use them again: in a process under a limit on address space or data, they and the held slabs take
-// a quarter of the limit at most.
+// use them again: under a limit on address space or data, they and the held slabs take an eighth of
+// it at most. Of a small limit the least that stays is a share, too: a stack may need the rest.
 static size_t over_limit(size_t dirty, size_t held) {
-    size_t limit = atomic_load_explicit(&arena_state.limit, memory_order_relaxed);
-    size_t share = limit / 4 >> ARENA_SLAB_SHIFT;
-    size_t kept = hak_max(DIRTY_CEILING_LEAST, held / DIRTY_CEILING_SHARE);
-    if (HAK_LIKELY(limit == 0) || held + dirty < share + DIRTY_CEILING_STEP ||
-        dirty < DIRTY_CEILING_STEP || dirty - DIRTY_CEILING_STEP < kept) {
+    enum { LEAST_SHARE = 32, STEP_SHARE = 64 };
+    size_t bytes = atomic_load_explicit(&arena_state.limit, memory_order_relaxed);
+    size_t limit = bytes >> ARENA_SLAB_SHIFT, share = limit / 8;
+    size_t step = hak_min(limit / STEP_SHARE + 1, DIRTY_CEILING_STEP);
+    size_t kept = hak_min(limit / LEAST_SHARE, DIRTY_CEILING_LEAST);
+    kept = hak_max(kept, held / DIRTY_CEILING_SHARE);
+    if (HAK_LIKELY(limit == 0) || held + dirty < share + step || dirty < kept + step) {
         return 0;
     }
     return hak_min(hak_min(dirty - kept, held + dirty - share), DIRTY_CEILING_MOST);

@@ -278,6 +278,41 @@ static int peak(int resource, size_t size) {
     return 0;
 }
 
+// After a peak that is freed there is room for as many threads with stacks of 1 MiB: free memory
+// that stays with the heap is a small share of a small limit.
+static int stacks(int resource, size_t limit, int wanted) {
+    enum { MOST = 64, MIB = 1 << 20 };
+    pthread_t thread[MOST];
+    struct link *blocks = NULL;
+    set_limit(resource, limit);
+    for (size_t bytes = 0; bytes < limit / 16 * 7; bytes += 3000) {
+        struct link *block = malloc(3000);
+        if (block == NULL) {
+            printf("no block after %zu B\n", bytes);
+            return 1;
+        }
+        memset(block, 1, 3000);
+        block->next = blocks;
+        blocks = block;
+    }
+    free_all(&blocks);
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, MIB);
+    pthread_barrier_init(&limited, NULL, (unsigned)wanted + 1);
+    for (int i = 0; i < wanted; i++) {
+        if (pthread_create(&thread[i], &attributes, wait_for_all, NULL) != 0) {
+            printf("%d threads of %d\n", i, wanted);
+            return 2;
+        }
+    }
+    pthread_barrier_wait(&limited);
+    for (int i = 0; i < wanted; i++) {
+        pthread_join(thread[i], NULL);
+    }
+    return 0;
+}
+
 static int forked(void) {
     int status = work();
     pid_t child = fork();
@@ -320,6 +355,12 @@ int main(int argc, char **argv) {
     }
     if (strcmp(mode, "peak-addresses") == 0) {
         return peak(RLIMIT_AS, strtoul(argv[2], NULL, 10));
+    }
+    if (strcmp(mode, "stacks-data") == 0) {
+        return stacks(RLIMIT_DATA, strtoul(argv[2], NULL, 10), atoi(argv[3]));
+    }
+    if (strcmp(mode, "stacks-addresses") == 0) {
+        return stacks(RLIMIT_AS, strtoul(argv[2], NULL, 10), atoi(argv[3]));
     }
     if (strcmp(mode, "threads-addresses") == 0) {
         return threads(RLIMIT_AS, "VmSize:");

@@ -113,6 +113,17 @@ TEST(LimitsProgram, AfterAPeakTheProgramHasRoomForItsOwnMappings) {
     }
 }
 
+// libc's own malloc leaves room for 13 and 29 such threads, and for two more of each with data.
+TEST(LimitsProgram, LittleStaysWithTheHeapWhereLittleMayBeHad) {
+    if (IsFlavour("header") || IsFlavour("hardened")) { // as above
+        GTEST_SKIP();
+    }
+    EXPECT_EQ(RunProgram({"stacks-addresses", std::to_string(16 * kMiB), "9"}), 0);
+    EXPECT_EQ(RunProgram({"stacks-addresses", std::to_string(32 * kMiB), "22"}), 0);
+    EXPECT_EQ(RunProgram({"stacks-data", std::to_string(16 * kMiB), "11"}), 0);
+    EXPECT_EQ(RunProgram({"stacks-data", std::to_string(32 * kMiB), "25"}), 0);
+}
+
 TEST(LimitsProgram, ThreadsShareWhatTheLimitLeaves) {
     for (size_t limit : {6 * kMiB, 12 * kMiB}) { // below which slabs have as few pages as will do
         SCOPED_TRACE(limit);
