@@ -64,6 +64,10 @@ unsigned interposed_calls(void) {
     return calls;
 }
 
+void *process_malloc(size_t size) {
+    return malloc(size);
+}
+
 void process_free(void *ptr) {
     free(ptr);
 }

@@ -36,6 +36,7 @@ unsigned interposed_calls(void);
 unsigned interposed_among(const struct interposed_pair *pairs, unsigned count);
 
 // Call the functions that the process has under these names.
+void *process_malloc(size_t size);
 void process_free(void *ptr);
 void *process_realloc(void *ptr, size_t size);
 

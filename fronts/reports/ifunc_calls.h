@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { IFUNC_BLOCKS = 32 };
 
@@ -86,6 +87,12 @@ static inline void ifunc_allocate(void) {
     void *at = NULL;
     IFUNC_CHECK(posix_memalign(&at, 256, 1000) == 0);
     ifunc_keep(at, 1000, 256);
+    char *text = strdup("of a resolver");
+    IFUNC_CHECK(text != NULL && text[12] == 'r' && text[13] == '\0');
+    free(text);
+    text = strndup("of a resolver", 4);
+    IFUNC_CHECK(text != NULL && text[3] == 'a' && text[4] == '\0');
+    ifunc_keep(text, 5, 16);
 }
 
 // The same blocks, once the program runs: 0, or the line of what is wrong.

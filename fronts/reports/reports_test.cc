@@ -142,6 +142,18 @@ TEST(AuditTest, TheDynamicLinkerTellsWhatItDoes) {
     EXPECT_EQ(reports::ShellPreloaded("LD_TRACE_LOADED_OBJECTS=1 " + command).first, "exit 0");
 }
 
+// --- Another allocator behind this one
+
+TEST(BehindTest, StringsAreOfTheFirstMalloc) {
+    for (const char *way : {"containers", "locales"}) {
+        EXPECT_EQ(Shell("LD_PRELOAD=" + reports::Library() + ":" +
+                        reports::Path("libstrings_library.so") + " " + reports::Path("services") +
+                        " " + way),
+                  kFine)
+            << way;
+    }
+}
+
 // --- The table of statistics and the program's descriptors
 
 class DescriptorsTest : public testing::TestWithParam<const char *> {};
