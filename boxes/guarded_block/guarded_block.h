@@ -4,9 +4,9 @@
 // About one allocation in `every`, chosen by chance, gets a guarded block while the budget lasts:
 // 512 slots of 4 pages between guard pages, 8 MiB at most. Chance also decides whether a block ends
 // where its slot ends or starts where its slot starts. An access beyond that side faults at once; a
-// write to the rest of the slot is found when the block is freed. A freed block loses its pages,
-// and its slot is the last to be used again. Each slot remembers the calls that allocated and freed
-// its block.
+// write to the rest of the slot is found when the block is freed. Nobody may touch the pages of a
+// freed block, and its slot is the last to be used again. Each slot remembers the calls that
+// allocated and freed its block.
 //
 // Thread-safe, lock-free; a forked child goes on. Nothing here touches errno.
 #ifndef HAKMEM_BOXES_GUARDED_BLOCK_GUARDED_BLOCK_H
