@@ -5,6 +5,8 @@
 #include "backends/linux/system_call.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/auxv.h>
@@ -36,6 +38,17 @@ size_t os_address_limit(void) {
 size_t os_data_limit(void) {
     static _Atomic size_t last = SIZE_MAX;
     return limit_of(RLIMIT_DATA, &last);
+}
+
+unsigned os_processors(void) {
+    cpu_set_t set;
+    if (sandbox_now() == SANDBOX_OWN || sandbox_is_strict()) {
+        return UINT_MAX;
+    }
+    int saved = errno;
+    bool known = sched_getaffinity(0, sizeof set, &set) == 0;
+    errno = saved;
+    return known ? (unsigned)CPU_COUNT(&set) : UINT_MAX;
 }
 
 static size_t number_at(const char *text, size_t length) {

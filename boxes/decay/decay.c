@@ -162,7 +162,7 @@ static bool has_background(uint64_t now) {
 // DECAY_GROWTH others are visited, and those whose blocks have not moved since the last visit lose
 // their idle pages.
 static HAK_NOINLINE void grow_step(size_t grown) {
-    struct shared_pool_walk walk = {.cursor = HAK_PEEK(&state.grown_cursor)};
+    struct shared_pool_walk walk = {.cursor = HAK_PEEK(&state.grown_cursor), .apart = true};
     size_t look = hak_min(grown - HAK_PEEK(&state.grown), (size_t)2 * GROWTH_EACH) * DECAY_GROWTH;
     HAK_POKE(&state.grown, grown);
     shared_pool_purge(&walk, look, GROWTH_PAGES);
@@ -172,9 +172,10 @@ static HAK_NOINLINE void grow_step(size_t grown) {
 
 void decay_tick(uint64_t now) {
     int64_t decay = settings_get(SETTING_DECAY_MS);
-    size_t grown = shared_pool_grown();
-    if (DECAY_GROWTH != 0 && HAK_UNLIKELY(grown - HAK_PEEK(&state.grown) >= GROWTH_EACH) &&
-        decay >= 0 && !has_background(now) && !os_is_outside()) {
+    size_t grown;
+    if (DECAY_GROWTH != 0 && shared_pool_grown(&grown) &&
+        HAK_UNLIKELY(grown - HAK_PEEK(&state.grown) >= GROWTH_EACH) && decay >= 0 &&
+        !has_background(now) && !os_is_outside()) {
         grow_step(grown);
     }
     if (decay < 0 || now < atomic_load_explicit(&state.due_ms, memory_order_relaxed) ||

@@ -192,6 +192,13 @@ void shared_pool_purge(struct shared_pool_walk *walk, size_t look, size_t budget
             slab = next;
             continue;
         }
+        if (slab % ARENA_SUPERSLAB_SLABS == 0 && is_home(&window, slab)) {
+            if (walk->apart) {
+                slab += ARENA_SUPERSLAB_SLABS;
+                continue;
+            }
+            pool_visit_home(&window, slab, walk->all);
+        }
         struct slab *meta = superslab_slab(&window, slab);
         if (is_quiet(meta, walk->all)) {
             unsigned bin = atomic_load_explicit(&meta->bin, memory_order_relaxed);

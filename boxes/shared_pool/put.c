@@ -101,7 +101,7 @@ void pool_give_away(const struct page_arena_window *window, size_t slab, unsigne
     pool_count_clean(0, atomic_exchange(&meta->clean, 0));
     pool_count_gone(bin);
     pool_unlist(window, slab, bin);
-    page_arena_release(slab, 1, true);
+    pool_give_slab(window, slab);
 }
 
 // As pool_reclaim_if_free(), where slabs stay: gives the pages of the slab back if there are enough
@@ -116,7 +116,7 @@ static HAK_NOINLINE void keep_empty(const struct page_arena_window *window, size
     }
     // The purge below puts the slab's blocks back, and so comes here again. What it finds marked
     // are pages that the kernel does not take: locked ones, and in a sandbox.
-    size_t most = hak_max(LEAST, (shared_pool_get_totals().slabs >> ARENA_SLAB_SHIFT) / SHARE);
+    size_t most = hak_max(LEAST, (shared_pool_guess_totals().slabs >> ARENA_SLAB_SHIFT) / SHARE);
     if (atomic_exchange(&meta->empty, 1) != 0 ||
         atomic_fetch_add_explicit(&pool_empty_slabs, 1, memory_order_relaxed) < most) {
         return;

@@ -8,65 +8,6 @@
 
 #include <string.h>
 
-// Build setting: 1 puts slabs of all blocks on huge pages in a dense heap, and not of those up to a
-// page alone.
-#ifndef SHARED_POOL_HUGE_MEDIUM
-#    define SHARED_POOL_HUGE_MEDIUM 0
-#endif
-
-// On separate cache lines by how often they change: each miss reads `grown`.
-static struct {
-    alignas(HAK_CACHE_LINE) _Atomic(size_t) slabs; // in use
-    _Atomic(size_t) small;                         // of them, of small blocks
-    alignas(HAK_CACHE_LINE) _Atomic(size_t) clean; // pages of them without memory
-    alignas(HAK_CACHE_LINE) _Atomic(size_t) grown; // slabs put to use so far
-} totals;
-
-size_t shared_pool_grown(void) {
-    return atomic_load_explicit(&totals.grown, memory_order_relaxed);
-}
-
-struct shared_pool_totals shared_pool_get_totals(void) {
-    return (struct shared_pool_totals){
-        atomic_load_explicit(&totals.slabs, memory_order_relaxed) << ARENA_SLAB_SHIFT,
-        atomic_load_explicit(&totals.clean, memory_order_relaxed) << HAK_PAGE_SHIFT,
-    };
-}
-
-// Slabs of blocks of these sizes have next to nothing behind the last block.
-static bool is_small(unsigned bin) {
-    return SHARED_POOL_HUGE_MEDIUM != 0 || size_class_bins[bin].size <= HAK_PAGE;
-}
-
-enum { DENSE_LEAST = 128 }; // slabs of a heap that may be dense
-
-// Returns true if there are too few slabs of small blocks for a dense heap.
-static bool is_small_heap(size_t small) {
-    return small < DENSE_LEAST / 4 * 3;
-}
-
-static void count_slabs(unsigned bin, size_t more) {
-    atomic_fetch_add_explicit(&totals.slabs, more, memory_order_relaxed);
-    if (is_small(bin)) {
-        atomic_fetch_add_explicit(&totals.small, more, memory_order_relaxed);
-    }
-}
-
-void pool_count_gone(unsigned bin) {
-    count_slabs(bin, (size_t)-1);
-    // A SuperSlab that follows a dense heap, of large blocks perhaps, is not put on huge pages.
-    if (is_small_heap(atomic_load_explicit(&totals.small, memory_order_relaxed))) {
-        page_arena_mark_dense(false);
-    }
-}
-
-void pool_count_clean(uint16_t gained, uint16_t lost) {
-    int change = __builtin_popcount(gained) - __builtin_popcount(lost);
-    if (change != 0) {
-        atomic_fetch_add_explicit(&totals.clean, (size_t)(ptrdiff_t)change, memory_order_relaxed);
-    }
-}
-
 // The summaries of `listed`: each group has a word for each bin, with a bit for each SuperSlab;
 // each region has a word for each bin, with a bit for each group.
 static atomic_bitmap_word *group_word(const struct page_arena_window *window, size_t slab,
@@ -97,8 +38,10 @@ static void set_bit(atomic_bitmap_word *word, uint64_t bit) {
     }
 }
 
-// Sets the bits that lead to the SuperSlab's `listed`, from below.
-static void summarize(const struct page_arena_window *window, size_t slab, unsigned bin) {
+void pool_summarize(const struct page_arena_window *window, size_t slab, unsigned bin) {
+    if (is_home(window, slab)) {
+        return;
+    }
     set_bit(group_word(window, slab, bin), group_bit(slab));
     set_bit(region_word(window, slab, bin), region_bit(slab));
 }
@@ -108,13 +51,16 @@ void pool_list(const struct page_arena_window *window, size_t slab, unsigned bin
     if ((atomic_load(listed) & listed_bit(slab)) == 0) {
         atomic_fetch_or(listed, listed_bit(slab));
     }
-    summarize(window, slab, bin);
+    pool_summarize(window, slab, bin);
 }
 
 // Clears the bits that lead to an empty word below. Each word is read again after the bit above it
 // is cleared: a thread that sets a bit in the word after that sees the cleared bit above, and sets
 // it too.
 static void clear_summaries(const struct page_arena_window *window, size_t slab, unsigned bin) {
+    if (is_home(window, slab)) {
+        return;
+    }
     atomic_bitmap_word *group = group_word(window, slab, bin);
     if ((atomic_fetch_and(group, ~group_bit(slab)) & ~group_bit(slab)) == 0) {
         atomic_fetch_and(region_word(window, slab, bin), ~region_bit(slab));
@@ -123,7 +69,7 @@ static void clear_summaries(const struct page_arena_window *window, size_t slab,
         }
     }
     if (atomic_load(&superslab_at(window, slab)->listed[bin]) != 0) {
-        summarize(window, slab, bin);
+        pool_summarize(window, slab, bin);
     }
 }
 
@@ -140,15 +86,15 @@ void pool_unlist(const struct page_arena_window *window, size_t slab, unsigned b
 
 // The state of a search for a listed slab.
 struct found {
-    size_t slab;    // the lowest listed one, or ARENA_NONE
-    unsigned looks; // at slabs that other threads take from
+    size_t slab;     // the lowest listed one, or ARENA_NONE
+    unsigned looks;  // at slabs that other threads take from, that may still be taken
+    uint64_t others; // these threads, as bits: each sets one
 };
 
 // Searches the slabs of a SuperSlab. Returns true if the search is over: *found has a slab that no
 // other thread takes from, or enough slabs have been seen.
 static bool find_in_superslab(const struct page_arena_window *window, size_t first, unsigned bin,
                               struct found *found) {
-    enum { LOOKS = 64 }; // then a slab of another thread will do
     struct superslab *superslab = superslab_at(window, first);
     uint8_t me = hak_thread_mark();
     uint32_t slabs = atomic_load_explicit(&superslab->listed[bin], memory_order_relaxed);
@@ -160,7 +106,8 @@ static bool find_in_superslab(const struct page_arena_window *window, size_t fir
             return true;
         }
         found->slab = hak_min(found->slab, first + slab);
-        if (++found->looks == LOOKS) {
+        found->others |= UINT64_C(1) << taker / 2 % 64;
+        if (--found->looks == 0) {
             return true;
         }
     }
@@ -180,20 +127,62 @@ static bool find_in_group(const struct page_arena_window *window, size_t group, 
     return false;
 }
 
-// Returns the lowest listed slab that no other thread takes from; if there is none, the lowest
-// listed slab, or ARENA_NONE. Threads that take from one slab write to the same lines: its bitmap,
-// and often the blocks.
-static size_t find_listed(const struct page_arena_window *window, unsigned bin) {
-    struct found found = {ARENA_NONE, 0};
+// Finds the lowest listed slab that no other thread takes from; if there is none, the lowest listed
+// slab, or ARENA_NONE. Threads that take from one slab write to the same lines: its bitmap, and
+// often the blocks.
+static void find_everywhere(const struct page_arena_window *window, unsigned bin,
+                            struct found *found) {
     size_t regions = (page_arena_top() + ARENA_REGION_SLABS - 1) / ARENA_REGION_SLABS;
     for (size_t r = 0; r < regions; r++) {
         uint64_t bits = atomic_load_explicit(&window->regions[r].user[bin], memory_order_relaxed);
         for (; bits != 0; bits &= bits - 1) {
             size_t group = r * ARENA_REGION_GROUPS + (size_t)__builtin_ctzll(bits);
-            if (find_in_group(window, group, bin, &found)) {
-                return found.slab;
+            if (find_in_group(window, group, bin, found)) {
+                return;
             }
         }
+    }
+}
+
+// The same for a thread with homes: these come first. Slabs that others take from are left alone,
+// but for one search in OTHERS_EACH, so that what is free in them is used in the end.
+static HAK_NOINLINE size_t find_from_home(const struct page_arena_window *window, unsigned bin,
+                                          struct shared_pool_company *company) {
+    enum { LOOKS = 8, OTHERS_EACH = 8 };
+    size_t slab = pool_find_home(window, bin, company->group);
+    if (slab != ARENA_NONE) {
+        return slab;
+    }
+    struct found found = {ARENA_NONE, LOOKS, 0};
+    find_everywhere(window, bin, &found);
+    if (found.slab == ARENA_NONE) {
+        return ARENA_NONE;
+    }
+    uint8_t taker = atomic_load_explicit(
+        &superslab_at(window, found.slab)->taker[found.slab % ARENA_SUPERSLAB_SLABS],
+        memory_order_relaxed);
+    if (taker == 0 || taker == hak_thread_mark()) {
+        return found.slab;
+    }
+    if (!pool_has_spare(window, company->group)) {
+        return found.slab; // before there are more homes
+    }
+    return ++company->passed % OTHERS_EACH == 0 ? found.slab : ARENA_NONE;
+}
+
+// Returns the slab to take blocks from; ARENA_NONE: from a fresh one.
+static size_t find_listed(const struct page_arena_window *window, unsigned bin,
+                          struct shared_pool_company *company) {
+    enum { LOOKS = 64 };      // then a slab of another thread will do
+    enum { OTHERS_MANY = 3 }; // threads that are met besides this one
+    if (has_group(company)) {
+        return find_from_home(window, bin, company);
+    }
+    struct found found = {ARENA_NONE, LOOKS, 0};
+    find_everywhere(window, bin, &found);
+    if (SHARED_POOL_HOMES != 0 && HAK_UNLIKELY(found.others != 0) && company != NULL &&
+        __builtin_popcountll(found.others) >= OTHERS_MANY) {
+        pool_meet(company);
     }
     return found.slab;
 }
@@ -312,21 +301,6 @@ unsigned pool_take_from(const struct page_arena_window *window, size_t slab, uns
     return got;
 }
 
-// Returns true if the heap should be on huge pages. A heap that is much larger than what the
-// processor's TLB covers is faster on them. It loses little memory by them if it consists of full
-// slabs of small blocks: larger blocks leave the ends of their slabs unused, and a huge page covers
-// these too. Many mostly idle threads do not make a heap dense.
-static bool is_dense(void) {
-    size_t slabs = atomic_load_explicit(&totals.small, memory_order_relaxed);
-    if (is_small_heap(slabs)) {
-        return false; // so that page_arena_held(), which takes tens of loads, is not called
-    }
-    size_t clean = atomic_load_explicit(&totals.clean, memory_order_relaxed);
-    size_t held = page_arena_held();
-    return held >= DENSE_LEAST && slabs >= held / 4 * 3 && page_arena_sparse() <= held / 16 &&
-           clean <= slabs * SLAB_PAGES / 4;
-}
-
 unsigned pool_format(size_t slab, bool zero, unsigned bin, void **blocks, unsigned want,
                      unsigned pages) {
     const struct page_arena_window here = page_arena_get_window();
@@ -339,8 +313,7 @@ unsigned pool_format(size_t slab, bool zero, unsigned bin, void **blocks, unsign
     uint16_t untouched = zero ? (uint16_t)~pages_of(info->size, 0, got - 1) : 0;
     atomic_store(&meta->clean, untouched);
     pool_count_clean(untouched, 0);
-    count_slabs(bin, 1);
-    atomic_fetch_add_explicit(&totals.grown, 1, memory_order_relaxed);
+    pool_count_fresh(bin);
     atomic_store(&meta->active, 1);
     atomic_store(&meta->bin, (uint8_t)bin);
     atomic_store(&meta->kind, SLAB_TINY);
@@ -397,11 +370,18 @@ static unsigned set_guard(size_t slab, unsigned bin) {
 
 // As shared_pool_take(), from a fresh slab. Returns 0 if there is no memory.
 static HAK_NOINLINE unsigned take_from_fresh(unsigned bin, void **blocks, unsigned want,
-                                             shared_pool_hint *hint) {
+                                             shared_pool_hint *hint,
+                                             struct shared_pool_company *company) {
     bool zero;
-    page_arena_mark_dense(is_dense());
-    size_t slab = is_small(bin) ? page_arena_claim_filled(1, ARENA_SLAB, &zero)
-                                : page_arena_claim(1, ARENA_SLAB, &zero);
+    size_t slab = ARENA_NONE;
+    if (has_group(company)) {
+        slab = pool_claim_home(company->group, pool_is_small(bin), &zero);
+    }
+    if (HAK_LIKELY(slab == ARENA_NONE)) {
+        pool_mark_dense();
+        slab = pool_is_small(bin) ? page_arena_claim_filled(1, ARENA_SLAB, &zero)
+                                  : page_arena_claim(1, ARENA_SLAB, &zero);
+    }
     if (slab == ARENA_NONE) {
         return 0;
     }
@@ -417,7 +397,8 @@ static HAK_NOINLINE unsigned take_from_fresh(unsigned bin, void **blocks, unsign
 
 // As shared_pool_take(), from slabs in use. Returns 0 if none of them has a free block.
 static HAK_NOINLINE unsigned take_listed(unsigned bin, void **blocks, unsigned want,
-                                         shared_pool_hint *hint) {
+                                         shared_pool_hint *hint,
+                                         struct shared_pool_company *company) {
     const struct page_arena_window here = page_arena_get_window();
     const struct page_arena_window *window = &here;
     unsigned got = 0;
@@ -430,7 +411,7 @@ static HAK_NOINLINE unsigned take_listed(unsigned bin, void **blocks, unsigned w
         }
         pool_unlist(window, slab, bin);
     }
-    while (got < want && (slab = find_listed(window, bin)) != ARENA_NONE) {
+    while (got < want && (slab = find_listed(window, bin, company)) != ARENA_NONE) {
         more = false;
         if (is_tiny(window, slab, bin)) {
             got = pool_take_from(window, slab, bin, blocks, got, want, &more);
@@ -445,14 +426,19 @@ static HAK_NOINLINE unsigned take_listed(unsigned bin, void **blocks, unsigned w
     return got;
 }
 
-unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_pool_hint *hint) {
+unsigned shared_pool_take_home(unsigned bin, void **blocks, unsigned want, shared_pool_hint *hint,
+                               struct shared_pool_company *company) {
     if (HAK_UNLIKELY(!page_arena_init())) {
         return 0;
     }
-    unsigned got = take_listed(bin, blocks, want, hint);
+    unsigned got = take_listed(bin, blocks, want, hint, company);
     if (HAK_LIKELY(got > 0)) {
         return got;
     }
     return HAK_UNLIKELY(page_arena_is_tight()) ? pool_take_short(bin, blocks, want, hint)
-                                               : take_from_fresh(bin, blocks, want, hint);
+                                               : take_from_fresh(bin, blocks, want, hint, company);
+}
+
+unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_pool_hint *hint) {
+    return shared_pool_take_home(bin, blocks, want, hint, NULL);
 }

@@ -25,6 +25,29 @@ HAK_C_BEGIN
 
 enum { SHARED_POOL_BATCH_MOST = 256 };
 
+// Build settings: SuperSlabs that a group of threads has for itself at most (0: there are no
+// homes), and the processors that the process has at least where there are homes.
+#ifndef SHARED_POOL_HOMES
+#    define SHARED_POOL_HOMES 7
+#endif
+#ifndef SHARED_POOL_HOMES_CORES
+#    define SHARED_POOL_HOMES_CORES 4
+#endif
+
+// What a thread knows of others. Once it has met several of them again and again in its searches it
+// joins a group of few threads. They take fresh slabs from SuperSlabs of their own, their homes,
+// and blocks first from those there, so that they write other lines than threads of other groups
+// do. All zero at the start. Only the thread may pass it on.
+struct shared_pool_company {
+    uint8_t met;    // searches in which several other threads were met
+    uint8_t group;  // the thread's, once it has met many
+    uint8_t passed; // searches that have left slabs of others alone
+};
+
+// Makes all homes everybody's, and gives slabs back that were held for them and not in use. Threads
+// that want slabs make new ones.
+void shared_pool_leave_homes(void);
+
 // The slab in which a caller found blocks last, which the next call tries first. ARENA_NONE at the
 // start.
 typedef size_t shared_pool_hint;
@@ -34,6 +57,10 @@ typedef size_t shared_pool_hint;
 // at once, those that share a line do not follow each other. Returns the number taken; 0 means out
 // of memory. May stop short of `want` rather than split a word of 64 blocks.
 unsigned shared_pool_take(unsigned bin, void **blocks, unsigned want, shared_pool_hint *hint);
+
+// The same for a thread that may have homes.
+unsigned shared_pool_take_home(unsigned bin, void **blocks, unsigned want, shared_pool_hint *hint,
+                               struct shared_pool_company *company);
 
 // Gives `count` blocks of `bin` back. Aborts with a line on stderr on a block that is already free
 // and on a pointer that is not the start of a block of that bin.
@@ -45,6 +72,7 @@ struct shared_pool_walk {
     size_t cursor; // where the next step begins; 0 at the end of the walk
     size_t pages;  // given back so far
     bool all;      // give back pages also in slabs whose blocks have moved since the last walk
+    bool apart;    // pass homes by
     bool refused;  // the kernel would not take pages
 };
 
@@ -68,8 +96,16 @@ struct shared_pool_totals {
 };
 struct shared_pool_totals shared_pool_get_totals(void);
 
-// Slabs put to use so far. A count that may wrap.
-size_t shared_pool_grown(void);
+// The same in two loads, or three. A few hundred slabs off once threads have homes.
+struct shared_pool_totals shared_pool_guess_totals(void);
+
+// True once a thread has a home.
+bool shared_pool_has_homes(void);
+
+// *grown: slabs put to use so far, a count that may wrap. Once threads have homes the count is a
+// little behind, and is only there for a thread that has moved it since its last call: false for
+// others.
+bool shared_pool_grown(size_t *grown);
 
 // Aborts as shared_pool_put() would on the same blocks. Changes nothing.
 void shared_pool_check(unsigned bin, void *const *blocks, unsigned count);

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // shared_pool_internal: what the files of the pool share.
 //
-//   shared_pool.c   the counts, the lists of slabs with free blocks, and the taking of blocks
+//   totals.c        counts over the whole pool
+//   shared_pool.c   the lists of slabs with free blocks, and the taking of blocks
 //   put.c           blocks out of a slab's bitmap and back, and slabs that are free as a whole
+//   home.c          SuperSlabs that few threads have for themselves
 //   purge.c         pages without a live block go back to the kernel
 //   short_slab.c    slabs with a part of their pages, in tight processes
 //
@@ -16,6 +18,8 @@
 //   slab clears `listed` and then reads the bits. One of the two must see the other, so all four
 //   steps are sequentially consistent. The same holds at each level above, between `listed` and its
 //   summaries.
+// - A thread that lists a slab and then finds an owner leaves the summaries alone; a thread that
+//   takes the owner away looks at `listed` afterwards. One of the two sets the summaries.
 // - Reads that only choose where to try (find_listed(), the first look at a word, `active`, whether
 //   `clean` is zero) are relaxed: a read-modify-write follows.
 // - Totals order nothing.
@@ -100,13 +104,27 @@ HAK_INLINE bool is_word_full(struct slab *meta, atomic_bitmap_word *bits, unsign
     return atomic_load(&bits[word]) == full_word(meta, bin, word);
 }
 
-// --- shared_pool.c
+// --- totals.c
+
+// Slabs of these blocks have next to nothing behind the last one.
+bool pool_is_small(unsigned bin);
+
+// Counts a slab of the bin as put to use.
+void pool_count_fresh(unsigned bin);
 
 // Counts a slab of the bin as no longer in use.
 void pool_count_gone(unsigned bin);
 
 // Counts pages, as bits, that have lost their memory or got some.
 void pool_count_clean(uint16_t gained, uint16_t lost);
+
+// From now on what threads count goes to lines of few threads first.
+void pool_share_totals(void);
+
+// Says whether the heap should be on huge pages.
+void pool_mark_dense(void);
+
+// --- shared_pool.c
 
 // Lists a slab that may have free blocks of the bin.
 void pool_list(const struct page_arena_window *window, size_t slab, unsigned bin);
@@ -126,6 +144,46 @@ unsigned pool_take_from(const struct page_arena_window *window, size_t slab, uns
 // blocks, up to `want`, go to blocks[]. Returns their number.
 unsigned pool_format(size_t slab, bool zero, unsigned bin, void **blocks, unsigned want,
                      unsigned pages);
+
+// Sets the bits that lead to the SuperSlab's `listed`, from below, unless it is a home.
+void pool_summarize(const struct page_arena_window *window, size_t slab, unsigned bin);
+
+// --- home.c
+
+// True if the SuperSlab is a group's home: its slabs are in no summary.
+HAK_INLINE bool is_home(const struct page_arena_window *window, size_t slab) {
+    return SHARED_POOL_HOMES != 0 &&
+           HAK_UNLIKELY(atomic_load(&superslab_at(window, slab)->owner) != 0);
+}
+
+// Groups are numbered from 0; the owner of a home is its group's number plus 1.
+enum { POOL_GROUPS = 64 };
+
+// True if the thread is one of a group.
+enum { POOL_MET_MANY = 4 };
+HAK_INLINE bool has_group(const struct shared_pool_company *company) {
+    return SHARED_POOL_HOMES != 0 && company != NULL && HAK_UNLIKELY(company->met >= POOL_MET_MANY);
+}
+
+// For a thread that has met several others: makes it one of a group when that was often enough.
+void pool_meet(struct shared_pool_company *company);
+
+// A listed slab of the group's homes, or ARENA_NONE.
+size_t pool_find_home(const struct page_arena_window *window, unsigned bin, unsigned group);
+
+// True if the group has spare slabs.
+bool pool_has_spare(const struct page_arena_window *window, unsigned group);
+
+// Takes a spare slab of the group's homes, or makes a home. ARENA_NONE if there is none. huge: it
+// may be on huge pages.
+size_t pool_claim_home(unsigned group, bool huge, bool *zero);
+
+// Keeps a free slab as a spare one of the SuperSlab's owner, or gives it back to the arena.
+void pool_give_slab(const struct page_arena_window *window, size_t slab);
+
+// For a walk of the decay that has come to the first slab of a SuperSlab: makes a home that no
+// thread of its group has used for a while everybody's. all: gives spare slabs back in any case.
+void pool_visit_home(const struct page_arena_window *window, size_t first, bool all);
 
 // --- put.c
 

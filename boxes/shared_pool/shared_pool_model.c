@@ -2,10 +2,12 @@
 #include "tools/model_checker/atomics.h"
 
 // The pool as one source.
+#include "boxes/shared_pool/home.c"
 #include "boxes/shared_pool/purge.c"
 #include "boxes/shared_pool/put.c"
 #include "boxes/shared_pool/shared_pool.c"
 #include "boxes/shared_pool/short_slab.c"
+#include "boxes/shared_pool/totals.c"
 
 #include "boxes/shared_pool/shared_pool_model.h"
 
@@ -22,6 +24,20 @@ const struct size_class_bin size_class_bins[SIZE_CLASS_BINS] = {
     [MODEL_3] = BIN(18432, 3),  [MODEL_63] = BIN(1040, 63),  [MODEL_64] = BIN(1024, 64),
     [MODEL_65] = BIN(1008, 65), [MODEL_128] = BIN(512, 128),
 };
+
+const volatile void *model_homes(size_t *bytes) {
+    *bytes = sizeof groups;
+    return &groups;
+}
+
+const volatile void *model_lines(size_t *bytes) {
+    *bytes = sizeof lines;
+    return &lines;
+}
+
+const volatile void *model_shared(void) {
+    return &totals.shared;
+}
 
 const volatile void *model_totals(size_t *bytes) {
     *bytes = sizeof totals;

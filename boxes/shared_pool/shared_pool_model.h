@@ -23,6 +23,12 @@ enum model_bin {
 
 // The counters of the pool that only its statistics read.
 const volatile void *model_totals(size_t *bytes);
+
+// The homes of groups, the first of which is the first place of group 0; the counts of few threads;
+// and whether some thread has a home.
+const volatile void *model_homes(size_t *bytes);
+const volatile void *model_lines(size_t *bytes);
+const volatile void *model_shared(void);
 HAK_C_END
 
 #endif

@@ -10,6 +10,7 @@
 #include "backends/os.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/page_arena/page_arena.h"
+#include "boxes/settings/settings.h"
 #include "boxes/shared_pool/shared_pool_model.h"
 #include "boxes/size_class/size_class.h"
 #include "boxes/superslab/superslab.h"
@@ -36,7 +37,7 @@ constexpr size_t kMostThreads = 3;
 
 using Mask = std::array<uint64_t, kWords>;
 
-enum Kind { TAKE, PUT, PURGE };
+enum Kind { TAKE, PUT, PURGE, LEAVE };
 
 Op take(unsigned bin, unsigned want = 1) {
     return {TAKE, bin, want};
@@ -48,6 +49,7 @@ Op put(unsigned count) {
 const Op kPutOne = put(1);
 const Op kPut = put(0); // all
 const Op kPurge = {PURGE};
+const Op kLeave = {LEAVE}; // the home
 
 // Memory as the pool sees it: addresses only.
 struct Memory {
@@ -86,12 +88,19 @@ Memory &memory() {
     return the_memory;
 }
 
+} // namespace
+
+int64_t settings_values[SETTING_COUNT];
+
+namespace {
+
 // The words that take part in a search. Other words are constant, and take no step.
 enum Part {
     NO_MORE = 0,
     PAGES = 1,   // the bits of pages without memory
     REGIONS = 2, // the summary above the groups
-    APART = 4    // each slab in a SuperSlab of its own
+    APART = 4,   // each slab in a SuperSlab of its own
+    HOME = 8     // the first SuperSlab is the home of thread 0's group, its slabs are spare
 };
 
 class Pool : public model::Checker {
@@ -117,6 +126,17 @@ class Pool : public model::Checker {
             std::string of = " of SuperSlab " + std::to_string(&each - m.superslabs);
             cells(&each.listed, sizeof each.listed[0], ARENA_GROUP_USER_WORDS, "listed" + of);
             ignore(&each.taker, sizeof each.taker); // a hint to takers
+            const bool home = (parts & HOME) != 0 && &each == m.superslabs;
+            if (home) {
+                cells(&each.owner, sizeof each.owner, 1, "owner" + of);
+                cells(&each.spare, sizeof each.spare, 1, "spare" + of);
+                each.owner = kOwner;
+                each.spare = (1u << slabs) - 1;
+            } else {
+                ignore(&each.owner, sizeof each.owner);
+                ignore(&each.spare, sizeof each.spare);
+            }
+            ignore(&each.idle, sizeof each.idle, kIdle); // a walk finds it idle
             for (slab &other : each.slabs) {
                 ignore(&other.kind, sizeof other.kind); // of slabs that are never used
             }
@@ -128,12 +148,20 @@ class Pool : public model::Checker {
         } else {
             ignore(&m.region.user, sizeof m.region.user, 1);
         }
+        ignore(&m.group.dirty, sizeof m.group.dirty);
         ignore(&m.group.committed, sizeof m.group.committed, (1u << kSlabs) - 1);
         ignore(&m.group.meta_used, sizeof m.group.meta_used, (1u << kSlabs) - 1);
         size_t bytes;
         const volatile void *totals = model_totals(&bytes);
+        ignore(settings_values, sizeof settings_values);
+        ignore(model_shared(), sizeof(bool), (parts & HOME) != 0);
         ignore(totals, bytes);
-        shared_.avail = (1u << slabs) - 1;
+        const volatile void *lines = model_lines(&bytes);
+        ignore(lines, bytes);
+        const auto *homes = static_cast<const volatile size_t *>(model_homes(&bytes));
+        ignore(homes, sizeof *homes, (parts & HOME) != 0); // the first SuperSlab's, plus 1
+        ignore(homes + 1, bytes - sizeof *homes);
+        shared_.avail = (parts & HOME) != 0 ? 0 : (1u << slabs) - 1;
         data(&shared_, sizeof shared_);
     }
 
@@ -186,7 +214,10 @@ class Pool : public model::Checker {
         switch (op.kind) {
         case TAKE: {
             shared_pool_hint hint = holder.hint;
-            unsigned count = shared_pool_take(op.a, blocks_, op.b, &hint);
+            unsigned count =
+                running() == 0 && (parts_ & HOME) != 0
+                    ? shared_pool_take_home(op.a, blocks_, op.b, &hint, begin_company())
+                    : shared_pool_take(op.a, blocks_, op.b, &hint);
             holder.hint = hint;
             for (unsigned i = 0; i < count; i++) {
                 own(op.a, blocks_[i]);
@@ -213,6 +244,10 @@ class Pool : public model::Checker {
             holder.putting = {};
             break;
         }
+        case LEAVE: {
+            shared_pool_leave_homes();
+            break;
+        }
         default: {
             shared_pool_walk walk = {};
             walk.all = true;
@@ -228,6 +263,8 @@ class Pool : public model::Checker {
             return "takes " + std::to_string(op.b) + " of bin " + std::to_string(op.a);
         case PUT:
             return op.a == 0 ? "puts all" : "puts " + std::to_string(op.a);
+        case LEAVE:
+            return "leaves its home";
         default:
             return "purges";
         }
@@ -250,6 +287,9 @@ class Pool : public model::Checker {
             return;
         }
         check_rest("at the end");
+        if ((parts_ & HOME) != 0) {
+            run_alone(0, kLeave);
+        }
         // When all blocks have been put back, every slab goes back to the arena.
         for (size_t t = 0; t < threads() && !faulty(); t++) {
             for (size_t s = 0; s < kSlabs; s++) {
@@ -280,6 +320,25 @@ class Pool : public model::Checker {
     }
 
   private:
+    static constexpr uint32_t kOwner = 1; // group 0
+    static constexpr uint32_t kIdle = 4;  // visits after which a home is left
+
+    // The same at each call, as an operation is run again and again. It is the SuperSlab that says
+    // whether the home is the group's.
+    shared_pool_company *begin_company() {
+        company_ = {};
+        company_.met = UINT8_MAX;
+        return &company_;
+    }
+
+    bool has_home() const {
+        return (parts_ & HOME) != 0 && atomic_load(&memory().superslabs[0].owner) != 0;
+    }
+    bool is_spare(size_t s) const {
+        return (parts_ & HOME) != 0 &&
+               (atomic_load(&memory().superslab_of(s).spare) >> (s * memory().apart % 32) & 1) != 0;
+    }
+
     struct Holder {
         shared_pool_hint hint = ARENA_NONE;
         std::array<Mask, kSlabs> held = {};
@@ -380,6 +439,9 @@ class Pool : public model::Checker {
         uint64_t listed = atomic_load(&memory().superslab_of(s).listed[bin]);
         uint64_t group = atomic_load(&memory().group.user[bin]);
         uint64_t region = (parts_ & REGIONS) != 0 ? atomic_load(&memory().region.user[bin]) : 1;
+        if (has_home() && slab < ARENA_SUPERSLAB_SLABS) {
+            return (listed >> slab & 1) != 0;
+        }
         return (listed >> slab % ARENA_SUPERSLAB_SLABS & 1) != 0 &&
                (group >> slab / ARENA_SUPERSLAB_SLABS & 1) != 0 && (region & 1) != 0;
     }
@@ -402,7 +464,10 @@ class Pool : public model::Checker {
             unsigned bin = 0;
             Mask out = held_of(s, &bin);
             Mask in = bits(s);
-            if ((shared_.avail >> s & 1) != 0) {
+            if (is_spare(s) && !has_home()) {
+                note("a spare slab of no home" + at);
+            }
+            if ((shared_.avail >> s & 1) != 0 || is_spare(s)) {
                 if (atomic_load(&meta_of(s).kind) != SLAB_NONE || in != Mask{} || out != Mask{}) {
                     note("a free slab has blocks" + at);
                 }
@@ -459,6 +524,7 @@ class Pool : public model::Checker {
 
     const size_t slabs_;
     const unsigned parts_;
+    shared_pool_company company_ = {};
     struct {
         uint64_t avail; // the arena: bit s is slab s
         std::array<Holder, kMostThreads> holders;
@@ -515,10 +581,20 @@ size_t page_arena_claim(size_t slabs, size_t, bool *zero) {
 size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero) {
     return page_arena_claim(slabs, align, zero);
 }
-void page_arena_release(size_t from, size_t slabs, bool dirty) {
-    EXPECT_EQ(slabs, 1u);
-    EXPECT_TRUE(dirty);
-    Pool::current().release(from);
+void page_arena_release(size_t from, size_t slabs, bool) {
+    for (size_t i = 0; i < slabs; i++) {
+        Pool::current().release(from + i);
+    }
+}
+// No SuperSlab is free for a home.
+size_t page_arena_dirty() {
+    return SIZE_MAX;
+}
+size_t page_arena_claimed() {
+    return kSlabs;
+}
+unsigned os_processors() {
+    return 64;
 }
 size_t os_least_purge() {
     return HAK_PAGE;
@@ -694,6 +770,32 @@ TEST(SharedPoolModel, BothSuperSlabsAreEmptiedAndFilled) {
     pool.before(1, take(kX, 2));
     pool.before(1, kPutOne);
     expect_sound(pool, 1000);
+}
+
+// A home's slabs are in no summary. Here it is left while another thread frees a block there.
+TEST(SharedPoolModel, AHomeIsLeftWhileABlockComesBack) {
+    Pool pool({{kLeave}, {kPutOne}}, 1, REGIONS | HOME);
+    pool.before(0, take(kX));
+    pool.before(1, take(kX));
+    expect_sound(pool, 100);
+}
+
+TEST(SharedPoolModel, AHomeIsLeftWhileItsLastBlocksComeBack) {
+    Pool pool({{kPut, kLeave}, {kPut}}, 1, HOME);
+    pool.before(0, take(kX));
+    pool.before(1, take(kX));
+    expect_sound(pool, 100);
+}
+
+TEST(SharedPoolModel, AHomeIsLeftByAWalkWhileItsThreadTakes) {
+    Pool pool({{take(kX)}, {kPurge}}, 1, HOME);
+    expect_sound(pool, 300);
+}
+
+TEST(SharedPoolModel, AHomeIsLeftWhileAnotherTakesItsLastBlock) {
+    Pool pool({{kLeave}, {take(kX)}}, 1, REGIONS | HOME);
+    pool.before(0, take(kX));
+    expect_sound(pool, 100);
 }
 
 // A bitmap of two words is reclaimed word by word.

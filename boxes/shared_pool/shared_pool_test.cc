@@ -89,6 +89,9 @@ class SharedPool : public testing::Test {
                 EXPECT_NE(superslab_at(&window, i)->listed[bin] >> i % ARENA_SUPERSLAB_SLABS & 1,
                           0u);
                 size_t superslab = i / ARENA_SUPERSLAB_SLABS;
+                if (superslab_at(&window, i)->owner != 0) {
+                    continue; // in no summary
+                }
                 EXPECT_NE(window.groups[superslab / 64].user[bin] >> superslab % 64 & 1, 0u);
             }
         }
@@ -916,6 +919,265 @@ TEST_F(SharedPool, ProducerAndConsumerNeedNoMoreSlabs) {
     // All blocks together fill 188 slabs; at most 17 batches, or 2 slabs, were in flight at once. A
     // few more for blocks that no taker sees while a slab is being reclaimed.
     EXPECT_LE(peak, 8u);
+}
+
+class SharedPoolHomes : public SharedPool {
+  protected:
+    void SetUp() override {
+        SharedPool::SetUp();
+        // No home is made while other tests' slabs have pages.
+        size_t cursor = 0;
+        do {
+            page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX);
+        } while (cursor != 0);
+    }
+    void TearDown() override {
+        shared_pool_leave_homes();
+        SharedPool::TearDown();
+    }
+    // Of a thread that has met others often enough.
+    static shared_pool_company met(uint8_t group) {
+        shared_pool_company some = {};
+        some.met = UINT8_MAX;
+        some.group = group;
+        return some;
+    }
+    static std::vector<void *> take_home(unsigned bin, unsigned want, shared_pool_company &of) {
+        shared_pool_hint hint = ARENA_NONE;
+        std::vector<void *> blocks(want);
+        blocks.resize(shared_pool_take_home(bin, blocks.data(), want, &hint, &of));
+        return blocks;
+    }
+    size_t superslab_of(const void *ptr) const { return slab_of(ptr) / ARENA_SUPERSLAB_SLABS; }
+    static superslab_stats stats() {
+        superslab_stats some;
+        superslab_get_stats(&some);
+        return some;
+    }
+
+    shared_pool_company company = met(1);
+};
+
+TEST_F(SharedPoolHomes, AThreadThatMeetsNoOthersHasNone) {
+    company = {};
+    std::vector<void *> blocks = take_home(9, 8, company);
+    EXPECT_EQ(company.met, 0u);
+    EXPECT_EQ(stats().homes, 0u);
+    put(9, blocks);
+}
+
+// Threads leave free blocks in slabs of theirs, and meet each other there: where there are enough
+// processors they get homes.
+TEST_F(SharedPoolHomes, AThreadThatMeetsOthersOftenGetsOne) {
+    constexpr unsigned kBin = 9;
+    constexpr size_t kThreads = 12;
+    std::vector<std::vector<void *>> blocks(kThreads);
+    std::atomic<size_t> ready{0};
+    std::mutex turn;
+    size_t in_groups = 0;
+    auto one = [&](size_t t) {
+        ready++;
+        while (ready != kThreads) { // all at once, so that their marks differ
+            std::this_thread::yield();
+        }
+        shared_pool_company mine = {};
+        shared_pool_hint hint = ARENA_NONE;
+        for (int i = 0; i < 40; i++) {
+            std::lock_guard<std::mutex> lock(turn);
+            void *some[64];
+            unsigned got = shared_pool_take_home(kBin, some, 64, &hint, &mine);
+            shared_pool_put(kBin, some, got - 1); // one stays out
+            blocks[t].push_back(some[got - 1]);
+            hint = ARENA_NONE;
+        }
+        std::lock_guard<std::mutex> lock(turn);
+        in_groups += mine.met >= 4;
+    };
+    std::vector<std::thread> threads;
+    for (size_t t = 0; t < kThreads; t++) {
+        threads.emplace_back(one, t);
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    expect_listed();
+    if (os_processors() < SHARED_POOL_HOMES_CORES) {
+        EXPECT_EQ(in_groups, 0u);
+        EXPECT_EQ(stats().homes, 0u);
+    }
+    for (size_t t = 0; t < kThreads; t++) {
+        put(kBin, blocks[t]);
+    }
+    shared_pool_leave_homes();
+    EXPECT_EQ(stats().homes, 0u);
+    EXPECT_EQ(stats().spare_slabs, 0u);
+}
+
+TEST_F(SharedPoolHomes, AllSlabsOfAThreadAreFromItsHome) {
+    constexpr unsigned kBins = std::min(30u, kLastBin);
+    std::vector<std::vector<void *>> all;
+    for (unsigned bin = 1; bin <= kBins; bin++) {
+        all.push_back(take_home(bin, 1, company));
+        ASSERT_EQ(all.back().size(), 1u);
+        EXPECT_EQ(superslab_of(all.back()[0]), superslab_of(all[0][0])) << bin;
+    }
+    EXPECT_EQ(slabs_in_use(), size_t{ARENA_SUPERSLAB_SLABS});
+    EXPECT_EQ(stats().homes, 1u);
+    EXPECT_EQ(stats().spare_slabs, ARENA_SUPERSLAB_SLABS - kBins);
+    expect_listed();
+    // What is free there is found again by the thread and by no other.
+    std::vector<void *> own = take_home(7, 1, company);
+    EXPECT_EQ(slab_of(own[0]), slab_of(all[6][0]));
+    std::vector<void *> other = take(7, 1);
+    EXPECT_NE(superslab_of(other[0]), superslab_of(own[0]));
+    put(7, own);
+    put(7, other);
+    for (unsigned bin = 1; bin <= kBins; bin++) {
+        put(bin, all[bin - 1]);
+    }
+}
+
+// Threads of a group share its homes, and take from different slabs where there are some.
+TEST_F(SharedPoolHomes, AGroupSharesItsHomes) {
+    constexpr unsigned kBin = 7;
+    shared_pool_company same = met(1);
+    shared_pool_company other = met(2);
+    std::vector<void *> a = take_home(kBin, 1, company);
+    std::vector<void *> b = take_home(kBin, 1, same);
+    std::vector<void *> c = take_home(kBin, 1, other);
+    EXPECT_EQ(slab_of(a[0]), slab_of(b[0]));
+    EXPECT_NE(superslab_of(a[0]), superslab_of(c[0]));
+    EXPECT_EQ(stats().homes, 2u);
+    put(kBin, a);
+    put(kBin, b);
+    put(kBin, c);
+}
+
+TEST_F(SharedPoolHomes, AHomeThatIsLeftIsEverybodys) {
+    constexpr unsigned kBin = 7;
+    std::vector<void *> own = take_home(kBin, 2, company);
+    EXPECT_EQ(slabs_in_use(), size_t{ARENA_SUPERSLAB_SLABS});
+    shared_pool_leave_homes();
+    EXPECT_EQ(slabs_in_use(), 1u);
+    expect_listed();
+    std::vector<void *> other = take(kBin, 1);
+    EXPECT_EQ(slab_of(other[0]), slab_of(own[0]));
+    put(kBin, own);
+    put(kBin, other);
+}
+
+// Slabs that become free stay the thread's, but only a few of them.
+TEST_F(SharedPoolHomes, AFewFreeSlabsStay) {
+    const unsigned bin = size_class_bin_of(size_t{16384} - SIZE_CLASS_HEADER);
+    std::vector<void *> all;
+    while (stats().spare_slabs != 0 || all.empty()) {
+        std::vector<void *> some = take_home(bin, 4, company);
+        all.insert(all.end(), some.begin(), some.end());
+    }
+    EXPECT_EQ(stats().homes, 1u);
+    put(bin, all);
+    EXPECT_EQ(stats().spare_slabs, 2u);
+    EXPECT_EQ(slabs_in_use(), 2u);
+    std::vector<void *> again = take_home(bin, 1, company);
+    EXPECT_EQ(superslab_of(again[0]), superslab_of(all[0])) << "what has pages comes first";
+    put(bin, again);
+}
+
+TEST_F(SharedPoolHomes, AHomeThatIsNotUsedIsLeftByTheWalk) {
+    constexpr unsigned kBin = 7;
+    std::vector<void *> own = take_home(kBin, 2, company);
+    auto walk = [] {
+        shared_pool_walk some = {};
+        do {
+            shared_pool_purge(&some, SIZE_MAX, SIZE_MAX);
+        } while (some.cursor != 0);
+    };
+    for (int i = 0; i < 20; i++) {
+        walk();
+        EXPECT_EQ(stats().homes, 1u) << "used between two visits";
+        put(kBin, take_home(kBin, 1, company));
+    }
+    for (int i = 0; i < 20; i++) {
+        walk();
+    }
+    EXPECT_EQ(stats().homes, 0u);
+    EXPECT_EQ(slabs_in_use(), 1u);
+    expect_listed();
+    // The thread has another one when it wants a slab again.
+    std::vector<void *> more = take_home(kBin + 1, 1, company);
+    EXPECT_EQ(stats().homes, 1u);
+    put(kBin, own);
+    put(kBin + 1, more);
+}
+
+TEST_F(SharedPoolHomes, AGroupHasNoMoreThanItMayHave) {
+    const unsigned bin = size_class_bin_of(size_t{16384} - SIZE_CLASS_HEADER);
+    std::vector<void *> all;
+    while (all.size() < size_t{SHARED_POOL_HOMES + 3} * ARENA_SUPERSLAB_SLABS * 4) {
+        std::vector<void *> some = take_home(bin, 4, company);
+        ASSERT_FALSE(some.empty());
+        all.insert(all.end(), some.begin(), some.end());
+    }
+    EXPECT_EQ(stats().homes, size_t{SHARED_POOL_HOMES});
+    expect_listed();
+    put(bin, all);
+}
+
+// Threads take and put in homes while one leaves them again and again, and another walks.
+TEST_F(SharedPoolHomes, HomesOfManyThreads) {
+    constexpr unsigned kThreads = 4;
+    std::mutex exchange_lock;
+    std::vector<std::pair<unsigned, void *>> exchange;
+    std::vector<std::thread> threads;
+    for (unsigned t = 0; t < kThreads; t++) {
+        threads.emplace_back([&, t] {
+            shared_pool_company mine = met(static_cast<uint8_t>(t / 2));
+            std::vector<shared_pool_hint> hints(SIZE_CLASS_BINS, ARENA_NONE);
+            std::minstd_rand random(t + 1);
+            for (int i = 0; i < 4000; i++) {
+                unsigned bin = random() % 8 * (kLastBin / 8) + 1;
+                void *blocks[16];
+                unsigned got =
+                    shared_pool_take_home(bin, blocks, 1 + random() % 16, &hints[bin], &mine);
+                ASSERT_GT(got, 0u);
+                {
+                    std::lock_guard<std::mutex> lock(exchange_lock);
+                    for (unsigned b = 0; b < got; b++) {
+                        exchange.emplace_back(bin, blocks[b]);
+                        std::swap(exchange.back(), exchange[random() % exchange.size()]);
+                    }
+                }
+                for (unsigned b = 0; b < got; b++) {
+                    std::pair<unsigned, void *> block;
+                    {
+                        std::lock_guard<std::mutex> lock(exchange_lock);
+                        if (exchange.size() < 500) {
+                            break;
+                        }
+                        block = exchange.back();
+                        exchange.pop_back();
+                    }
+                    shared_pool_put(block.first, &block.second, 1);
+                }
+                if (t == 0 && i % 50 == 0) {
+                    shared_pool_leave_homes();
+                }
+                if (t == 1 && i % 100 == 0) {
+                    shared_pool_walk walk = {};
+                    shared_pool_purge(&walk, SIZE_MAX, SIZE_MAX);
+                }
+            }
+        });
+    }
+    for (std::thread &thread : threads) {
+        thread.join();
+    }
+    expect_listed();
+    for (auto &block : exchange) {
+        shared_pool_put(block.first, &block.second, 1);
+    }
+    shared_pool_leave_homes();
+    EXPECT_EQ(stats().spare_slabs, 0u);
 }
 
 } // namespace

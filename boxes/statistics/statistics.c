@@ -51,6 +51,16 @@ static void give_scratch(struct scratch *scratch) {
     }
 }
 
+static void gather_slabs(struct hak_stats *stats, const struct superslab_stats *slabs) {
+    stats->superslabs = slabs->superslabs;
+    stats->tiny_slabs = slabs->tiny_slabs;
+    stats->large_slabs = slabs->large_slabs;
+    stats->private_slabs = slabs->private_slabs;
+    stats->heap_slabs = slabs->heap_slabs;
+    stats->homes = slabs->homes;
+    stats->spare_slabs = slabs->spare_slabs;
+}
+
 static void gather_bins(struct hak_stats *stats, const struct parts *parts) {
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
         const struct size_class_bin *info = &size_class_bins[bin];
@@ -87,12 +97,8 @@ static HAK_NOINLINE void gather(struct hak_stats *stats, struct parts *parts) {
     superslab_get_stats(&parts->slabs);
     const struct far_block_stats far = far_block_get_stats();
     const struct superslab_stats *slabs = &parts->slabs;
-    stats->superslabs = slabs->superslabs;
-    stats->tiny_slabs = slabs->tiny_slabs;
-    stats->large_slabs = slabs->large_slabs;
-    stats->private_slabs = slabs->private_slabs;
+    gather_slabs(stats, slabs);
     stats->private_live = private_heap_live();
-    stats->heap_slabs = slabs->heap_slabs;
     stats->clean = shared_pool_get_totals().clean;
     stats->metadata =
         slabs->superslabs * ARENA_SUPERSLAB_META + (slabs->heap_slabs << ARENA_SLAB_SHIFT);

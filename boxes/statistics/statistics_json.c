@@ -84,6 +84,8 @@ static const struct {
     MEMBER(large_slabs),
     MEMBER(private_slabs),
     MEMBER(heap_slabs),
+    MEMBER(homes),
+    MEMBER(spare_slabs),
     MEMBER(returned),
     MEMBER(purges),
     MEMBER(purge_ns),

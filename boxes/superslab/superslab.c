@@ -25,6 +25,10 @@ void superslab_get_stats(struct superslab_stats *stats) {
         if (!superslab_known(&window, first)) {
             continue;
         }
+        struct superslab *superslab = superslab_at(&window, first);
+        stats->homes += atomic_load_explicit(&superslab->owner, memory_order_relaxed) != 0;
+        stats->spare_slabs += (size_t)__builtin_popcount(
+            atomic_load_explicit(&superslab->spare, memory_order_relaxed));
         bool used = false;
         for (size_t i = first; i < first + ARENA_SUPERSLAB_SLABS; i++) {
             struct slab *slab = superslab_slab(&window, i);

@@ -50,8 +50,12 @@ struct superslab {
     // none. A hint.
     _Atomic(uint8_t) taker[ARENA_SUPERSLAB_SLABS];
     struct slab slabs[ARENA_SUPERSLAB_SLABS];
+    // Apart, as all threads read the first and few write it: see shared_pool's home.c.
+    alignas(HAK_CACHE_LINE) _Atomic(uint32_t) owner; // whose home it is; 0: everybody's
+    alignas(HAK_CACHE_LINE) _Atomic(uint32_t) spare; // slabs that are held and not in use, as bits
+    _Atomic(uint32_t) idle; // visits of the decay since the owner took blocks
     char pad_[HAK_PAGE - ARENA_GROUP_USER_WORDS * 4 - ARENA_SUPERSLAB_SLABS -
-              ARENA_SUPERSLAB_SLABS * 64];
+              ARENA_SUPERSLAB_SLABS * 64 - HAK_CACHE_LINE - 2 * 4];
     // Bitmaps of slabs whose blocks are smaller than 256 B. On pages of their own: a SuperSlab of
     // larger blocks never touches them.
     atomic_bitmap_word bits[ARENA_SUPERSLAB_SLABS][SIZE_CLASS_MAX_BLOCKS / 64];
@@ -159,6 +163,8 @@ enum { SUPERSLAB_MAPPED = 128 << 10 };
 struct superslab_stats {
     size_t superslabs; // SuperSlabs with at least one slab in use
     size_t tiny_slabs, large_slabs, heap_slabs, private_slabs;
+    size_t homes;                      // SuperSlabs that one thread has for itself
+    size_t spare_slabs;                // held for these threads, and not in use
     size_t bin_slabs[SIZE_CLASS_BINS]; // slabs of each bin
     size_t bin_free[SIZE_CLASS_BINS];  // free blocks in them (not those in caches or without pages)
     size_t bin_absent[SIZE_CLASS_BINS]; // blocks in them that have no pages yet

@@ -54,6 +54,7 @@ struct thread_heap {
     uint64_t trim_ms;      // clock at which unused caches are emptied next
     size_t gate_growths;   // page_arena_growths() when the thread's gate was copied last
     void **deep;           // slots of deep stacks; NULL: there are none
+    struct shared_pool_company company;
     struct thread_heap_counts counts;
     void *front_state; // a front's own, made by thread_heap_make_state()
     alignas(HAK_CACHE_LINE) struct heap_bin cold[SIZE_CLASS_BINS];

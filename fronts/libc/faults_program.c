@@ -385,7 +385,7 @@ static void check_range(const struct hak_stats *stats) {
     page_arena_get_stats(&arena);
     size_t held = page_arena_held();
     CHECK(free_slabs + arena.aside_slabs + held == stats->reserved >> ARENA_SLAB_SHIFT);
-    size_t known = stats->tiny_slabs + stats->large_slabs + stats->heap_slabs;
+    size_t known = stats->tiny_slabs + stats->large_slabs + stats->heap_slabs + stats->spare_slabs;
     // In the hardened flavour freed large blocks wait.
     CHECK(HAK_HARDENED ? held >= known : held == known);
 }

@@ -47,6 +47,7 @@ HAK_COLD void slow_make_room(void) {
     thread_heap_flush_free();
     large_block_flush();
     shared_pool_give_short();
+    shared_pool_leave_homes();
 }
 
 // To be called if slow_make_room() was not enough for a block of `size` bytes: gives up memory that
@@ -68,7 +69,10 @@ static bool is_worth_a_look(void) {
     if (FREE_MARK == 0 || setting != 1 || HAK_DEBUG) {
         return FREE_MARK != 0 && (setting != 0 || HAK_DEBUG);
     }
-    struct shared_pool_totals totals = shared_pool_get_totals();
+    if (shared_pool_has_homes()) {
+        return false; // the counts are behind, and threads that count make others wait
+    }
+    struct shared_pool_totals totals = shared_pool_guess_totals();
     return totals.slabs <= NEAR + totals.clean;
 }
 

@@ -22,7 +22,7 @@ void tiny_front_start(void) {
 }
 
 unsigned tiny_front_take(struct thread_heap *heap, unsigned bin, void **blocks, unsigned want) {
-    unsigned got = shared_pool_take(bin, blocks, want, &heap->cold[bin].hint);
+    unsigned got = shared_pool_take_home(bin, blocks, want, &heap->cold[bin].hint, &heap->company);
     front_gate_mark(bin, blocks, got);
     thread_heap_count_refill(heap, bin, got);
     return got;
