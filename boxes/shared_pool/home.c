@@ -216,7 +216,7 @@ void shared_pool_leave_homes(void) {
 // Claims a SuperSlab. Not while more than a few free slabs have pages, which would be left unused,
 // and not where what is claimed is missing elsewhere.
 static size_t claim_superslab(bool huge) {
-    enum { DIRTY_LEAST = ARENA_SUPERSLAB_SLABS, DIRTY_SHARE = 16 }; // of what is claimed
+    enum { DIRTY_LEAST = ARENA_SUPERSLAB_SLABS, DIRTY_SHARE = 128 }; // of what is claimed
     if (settings_get(SETTING_LIMIT) != 0 || page_arena_is_tight() ||
         page_arena_dirty() > hak_max(DIRTY_LEAST, page_arena_claimed() / DIRTY_SHARE)) {
         return ARENA_NONE;
