@@ -75,7 +75,7 @@ static void use_home(struct superslab *superslab) {
 size_t pool_find_home(const struct page_arena_window *window, unsigned bin, unsigned group) {
     uint8_t me = hak_thread_mark();
     size_t found = ARENA_NONE;
-    for (unsigned i = 0; i < SHARED_POOL_HOMES; i++) {
+    for (unsigned i = 0; i < HOMES; i++) {
         size_t first = home_at(window, group, i);
         if (first == ARENA_NONE) {
             continue;
@@ -100,7 +100,7 @@ size_t pool_find_home(const struct page_arena_window *window, unsigned bin, unsi
 }
 
 bool pool_has_spare(const struct page_arena_window *window, unsigned group) {
-    for (unsigned i = 0; i < SHARED_POOL_HOMES; i++) {
+    for (unsigned i = 0; i < HOMES; i++) {
         size_t first = home_at(window, group, i);
         if (first != ARENA_NONE &&
             atomic_load_explicit(&superslab_at(window, first)->spare, memory_order_relaxed) != 0) {
@@ -252,7 +252,7 @@ static size_t make_home(const struct page_arena_window *window, unsigned group, 
 size_t pool_claim_home(unsigned group, bool huge, bool *zero) {
     const struct page_arena_window window = page_arena_get_window();
     size_t slab = ARENA_NONE;
-    for (unsigned i = 0; i < SHARED_POOL_HOMES && slab == ARENA_NONE; i++) {
+    for (unsigned i = 0; i < HOMES && slab == ARENA_NONE; i++) {
         size_t first = home_at(&window, group, i);
         slab = first == ARENA_NONE ? ARENA_NONE : take_spare(&window, first, zero);
     }
