@@ -121,8 +121,8 @@ void os_huge_pages(void *at, size_t size, bool on);
 size_t os_address_limit(void);
 size_t os_data_limit(void);
 
-// Returns on how many processors the calling thread may run; UINT_MAX if a sandbox forbids to ask,
-// or if there are more than a thousand.
+// Returns on how many processors the calling thread may run; UINT_MAX in a sandbox, where it is not
+// asked, or if there are more than a thousand.
 unsigned os_processors(void);
 
 // Returns how many mappings the kernel granted a process (vm.max_map_count) when this was first

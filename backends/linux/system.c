@@ -42,7 +42,7 @@ size_t os_data_limit(void) {
 
 unsigned os_processors(void) {
     cpu_set_t set;
-    if (sandbox_now() == SANDBOX_OWN || sandbox_is_strict()) {
+    if (!is_free_to_call()) {
         return UINT_MAX;
     }
     int saved = errno;
