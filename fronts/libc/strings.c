@@ -25,9 +25,10 @@ static size_t length_of(const char *text, size_t most) {
 }
 
 // The block is freed by the free() that the process has, which is of the same hands as its malloc.
+// That is called, and not inlined, as valgrind puts its own functions in the place of both.
 static char *copy_of(const char *text, size_t length) {
     char *copy = HAK_UNLIKELY(interposed_calls() & INTERPOSED_MALLOC) ? process_malloc(length + 1)
-                                                                      : get(length + 1);
+                                                                      : own_malloc(length + 1);
     if (copy == NULL) {
         return NULL;
     }
