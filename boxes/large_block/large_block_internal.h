@@ -4,7 +4,6 @@
 //   large_block.c   claims, colours, and the begin and the end of a block
 //   slack.c         the pages behind the ends of blocks
 //   resize.c        blocks that are resized at their place, or moved
-//   guards.c        pages behind blocks that nobody may touch, in the hardened flavour
 //   retired.c       freed blocks that wait before they are used again, in the hardened flavour
 #ifndef HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_INTERNAL_H
 #define HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_INTERNAL_H
@@ -74,7 +73,7 @@ void large_count_ended(struct slab *meta, uint8_t mark);
 // To be called by a block's holder whenever its size or its run has changed.
 void large_settle_slack(const struct page_arena_window *window, size_t slab, enum tail tail);
 
-// --- Tails, guards, and what was freed, in the hardened flavour: see retired.c and guards.c
+// --- Tails, and what was freed, in the hardened flavour: see retired.c
 
 // Writes the tail of a block of `size` bytes.
 HAK_INLINE void write_tail(char *block, size_t size) {
@@ -99,39 +98,6 @@ HAK_INLINE void check_tail(const char *call, const char *block, size_t size) {
     (void)call, (void)block, (void)size;
 #endif
 }
-
-// Guards: the pages from the last one of a block to the end of its run, which nobody may touch.
-// large_guard_bytes() returns what a run for a block of `size` bytes should have beyond that.
-// large_set_guard() guards a block that has no guard, where it can. large_drop_guard() is called
-// before the run of a block is used as a whole; false if the kernel does not give the rights back,
-// and the run can be used for nothing then. large_shift_guard() makes way for a block that is
-// resized to `size` bytes and keeps its run if `stays`; false if that cannot be done.
-// large_forget_guard() is for a run all of which has lost its rights.
-#if HAK_HARDENED
-size_t large_guard_bytes(size_t size);
-void large_set_guard(const struct page_arena_window *window, size_t slab);
-bool large_drop_guard(const struct page_arena_window *window, size_t slab);
-bool large_shift_guard(const struct page_arena_window *window, size_t slab, size_t size,
-                       bool stays);
-void large_forget_guard(struct slab *meta);
-#else
-HAK_INLINE size_t large_guard_bytes(size_t size) {
-    (void)size;
-    return 0;
-}
-HAK_INLINE void large_set_guard(const struct page_arena_window *window, size_t slab) {
-    (void)window, (void)slab;
-}
-HAK_INLINE bool large_drop_guard(const struct page_arena_window *window, size_t slab) {
-    (void)window, (void)slab;
-    return true;
-}
-HAK_INLINE bool large_shift_guard(const struct page_arena_window *window, size_t slab, size_t size,
-                                  bool stays) {
-    (void)window, (void)slab, (void)size, (void)stays;
-    return true;
-}
-#endif
 
 // Makes a block of a claimed run, for the thread with that mark. The caller counts the block.
 HAK_INLINE char *large_begin(const struct page_arena_window *window, size_t slab, struct slab *meta,

@@ -30,15 +30,9 @@ static bool resize_near(const struct page_arena_window *window, size_t slab, siz
     if (size > window->slabs << ARENA_SLAB_SHIFT) {
         return false;
     }
-    size_t bytes = taken(size) + atomic_load_explicit(&meta->colour, memory_order_relaxed);
-    size_t want = slabs_for(bytes + large_guard_bytes(size));
-    if (want > run && slabs_for(bytes) <= run) {
-        want = run;
-    }
+    size_t want =
+        slabs_for(taken(size) + atomic_load_explicit(&meta->colour, memory_order_relaxed));
     bool zero;
-    if (!large_shift_guard(window, slab, size, want == have)) {
-        return false;
-    }
     if (want > run && !page_arena_claim_at(slab + run, want - run, &zero)) {
         return false;
     }
@@ -57,7 +51,6 @@ static bool resize_near(const struct page_arena_window *window, size_t slab, siz
     atomic_store_explicit(&meta->size, size, memory_order_relaxed);
     large_settle_slack(window, slab, grows ? TAIL_WANTED : TAIL_UNUSED);
     write_tail(superslab_large_start(window, slab), size);
-    large_set_guard(window, slab);
     return true;
 }
 
@@ -159,7 +152,7 @@ static void *copy_near(const struct page_arena_window *window, char *ptr, size_t
     struct slab *meta = superslab_slab(window, slab);
     size_t run = drop_room(meta, slab);
     // A run of few pages is given back: the next block that grows would have to fill it.
-    if (copied < bytes / 2 && large_drop_guard(window, slab) && page_arena_clean(slab, run)) {
+    if (copied < bytes / 2 && page_arena_clean(slab, run)) {
         large_count_ended(meta, hak_thread_mark());
         atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
         page_arena_release(slab, run, false);
@@ -179,15 +172,11 @@ static void *move_near(const struct page_arena_window *window, size_t slab, size
     if (size > window->slabs << ARENA_SLAB_SHIFT || run << ARENA_SLAB_SHIFT < LARGE_BLOCK_MOVE) {
         return NULL;
     }
-    size_t to_run = slabs_for(taken(size) + colour + large_guard_bytes(size));
+    size_t to_run = slabs_for(taken(size) + colour);
     size_t room;
     bool zero;
     size_t to = claim_to_move(&to_run, &room, &zero);
     if (to == ARENA_NONE) {
-        return NULL;
-    }
-    if (!large_drop_guard(window, slab)) {
-        page_arena_release(to, to_run, !zero);
         return NULL;
     }
     bool clean = page_arena_move(slab, to, run);
@@ -204,7 +193,6 @@ static void *move_near(const struct page_arena_window *window, size_t slab, size
     struct slab *moved_meta = superslab_slab(window, to);
     char *moved = large_begin(window, to, moved_meta, to_run, room, colour, size, mark);
     large_count_begun(window, to, moved_meta, mark, TAIL_WANTED);
-    large_set_guard(window, to);
     return moved;
 }
 

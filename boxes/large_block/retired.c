@@ -81,18 +81,12 @@ bool large_retire(char *block, size_t size, size_t slab, size_t run) {
     if (hardening_has(HARDENING_ZERO)) {
         hardening_clear_many(block, bytes_to_clear(size));
     }
-    const struct page_arena_window window = page_arena_get_window();
     if (!hardening_has(HARDENING_QUARANTINE) || settings_get(SETTING_LIMIT) != 0 ||
         page_arena_is_tight()) {
-        return !large_drop_guard(&window, slab);
+        return false;
     }
     size_t most = most_dirty();
     unsigned has = bare(slab, run, most);
-    if (has == HAS_NO_RIGHTS) {
-        large_forget_guard(superslab_slab(&window, slab));
-    } else if (!large_drop_guard(&window, slab)) {
-        return true; // as above: it stays held
-    }
     if ((has & HAS_PAGES) != 0) {
         atomic_fetch_add_explicit(&waiting.dirty, run, memory_order_relaxed);
     }

@@ -235,30 +235,6 @@ const Kind kKinds[] = {
          p[size / 2] = 1;
      },
      512 << 10, SIZE_MAX, "fault(", "", "HAKMEM_PROTECT=0"},
-    {"write that runs on behind a large block",
-     [](size_t size) {
-         char *p = Hide(malloc(size));
-         TellFaults();
-         for (size_t at = 0; at < size + 2 * 4096; at++) {
-             static_cast<volatile char *>(p)[at] = 'A';
-         }
-     },
-     512 << 10, SIZE_MAX, "fault(", "", "HAKMEM_GUARD_LARGE=0"},
-    {"read that runs on behind a large block that was resized",
-     [](size_t size) {
-         // Grown and shrunk in place, grown by far, and shrunk again.
-         char *p = Hide(malloc(size));
-         for (size_t now : {size + 9000, size - 9000, 3 * size, 2 * size + 9000, 2 * size}) {
-             p = Hide(realloc(p, now));
-             memset(p, 'A', now);
-             size = now;
-         }
-         TellFaults();
-         for (char *at = p + size; at < p + size + 2 * 4096; at += 64) {
-             *static_cast<volatile char *>(at);
-         }
-     },
-     512 << 10, SIZE_MAX, "fault(", "", "HAKMEM_GUARD_LARGE=0"},
     {"write that runs on into another slab",
      [](size_t size) {
          // The last block of a slab, behind which another one begins: that of another size,
@@ -492,38 +468,6 @@ TEST(Hardened, EverySizeCanBeFreedBySize) {
         free_sized(calloc(1, size), size);
     }
     free_sized(nullptr, 3);
-}
-
-// Guards come and go with their blocks, whatever becomes of these.
-TEST(Hardened, GuardsLeaveBlocksAsTheyAre) {
-    unsigned random = 1;
-    auto next = [&](unsigned most) {
-        return (random = random * 1103515245 + 12345) / 65536 % most;
-    };
-    std::vector<std::pair<char *, size_t>> blocks(60);
-    for (int step = 0; step < 4000; step++) {
-        auto &[p, size] = blocks[next(static_cast<unsigned>(blocks.size()))];
-        size_t want = next(12) == 0 ? 0 : 300000 + next(32768) * size_t{61};
-        for (size_t at = 0; at < size; at += 4096) {
-            ASSERT_EQ(p[at], static_cast<char>(at / 4096)) << size;
-        }
-        if (want == 0) {
-            free(p);
-            p = nullptr;
-        } else {
-            p = static_cast<char *>(next(3) == 0 ? realloc(p, size + next(70000) + 1)
-                                                 : realloc(p, want));
-            want = malloc_usable_size(p);
-            for (size_t at = 0; at < want; at += 4096) {
-                p[at] = static_cast<char>(at / 4096);
-            }
-            p[want - 1] = want % 4096 == 1 ? p[want - 1] : 7;
-        }
-        size = want;
-    }
-    for (auto &[p, size] : blocks) {
-        free(p);
-    }
 }
 
 TEST(Hardened, ContentsSurviveResizing) {
