@@ -69,6 +69,8 @@ HAK_LAYOUT(
     superslab_layout, HAK_ROWS(HAK_VARIABLE("superslab_grain", superslab_grain)),
     HAK_ROWS(HAK_FIELD("superslab.slabs", struct superslab, slabs),
              HAK_FIELD("superslab.bits", struct superslab, bits),
+             HAK_FIELD("superslab.owner", struct superslab, owner),
+             HAK_FIELD("superslab.spare", struct superslab, spare),
              HAK_NUMBER("superslab.bits_each", sizeof((struct superslab *)0)->bits[0]),
              HAK_NUMBER("slab", sizeof(struct slab)), HAK_FIELD("slab.kind", struct slab, kind),
              HAK_FIELD("slab.bin", struct slab, bin), HAK_FIELD("slab.clean", struct slab, clean),

@@ -88,7 +88,7 @@ struct hak_stats {
     size_t mapped_blocks;           // blocks of 128 KiB and more (count)
     size_t large_slack;             // ends of slabs in use for large blocks, past the last page
     size_t peak;                    // the most in slabs in use at a time: blocks, caches, metadata
-    size_t homes;                   // SuperSlabs that one thread has for itself (count)
+    size_t homes;                   // SuperSlabs that a few threads have for themselves (count)
     size_t spare_slabs;             // slabs held for these threads that are not in use (count)
     size_t unused[29];              // 0; for fields of later versions, which keep this size
 };
