@@ -39,7 +39,7 @@ static void put(struct line *line) {
 // Ends the process with a line. Faults that other threads find before the process ends may follow
 // from the first one and name an innocent block, so only the first thread writes.
 static HAK_NORETURN void stop(struct line *line) {
-    enum { WAITS = 100 }; // of 10 ms: after a second the first was a parent's thread, or lives on
+    enum { WAITS = 100 }; // of 10 ms; the first reporter may exist in the parent process only
     static _Atomic(uintptr_t) first;
     uintptr_t other = 0;
     uintptr_t self = (uintptr_t)pthread_self();
