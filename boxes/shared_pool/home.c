@@ -73,7 +73,6 @@ static void use_home(struct superslab *superslab) {
 }
 
 size_t pool_find_home(const struct page_arena_window *window, unsigned bin, unsigned group) {
-    uint8_t me = hak_thread_mark();
     size_t found = ARENA_NONE;
     for (unsigned i = 0; i < HOMES; i++) {
         size_t first = home_at(window, group, i);
@@ -83,13 +82,11 @@ size_t pool_find_home(const struct page_arena_window *window, unsigned bin, unsi
         struct superslab *superslab = superslab_at(window, first);
         uint32_t listed = atomic_load_explicit(&superslab->listed[bin], memory_order_relaxed);
         for (; listed != 0; listed &= listed - 1) {
-            size_t slab = first + (unsigned)__builtin_ctz(listed);
-            uint8_t taker = atomic_load_explicit(&superslab->taker[slab % ARENA_SUPERSLAB_SLABS],
-                                                 memory_order_relaxed);
-            found = found == ARENA_NONE ? slab : found;
-            if (taker == 0 || taker == me) {
+            size_t at = (size_t)__builtin_ctz(listed);
+            found = found == ARENA_NONE ? first + at : found;
+            if (pool_other_taker(superslab, at) == 0) {
                 use_home(superslab);
-                return slab;
+                return first + at;
             }
         }
     }

@@ -96,12 +96,11 @@ struct found {
 static bool find_in_superslab(const struct page_arena_window *window, size_t first, unsigned bin,
                               struct found *found) {
     struct superslab *superslab = superslab_at(window, first);
-    uint8_t me = hak_thread_mark();
     uint32_t slabs = atomic_load_explicit(&superslab->listed[bin], memory_order_relaxed);
     for (; slabs != 0; slabs &= slabs - 1) {
         unsigned slab = (unsigned)__builtin_ctz(slabs);
-        uint8_t taker = atomic_load_explicit(&superslab->taker[slab], memory_order_relaxed);
-        if (taker == 0 || taker == me) {
+        uint8_t taker = pool_other_taker(superslab, slab);
+        if (taker == 0) {
             found->slab = first + slab;
             return true;
         }
@@ -158,14 +157,10 @@ static HAK_NOINLINE size_t find_from_home(const struct page_arena_window *window
     if (found.slab == ARENA_NONE) {
         return ARENA_NONE;
     }
-    uint8_t taker = atomic_load_explicit(
-        &superslab_at(window, found.slab)->taker[found.slab % ARENA_SUPERSLAB_SLABS],
-        memory_order_relaxed);
-    if (taker == 0 || taker == hak_thread_mark()) {
+    size_t at = found.slab % ARENA_SUPERSLAB_SLABS;
+    if (pool_other_taker(superslab_at(window, found.slab), at) == 0 ||
+        !pool_has_spare(window, company->group)) { // or else there would be more homes
         return found.slab;
-    }
-    if (!pool_has_spare(window, company->group)) {
-        return found.slab; // before there are more homes
     }
     return ++company->passed % OTHERS_EACH == 0 ? found.slab : ARENA_NONE;
 }

@@ -104,6 +104,13 @@ HAK_INLINE bool is_word_full(struct slab *meta, atomic_bitmap_word *bits, unsign
     return atomic_load(&bits[word]) == full_word(meta, bin, word);
 }
 
+// Returns the mark of the thread that takes blocks from a slab of the SuperSlab, `at` being the
+// slab's number there; 0 if there is none, or it is the calling one. A hint.
+HAK_INLINE uint8_t pool_other_taker(struct superslab *superslab, size_t at) {
+    uint8_t taker = atomic_load_explicit(&superslab->taker[at], memory_order_relaxed);
+    return taker == hak_thread_mark() ? 0 : taker;
+}
+
 // --- totals.c
 
 // Slabs of these blocks have next to nothing behind the last one.
