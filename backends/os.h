@@ -110,7 +110,7 @@ enum os_result os_forbid(void *at, size_t size);
 
 // Takes the rights to a range away until os_commit(). Its pages stay in memory, contents and all,
 // which takes half the time of the call above; where a sandbox may not allow it, that is made.
-enum os_result os_close(void *at, size_t size);
+enum os_result os_hide(void *at, size_t size);
 
 // Advises huge pages for a range (true) or takes that back (false). Best effort.
 void os_huge_pages(void *at, size_t size, bool on);

@@ -416,7 +416,7 @@ enum os_result os_forbid(void *at, size_t size) {
     return is_error(map_over(at, size, PROT_NONE)) ? OS_NO_MEMORY : OS_OK;
 }
 
-enum os_result os_close(void *at, size_t size) {
+enum os_result os_hide(void *at, size_t size) {
     if (is_free_to_call() && !is_error(sys3(SYS_mprotect, (long)at, (long)size, PROT_NONE))) {
         return OS_OK;
     }

@@ -159,7 +159,7 @@ const char *guarded_block_free(void *ptr) {
         atomic_store(&block->state, GUARDED_LIVE);
         return fault;
     }
-    os_close(from, (size_t)(end - from));
+    os_hide(from, (size_t)(end - from));
     atomic_store(&block->state, GUARDED_FREED);
     return NULL;
 }
