@@ -69,7 +69,7 @@ class Heap:
         self.superslabs = set()  # indexes of those whose metadata says something
         self.avail, self.dirty = {}, {}  # by group: bits
         self.committed = 0  # slabs that can be written
-        self.homes, self.spare = 0, 0
+        self.homes, self.spare = 0, 0  # SuperSlabs that a few threads have for themselves; their slabs not in use
         self.threads = []
         self._where_cached = {}  # address of a block -> the number of the thread's heap
         self._quarantined = set()  # addresses of those of them that wait in a quarantine
@@ -130,27 +130,21 @@ class Heap:
         self.group_slabs = group_slabs
         offset = lay.offset("superslab.slabs")
         size = lay.number("slab") * self.superslab_slabs
+        has_homes = "superslab.owner" in lay
+        if has_homes:  # which stand behind the slabs
+            size = lay.offset("superslab.spare") + 4 - offset
         raws = memory.read_many([(meta_at + s * meta_bytes + offset, size) for s in self.superslabs])
         self._kinds = {lay.number("kind." + kind): kind for kind in ("tiny", "large", "heap", "private")}
         wanted = []
-        if "superslab.owner" in lay:
-            self.homes, self.spare = self._read_homes(meta_at, meta_bytes)
         for superslab, raw in zip(self.superslabs, raws):
             if raw is not None:
+                if has_homes:
+                    self.homes += lay.field(raw, "superslab.owner", -offset) != 0
+                    self.spare += bin(lay.field(raw, "superslab.spare", -offset)).count("1")
                 self._read_superslab(superslab, raw, meta_at + superslab * meta_bytes, wanted)
         for (slab, _, _), raw in zip(wanted, memory.read_many([(at, size) for _, at, size in wanted])):
             if raw is not None:
                 slab.free = int.from_bytes(raw, "little")
-
-    def _read_homes(self, meta_at, meta_bytes):
-        """How many SuperSlabs a few threads have for themselves, and how many of their slabs are held and not in use."""
-        counts = []
-        for name in ("superslab.owner", "superslab.spare"):
-            at = meta_at + self.layout.offset(name)
-            raws = self.memory.read_many([(at + s * meta_bytes, 4) for s in self.superslabs])
-            counts.append([int.from_bytes(raw or b"", "little") for raw in raws])
-        owners, spares = counts
-        return sum(owner != 0 for owner in owners), sum(bin(spare).count("1") for spare in spares)
 
     def _read_superslab(self, superslab, raw, at, wanted):
         lay = self.layout
