@@ -85,12 +85,21 @@ TEST(Allocators, FindsAFlavourAndWhatIsSetWithIt) {
     EXPECT_EQ(std::filesystem::path(allocator.preload).filename(), "libhakmem_c23.so");
 }
 
-TEST(Allocators, NamesAPathByItsFile) {
-    Allocator flavour;
-    ASSERT_EQ(find_allocator("hakmem_c23", &flavour), "");
+// A flavour, and a copy of its library under another name.
+class CopiedAllocator : public testing::Test {
+  protected:
+    void SetUp() override {
+        ASSERT_EQ(find_allocator("hakmem_c23", &flavour), "");
+        copy = scratch.path() + "/libother.so.2.0";
+        std::filesystem::copy_file(flavour.preload, copy);
+    }
+
     const ScratchDirectory scratch;
-    const std::string copy = scratch.path() + "/libother.so.2.0";
-    std::filesystem::copy_file(flavour.preload, copy);
+    Allocator flavour;
+    std::string copy;
+};
+
+TEST_F(CopiedAllocator, IsNamedByItsFile) {
     Allocator allocator;
     ASSERT_EQ(find_allocator(copy, &allocator), "");
     EXPECT_EQ(allocator.name, "other");
@@ -98,12 +107,7 @@ TEST(Allocators, NamesAPathByItsFile) {
     EXPECT_EQ(allocator.flavour, "");
 }
 
-TEST(Allocators, FindsOneInAListAsItWasWrittenOrAsItIsShown) {
-    Allocator flavour;
-    ASSERT_EQ(find_allocator("hakmem_c23", &flavour), "");
-    const ScratchDirectory scratch;
-    const std::string copy = scratch.path() + "/libother.so.2.0";
-    std::filesystem::copy_file(flavour.preload, copy);
+TEST_F(CopiedAllocator, IsFoundInAListAsItWasWrittenOrAsItIsShown) {
     std::vector<Allocator> list;
     ASSERT_EQ(find_allocators("hakmem_c23," + copy + "+A=1," + copy + ",system", &list), "");
     EXPECT_EQ(place_of(list, "hakmem_c23"), 0u);

@@ -8,8 +8,6 @@
 #include <cstdint>
 #include <cstring>
 
-#include <ucontext.h>
-
 namespace {
 
 constexpr size_t kBlocks = 2; // the one that is written, and its neighbour above
@@ -71,7 +69,7 @@ unsigned watched_bin;
 const void *watched_above;
 volatile size_t steps, torn;
 
-void look(int /*signal*/, siginfo_t * /*info*/, void * /*context*/) {
+void look(int /*signal*/) {
     steps = steps + 1;
     if (!hardening_intact_below(watched_bin, watched_above)) {
         torn = torn + 1;
@@ -100,8 +98,7 @@ void set_trap_flag(bool on) {
 // takes another one to free the block above.
 TEST_P(HardeningTest, NoStepOfAnOwnerLooksLikeDamageToTheNeighbour) {
     struct sigaction action = {}, before = {};
-    action.sa_sigaction = look;
-    action.sa_flags = SA_SIGINFO;
+    action.sa_handler = look;
     ASSERT_EQ(sigaction(SIGTRAP, &action, &before), 0);
     watched_bin = bin_;
     watched_above = upper_;
