@@ -163,7 +163,7 @@ enum { SUPERSLAB_MAPPED = 128 << 10 };
 struct superslab_stats {
     size_t superslabs; // SuperSlabs with at least one slab in use
     size_t tiny_slabs, large_slabs, heap_slabs, private_slabs;
-    size_t homes;                      // SuperSlabs that one thread has for itself
+    size_t homes;                      // SuperSlabs that a few threads have for themselves
     size_t spare_slabs;                // held for these threads, and not in use
     size_t bin_slabs[SIZE_CLASS_BINS]; // slabs of each bin
     size_t bin_free[SIZE_CLASS_BINS];  // free blocks in them (not those in caches or without pages)
