@@ -54,7 +54,8 @@ size_t dirty_ceiling_surplus(size_t dirty, size_t held, size_t freed, uint32_t n
     if (drawn != 0) {
         store(&state.drawn, drawn - hak_min(drawn, freed));
     }
-    size_t ceiling = hak_max(DIRTY_CEILING_LEAST, held / DIRTY_CEILING_SHARE);
+    size_t ceiling = hak_max(hak_min(DIRTY_CEILING_SMALL, held / 4), held / DIRTY_CEILING_SHARE);
+    ceiling = hak_max(DIRTY_CEILING_LEAST, ceiling);
     if (HAK_LIKELY(dirty < DIRTY_CEILING_STEP || dirty - DIRTY_CEILING_STEP < ceiling)) {
         return 0;
     }

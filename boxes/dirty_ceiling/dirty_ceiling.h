@@ -5,13 +5,13 @@
 // anything could be given back. So a free that finds more than the ceiling gives the surplus back,
 // in proportion to what it frees. The ceiling is the largest of
 // - DIRTY_CEILING_LEAST,
+// - a quarter of what is held, up to DIRTY_CEILING_SMALL: a small heap changes as a whole,
 // - one part in DIRTY_CEILING_SHARE of what is held,
 // - a quarter more than the largest draw in this period or the one before. The draw is the number
-// of
-//   free slabs that were claimed again and have not been freed since. A program that allocates and
-//   frees in phases pays for the first phase only, as slabs that it claims in place of those that
-//   were given back count for the draw as well. A program that claims a slab and frees it, over and
-//   over, has a draw of one.
+//   of free slabs that were claimed again and have not been freed since. A program that allocates
+//   and frees in phases pays for the first phase only, as slabs that it claims in place of those
+//   that were given back count for the draw as well. A program that claims a slab and frees it,
+//   over and over, has a draw of one.
 //
 // All figures are numbers of slabs (64 KiB). Thread-safe; orders no other memory, as the figures
 // are guesses about what a program will do. The box calls no other box.
@@ -24,10 +24,11 @@ HAK_C_BEGIN
 
 // Build setting: slabs that may always stay. SIZE_MAX: frees give nothing back.
 #ifndef DIRTY_CEILING_LEAST
-#    define DIRTY_CEILING_LEAST 128 // 8 MiB
+#    define DIRTY_CEILING_LEAST 16 // 1 MiB
 #endif
 
 enum {
+    DIRTY_CEILING_SMALL = 128, // 8 MiB
     DIRTY_CEILING_SHARE = 8,
     DIRTY_CEILING_STEP = 32,  // a smaller surplus is not worth a system call
     DIRTY_CEILING_MOST = 128, // what one free pays for at most: 8 MiB, some 0.7 ms

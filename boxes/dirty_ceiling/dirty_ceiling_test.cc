@@ -69,6 +69,16 @@ TEST_F(DirtyCeiling, WhatIsHeldRaisesIt) {
     EXPECT_GE(dirty, held / DIRTY_CEILING_SHARE);
 }
 
+TEST_F(DirtyCeiling, ASmallHeapKeepsAQuarter) {
+    claim(2000);
+    release(1600, 1); // 400 are held
+    EXPECT_GE(dirty, 400u / 4);
+    EXPECT_LT(dirty, 400u / 4 + 2 * DIRTY_CEILING_STEP);
+    release(400, 1);
+    EXPECT_GE(dirty, kLeast);
+    EXPECT_LT(dirty, kLeast + 2 * DIRTY_CEILING_STEP);
+}
+
 TEST_F(DirtyCeiling, PhasesPayOnce) {
     claim(4000);
     release(4000, 1);

@@ -1085,7 +1085,7 @@ TEST_F(PageArena, ACleanReleaseOfDirtySlabsCountsAsFreedNow) {
 // Releases one slab at a time: how many have pages then.
 TEST_F(PageArena, ReleasesGiveBackWhatIsAboveTheCeiling) {
     constexpr size_t kSlabs = 4000;
-    constexpr size_t kLeast = 128;        // DIRTY_CEILING_LEAST of the production build
+    constexpr size_t kLeast = 16;         // DIRTY_CEILING_LEAST of the production build
     constexpr size_t kLeft = kLeast + 64; // and twice _STEP
     settings_values[SETTING_DECAY_MS] = 1000;
     clock_ms += 100000;
