@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fronts/descriptor/descriptor.h"
 
+#include "backends/os.h"
 #include "boxes/decay/decay.h"
 #include "boxes/early_block/early_block.h"
 #include "boxes/far_block/far_block.h"
@@ -18,8 +19,6 @@
 #include "fronts/tiny_front/tiny_front.h"
 #include "hakmem/hakmem.h"
 
-#include <time.h>
-
 static struct {
     bool serves;
     int64_t started; // seconds since 1970, UTC
@@ -29,7 +28,7 @@ static const char version[] = HAKMEM_VERSION;
 
 void descriptor_serves(void) {
     HAK_POKE(&process.serves, true);
-    HAK_POKE(&process.started, time(NULL));
+    HAK_POKE(&process.started, (int64_t)(os_wall_ns() / 1000000000));
 }
 
 HAK_LAYOUT(descriptor_layout,
