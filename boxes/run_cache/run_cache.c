@@ -3,10 +3,11 @@
 
 #include "boxes/base/alone.h"
 
-// A run in one word, so that it changes hands by one step: its length above its first slab. The
-// greater of two words is the longer run; a sum of a line's words has the sum of the lengths above,
-// as FROM_BITS leaves room for what the lower parts carry; and the lowest bits are 0, so that looks
-// can keep a place of a line there.
+// A run is one word, so that one atomic step moves it: the length is in the upper bits, the number
+// of the first slab below it. So the greater of two words is the longer run. The sum of a line's
+// words has the sum of the lengths in its upper bits, because FROM_BITS leaves room for what the
+// sum of the lower parts carries. The lowest WAY_BITS bits are 0; functions that search a line keep
+// the number of a place there.
 enum { WAY_BITS = 3, FROM_BITS = 46, LENGTH_SHIFT = 52, LENGTH_BITS = 8 };
 
 static_assert(1 << WAY_BITS == RUN_CACHE_WAYS, "a place fits");
@@ -19,7 +20,7 @@ typedef _Atomic(uint64_t) way_word;
 
 static struct { alignas(HAK_CACHE_LINE) way_word ways[RUN_CACHE_WAYS]; } lines[RUN_CACHE_LINES];
 
-// The lines that a run was ever put into, a bit each.
+// One bit a line: set once a run was put into the line.
 static _Atomic(uint64_t) used;
 
 static size_t length_of(uint64_t word) {
@@ -37,8 +38,9 @@ static uint64_t word_of(size_t from, size_t slabs) {
 
 static const struct run_cache_run none = {0, 0};
 
-// Returns the line of the calling thread, and of few others: stacks, with the TLS at their upper
-// end, are made one next to the other, a little more than a power of two apart, 8 MiB by default.
+// Returns the number of the calling thread's line. Few threads share a line: libc puts a thread's
+// TLS at the upper end of its stack, and stacks lie side by side, a little more than a power of two
+// apart (8 MiB by default).
 static unsigned own_index(void) {
     uintptr_t tls = (uintptr_t)__builtin_thread_pointer();
     return (unsigned)(tls >> 26 ^ tls >> 23 ^ tls >> 20 ^ tls >> 17) % RUN_CACHE_LINES;
@@ -52,12 +54,14 @@ static uint64_t look(way_word *ways, size_t way) {
     return atomic_load_explicit(&ways[way], memory_order_relaxed);
 }
 
-// Looks at a line are without branches on what is there, which the processor could not foresee.
+// The functions that search a line do not branch on its contents, because the processor could not
+// predict such branches.
 
-// Returns the shortest run of a line that has so many slabs: its word and its place, in one number.
-// Less if there is none.
+// Finds the shortest run of a line that has at least `slabs` slabs. Returns its word with the
+// number of its place in the lowest bits; if there is no such run, the length of the result is less
+// than `slabs`.
 static uint64_t find(way_word *ways, size_t slabs) {
-    // What is too short comes behind all others, as such a difference is below 0.
+    // For a run that is too short the difference is below 0, and so, unsigned, above all others.
     const uint64_t wanted = word_of(0, slabs);
     uint64_t best = UINT64_MAX;
 #pragma GCC unroll 8
@@ -69,17 +73,18 @@ static uint64_t find(way_word *ways, size_t slabs) {
     return best + wanted;
 }
 
-// Takes a run, or its start, if it is still what find() has found.
+// Takes the first `slabs` slabs of the run that find() has found. Returns RUN_CACHE_NONE if another
+// thread has changed the place meanwhile.
 HAK_INLINE size_t take_found(way_word *ways, size_t slabs, uint64_t found) {
     uint64_t way = found % RUN_CACHE_WAYS;
     uint64_t word = found - way;
     struct run_cache_run run = run_of(word);
     uint64_t rest = run.slabs == slabs ? 0 : word_of(run.from + slabs, run.slabs - slabs);
-    // The slabs are used only after the step: what was done to them before the put is done.
+    // The step orders the caller's use of the slabs behind all that was done before their put.
     return hak_step_swap(&ways[way], word, rest) ? run.from : RUN_CACHE_NONE;
 }
 
-// A step that fails is another thread's that did not.
+// Tries again after a step failed. If a step fails, another thread's step has succeeded.
 static HAK_NOINLINE size_t take_again(way_word *ways, size_t slabs) {
     size_t from = RUN_CACHE_NONE;
     for (unsigned tries = 1; tries < RUN_CACHE_WAYS && from == RUN_CACHE_NONE; tries++) {
@@ -114,7 +119,7 @@ static size_t slabs_in(way_word *ways) {
     return length_of(sum);
 }
 
-// Returns the place of the shortest run of a line, of an empty one if there is one.
+// Returns an empty place of a line if there is one, otherwise the place of the shortest run.
 static size_t shortest_in(way_word *ways) {
     uint64_t least = UINT64_MAX;
 #pragma GCC unroll 8
@@ -124,14 +129,14 @@ static size_t shortest_in(way_word *ways) {
     return least % RUN_CACHE_WAYS;
 }
 
-// What a look at a line has found, before a run is put there.
+// What look_at() finds in a line before a run is put there.
 struct line_look {
     size_t slabs;            // in all runs
-    unsigned before, behind; // places of runs that seem to be next to it, a bit each
+    unsigned before, behind; // one bit a place: its run seems to end, to start at the new run
 };
 
-// Two numbers that are looked at in one step, and whether the lower halves of two are the same: the
-// lower half of the answer is all ones then.
+// Two words in one vector register. seem_equal() compares the halves of each word: the lower half
+// of a result is all ones if the lower halves are equal.
 typedef uint64_t pair __attribute__((vector_size(16)));
 typedef uint32_t pair_halves __attribute__((vector_size(16)));
 
@@ -162,8 +167,8 @@ static struct line_look look_at(way_word *ways, struct run_cache_run run) {
                               (unsigned)(behind[0] | behind[1])};
 }
 
-// Takes the run at one of the places, if it is adjacent to this one, and makes this one longer by
-// it. The place is then empty.
+// Takes the run at the first of the places, if it is adjacent to *run, and adds it to *run. *empty
+// is then the place that it has left.
 static void join(way_word *ways, unsigned places, struct run_cache_run *run, size_t *empty) {
     if (HAK_LIKELY(places == 0)) {
         return;
@@ -204,7 +209,7 @@ struct run_cache_run run_cache_put(size_t from, size_t slabs, size_t most) {
     if (look(ways, way) == 0 && hak_step_swap(&ways[way], 0, word)) {
         return seen.slabs + slabs > most ? run_cache_evict(most) : none;
     }
-    // The shortest must go, which may be this one: it is the least that others could use, too.
+    // The shortest run has to go, as it is of the least use to other threads. That may be this one.
     if (run_of(look(ways, way)).slabs >= run.slabs) {
         return run;
     }
@@ -216,7 +221,7 @@ struct run_cache_run run_cache_evict(size_t most) {
     if (slabs_in(ways) <= most) {
         return none;
     }
-    // The longest is what the others can use most.
+    // The longest run is of the most use to other threads.
     uint64_t longest = 0;
     for (size_t way = 0; way < RUN_CACHE_WAYS; way++) {
         longest = hak_max(longest, look(ways, way) | way);
@@ -231,7 +236,7 @@ unsigned run_cache_lines(void) {
     return several ? (unsigned)__builtin_popcountll(bits) : 1;
 }
 
-// Each place once: others may fill it again all the time.
+// Visits each place once: other threads may fill a place again at any time.
 static struct run_cache_run take_from(way_word *ways, unsigned *way) {
     while (*way < RUN_CACHE_WAYS) {
         way_word *at = &ways[(*way)++];

@@ -2,14 +2,15 @@
 // run_cache: keeps runs of slabs that were freed a moment ago, for threads that are likely to want
 // them again.
 //
-// A run is a number of adjacent slabs. The cache has 64 lines of 8 places. A thread puts runs into
-// one line, which few others share, and takes from there the start of the shortest run that is long
-// enough; what is left of it stays. Adjacent runs of a line become one. Each change is one atomic
-// step. Whoever takes a run has it; nothing here knows what a slab is.
+// A run is a number of adjacent slabs. The cache has 64 lines of 8 places. Each thread uses one
+// line, which it shares with few others. It puts runs there, and takes the start of the shortest
+// run that is long enough; the rest of that run stays. Adjacent runs in a line are joined. Each
+// change is one atomic step. The thread that takes a run owns it. The cache knows slabs by their
+// numbers only.
 //
-// Thread-safe, lock-free; callable from anywhere. Where a thread ends in the middle of a call (in a
-// forked child) the runs in its hands are lost, and the cache is as good as before. Nothing here
-// calls anything.
+// Thread-safe and lock-free; callable from anywhere. If a thread ends in the middle of a call, as
+// the other threads of a forking process do in the child, the runs that it had in its hands are
+// lost, and the cache stays valid. The box calls no other box.
 #ifndef HAKMEM_BOXES_RUN_CACHE_RUN_CACHE_H
 #define HAKMEM_BOXES_RUN_CACHE_RUN_CACHE_H
 
@@ -18,8 +19,9 @@
 
 HAK_C_BEGIN
 
-// Build settings: slabs that a line keeps at most, whatever its caller allows (1..255); 0: nothing
-// is kept. And 0 leaves runs as they are put: a run is taken whole, by whoever asks for its length.
+// Build settings. RUN_CACHE_MOST: the most slabs that a line keeps, whatever its caller allows
+// (1..255; 0: the cache keeps nothing). RUN_CACHE_SPLIT: 0: runs are neither joined nor split, and
+// a run is taken only as a whole, for a request of exactly its length.
 #ifndef RUN_CACHE_MOST
 #    define RUN_CACHE_MOST 128 // 8 MiB
 #endif
@@ -36,33 +38,36 @@ struct run_cache_run {
     size_t slabs; // 0: there is no run
 };
 
-// Takes a run of exactly `slabs` slabs out of the thread's line, as it is or from a longer one;
-// RUN_CACHE_NONE if it has none.
+// Takes `slabs` adjacent slabs out of the thread's line: a run of that length, or the start of a
+// longer run. Returns the first slab, or RUN_CACHE_NONE if the line has no such run.
 size_t run_cache_take(size_t slabs);
 
-// Puts a run of 1 or more slabs into the thread's line, which is to have no more than `most` slabs
-// then. The answer is the caller's: a run that had to make room, or this run if it is too long;
-// mostly it is none (of 0 slabs). The line may have more than `most` still: run_cache_evict().
+// Puts a run of 1 or more slabs into the thread's line, which should then hold at most `most`
+// slabs. Returns a run that the caller has to free: one that made room for this run, or this run
+// itself if it is too long. In most calls that run is empty (0 slabs). The line may still hold more
+// than `most` slabs; then the caller goes on with run_cache_evict().
 struct run_cache_run run_cache_put(size_t from, size_t slabs, size_t most);
 
-// Takes a run out of the thread's line if that has more than `most` slabs; of 0 slabs otherwise.
+// Takes a run out of the thread's line if the line holds more than `most` slabs. Otherwise returns
+// an empty run.
 struct run_cache_run run_cache_evict(size_t most);
 
-// Lines that a run was ever put into, 1..RUN_CACHE_LINES: about how many threads share the cache.
+// Returns the number of lines that a run was ever put into, 1..RUN_CACHE_LINES. That is about the
+// number of threads that use the cache.
 unsigned run_cache_lines(void);
 
-// Takes a run out of the thread's line, looking at the places from *cursor (0 at first) on; of 0
-// slabs when it has looked at all.
+// Takes a run out of the thread's line, from place *cursor on, and moves *cursor behind it. *cursor
+// is 0 at the first call. Returns an empty run after the last place.
 struct run_cache_run run_cache_take_own(unsigned *cursor);
 
-// Takes a run out of any line, from place *cursor (0 at first) on. Returns a run of 0 slabs after
-// the last place. No place is visited twice, so a loop of calls ends whatever other threads do.
+// As run_cache_take_own(), for the places of all lines. No place is visited twice, so a loop of
+// calls ends, whatever other threads do.
 struct run_cache_run run_cache_take_any(unsigned *cursor);
 
-// Slabs in the cache; exact when no other thread uses it.
+// Returns the number of slabs in the cache. It is exact while no other thread uses the cache.
 size_t run_cache_slabs(void);
 
-// For readers outside of the process, see layout.h.
+// For readers outside the process; see layout.h.
 extern const struct hak_layout run_cache_layout;
 HAK_C_END
 

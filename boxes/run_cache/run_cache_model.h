@@ -8,15 +8,15 @@
 
 HAK_C_BEGIN
 
-// All lines, the one that the model's threads share, and the number of its first place.
+// All lines; the line that the model's threads share; the number of that line's first place.
 volatile void *model_lines(size_t *bytes);
 volatile uint64_t *model_own_line(void);
 unsigned model_own_place(void);
 
-// What a place that is not 0 has.
+// Returns the run that a word other than 0 stands for.
 struct run_cache_run model_run(uint64_t word);
 
-// The lines that are in use, a bit each.
+// One bit a line: set once a run was put into the line.
 volatile uint64_t *model_used(void);
 HAK_C_END
 
