@@ -135,6 +135,10 @@ size_t os_most_mappings(void);
 // (A page that userfaultfd is to fill when it is touched looks the same, too.)
 bool os_touched(const void *at, size_t size, unsigned char *pages);
 
+// Returns true if a page of a mapped range is not in memory. Returns false in a sandbox. (A page
+// that is not, and was never touched, is in a range that the kernel does not lock in memory.)
+bool os_is_absent(const void *page);
+
 // Returns the machine's physical memory in bytes.
 size_t os_physical_memory(void);
 

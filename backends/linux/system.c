@@ -86,6 +86,12 @@ bool os_touched(const void *at, size_t size, unsigned char *pages) {
            !is_error(sys3(SYS_mincore, (long)at, (long)size, (long)pages)) && !has_swap();
 }
 
+bool os_is_absent(const void *page) {
+    unsigned char in_memory;
+    return is_free_to_call() &&
+           !is_error(sys3(SYS_mincore, (long)page, HAK_PAGE, (long)&in_memory)) && in_memory == 0;
+}
+
 // Reads a file, because an inherited sandbox may not allow sysinfo().
 size_t os_physical_memory(void) {
     static const char field[] = "MemTotal:";

@@ -59,7 +59,8 @@ static bool resize_near(const struct page_arena_window *window, size_t slab, siz
 // none.
 static size_t room_for(size_t run) {
     const size_t most = (size_t)1 << (30 - ARENA_SLAB_SHIFT);
-    return HAK_LARGE_ROOM != 0 && page_arena_is_spacious() ? hak_min(run, most) : 0;
+    size_t room = hak_min(run, most);
+    return HAK_LARGE_ROOM != 0 && page_arena_is_spacious(room) ? room : 0;
 }
 
 // Claims *run slabs to move a block to, and *room clean slabs behind them, which are added to *run.
@@ -71,8 +72,9 @@ static size_t claim_to_move(size_t *run, size_t *room, bool *zero) {
         *room = 0;
         slab = page_arena_claim(*run, ARENA_SLAB, zero);
     }
-    // Room with pages would hold these pages for nothing.
-    if (slab != ARENA_NONE && !*zero && *room != 0 && !page_arena_clean(slab + *run, *room)) {
+    // Room with pages would hold these pages for nothing. The claim may have found a new limit.
+    if (slab != ARENA_NONE && *room != 0 &&
+        (!page_arena_is_spacious(0) || (!*zero && !page_arena_clean(slab + *run, *room)))) {
         page_arena_release(slab + *run, *room, false);
         *room = 0;
     }

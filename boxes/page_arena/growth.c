@@ -4,10 +4,21 @@
 // New slabs are readable and writable. The heap grows by a SuperSlab at a time, and by less while
 // it is small or after the kernel has refused memory. The slabs of a SuperSlab are mapped in order,
 // and its metadata with the first one. A thread that maps slabs takes their SuperSlabs. A SuperSlab
-// stays taken once all of it is mapped, or if a foreign mapping is in the way.
+// stays taken once all of it is available, or if a foreign mapping is in the way.
+//
+// Where address space costs the process nothing, a large heap is mapped ahead of its need, an
+// eighth of it at a time, because a call of the kernel for each SuperSlab takes longer than all
+// else that a growth takes. What is mapped ahead has no memory and is not available: a growth makes
+// it so, a SuperSlab at a time, as if it had mapped it.
 #include "boxes/page_arena/page_arena_internal.h"
 
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
+
+// Build setting: the SuperSlabs that are mapped ahead at most. 0: none.
+#ifndef PAGE_ARENA_AHEAD
+#    define PAGE_ARENA_AHEAD 32
+#endif
+enum { AHEAD_SHARE = 8 }; // one part in so many of the heap
 
 static atomic_bitmap_word *taken_word(const struct page_arena_window *window, size_t group) {
     return &window->regions[group / ARENA_REGION_GROUPS].taken[group % ARENA_REGION_GROUPS];
@@ -47,9 +58,24 @@ static bool take_superslabs(const struct page_arena_window *window, size_t from,
     return true;
 }
 
-// Maps the slabs [from, end) of SuperSlabs that the caller has taken, and makes them available.
-static enum os_result map_slabs(const struct page_arena_window *window, size_t from, size_t end,
-                                bool huge) {
+// Returns true if all slabs of a SuperSlab are mapped, whether they are available or not.
+static bool is_whole(const struct page_arena_window *window, size_t superslab) {
+    size_t group = superslab / ARENA_GROUP_SUPERSLABS;
+    return is_group_open(group) &&
+           atomic_bitmap_test(&window->groups[group].whole, superslab % ARENA_GROUP_SUPERSLABS);
+}
+
+// Returns the first slab in [from, end) whose SuperSlab is whole, or is not, as said; or `end`.
+static size_t find_whole(const struct page_arena_window *window, size_t from, size_t end,
+                         bool whole) {
+    while (from < end && is_whole(window, from / ARENA_SUPERSLAB_SLABS) != whole) {
+        from = (from / ARENA_SUPERSLAB_SLABS + 1) * ARENA_SUPERSLAB_SLABS;
+    }
+    return hak_min(from, end);
+}
+
+// Maps the slabs [from, end) of SuperSlabs that the caller has taken.
+static enum os_result ask_for(const struct page_arena_window *window, size_t from, size_t end) {
     size_t fresh = hak_round_up(from, ARENA_SUPERSLAB_SLABS) / ARENA_SUPERSLAB_SLABS;
     size_t last = hak_round_up(end, ARENA_SUPERSLAB_SLABS) / ARENA_SUPERSLAB_SLABS;
     char *meta = window->meta + fresh * ARENA_SUPERSLAB_META;
@@ -67,11 +93,35 @@ static enum os_result map_slabs(const struct page_arena_window *window, size_t f
         }
         return result;
     }
+    for (size_t s = from / ARENA_SUPERSLAB_SLABS; s < end / ARENA_SUPERSLAB_SLABS; s++) {
+        atomic_bitmap_put(&window->groups[s / ARENA_GROUP_SUPERSLABS].whole,
+                          UINT64_C(1) << s % ARENA_GROUP_SUPERSLABS);
+    }
+    return OS_OK;
+}
+
+// Maps those of the slabs [from, end) of SuperSlabs that the caller has taken which are not mapped
+// ahead.
+static HAK_NOINLINE enum os_result map_rest(const struct page_arena_window *window, size_t from,
+                                            size_t end) {
+    enum os_result result = OS_OK;
+    for (size_t at = find_whole(window, from, end, false); at < end && result == OS_OK;) {
+        size_t stop = find_whole(window, at, end, true);
+        result = ask_for(window, at, stop);
+        at = find_whole(window, stop, end, false);
+    }
+    return result;
+}
+
+// Makes mapped slabs available. (Not inlined: the frame would lie below the calls of the kernel.)
+static HAK_NOINLINE void make_available(const struct page_arena_window *window, size_t from,
+                                        size_t end, bool huge) {
     if (huge || settings_get(SETTING_THP) == 1) {
-        os_huge_pages(start, bytes, true);
+        os_huge_pages(page_arena_address(window, from), (end - from) << ARENA_SLAB_SHIFT, true);
         arena_mark_huge(window, from, end - from);
     }
-    atomic_fetch_add_explicit(&arena_state.reserved, bytes, memory_order_relaxed);
+    atomic_fetch_add_explicit(&arena_state.reserved, (end - from) << ARENA_SLAB_SHIFT,
+                              memory_order_relaxed);
     for (size_t at = from; at < end; at = next_group(at)) {
         struct group_part part = group_part(window, at, end);
         atomic_bitmap_put_run(part.group->mapped, part.first, part.count);
@@ -80,7 +130,16 @@ static enum os_result map_slabs(const struct page_arena_window *window, size_t f
     load_max(&arena_state.high, hak_round_up(end, 64));
     atomic_fetch_add_explicit(&arena_state.growths, 1, memory_order_release);
     arena_put_avail(window, from, end - from, false);
-    return OS_OK;
+}
+
+// Maps the slabs [from, end) of SuperSlabs that the caller has taken, and makes them available.
+static enum os_result map_slabs(const struct page_arena_window *window, size_t from, size_t end,
+                                bool huge) {
+    enum os_result result = map_rest(window, from, end);
+    if (result == OS_OK) {
+        make_available(window, from, end, huge);
+    }
+    return result;
 }
 
 // Maps the slabs [from, end); `from` is the first slab of its SuperSlab that is not mapped. Returns
@@ -128,18 +187,57 @@ static enum os_result extend(const struct page_arena_window *window, size_t from
     return result;
 }
 
-// As extend(), rounded up to the end of the last SuperSlab, but adds no more than a step: a quarter
-// of the heap. A refusal makes the step small, so that the next growth does not ask in vain for
-// memory that the heap does not need yet.
-static enum os_result extend_rounded(const struct page_arena_window *window, size_t from,
-                                     size_t end, bool huge) {
-    arena_look_at_limits();
-    size_t most = atomic_load_explicit(&arena_state.step, memory_order_relaxed);
+// Returns true if no slab of a SuperSlab is mapped, and no thread is about to map some.
+static bool is_untouched(const struct page_arena_window *window, size_t superslab) {
+    size_t group = superslab / ARENA_GROUP_SUPERSLABS;
+    return superslab < window->slabs / ARENA_SUPERSLAB_SLABS && is_group_open(group) &&
+           (taken_in(window, group) >> superslab % ARENA_GROUP_SUPERSLABS & 1) == 0 &&
+           mapped_in(window, superslab) == 0 && !is_whole(window, superslab);
+}
+
+// Maps SuperSlabs ahead, from slab `end` on, which the heap has grown to. Maps none where the
+// kernel gives what is mapped pages at once (mlockall(MCL_FUTURE)).
+static HAK_NOINLINE void map_ahead(const struct page_arena_window *window, size_t end) {
+    size_t most = atomic_load_explicit(&arena_state.reserved, memory_order_relaxed) / AHEAD_SHARE;
+    size_t first = end / ARENA_SUPERSLAB_SLABS;
+    size_t count = 0;
+    most = hak_min(most >> ARENA_SUPERSLAB_SHIFT, PAGE_ARENA_AHEAD);
+    while (count < most && is_untouched(window, first + count)) {
+        count++;
+    }
+    if (count == 0) {
+        return;
+    }
+    arena_look_at_limits(); // A growth into what was mapped ahead has not looked.
+    if (arena_is_spacious() && os_is_absent((char *)page_arena_address(window, end) - HAK_PAGE) &&
+        take_superslabs(window, end, first, first + count - 1)) {
+        // A growth that needs the SuperSlabs asks again, if the kernel refuses.
+        ask_for(window, end, end + count * ARENA_SUPERSLAB_SLABS);
+        leave_superslabs(window, first, first + count);
+    }
+}
+
+// Returns how far to grow instead of to `end`: to the end of the last SuperSlab, but by no more
+// than a step: a quarter of the heap, or the share of it that may be mapped ahead.
+static HAK_NOINLINE size_t round_growth(const struct page_arena_window *window, size_t from,
+                                        size_t end, size_t most) {
+    if (find_whole(window, from, end, false) != end) {
+        arena_look_at_limits();
+    }
     size_t mapped =
         atomic_load_explicit(&arena_state.reserved, memory_order_relaxed) >> ARENA_SLAB_SHIFT;
     size_t step = hak_min(hak_max(mapped / 4, STEP_FIRST), most);
-    size_t more = hak_min(hak_round_up(end, ARENA_SUPERSLAB_SLABS), from + step);
-    more = hak_max(more, end);
+    bool ahead = most == STEP_MOST && arena_is_spacious();
+    size_t bound = hak_max(from + step, ahead ? end + mapped / AHEAD_SHARE : end);
+    return hak_min(hak_round_up(end, ARENA_SUPERSLAB_SLABS), bound);
+}
+
+// As extend(), rounded up. A refusal makes the step small, so that the next growth does not ask in
+// vain for memory that the heap does not need yet.
+static enum os_result extend_rounded(const struct page_arena_window *window, size_t from,
+                                     size_t end, bool huge) {
+    size_t most = atomic_load_explicit(&arena_state.step, memory_order_relaxed);
+    size_t more = round_growth(window, from, end, most);
     enum os_result result = extend(window, from, more, huge);
     if (result == OS_OK && most < STEP_MOST) {
         atomic_store_explicit(&arena_state.step, most * 2, memory_order_relaxed);
@@ -148,6 +246,10 @@ static enum os_result extend_rounded(const struct page_arena_window *window, siz
         if (more > end) {
             result = extend(window, from, end, huge);
         }
+    }
+    if (result == OS_OK && most == STEP_MOST && more % ARENA_SUPERSLAB_SLABS == 0 &&
+        arena_is_spacious()) {
+        map_ahead(window, more);
     }
     return result;
 }

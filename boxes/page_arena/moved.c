@@ -253,13 +253,14 @@ bool page_arena_move(size_t from, size_t to, size_t slabs) {
     struct page_arena_window window = page_arena_get_window();
     struct moved_run source = {from, slabs};
     struct moved_run run = {to, slabs};
+    // Otherwise the caller copies the pages, so giving more pages back would cost more.
+    if (!moved_runs_add(run) && !(settle_one(&window, slabs) && moved_runs_add(run))) {
+        return false;
+    }
     // A source that overlaps a part of a noted run is several mappings, which would move along
     // without a note.
     if (noted_in(source) == NOTED_PART) {
-        return false;
-    }
-    // Otherwise the caller copies the pages, so giving more pages back would cost more.
-    if (!moved_runs_add(run) && !(settle_one(&window, slabs) && moved_runs_add(run))) {
+        forget(run);
         return false;
     }
     enum os_result result = os_move(page_arena_address(&window, from),

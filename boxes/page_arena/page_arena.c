@@ -376,11 +376,6 @@ void page_arena_release(size_t from, size_t slabs, bool dirty) {
     }
 }
 
-bool page_arena_is_spacious(void) {
-    return limit_slabs() == 0 && !page_arena_is_tight() && !is_charged() &&
-           os_address_limit() == SIZE_MAX && os_data_limit() == SIZE_MAX;
-}
-
 bool page_arena_clean(size_t from, size_t slabs) {
     struct page_arena_window window = page_arena_get_window();
     return arena_purge_held(&window, from, slabs);

@@ -6,7 +6,8 @@
 // KiB are reserved. The heap grows by a SuperSlab at a time, a small heap by less, at fixed
 // addresses, and skips foreign mappings there. The arena's metadata grows with the heap. So limits
 // on address space, data and locked memory leave a process as much as with any other allocator, and
-// may change while it runs.
+// may change while it runs. A heap that no limit counts is mapped ahead of its need, by an eighth
+// of it and 64 MiB at most.
 // A run is a number of adjacent slabs. Runs are claimed first-fit, lowest address first; runs that
 // still have pages ("dirty") come before fresh ones. Splitting and joining runs takes no work,
 // because a free slab is just a bit. The first bytes of the window belong to the page map
@@ -62,6 +63,7 @@ struct page_arena_group {
     atomic_bitmap_word meta_used; // SuperSlabs whose metadata may hold pages
     atomic_bitmap_word huge;      // SuperSlabs that were advised huge pages
     atomic_bitmap_word lost;      // SuperSlabs with slabs that may be gone
+    atomic_bitmap_word whole;     // SuperSlabs that are mapped to their end; set for good
     alignas(HAK_CACHE_LINE) atomic_bitmap_word user[ARENA_GROUP_USER_WORDS]; // the box above
     atomic_bitmap_word mapped[ARENA_GROUP_SLABS / 64]; // mapped, now or before; set for good
     // Of each SuperSlab, what was given back since it was last free and clean: slabs in the upper
@@ -193,9 +195,11 @@ size_t page_arena_reuse(size_t slabs);
 // free as a whole and its pages are given back.
 bool page_arena_move(size_t from, size_t to, size_t slabs);
 
-// Returns true if address space costs the process nothing: neither HAKMEM_LIMIT, nor a limit on
-// address space or data, nor commit charge counts it. Takes two system calls.
-bool page_arena_is_spacious(void);
+// Returns true if `slabs` more slabs of address space cost the process nothing: neither
+// HAKMEM_LIMIT, nor a limit on address space or data, nor commit charge counts them. Asks the
+// kernel for these limits (two system calls) only if the slabs are many. For few it knows what the
+// heap was told when it grew last.
+bool page_arena_is_spacious(size_t slabs);
 
 // Gives the pages of held slabs back to the kernel; the slabs read as zero afterwards. Returns
 // false if the kernel refuses.
@@ -277,7 +281,7 @@ size_t page_arena_growths(void);
 char *page_arena_readable(size_t *length);
 
 struct page_arena_stats {
-    size_t reserved_bytes;  // address range of the heap: what was ever mapped of it
+    size_t reserved_bytes;  // the heap's addresses: what was ever mapped and available
     size_t committed_bytes; // of it, with read and write rights
     size_t held_slabs;      // claimed
     size_t peak_slabs;      // the most that were claimed at a time, about

@@ -81,6 +81,7 @@ struct arena_state {
     _Atomic bool tight;                              // see page_arena_is_tight()
     _Atomic bool dense;                              // see page_arena_mark_dense()
     _Atomic bool charged;                            // see is_charged()
+    _Atomic bool limited;                            // see arena_is_spacious()
     alignas(HAK_CACHE_LINE) _Atomic size_t lowest;   // no slab below this word index is avail
     alignas(HAK_CACHE_LINE) _Atomic uint64_t counts; // see count_slabs()
     uint32_t peak;                                   // most slabs held at a time, about
@@ -313,8 +314,14 @@ void arena_mark_lost(const struct page_arena_window *window, size_t from, size_t
 void arena_put_mapped(const struct page_arena_window *window, size_t from, size_t slabs);
 
 // Notes the limit on address space or data, whichever is lower, in bytes. Notes 0 if no limit
-// matters here, so that free slabs stay mapped.
+// matters here, so that free slabs stay mapped. Notes beside that whether there is any limit.
 void arena_look_at_limits(void);
+
+// Returns true if address space cost the process nothing when the limits were last looked at.
+HAK_INLINE bool arena_is_spacious(void) {
+    return limit_slabs() == 0 && !page_arena_is_tight() && !is_charged() &&
+           !atomic_load_explicit(&arena_state.limited, memory_order_relaxed);
+}
 
 // Marks the SuperSlabs of slabs as advised huge pages.
 void arena_mark_huge(const struct page_arena_window *window, size_t from, size_t slabs);

@@ -60,6 +60,7 @@ void model_ignored(void (*ignore)(volatile void *at, size_t bytes, uint64_t valu
     ignore(&arena_state.charged, sizeof arena_state.charged, charged_bit);
     ignore(&arena_state.tight, sizeof arena_state.tight, 0);
     ignore(&arena_state.limit, sizeof arena_state.limit, 0);
+    ignore(&arena_state.limited, sizeof arena_state.limited, 0);
     ignore(&arena_state.purged_slabs, sizeof arena_state.purged_slabs, 0);
     ignore(&arena_state.moved_slabs, sizeof arena_state.moved_slabs, 0);
     static_assert((int)MODEL_GROUPS == (int)PIECE_GROUPS, "the window is one piece");

@@ -663,6 +663,9 @@ void os_huge_pages(void *, size_t, bool) {}
 bool os_touched(const void *, size_t, unsigned char *) {
     return false;
 }
+bool os_is_absent(const void *) {
+    return false;
+}
 size_t os_address_limit() {
     return SIZE_MAX;
 }

@@ -30,10 +30,11 @@ static bool all_touched;               // whatever the kernel says
 static std::atomic<size_t> looks;      // at what is in memory
 static std::function<void()> on_clock; // called when the arena looks at the clock
 static bool refuse_commit, refuse_reserve, refuse_map, refuse_purge, refuse_move;
-static size_t map_most = SIZE_MAX; // larger mappings are refused
-static std::atomic<size_t> map_calls;
+static size_t map_most = SIZE_MAX;               // larger mappings are refused
+static std::atomic<size_t> map_calls, map_bytes; // bytes that were mapped
 static std::atomic<size_t> purge_calls, refreshes, decommits;
 static size_t address_limit = SIZE_MAX;
+static bool locked; // what is mapped has pages at once
 static bool refuse_unmap;
 static bool lose_refresh, lose_decommit, refuse_decommit, late_commit;
 static bool only_alone; // rights are given by os_commit_alone() alone
@@ -53,6 +54,10 @@ enum os_result __real_os_move(void *from, void *to, size_t size);
 enum os_result __real_os_unmap(void *at, size_t size);
 size_t __wrap_os_address_limit(void) {
     return address_limit;
+}
+bool __real_os_is_absent(const void *page);
+bool __wrap_os_is_absent(const void *page) {
+    return !locked && __real_os_is_absent(page);
 }
 enum os_result __wrap_os_unmap(void *at, size_t size) {
     return refuse_unmap ? OS_NO_MEMORY : __real_os_unmap(at, size);
@@ -91,7 +96,11 @@ enum os_result __wrap_os_reserve(void *at, size_t size, void **got) {
 }
 enum os_result __wrap_os_map(void *at, size_t size, void **got) {
     map_calls++;
-    return refuse_map || size > map_most ? OS_NO_MEMORY : __real_os_map(at, size, got);
+    enum os_result result =
+        refuse_map || size > map_most ? OS_NO_MEMORY : __real_os_map(at, size, got);
+    page_arena_window window = page_arena_get_window();
+    map_bytes += result == OS_OK && at >= window.base && at < window.meta ? size : 0;
+    return result;
 }
 enum os_result __wrap_os_purge(void *at, size_t size) {
     purge_calls++;
@@ -282,9 +291,10 @@ class PageArena : public testing::Test {
     bool zero = false;
 };
 
-// More slabs than were ever mapped: a claim of so many needs the kernel.
+// More slabs than were ever available or mapped ahead: a claim of so many needs the kernel.
 size_t more_than(size_t bytes) {
-    return (bytes >> ARENA_SLAB_SHIFT) + 1;
+    constexpr size_t kAhead = 32 * ARENA_SUPERSLAB_SLABS;
+    return (bytes >> ARENA_SLAB_SHIFT) + kAhead + 1;
 }
 
 // A purge that begins before there is a window, and goes on when another thread has made one.
@@ -505,6 +515,61 @@ TEST(PageArenaDeathTest, ASmallHeapMapsLittle) {
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 
+// Claims slabs, 17 at a time, up to so many, one page of each run is touched. Returns how many
+// calls of the kernel that took. *most: the mapped slabs at a time that were not claimed.
+size_t calls_to_claim(size_t slabs, size_t *most) {
+    size_t before = map_calls;
+    for (*most = 0; page_arena_held() < slabs;) {
+        bool zero = false;
+        size_t from = page_arena_claim(17, 1, &zero);
+        EXPECT_TRUE(from != ARENA_NONE && zero);
+        page_arena_window window = page_arena_get_window();
+        *static_cast<char *>(page_arena_address(&window, from)) = 1;
+        *most = std::max(*most, (map_bytes >> ARENA_SLAB_SHIFT) - page_arena_held());
+    }
+    return map_calls - before;
+}
+
+TEST(PageArenaDeathTest, ALargeHeapIsMappedAheadWhereThatCostsNothing) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    enum Why { kNothing, kAddressLimit, kLocked, kCharged, kSettingsLimit };
+    for (Why why : {kNothing, kAddressLimit, kLocked, kCharged, kSettingsLimit}) {
+        auto check = [why] {
+            constexpr size_t kGiB = (size_t{1} << 30) / ARENA_SLAB;
+            address_limit = why == kAddressLimit ? size_t{1} << 40 : SIZE_MAX;
+            locked = why == kLocked;
+            overcommit = why == kCharged ? '2' : '0';
+            settings_values[SETTING_LIMIT] = why == kSettingsLimit ? INT64_MAX : 0;
+            bool ok = page_arena_init();
+            size_t least, most;
+            size_t resident = status_bytes("VmRSS:");
+            calls_to_claim(kGiB / 4, &least);
+            size_t calls = calls_to_claim(kGiB * 5, &most);
+            // A page of each run, and of metadata and of the page table for each SuperSlab.
+            EXPECT_LE(status_bytes("VmRSS:") - resident, kGiB * 5 / 32 * 4 * HAK_PAGE);
+            if (why == kNothing) {
+                EXPECT_LE(least, kGiB / 4 / 8 + ARENA_SUPERSLAB_SLABS + 17);
+                EXPECT_LE(most, 33u * ARENA_SUPERSLAB_SLABS + 17);
+                EXPECT_LE(calls, kGiB * 5 / 1024 * 4 + 100);
+            } else {
+                EXPECT_LE(most, ARENA_SUPERSLAB_SLABS + 17u);
+                EXPECT_GE(calls, kGiB * 4 / ARENA_SUPERSLAB_SLABS);
+            }
+            // A limit that comes later is noticed when the heap has used what is mapped.
+            address_limit = size_t{1} << 40;
+            bool zero;
+            while (page_arena_is_spacious(1) && page_arena_held() < kGiB * 6) {
+                page_arena_claim(17, 1, &zero);
+            }
+            EXPECT_LE(page_arena_held(), kGiB * 5 + 34 * ARENA_SUPERSLAB_SLABS);
+            EXPECT_FALSE(page_arena_is_spacious(kGiB));
+            fflush(stdout);
+            _exit(ok && !testing::Test::HasFailure() ? 0 : 1);
+        };
+        EXPECT_EXIT(check(), testing::ExitedWithCode(0), "") << why;
+    }
+}
+
 TEST(PageArenaDeathTest, LimitsThatLeaveLittleAreUsedUp) {
     testing::FLAGS_gtest_death_test_style = "threadsafe";
     struct {
@@ -700,6 +765,31 @@ TEST(PageArenaDeathTest, WhatOthersHaveMappedInTheControlAreaIsSkipped) {
             EXPECT_EQ(std::count(at, at + HAK_PAGE, 0x77), HAK_PAGE);
         }
         _exit(testing::Test::HasFailure() ? 1 : 0);
+    };
+    EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
+// What another has mapped where the heap would be mapped ahead is left alone.
+TEST(PageArenaDeathTest, WhatOthersHaveMappedIsNotMappedAhead) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [] {
+        bool ok = page_arena_init();
+        page_arena_window window = page_arena_get_window();
+        std::vector<char *> others;
+        size_t most;
+        calls_to_claim(4096, &most);
+        for (size_t i = 1; i < 40; i += 3) {
+            char *at = static_cast<char *>(page_arena_address(&window, page_arena_high())) +
+                       i * (i + 5) * ARENA_SUPERSLAB;
+            map_page_of_another(at);
+            others.push_back(at);
+        }
+        calls_to_claim(4096 + 40 * 45 * ARENA_SUPERSLAB_SLABS, &most);
+        for (char *at : others) {
+            EXPECT_EQ(std::count(at, at + HAK_PAGE, 0x77), HAK_PAGE);
+        }
+        fflush(stdout);
+        _exit(ok && !testing::Test::HasFailure() ? 0 : 1);
     };
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }

@@ -128,13 +128,25 @@ void arena_put_mapped(const struct page_arena_window *window, size_t from, size_
 void arena_look_at_limits(void) {
     const size_t most = (size_t)16 << 30; // for the sake of UNMAP_RUNS
     size_t limit = 0;
-    if (!HAK_HEADER && !page_arena_is_tight()) {
+    if (!page_arena_is_tight()) {
         limit = hak_min(os_address_limit(), os_data_limit());
-        limit = limit <= most ? limit : 0;
+        bool limited = limit != SIZE_MAX;
+        if (atomic_load_explicit(&arena_state.limited, memory_order_relaxed) != limited) {
+            atomic_store_explicit(&arena_state.limited, limited, memory_order_relaxed);
+        }
+        limit = !HAK_HEADER && limit <= most ? limit : 0;
     }
     if (atomic_load_explicit(&arena_state.limit, memory_order_relaxed) != limit) {
         atomic_store_explicit(&arena_state.limit, limit, memory_order_relaxed);
     }
+}
+
+bool page_arena_is_spacious(size_t slabs) {
+    enum { MANY = (16 << 20) / ARENA_SLAB };
+    if (slabs >= MANY) {
+        arena_look_at_limits();
+    }
+    return arena_is_spacious();
 }
 
 void arena_mark_huge(const struct page_arena_window *window, size_t from, size_t slabs) {
