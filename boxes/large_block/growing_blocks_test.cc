@@ -119,24 +119,59 @@ TEST_F(GrowingBlocks, WhatCannotBeMovedIsCopiedPieceByPiece) {
 TEST_F(GrowingBlocks, ShortOnesWithFewPagesGrowWithoutMore) {
     constexpr size_t kBlocks = 400;
     constexpr size_t kSize = 200000;
-    std::vector<char *> blocks;
-    for (size_t i = 0; i < kBlocks; i++) {
-        blocks.push_back(alloc(kSize, 1, LARGE_BLOCK_ZERO));
-        blocks[i][kSize / 2] = static_cast<char>(i | 1);
+    constexpr size_t kMark = kSize / 3; // on a page that is not looked at first
+    for (bool no_look : {false, true}) {
+        for (bool dirty : {false, true}) { // what free slabs still hold is nothing of the block's
+            std::vector<char *> blocks;
+            for (size_t i = 0; i < kBlocks; i++) {
+                blocks.push_back(alloc(kSize, 1, LARGE_BLOCK_ZERO));
+                blocks[i][kMark] = static_cast<char>(i | 1);
+            }
+            for (int part = 0; part < 2 && dirty; part++) {
+                char *other = alloc(kBlocks * kSize / 2);
+                memset(other, 0xff, kBlocks * kSize / 2);
+                EXPECT_TRUE(release(other));
+            }
+            const size_t before = resident();
+            refuse_look = no_look;
+            for (size_t i = 0; i < kBlocks; i++) {
+                blocks[i] = resize(blocks[i], 2 * kSize);
+                ASSERT_NE(blocks[i], nullptr);
+            }
+            refuse_look = false;
+            EXPECT_LE(resident(), before + kBlocks * kSize / 4);
+            for (size_t i = 0; i < kBlocks; i++) {
+                size_t wrong = 0;
+                for (size_t at = 0; at < kSize; at++) {
+                    wrong += blocks[i][at] != (at == kMark ? static_cast<char>(i | 1) : 0);
+                }
+                EXPECT_EQ(wrong, 0u) << no_look << dirty;
+                EXPECT_TRUE(release(blocks[i]));
+            }
+            purge();
+        }
     }
-    const size_t before = resident();
-    for (size_t i = 0; i < kBlocks; i++) {
-        blocks[i] = resize(blocks[i], 2 * kSize);
-        ASSERT_NE(blocks[i], nullptr);
-    }
-    EXPECT_LE(resident(), before + kBlocks * kSize / 4);
-    for (size_t i = 0; i < kBlocks; i++) {
+}
+
+TEST_F(GrowingBlocks, ShortOnesWithContentGrowWithAllOfIt) {
+    constexpr size_t kSize = 600000;
+    for (size_t zeros = 0; zeros <= 4; zeros++) { // pages of zeros at several places
+        char *ptr = alloc(kSize);
+        for (size_t at = 0; at < kSize; at++) {
+            bool zero = zeros != 0 && at / HAK_PAGE % (zeros * 3) == 1;
+            ptr[at] = zero ? 0 : static_cast<char>(at % 251 + 1);
+        }
+        char *wall = alloc(kSlab);
+        char *to = resize(ptr, 3 * kSize / 2);
+        ASSERT_NE(to, nullptr);
         size_t wrong = 0;
         for (size_t at = 0; at < kSize; at++) {
-            wrong += blocks[i][at] != (at == kSize / 2 ? static_cast<char>(i | 1) : 0);
+            bool zero = zeros != 0 && at / HAK_PAGE % (zeros * 3) == 1;
+            wrong += to[at] != (zero ? 0 : static_cast<char>(at % 251 + 1));
         }
-        EXPECT_EQ(wrong, 0u);
-        EXPECT_TRUE(release(blocks[i]));
+        EXPECT_EQ(wrong, 0u) << zeros;
+        EXPECT_TRUE(release(to));
+        EXPECT_TRUE(release(wall));
     }
 }
 
@@ -191,6 +226,7 @@ TEST_F(GrowingBlocks, ThoseThatGrowGetRoomWhereAddressesCostNothing) {
     address_limit = size_t{1} << 40;
     EXPECT_GT(grow(), with_room);
     address_limit = SIZE_MAX;
+    EXPECT_LE(grow(), 5);
     settings_values[SETTING_LIMIT] = INT64_MAX;
     EXPECT_GT(grow(), with_room);
     settings_values[SETTING_LIMIT] = 0;

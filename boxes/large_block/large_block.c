@@ -120,7 +120,8 @@ void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, boo
     }
     struct slab *meta = superslab_slab(&window, slab);
     uint8_t mark = hak_thread_mark();
-    char *block = large_begin(&window, slab, meta, run, 0, colour, asked, mark);
+    char *block =
+        large_begin(&window, slab, meta, run, 0, colour, asked, mark, use == LARGE_BLOCK_GROWN);
     large_count_begun(&window, slab, meta, mark,
                       *is_zero                   ? TAIL_CLEAN
                       : use == LARGE_BLOCK_GROWN ? TAIL_WANTED

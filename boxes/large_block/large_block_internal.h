@@ -99,13 +99,16 @@ HAK_INLINE void check_tail(const char *call, const char *block, size_t size) {
 #endif
 }
 
-// Makes a block of a claimed run, for the thread with that mark. The caller counts the block.
+// Makes a block of a claimed run, for the thread with that mark. `grown`: realloc made it. The
+// caller counts the block.
 HAK_INLINE char *large_begin(const struct page_arena_window *window, size_t slab, struct slab *meta,
-                             size_t run, size_t room, size_t colour, size_t asked, uint8_t mark) {
+                             size_t run, size_t room, size_t colour, size_t asked, uint8_t mark,
+                             bool grown) {
     atomic_store_explicit(&meta->owner, mark, memory_order_relaxed);
     atomic_store_explicit(&meta->colour, (uint16_t)colour, memory_order_relaxed);
     atomic_store_explicit(&meta->run, run, memory_order_relaxed);
     atomic_store_explicit(&meta->room, (uint32_t)room, memory_order_relaxed);
+    atomic_store_explicit(&meta->grown, grown, memory_order_relaxed);
     atomic_store_explicit(&meta->size, asked, memory_order_relaxed);
     char *block = (char *)page_arena_address(window, slab) + colour;
     write_tail(block, asked);

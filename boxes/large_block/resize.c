@@ -63,10 +63,11 @@ static size_t room_for(size_t run) {
     return HAK_LARGE_ROOM != 0 && page_arena_is_spacious(room) ? room : 0;
 }
 
-// Claims *run slabs to move a block to, and *room clean slabs behind them, which are added to *run.
+// Claims *run slabs to move a block to, and clean slabs behind them as *room, which are added to
+// *run; none unless the block has grown before: many blocks that grow once are not to lie apart.
 // Sets *zero if all are zero. Returns ARENA_NONE if the kernel refuses memory.
-static size_t claim_to_move(size_t *run, size_t *room, bool *zero) {
-    *room = room_for(*run);
+static size_t claim_to_move(size_t *run, size_t *room, bool *zero, bool again) {
+    *room = again ? room_for(*run) : 0;
     size_t slab = page_arena_claim(*run + *room, ARENA_SLAB, zero);
     if (slab == ARENA_NONE && *room != 0) {
         *room = 0;
@@ -103,7 +104,7 @@ static size_t copy_part(char *to, const char *from, size_t slabs, bool to_is_zer
     size_t copied = 0;
     for (size_t i = 0; i < pages; i++) {
         const char *page = from + i * HAK_PAGE;
-        if (to_is_zero && (known ? touched[i] == 0 : is_zero_page(page))) {
+        if (to_is_zero && ((known && touched[i] == 0) || is_zero_page(page))) {
             continue;
         }
         memcpy(to + i * HAK_PAGE, page, HAK_PAGE);
@@ -114,8 +115,8 @@ static size_t copy_part(char *to, const char *from, size_t slabs, bool to_is_zer
 
 // Copies a run, and gives its pages back as it goes, so that both together take no more memory than
 // one. Returns true if the source is zero afterwards.
-static bool copy_run(const struct page_arena_window *window, size_t from, size_t to, size_t slabs,
-                     bool to_is_zero) {
+static HAK_NOINLINE bool copy_run(const struct page_arena_window *window, size_t from, size_t to,
+                                  size_t slabs, bool to_is_zero) {
     bool cleaned = true;
     for (size_t at = 0; at < slabs; at += PART_SLABS) {
         size_t part = hak_min(slabs - at, (size_t)PART_SLABS);
@@ -126,6 +127,57 @@ static bool copy_run(const struct page_arena_window *window, size_t from, size_t
         }
     }
     return cleaned;
+}
+
+// Copies a block to zeros, except for pages of zeros. The kernel is asked which pages were ever
+// touched once such a page is met: a block that is filled costs no call, and in one that is not,
+// each page would take a fault to read. Returns how many bytes were copied.
+static HAK_NOINLINE size_t copy_content(char *to, const char *from, size_t bytes) {
+    unsigned char touched[PART_PAGES];
+    size_t known = 0, end = 0; // the bytes that `touched` is about
+    bool tells = true;
+    size_t copied = 0;
+    for (size_t at = 0, part; at < bytes; at += part) {
+        part = hak_min(HAK_PAGE - (uintptr_t)(from + at) % HAK_PAGE, bytes - at);
+        bool whole = part == HAK_PAGE;
+        if (whole && at < end && touched[(at - known) / HAK_PAGE] == 0) {
+            continue;
+        }
+        if (!whole || !is_zero_page(from + at)) {
+            memcpy(to + at, from + at, part);
+            copied += part;
+        } else if (tells && at >= end && bytes - at >= 2 * HAK_PAGE) {
+            known = at + HAK_PAGE;
+            size_t pages = hak_min((bytes - known) / HAK_PAGE, (size_t)PART_PAGES);
+            tells = os_touched(from + known, pages * HAK_PAGE, touched);
+            end = tells ? known + pages * HAK_PAGE : 0;
+        }
+    }
+    return copied;
+}
+
+// Returns true if some pages of a block are zero: its end, which a program fills last, and others.
+static bool looks_sparse(const char *block, size_t bytes) {
+    enum { LOOKS = 4 };
+    const char *last = (const char *)(((uintptr_t)block + bytes) / HAK_PAGE * HAK_PAGE) - HAK_PAGE;
+    size_t step = bytes / (LOOKS + 1) / HAK_PAGE * HAK_PAGE;
+    bool sparse = true;
+    for (size_t i = 0; i < LOOKS && sparse; i++) {
+        sparse = is_zero_page(last - i * step);
+    }
+    return sparse;
+}
+
+// Gives the pages of a block that was just allocated back. Returns true if it is zero then.
+static bool clean_new(const struct page_arena_window *window, char *block) {
+    size_t slab = page_arena_slab_of(window, block);
+    struct slab *meta = superslab_slab(window, slab);
+    if (!page_arena_clean(slab, atomic_load_explicit(&meta->run, memory_order_relaxed))) {
+        return false;
+    }
+    large_settle_slack(window, slab, TAIL_CLEAN);
+    write_tail(block, atomic_load_explicit(&meta->size, memory_order_relaxed));
+    return true;
 }
 
 // Moves a block that is too short to be moved by the page table. In glibc's malloc blocks of
@@ -143,13 +195,11 @@ static void *copy_near(const struct page_arena_window *window, char *ptr, size_t
     if (to == NULL) {
         return NULL;
     }
-    size_t copied = 0;
-    for (size_t at = 0, part; at < bytes; at += part) {
-        part = hak_min(HAK_PAGE - (uintptr_t)(ptr + at) % HAK_PAGE, bytes - at);
-        if (!is_zero || part < HAK_PAGE || !is_zero_page(ptr + at)) {
-            memcpy(to + at, ptr + at, part);
-            copied += part;
-        }
+    size_t copied = bytes;
+    if (is_zero || (looks_sparse(ptr, bytes) && clean_new(window, to))) {
+        copied = copy_content(to, ptr, bytes);
+    } else {
+        memcpy(to, ptr, bytes);
     }
     struct slab *meta = superslab_slab(window, slab);
     size_t run = drop_room(meta, slab);
@@ -177,7 +227,8 @@ static void *move_near(const struct page_arena_window *window, size_t slab, size
     size_t to_run = slabs_for(taken(size) + colour);
     size_t room;
     bool zero;
-    size_t to = claim_to_move(&to_run, &room, &zero);
+    bool again = atomic_load_explicit(&superslab_slab(window, slab)->grown, memory_order_relaxed);
+    size_t to = claim_to_move(&to_run, &room, &zero, again);
     if (to == ARENA_NONE) {
         return NULL;
     }
@@ -193,7 +244,7 @@ static void *move_near(const struct page_arena_window *window, size_t slab, size
     page_arena_release(slab, run, !clean);
     // Pages moved as they were, and so the block starts at the same line of its page.
     struct slab *moved_meta = superslab_slab(window, to);
-    char *moved = large_begin(window, to, moved_meta, to_run, room, colour, size, mark);
+    char *moved = large_begin(window, to, moved_meta, to_run, room, colour, size, mark, true);
     large_count_begun(window, to, moved_meta, mark, TAIL_WANTED);
     return moved;
 }

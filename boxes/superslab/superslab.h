@@ -36,8 +36,8 @@ struct slab {
     _Atomic(uint8_t) pages;   // SLAB_TINY: pages that blocks are on so far, 0: all; shared_pool.c
     _Atomic(uint8_t) slack;   // SLAB_LARGE: pages behind the block that may have memory; its holder
     _Atomic(uint8_t) empty;   // SLAB_TINY: counted among those without a live block; shared_pool.c
-    uint8_t unused_[1];
-    _Atomic(uint32_t) room; // SLAB_LARGE: slabs at the run's end that the block does not have yet
+    _Atomic(uint8_t) grown;   // SLAB_LARGE: realloc made the block; written by its holder
+    _Atomic(uint32_t) room;   // SLAB_LARGE: slabs at the run's end that the block does not have yet
     atomic_bitmap_word bits[SLAB_INLINE_WORDS]; // free blocks; anyone sets, takers clear
 };
 
