@@ -6,8 +6,6 @@
 #include "boxes/far_block/far_block.h"
 #include "boxes/settings/settings.h"
 
-#include <string.h>
-
 // Build setting: 0 starts every block at the start of a slab. The header strategy needs that: it
 // looks at the byte in front of a block, which is the block's own run where there is a colour.
 #ifndef HAK_LARGE_COLOURS
@@ -18,13 +16,6 @@
 // further blocks start at a page.
 #ifndef HAK_LARGE_COLOURED_MOST
 #    define HAK_LARGE_COLOURED_MOST 1024
-#endif
-
-// Build setting: from this size on, calloc does not clear a block whose pages are not zero, but
-// gives the pages back, because large tables are often used a little. SIZE_MAX: calloc clears every
-// block.
-#ifndef HAK_LARGE_ZERO_PURGE
-#    define HAK_LARGE_ZERO_PURGE ((size_t)1 << 20)
 #endif
 
 // If all blocks started at a page, their first lines would share a few sets of the processor's
@@ -81,22 +72,6 @@ static size_t take(size_t size, size_t run, size_t align, enum large_block_use u
     return HAK_LIKELY(slab != ARENA_NONE) ? slab : claim(size, run, align, use, zero);
 }
 
-// Makes a claimed run zero. Returns false if the run cannot be used; it is released then.
-static HAK_NOINLINE bool make_zero(char *block, size_t size, size_t slab, size_t run,
-                                   bool *is_zero) {
-    if (!*is_zero) {
-        *is_zero = size >= HAK_LARGE_ZERO_PURGE && page_arena_clean(slab, run);
-        if (!*is_zero) {
-            memset(block, 0, size);
-        }
-    }
-    if (*is_zero && size >= HAK_LARGE_ZERO_PURGE && !page_arena_use_sparsely(slab, run)) {
-        page_arena_release(slab, run, false);
-        return false;
-    }
-    return true;
-}
-
 void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, bool *is_zero) {
     size_t size = taken(asked);
     bool coloured = is_coloured(align);
@@ -115,7 +90,8 @@ void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, boo
     const struct page_arena_window window = page_arena_get_window();
     size_t colour = coloured ? colour_of(slab, (run << ARENA_SLAB_SHIFT) - size) : 0;
     if (use == LARGE_BLOCK_ZERO &&
-        !make_zero((char *)page_arena_address(&window, slab) + colour, size, slab, run, is_zero)) {
+        !large_make_zero((char *)page_arena_address(&window, slab) + colour, size, slab, run,
+                         is_zero)) {
         return NULL;
     }
     struct slab *meta = superslab_slab(&window, slab);

@@ -73,6 +73,12 @@ void large_count_ended(struct slab *meta, uint8_t mark);
 // To be called by a block's holder whenever its size or its run has changed.
 void large_settle_slack(const struct page_arena_window *window, size_t slab, enum tail tail);
 
+// --- zero.c
+
+// Makes a block of a claimed run zero; *is_zero says whether the run is zero already, and later
+// whether all of it is. Returns false if the run cannot be used; it is released then.
+bool large_make_zero(char *block, size_t size, size_t slab, size_t run, bool *is_zero);
+
 // --- Tails, and what was freed, in the hardened flavour: see retired.c
 
 // Writes the tail of a block of `size` bytes.

@@ -31,6 +31,18 @@ extern "C" enum os_result __wrap_os_would_grant(size_t size) {
     return size <= granted ? OS_OK : OS_NO_MEMORY;
 }
 
+static uint64_t clock_ms; // 0: the kernel's
+static size_t purges;
+extern "C" uint64_t __real_os_now_ms();
+extern "C" uint64_t __wrap_os_now_ms() {
+    return clock_ms != 0 ? clock_ms : __real_os_now_ms();
+}
+extern "C" enum os_result __real_os_purge(void *at, size_t size);
+extern "C" enum os_result __wrap_os_purge(void *at, size_t size) {
+    purges++;
+    return __real_os_purge(at, size);
+}
+
 namespace {
 
 class LargeBlock : public LargeBlockFixture {
@@ -363,7 +375,9 @@ TEST_F(LargeBlock, ALargeTableOfZeroesHasThePagesThatAreUsed) {
     constexpr size_t kSize = 4 << 20;
     settings_values[SETTING_DECAY_MS] = -1; // what is freed keeps its pages
     char *ptr = alloc(kSize, 1);
-    memset(ptr, 1, kSize);
+    char *page = ptr - reinterpret_cast<uintptr_t>(ptr) % HAK_PAGE;
+    madvise(page, kSize + kSlab, MADV_NOHUGEPAGE);
+    memset(ptr, 1, kSize / 4); // more, and the run would be taken for one that is filled
     ASSERT_TRUE(release(ptr));
     char *table = static_cast<char *>(large_block_alloc(kSize, 1, LARGE_BLOCK_ZERO));
     EXPECT_EQ(table, ptr);
@@ -372,6 +386,74 @@ TEST_F(LargeBlock, ALargeTableOfZeroesHasThePagesThatAreUsed) {
     table[kSize / 2] = 0;
     EXPECT_TRUE(is_zero(table, kSize));
     ASSERT_TRUE(release(table));
+    settings_values[SETTING_DECAY_MS] = 500;
+}
+
+// A program whose blocks come and go quickly does not pay for their ends each time.
+TEST_F(LargeBlock, EndsGoBackAtABoundedRate) {
+    constexpr size_t kBlocks = 300;
+    settings_values[SETTING_DECAY_MS] = 500;
+    std::vector<char *> blocks(kBlocks);
+    auto churn = [&](size_t times) {
+        for (size_t i = 0; i < times; i++) {
+            char *&block = blocks[i % kBlocks];
+            if (block != nullptr) {
+                ASSERT_TRUE(release(block));
+            }
+            block = alloc(kSlab + i * 7919 % kSlab, 1);
+            ASSERT_NE(block, nullptr);
+        }
+    };
+    clock_ms = __real_os_now_ms() + 1000;
+    churn(kBlocks);
+    purges = 0;
+    churn(20000);
+    EXPECT_GE(purges, 1000u);
+    EXPECT_LE(purges, 6000u);
+    purges = 0;
+    churn(20000);
+    EXPECT_LE(purges, 1000u) << "the clock stands";
+    clock_ms += 10;
+    purges = 0;
+    churn(20000);
+    EXPECT_GE(purges, 100u);
+    EXPECT_LE(purges, 2000u);
+    for (char *block : blocks) {
+        ASSERT_TRUE(release(block));
+    }
+    clock_ms = 0;
+}
+
+// Only the pages that were used are cleared, and no other gets memory, also where the block starts
+// and ends within a page.
+TEST_F(LargeBlock, ATableThatWasUsedALittleIsClearedALittle) {
+    settings_values[SETTING_DECAY_MS] = -1; // what is freed keeps its pages
+    for (size_t size : {size_t{300} << 10, size_t{900} << 10, (size_t{5} << 20) + 100}) {
+        purge();
+        char *ptr = static_cast<char *>(large_block_alloc(size, 1, LARGE_BLOCK_ZERO));
+        ASSERT_NE(ptr, nullptr);
+        // A huge page would bring all that is near into memory.
+        char *page = ptr - reinterpret_cast<uintptr_t>(ptr) % HAK_PAGE;
+        madvise(page, hak_round_up(size, kSlab), MADV_NOHUGEPAGE);
+        for (size_t at : {size_t{0}, size / 3, size / 2, size - 1}) {
+            ptr[at] = 1;
+        }
+        size_t used = resident(ptr, size);
+        EXPECT_LE(used, 5u) << size;
+        ASSERT_TRUE(release(ptr));
+        char *again = static_cast<char *>(large_block_alloc(size, 1, LARGE_BLOCK_ZERO));
+        ASSERT_EQ(again, ptr);
+        EXPECT_LE(resident(again, size), used) << size;
+        EXPECT_TRUE(is_zero(again, size)) << size;
+        ASSERT_TRUE(release(again));
+        // All of it has pages: they are cleared, or go back.
+        ASSERT_EQ(alloc(size, 1), ptr);
+        memset(ptr, 1, size);
+        ASSERT_TRUE(release(ptr));
+        again = static_cast<char *>(large_block_alloc(size, 1, LARGE_BLOCK_ZERO));
+        EXPECT_TRUE(is_zero(again, size)) << size;
+        ASSERT_TRUE(release(again));
+    }
     settings_values[SETTING_DECAY_MS] = 500;
 }
 

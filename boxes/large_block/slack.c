@@ -21,12 +21,21 @@
 #    define HAK_LARGE_SLACK_SHARE 24
 #endif
 
-enum { LINES = 64, LINE_PAGES = 128, LINE_BLOCKS = 16 };
+// Build setting: slack goes back at most so often in a millisecond, and GIVEN_BURST times on top of
+// that after a rest. Giving a block's slack back takes some microseconds, and as much again if the
+// next block there is longer. SIZE_MAX: as often as there is too much.
+#ifndef HAK_LARGE_SLACK_GIVEN_PER_MS
+#    define HAK_LARGE_SLACK_GIVEN_PER_MS 64
+#endif
+
+enum { LINES = 64, LINE_PAGES = 128, LINE_BLOCKS = 16, GIVEN_BURST = 4096 };
 
 // Each count has live blocks in its upper half and pages of slack in its lower half, both signed.
 static struct {
     _Atomic(uint64_t) all;
     _Atomic(bool) refused; // the kernel did not take pages back, of locked memory perhaps
+    // When slack may go back: how often until the clock reads other than given_ms.
+    _Atomic(uint32_t) given_ms, given_left;
     struct {
         alignas(HAK_CACHE_LINE) _Atomic(uint64_t) own; // not in `all` yet
     } lines[LINES];
@@ -68,9 +77,25 @@ static bool is_much_slack(size_t pages) {
            all * HAK_LARGE_SLACK_SHARE > page_arena_claimed() * (ARENA_SLAB / HAK_PAGE);
 }
 
+// Counts a call that gives slack back. Returns false if there were too many of late. Threads that
+// count at the same time may lose some of it.
+static bool may_give_back(void) {
+    uint32_t now = (uint32_t)os_now_ms();
+    uint32_t since = now - atomic_load_explicit(&counts.given_ms, memory_order_relaxed);
+    size_t left = atomic_load_explicit(&counts.given_left, memory_order_relaxed);
+    if (since != 0) {
+        size_t more = hak_min((size_t)since, GIVEN_BURST) * HAK_LARGE_SLACK_GIVEN_PER_MS;
+        left = hak_min(left + more, GIVEN_BURST);
+        atomic_store_explicit(&counts.given_ms, now, memory_order_relaxed);
+    }
+    bool may = left != 0;
+    atomic_store_explicit(&counts.given_left, (uint32_t)(left - may), memory_order_relaxed);
+    return may || HAK_LARGE_SLACK_GIVEN_PER_MS == SIZE_MAX;
+}
+
 // Gives pages back. Returns true if the kernel took them.
 static HAK_NOINLINE bool give_back(char *from, size_t pages) {
-    if (pages * HAK_PAGE < os_least_purge()) {
+    if (pages * HAK_PAGE < os_least_purge() || !may_give_back()) {
         return false;
     }
     if (os_purge(from, pages * HAK_PAGE) != OS_OK) {

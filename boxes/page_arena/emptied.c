@@ -16,26 +16,38 @@ static _Atomic(uint32_t) *emptied_of(const struct page_arena_window *window, siz
                 .emptied[superslab % ARENA_GROUP_SUPERSLABS];
 }
 
-// Counts the slabs [from, from + slabs) of a SuperSlab, and their pages in memory. Returns 0 if the
-// slabs are not worth the look, or if the kernel does not tell.
-static uint32_t count_of(const struct page_arena_window *window, size_t from, size_t slabs) {
-    // A look takes three system calls. One slab of each EACH is looked at, so that the list of
-    // pages fits on a signal's stack. A hash chooses which: blocks whose sizes are powers of two
-    // all begin at the same slab of EACH, and a program may use only their beginnings.
-    enum { EACH = 4 };
+// Counts the slabs [from, from + slabs) of a SuperSlab, and their pages in memory, by a look at one
+// slab of `each`. Returns 0 if the slabs are not worth the look, or if the kernel does not tell.
+static uint32_t count_of(const struct page_arena_window *window, size_t from, size_t slabs,
+                         size_t each) {
+    // One slab at a time, so that the list of pages fits on a signal's stack. A hash chooses which:
+    // blocks whose sizes are powers of two all begin at the same slab of `each`, and a program may
+    // use only their beginnings.
     uint64_t touched[SLAB_PAGES / 8]; // a byte a page
     uint32_t count = 0;
-    for (size_t end = from + slabs; from + EACH <= end; from += EACH) {
-        size_t at = from + (hak_hash(from) >> 32) % EACH;
+    for (size_t end = from + slabs; from + each <= end; from += each) {
+        size_t at = from + (hak_hash(from) >> 32) % each;
         if (os_touched(page_arena_address(window, at), ARENA_SLAB, (unsigned char *)touched)) {
-            count += EACH << EMPTIED_SHIFT;
+            uint32_t pages = 0;
             for (size_t i = 0; i < SLAB_PAGES / 8; i++) {
                 const uint64_t in_memory = UINT64_C(0x0101010101010101);
-                count += EACH * (uint32_t)__builtin_popcountll(touched[i] & in_memory);
+                pages += (uint32_t)__builtin_popcountll(touched[i] & in_memory);
             }
+            count += (uint32_t)each * (UINT32_C(1) << EMPTIED_SHIFT | pages);
         }
     }
     return count;
+}
+
+// Returns of how many slabs one is looked at, where `slabs` slabs are emptied at a time: a power of
+// two. A look takes three system calls. For a block of many SuperSlabs one in each must do.
+static size_t looked_at(size_t slabs) {
+    enum { EACH = 4, LOOKS = 32 };
+    size_t each = EACH;
+    while (each < ARENA_SUPERSLAB_SLABS && each * LOOKS < slabs) {
+        each *= 2;
+    }
+    return each;
 }
 
 void arena_note_emptied(const struct page_arena_window *window, size_t from, size_t slabs) {
@@ -43,6 +55,7 @@ void arena_note_emptied(const struct page_arena_window *window, size_t from, siz
     if (PAGE_ARENA_HUGE_AGAIN == 0 || !may_be_huge()) {
         return;
     }
+    size_t each = looked_at(slabs);
     for (size_t at = from, next; at < from + slabs; at = next) {
         next = hak_min(hak_round_up(at + 1, ARENA_SUPERSLAB_SLABS), from + slabs);
         size_t superslab = at / ARENA_SUPERSLAB_SLABS;
@@ -53,7 +66,7 @@ void arena_note_emptied(const struct page_arena_window *window, size_t from, siz
         }
         // When a part of a huge page goes back, the kernel leaves a table of small pages.
         const uint32_t torn = EMPTIED_LEAST << EMPTIED_SHIFT | EMPTIED_LEAST * SLAB_PAGES;
-        uint32_t count = !is_huge(window, superslab)         ? count_of(window, at, next - at)
+        uint32_t count = !is_huge(window, superslab)         ? count_of(window, at, next - at, each)
                          : next - at < ARENA_SUPERSLAB_SLABS ? torn
                                                              : 0;
         if (count != 0) {

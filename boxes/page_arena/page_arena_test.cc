@@ -965,6 +965,20 @@ TEST_F(PageArena, ZeroIsPromisedOnlyWhenTrue) {
     page_arena_release(run, 8, false);
 }
 
+TEST_F(PageArena, ALongRunThatGoesBackIsLookedAtOnceInEachSuperSlab) {
+    if (access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0) {
+        GTEST_SKIP() << "this kernel has no huge pages, so nothing is looked at";
+    }
+    for (size_t superslabs : {4, 100}) {
+        size_t slabs = superslabs * ARENA_SUPERSLAB_SLABS;
+        size_t run = claim(slabs);
+        looks = 0;
+        page_arena_discard(run, slabs);
+        EXPECT_LE(looks, superslabs + 32);
+        EXPECT_GE(looks, superslabs / 2);
+    }
+}
+
 TEST_F(PageArena, PurgeGivesPagesBackAndCounts) {
     constexpr size_t kSlabs = 200;
     size_t run = claim(kSlabs);

@@ -157,16 +157,21 @@ HAK_INLINE unsigned tiny_bin(const void *ptr) {
     return HAK_LIKELY(start) ? bin : 0;
 }
 
+// Returns true if a block is free: in its slab, or among the newest of the thread's cache.
+static HAK_NOINLINE bool is_put_back(unsigned bin, const void *ptr) {
+    return shared_pool_is_free(bin, ptr) || is_newest(thread_heap_current(), bin, ptr);
+}
+
 // Handles tiny blocks that stay where they are or grow into another bin; slow_resize() handles all
 // others.
 static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
     unsigned bin = tiny_bin(ptr);
     // The block's mark tells whether it is free. Reading its bit instead would bring a line of the
-    // slab's bitmap into the processor's cache at each call.
-    if (HAK_UNLIKELY(bin == 0 || size - 1 >= SIZE_CLASS_HIT_MAX ||
+    // slab's bitmap into the processor's cache at each call: worth it for medium blocks only.
+    if (HAK_UNLIKELY(bin == 0 || size - 1 >= SIZE_CLASS_ALLOC_MAX ||
                      free_mark_is_set(ptr, thread_heap_current()) ||
                      hit_is_next(thread_heap_current(), bin, ptr) ||
-                     (HAK_DEBUG && shared_pool_is_free(bin, ptr)))) {
+                     ((HAK_DEBUG || bin >= SIZE_CLASS_HIT_BINS) && is_put_back(bin, ptr)))) {
         return slow_resize(call, ptr, size);
     }
     size_t usable = size_class_usable(bin);
