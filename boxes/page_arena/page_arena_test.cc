@@ -474,6 +474,21 @@ TEST_F(PageArena, RegionsAreBehindTheGroupsAndZero) {
     }
 }
 
+// Claims slabs, 17 at a time, up to so many, one page of each run is touched. Returns how many
+// calls of the kernel that took. *most: the mapped slabs at a time that were not claimed.
+size_t calls_to_claim(size_t slabs, size_t *most) {
+    size_t before = map_calls;
+    for (*most = 0; page_arena_held() < slabs;) {
+        bool zero = false;
+        size_t from = page_arena_claim(17, 1, &zero);
+        EXPECT_TRUE(from != ARENA_NONE && zero);
+        page_arena_window window = page_arena_get_window();
+        *static_cast<char *>(page_arena_address(&window, from)) = 1;
+        *most = std::max(*most, (map_bytes >> ARENA_SLAB_SHIFT) - page_arena_held());
+    }
+    return map_calls - before;
+}
+
 #if !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__) // which reserve more
 // A line of /proc/self/status, in bytes.
 size_t status_bytes(const char *name) {
@@ -513,21 +528,6 @@ TEST(PageArenaDeathTest, ASmallHeapMapsLittle) {
         _exit(ok && !testing::Test::HasFailure() ? 0 : 1);
     };
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
-}
-
-// Claims slabs, 17 at a time, up to so many, one page of each run is touched. Returns how many
-// calls of the kernel that took. *most: the mapped slabs at a time that were not claimed.
-size_t calls_to_claim(size_t slabs, size_t *most) {
-    size_t before = map_calls;
-    for (*most = 0; page_arena_held() < slabs;) {
-        bool zero = false;
-        size_t from = page_arena_claim(17, 1, &zero);
-        EXPECT_TRUE(from != ARENA_NONE && zero);
-        page_arena_window window = page_arena_get_window();
-        *static_cast<char *>(page_arena_address(&window, from)) = 1;
-        *most = std::max(*most, (map_bytes >> ARENA_SLAB_SHIFT) - page_arena_held());
-    }
-    return map_calls - before;
 }
 
 TEST(PageArenaDeathTest, ALargeHeapIsMappedAheadWhereThatCostsNothing) {
