@@ -73,6 +73,12 @@ void large_count_ended(struct slab *meta, uint8_t mark);
 // To be called by a block's holder whenever its size or its run has changed.
 void large_settle_slack(const struct page_arena_window *window, size_t slab, enum tail tail);
 
+// --- resize.c, zero.c
+
+// How much of a block the kernel is asked about at a time (os_touched()), so that the answer fits
+// on a signal's stack.
+enum { PART_SLABS = 16, PART_PAGES = PART_SLABS * (ARENA_SLAB / HAK_PAGE) };
+
 // --- zero.c
 
 // Makes a block of a claimed run zero; *is_zero says whether the run is zero already, and later

@@ -93,8 +93,6 @@ static bool is_zero_page(const char *page) {
     return any == 0;
 }
 
-enum { PART_SLABS = 16, PART_PAGES = PART_SLABS * (ARENA_SLAB / HAK_PAGE) };
-
 // Copies up to PART_SLABS slabs to others. If those are zero, pages of zeros are not copied: a
 // block may have far more pages than were ever touched. Returns how many pages were copied.
 static size_t copy_part(char *to, const char *from, size_t slabs, bool to_is_zero) {

@@ -22,8 +22,7 @@
 #    define HAK_LARGE_ZERO_LOOK ((size_t)256 << 10)
 #endif
 
-// What is asked for at a time, so that the answer fits on a signal's stack.
-enum { PART_PAGES = 256, PART = PART_PAGES * HAK_PAGE };
+enum { PART = PART_PAGES * HAK_PAGE };
 
 // How many of a block's pages are in memory.
 enum fill { FEW_PAGES, SOME_PAGES, MOST_PAGES };
