@@ -556,6 +556,62 @@ TEST(States, StepsMakeTheHeap) {
     }
 }
 
+// The names in the first column of a table of Markdown that starts with `heading`.
+std::vector<std::string> first_column(const std::string &text, const std::string &heading) {
+    std::vector<std::string> names;
+    std::istringstream lines(text.substr(std::min(text.find("\n| " + heading), text.size())));
+    std::string line;
+    for (int skipped = 0; skipped < 3; skipped++) { // an empty line, the heading and its rule
+        std::getline(lines, line);
+    }
+    while (std::getline(lines, line) && line[0] == '|') {
+        names.push_back(line.substr(2, line.find(' ', 2) - 2));
+    }
+    return names;
+}
+
+TEST(Kernels, RefusesBadArguments) {
+    const std::vector<std::vector<std::string>> bad = {
+        {"1"},           {"--kernels", "nosuch"}, {"--kernels", ","}, {"--allocators", "nosuch"},
+        {"--runs", "0"}, {"--percent", "1001"},   {"--seed", "x"},    {"--out", "/proc/none"},
+    };
+    for (const auto &arguments : bad) {
+        expect_usage("kernels", arguments);
+    }
+}
+
+TEST(Kernels, RunsEveryKernel) {
+    const ScratchDirectory scratch;
+    const Outcome outcome = drive("kernels", {"--quick", "--runs", "2", "--allocators",
+                                              "hakmem_c23,system", "--out", scratch.path()});
+    ASSERT_EQ(outcome.error, "") << outcome.err;
+    ASSERT_THAT(outcome.out, Not(HasSubstr("failed")));
+    EXPECT_EQ(contents(scratch.path() + "/kernels.md"), outcome.out);
+    const std::string json = contents(scratch.path() + "/kernels.json");
+    const std::vector<std::string> names =
+        first_column("\n" + drive("kernels", {"--list"}).out, "kernel ");
+    EXPECT_GT(names.size(), 35u);
+    const std::string ns = " +[0-9.][0-9 .]* \\([0-9]+ %\\) \\|";
+    const std::string mib = " +[0-9.]+ \\|";
+    const std::string ratio = " +\\**[0-9.]+\\** \\|\n";
+    for (const std::string &name : names) {
+        EXPECT_THAT(outcome.out, ContainsRegex("\n\\| " + name + " +\\|" + ns + ns + ratio));
+        EXPECT_THAT(outcome.out, ContainsRegex("\n\\| " + name + " +\\|" + mib + mib + ratio));
+        EXPECT_THAT(json, HasSubstr("\"kernel\": \"" + name + "\""));
+    }
+    EXPECT_THAT(outcome.out, HasSubstr("- hakmem_c23: time above 1.25 of the best rival's in "));
+}
+
+TEST(Kernels, RefusesFiguresOfAnotherAllocator) {
+    const ScratchDirectory scratch;
+    const Outcome outcome =
+        drive("kernels", {"--quick", "--kernels", "tree", "--allocators",
+                          "/lib/x86_64-linux-gnu/libm.so.6", "--out", scratch.path()});
+    EXPECT_THAT(outcome.error, ContainsRegex("^exit status 1: "));
+    EXPECT_THAT(outcome.out,
+                ContainsRegex("- tree on m: failed: served by .*libc.*and not by .*libm"));
+}
+
 TEST(Shapes, RefusesBadArguments) {
     const std::vector<std::vector<std::string>> bad = {
         {"1"},           {"--shapes", "nosuch"}, {"--shapes", ","},   {"--allocators", "nosuch"},
@@ -574,20 +630,6 @@ TEST(Shapes, ListsItsShapes) {
     }
     EXPECT_THAT(outcome.out, HasSubstr("cache=9K~32K:150M%:1500M%,mark=end"));
     EXPECT_THAT(outcome.out, HasSubstr("fill=32:120M%,keep=33,fill=64:120M%,keep=33,"));
-}
-
-// The names in the first column of a table of Markdown that starts with `heading`.
-std::vector<std::string> first_column(const std::string &text, const std::string &heading) {
-    std::vector<std::string> names;
-    std::istringstream lines(text.substr(std::min(text.find("\n| " + heading), text.size())));
-    std::string line;
-    for (int skipped = 0; skipped < 3; skipped++) { // an empty line, the heading and its rule
-        std::getline(lines, line);
-    }
-    while (std::getline(lines, line) && line[0] == '|') {
-        names.push_back(line.substr(2, line.find(' ', 2) - 2));
-    }
-    return names;
 }
 
 TEST(Shapes, MakesEveryShape) {
