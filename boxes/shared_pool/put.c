@@ -227,11 +227,17 @@ static HAK_NOINLINE HAK_COLD void put_misfit(const struct page_arena_window *win
     not_of_bin(window, slab, ptr);
 }
 
+// Build setting: 0: each block of a batch is looked up in its slab, whether it is the neighbour of
+// the one before it or not.
+#ifndef SHARED_POOL_RUNS
+#    define SHARED_POOL_RUNS 1
+#endif
+
 // Blocks of one word go back in one step; neighbours in a cache are often neighbours in a slab.
 struct gathered {
     atomic_bitmap_word *word;
-    size_t place; // of the word: its slab, and its number in the low GATHERED_NUMBER bits
-    uint64_t mask;
+    size_t place;        // of the word: its slab, and its number in the low GATHERED_NUMBER bits
+    uint64_t mask, full; // the bits that go back, and those that stand for blocks
 };
 
 enum { GATHERED_NUMBER = 10 };
@@ -268,12 +274,44 @@ HAK_INLINE void put_each(const struct page_arena_window *window, unsigned bin, v
     }
 }
 
+// Returns how many of the blocks lie at distances of `step` behind ptr, one after the other.
+HAK_INLINE unsigned count_following(const char *ptr, ptrdiff_t step, void *const *blocks,
+                                    unsigned most) {
+    unsigned n = 0;
+    for (const char *next = ptr + step; n < most && blocks[n] == next; next += step) {
+        n++;
+    }
+    return n;
+}
+
+// Gathers the blocks behind blocks[0], which has been gathered as bit `first` of its word, as long
+// as each is the neighbour of the one before it, upwards or downwards. Each of these has a bit of
+// the same word that is not gathered yet, so nothing else need be asked about it. Returns how many
+// there are.
+HAK_INLINE unsigned gather_run(struct gathered *some, void *const *blocks, unsigned count,
+                               unsigned first, size_t size) {
+    ptrdiff_t step = count > 1 ? (const char *)blocks[1] - (const char *)blocks[0] : 0;
+    bool up = step == (ptrdiff_t)size;
+    if (SHARED_POOL_RUNS == 0 || (!up && step != -(ptrdiff_t)size)) {
+        return 0;
+    }
+    uint64_t taken = ~some->full | some->mask;
+    uint64_t edge = UINT64_C(1) << (63 - first); // the bit that is not of the word any more
+    int room = up ? __builtin_ctzll(taken >> first >> 1 | edge)
+                  : __builtin_clzll(taken << (63 - first) << 1 | edge);
+    unsigned most = hak_min((unsigned)room, count - 1);
+    unsigned n = count_following(blocks[0], step, blocks + 1, most);
+    uint64_t run = (UINT64_C(1) << n) - 1;
+    some->mask |= up ? run << first << 1 : run << (first - n);
+    return n;
+}
+
 // Puts neighbours that follow each other back in one step.
 HAK_INLINE void put_runs(const struct page_arena_window *window, unsigned bin, void *const *blocks,
                          unsigned count, bool alone) {
     const struct size_class_bin info = size_class_bins[bin];
     size_t mapped = page_arena_mapped();
-    struct gathered some = {NULL, SIZE_MAX, 0};
+    struct gathered some = {NULL, SIZE_MAX, 0, 0};
     for (unsigned i = 0; i < count; i++) {
         const void *ptr = blocks[i];
         size_t slab = page_arena_slab_of(window, ptr);
@@ -284,24 +322,25 @@ HAK_INLINE void put_runs(const struct page_arena_window *window, unsigned bin, v
         }
         uint64_t bit = UINT64_C(1) << (block % 64);
         size_t place = slab << GATHERED_NUMBER | block / 64;
-        if (place == some.place && (some.mask & bit) == 0) {
-            some.mask |= bit;
-            continue;
-        }
-        if (HAK_LIKELY(some.mask != 0)) {
-            put_gathered(window, bin, &some, alone);
-        }
-        // Asked after each step: the step may have given the slab away, if the next block was freed
-        // twice.
-        if (!serves(window, mapped, slab, bin)) {
-            put_misfit(window, bin, ptr);
+        if (place != some.place || (some.mask & bit) != 0) {
+            if (HAK_LIKELY(some.mask != 0)) {
+                put_gathered(window, bin, &some, alone);
+            }
+            // Asked after each step: the step may have given the slab away, if the next block was
+            // freed twice.
+            if (!serves(window, mapped, slab, bin)) {
+                put_misfit(window, bin, ptr);
+                some.mask = 0;
+                some.place = SIZE_MAX;
+                continue;
+            }
+            some.word = superslab_bits(window, slab, bin) + block / 64;
+            some.full = superslab_full_word(bin, (unsigned)(block / 64));
+            some.place = place;
             some.mask = 0;
-            some.place = SIZE_MAX;
-            continue;
         }
-        some.word = superslab_bits(window, slab, bin) + block / 64;
-        some.place = place;
-        some.mask = bit;
+        some.mask |= bit;
+        i += gather_run(&some, blocks + i, count - i, block % 64, info.size);
     }
     if (some.mask != 0) {
         put_gathered(window, bin, &some, alone);

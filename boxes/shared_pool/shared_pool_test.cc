@@ -325,6 +325,43 @@ TEST_F(SharedPool, EmptySlabGoesBackAndServesAnotherBin) {
     put(40 % kLastBin + 1, other);
 }
 
+// Pieces of the bitmap's words, of every length, upwards and downwards, beside blocks that are
+// kept.
+TEST_F(SharedPool, RunsOfNeighboursComeBackAndNoOtherBlock) {
+    std::mt19937 random(1);
+    for (unsigned bin = 1; bin <= kLastBin; bin++) {
+        std::vector<void *> blocks = take(bin, 3 * size_class_bins[bin].blocks);
+        std::sort(blocks.begin(), blocks.end());
+        std::vector<void *> kept;
+        std::vector<void *> back;
+        for (size_t at = 0; at < blocks.size();) {
+            size_t length = std::min<size_t>(1 + random() % 100, blocks.size() - at);
+            auto run = blocks.begin() + static_cast<ptrdiff_t>(at);
+            auto end = run + static_cast<ptrdiff_t>(length);
+            if (random() % 2 != 0) {
+                std::reverse(run, end);
+            }
+            if (random() % 4 == 0 && end != blocks.end()) {
+                kept.push_back(*--end);
+            }
+            back.insert(back.end(), run, end);
+            at += length;
+        }
+        put(bin, back);
+        for (void *block : back) {
+            if (page_map_get(&window, slab_of(block)) == size_class_place(bin)) {
+                ASSERT_TRUE(shared_pool_is_free(bin, block)) << bin;
+            }
+        }
+        for (void *block : kept) {
+            ASSERT_FALSE(shared_pool_is_free(bin, block)) << bin;
+        }
+        expect_listed();
+        put(bin, kept);
+        ASSERT_EQ(slabs_in_use(), 0u) << bin;
+    }
+}
+
 TEST_F(SharedPool, EmptySlabGoesBackInWhateverOrderItsBlocksDo) {
     std::mt19937 random(1);
     for (unsigned bin = 1; bin <= kLastBin; bin++) {
