@@ -334,6 +334,7 @@ TEST_F(LargeBlock, ManyBlocksHoldLittleBehindTheirEnds) {
         }
         return pages;
     };
+    clock_ms = __real_os_now_ms() + 1000;
     // Where blocks shrink.
     for (size_t i = 0; i < kBlocks; i++) {
         blocks.push_back(alloc(kRun, 1));
@@ -354,6 +355,7 @@ TEST_F(LargeBlock, ManyBlocksHoldLittleBehindTheirEnds) {
             ASSERT_TRUE(release(blocks[i]));
             blocks[i] = alloc(kSize, 1);
             memset(blocks[i], 1, kSize);
+            clock_ms += i % 4 == 0; // The program does something else, too.
         }
         EXPECT_LE(held(), kBlocks * kNeeds * 9 / 8);
     }
@@ -369,6 +371,7 @@ TEST_F(LargeBlock, ManyBlocksHoldLittleBehindTheirEnds) {
     ASSERT_EQ(slab_of(only), slab);
     EXPECT_GE(resident(only, kRun - HAK_PAGE), kRun / HAK_PAGE - 2);
     ASSERT_TRUE(release(only));
+    clock_ms = 0;
 }
 
 TEST_F(LargeBlock, ALargeTableOfZeroesHasThePagesThatAreUsed) {
@@ -408,16 +411,16 @@ TEST_F(LargeBlock, EndsGoBackAtABoundedRate) {
     churn(kBlocks);
     purges = 0;
     churn(20000);
-    EXPECT_GE(purges, 1000u);
-    EXPECT_LE(purges, 6000u);
+    EXPECT_GE(purges, 100u);
+    EXPECT_LE(purges, 2000u);
     purges = 0;
     churn(20000);
-    EXPECT_LE(purges, 1000u) << "the clock stands";
+    EXPECT_LE(purges, 1000u) << "one of many";
     clock_ms += 10;
     purges = 0;
     churn(20000);
-    EXPECT_GE(purges, 100u);
-    EXPECT_LE(purges, 2000u);
+    EXPECT_GE(purges, 30u);
+    EXPECT_LE(purges, 1100u);
     for (char *block : blocks) {
         ASSERT_TRUE(release(block));
     }

@@ -21,8 +21,30 @@ static bool is_resize_granted(const struct page_arena_window *window, const void
     return size <= usable || large_is_granted(size - usable);
 }
 
+// Returns the pages that a block of `size` bytes in the slabs of `meta` touches.
+HAK_INLINE size_t pages_for(const struct slab *meta, size_t size) {
+    size_t colour = atomic_load_explicit(&meta->colour, memory_order_relaxed);
+    return (taken(size) + colour + HAK_PAGE - 1) >> HAK_PAGE_SHIFT;
+}
+
+// Resizes a block whose pages stay the same ones, if they do.
+HAK_INLINE bool resize_within_pages(const struct page_arena_window *window, size_t slab,
+                                    size_t size) {
+    struct slab *meta = superslab_slab(window, slab);
+    size_t before = atomic_load_explicit(&meta->size, memory_order_relaxed);
+    if (size > (size_t)PTRDIFF_MAX || pages_for(meta, before) != pages_for(meta, size)) {
+        return false;
+    }
+    atomic_store_explicit(&meta->size, size, memory_order_relaxed);
+    write_tail(superslab_large_start(window, slab), size);
+    return true;
+}
+
 // Resizes a block in the arena's window at its place.
 static bool resize_near(const struct page_arena_window *window, size_t slab, size_t size) {
+    if (resize_within_pages(window, slab, size)) {
+        return true;
+    }
     struct slab *meta = superslab_slab(window, slab);
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
     size_t room = atomic_load_explicit(&meta->room, memory_order_relaxed);

@@ -21,21 +21,23 @@
 #    define HAK_LARGE_SLACK_SHARE 24
 #endif
 
-// Build setting: slack goes back at most so often in a millisecond, and GIVEN_BURST times on top of
-// that after a rest. Giving a block's slack back takes some microseconds, and as much again if the
-// next block there is longer. SIZE_MAX: as often as there is too much.
+// Build setting: slack goes back at most so often in a millisecond, GIVEN_BURST times on top of
+// that after a rest, and for one block in TRIES. Giving a block's slack back takes some
+// microseconds, and as much again if the next block there is longer; filling the block takes no
+// longer. SIZE_MAX: as often as there is too much.
 #ifndef HAK_LARGE_SLACK_GIVEN_PER_MS
-#    define HAK_LARGE_SLACK_GIVEN_PER_MS 64
+#    define HAK_LARGE_SLACK_GIVEN_PER_MS 4
 #endif
 
-enum { LINES = 64, LINE_PAGES = 128, LINE_BLOCKS = 16, GIVEN_BURST = 4096 };
+enum { LINES = 64, LINE_PAGES = 128, LINE_BLOCKS = 16, GIVEN_BURST = 512, TRIES = 32 };
 
 // Each count has live blocks in its upper half and pages of slack in its lower half, both signed.
 static struct {
     _Atomic(uint64_t) all;
     _Atomic(bool) refused; // the kernel did not take pages back, of locked memory perhaps
-    // When slack may go back: how often until the clock reads other than given_ms.
-    _Atomic(uint32_t) given_ms, given_left;
+    // How often slack may go back until the clock is looked at; when it was looked at last.
+    _Atomic(int32_t) given_left;
+    _Atomic(uint32_t) given_ms;
     struct {
         alignas(HAK_CACHE_LINE) _Atomic(uint64_t) own; // not in `all` yet
     } lines[LINES];
@@ -77,20 +79,28 @@ static bool is_much_slack(size_t pages) {
            all * HAK_LARGE_SLACK_SHARE > page_arena_claimed() * (ARENA_SLAB / HAK_PAGE);
 }
 
-// Counts a call that gives slack back. Returns false if there were too many of late. Threads that
-// count at the same time may lose some of it.
-static bool may_give_back(void) {
+// Returns how often slack may go back by now, once at least.
+static HAK_NOINLINE int32_t look_at_clock(void) {
     uint32_t now = (uint32_t)os_now_ms();
-    uint32_t since = now - atomic_load_explicit(&counts.given_ms, memory_order_relaxed);
-    size_t left = atomic_load_explicit(&counts.given_left, memory_order_relaxed);
-    if (since != 0) {
-        size_t more = hak_min((size_t)since, GIVEN_BURST) * HAK_LARGE_SLACK_GIVEN_PER_MS;
-        left = hak_min(left + more, GIVEN_BURST);
-        atomic_store_explicit(&counts.given_ms, now, memory_order_relaxed);
+    size_t since = now - atomic_load_explicit(&counts.given_ms, memory_order_relaxed);
+    atomic_store_explicit(&counts.given_ms, now, memory_order_relaxed);
+    size_t more = hak_min(since, GIVEN_BURST) * HAK_LARGE_SLACK_GIVEN_PER_MS;
+    return (int32_t)hak_min(more + 1, (size_t)GIVEN_BURST);
+}
+
+// Counts a call that gives slack back. Returns false if there were too many of late. Reading the
+// clock takes longer than all else here, so only each TRIES-th caller that comes too early does it.
+// Threads that count at the same time may lose some of it.
+static bool may_give_back(void) {
+    if (HAK_LARGE_SLACK_GIVEN_PER_MS == SIZE_MAX) {
+        return true;
     }
-    bool may = left != 0;
-    atomic_store_explicit(&counts.given_left, (uint32_t)(left - may), memory_order_relaxed);
-    return may || HAK_LARGE_SLACK_GIVEN_PER_MS == SIZE_MAX;
+    int32_t left = atomic_load_explicit(&counts.given_left, memory_order_relaxed) - 1;
+    if (HAK_UNLIKELY(left <= -TRIES)) {
+        left = look_at_clock() - 1;
+    }
+    atomic_store_explicit(&counts.given_left, left, memory_order_relaxed);
+    return left >= 0;
 }
 
 // Gives pages back. Returns true if the kernel took them.
