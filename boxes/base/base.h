@@ -85,6 +85,16 @@ HAK_INLINE uint8_t hak_thread_mark(void) {
     return (uint8_t)(hak_hash((uintptr_t)__builtin_thread_pointer()) >> 56 | 1);
 }
 
+enum { HAK_THREAD_SLOTS = 64 };
+
+// Returns a number below HAK_THREAD_SLOTS that the current thread shares with few others: libc puts
+// a thread's TLS at the upper end of its stack, and stacks lie side by side, a little more than a
+// power of two apart (8 MiB by default).
+HAK_INLINE unsigned hak_thread_slot(void) {
+    uintptr_t tls = (uintptr_t)__builtin_thread_pointer();
+    return (unsigned)(tls >> 26 ^ tls >> 23 ^ tls >> 20 ^ tls >> 17) % HAK_THREAD_SLOTS;
+}
+
 // Returns floor(log2(n)), n > 0.
 HAK_INLINE unsigned hak_log2(uint64_t n) {
     return 63u - (unsigned)__builtin_clzll(n);

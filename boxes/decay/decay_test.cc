@@ -316,7 +316,7 @@ TEST_F(Decay, AllButWhatIsToBeKept) {
     EXPECT_EQ(page_arena_dirty(), 3u);
     // Slabs that are set aside count as free.
     bool zero;
-    page_arena_set_aside(page_arena_claim(3, ARENA_SLAB, &zero), 3);
+    page_arena_set_aside(page_arena_claim(3, ARENA_SLAB, &zero), 3, hak_thread_slot());
     EXPECT_EQ(page_arena_dirty(), 3u);
     EXPECT_EQ(decay_all(1), 2u * 16);
     EXPECT_EQ(decay_all(0), 1u * 16);

@@ -18,6 +18,12 @@
 #    define HAK_LARGE_COLOURED_MOST 1024
 #endif
 
+// Build setting: 0 releases a block's slabs if another thread than the one that allocated the block
+// frees it.
+#ifndef HAK_LARGE_TO_OWNER
+#    define HAK_LARGE_TO_OWNER 1
+#endif
+
 // If all blocks started at a page, their first lines would share a few sets of the processor's
 // cache, and a program that uses many blocks at once would keep only few of these lines. So blocks
 // start at different lines of their first page. A small block does so only if its run has room,
@@ -95,10 +101,10 @@ void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, boo
         return NULL;
     }
     struct slab *meta = superslab_slab(&window, slab);
-    uint8_t mark = hak_thread_mark();
+    unsigned slot = hak_thread_slot();
     char *block =
-        large_begin(&window, slab, meta, run, 0, colour, asked, mark, use == LARGE_BLOCK_GROWN);
-    large_count_begun(&window, slab, meta, mark,
+        large_begin(&window, slab, meta, run, 0, colour, asked, slot, use == LARGE_BLOCK_GROWN);
+    large_count_begun(&window, slab, meta, slot,
                       *is_zero                   ? TAIL_CLEAN
                       : use == LARGE_BLOCK_GROWN ? TAIL_WANTED
                                                  : TAIL_UNUSED);
@@ -186,21 +192,21 @@ bool large_block_free_reached(void *ptr, size_t slab) {
     if (!hak_step_swap_byte(&meta->kind, SLAB_LARGE, SLAB_NONE)) {
         return false;
     }
-    uint8_t mark = hak_thread_mark();
-    large_count_ended(meta, mark);
+    unsigned slot = hak_thread_slot();
+    large_count_ended(meta, slot);
     // The run is read after the exchange, not before: if two threads free a block, the second one
     // may meet the next block there, of another length.
     size_t run = drop_room(meta, slab);
     if (large_retire(ptr, atomic_load_explicit(&meta->size, memory_order_relaxed), slab, run)) {
         return true;
     }
-    // Keep only this thread's own blocks: it is unlikely to ask for a block of another thread's
-    // size. Marks tell most threads apart.
-    bool mine = atomic_load_explicit(&meta->owner, memory_order_relaxed) == mark;
+    // The thread that allocated the block is more likely to ask for one of its size again than this
+    // one. If it is another thread, both then meet at one line only.
+    unsigned owner = atomic_load_explicit(&meta->owner, memory_order_relaxed);
     if (run << ARENA_SLAB_SHIFT >= LARGE_BLOCK_EAGER) {
         page_arena_discard(slab, run);
-    } else if (mine) {
-        page_arena_set_aside(slab, run);
+    } else if (HAK_LARGE_TO_OWNER != 0 || owner == slot) {
+        page_arena_set_aside(slab, run, owner);
     } else {
         page_arena_release(slab, run, true);
     }

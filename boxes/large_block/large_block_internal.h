@@ -65,10 +65,10 @@ enum tail {
 size_t large_live(void);
 
 // To be called once when a block begins, after its size and its run are known, and once when it
-// ends, before its run is given back. `mark` is the calling thread's.
+// ends, before its run is given back. `slot` is the calling thread's.
 void large_count_begun(const struct page_arena_window *window, size_t slab, struct slab *meta,
-                       uint8_t mark, enum tail tail);
-void large_count_ended(struct slab *meta, uint8_t mark);
+                       unsigned slot, enum tail tail);
+void large_count_ended(struct slab *meta, unsigned slot);
 
 // To be called by a block's holder whenever its size or its run has changed.
 void large_settle_slack(const struct page_arena_window *window, size_t slab, enum tail tail);
@@ -111,12 +111,12 @@ HAK_INLINE void check_tail(const char *call, const char *block, size_t size) {
 #endif
 }
 
-// Makes a block of a claimed run, for the thread with that mark. `grown`: realloc made it. The
+// Makes a block of a claimed run, for the threads with that slot. `grown`: realloc made it. The
 // caller counts the block.
 HAK_INLINE char *large_begin(const struct page_arena_window *window, size_t slab, struct slab *meta,
-                             size_t run, size_t room, size_t colour, size_t asked, uint8_t mark,
+                             size_t run, size_t room, size_t colour, size_t asked, unsigned slot,
                              bool grown) {
-    atomic_store_explicit(&meta->owner, mark, memory_order_relaxed);
+    atomic_store_explicit(&meta->owner, (uint8_t)slot, memory_order_relaxed);
     atomic_store_explicit(&meta->colour, (uint16_t)colour, memory_order_relaxed);
     atomic_store_explicit(&meta->run, run, memory_order_relaxed);
     atomic_store_explicit(&meta->room, (uint32_t)room, memory_order_relaxed);

@@ -68,13 +68,13 @@ class LargeBlock : public LargeBlockFixture {
     }
 };
 
-// Calls fn in a thread with another mark than `mark`; few threads have the same one.
-void in_another_thread(uint8_t mark, const std::function<void()> &fn) {
+// Calls fn in a thread with another slot than `slot`; few threads have the same one.
+void in_another_thread(unsigned slot, const std::function<void()> &fn) {
     std::thread([&] {
-        if (hak_thread_mark() != mark) {
+        if (hak_thread_slot() != slot) {
             fn();
         } else {
-            in_another_thread(mark, fn); // while this one has its place
+            in_another_thread(slot, fn); // while this one has its place
         }
     }).join();
 }
@@ -91,10 +91,17 @@ TEST_F(LargeBlock, WhatItsThreadFreesIsSetAsideForItsNext) {
     ASSERT_TRUE(release(ptr));
     ASSERT_EQ(alloc(60000, 1, LARGE_BLOCK_ZERO), ptr);
     EXPECT_TRUE(is_zero(ptr, 60000));
-    // The thread that frees the block would not ask for such a run again.
-    in_another_thread(hak_thread_mark(), [&] { EXPECT_TRUE(release(ptr)); });
-    EXPECT_EQ(stats().aside_slabs, 0u);
-    EXPECT_EQ(stats().dirty_slabs, 1u);
+    // Another thread frees it: this one is likely to ask for such a run again, and that one not.
+    in_another_thread(hak_thread_slot(), [&] {
+        EXPECT_TRUE(release(ptr));
+        char *other = alloc(60000, 1);
+        EXPECT_NE(other, ptr);
+        EXPECT_TRUE(release(other));
+    });
+    EXPECT_EQ(stats().aside_slabs, 2u);
+    ASSERT_EQ(alloc(60000, 1), ptr);
+    EXPECT_EQ(stats().aside_slabs, 1u);
+    ASSERT_TRUE(release(ptr));
 }
 
 TEST_F(LargeBlock, SizesAndAlignments) {

@@ -225,7 +225,7 @@ static void *copy_near(const struct page_arena_window *window, char *ptr, size_t
     size_t run = drop_room(meta, slab);
     // A run of few pages is given back: the next block that grows would have to fill it.
     if (copied < bytes / 2 && page_arena_clean(slab, run)) {
-        large_count_ended(meta, hak_thread_mark());
+        large_count_ended(meta, hak_thread_slot());
         atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
         page_arena_release(slab, run, false);
     } else {
@@ -258,14 +258,14 @@ static void *move_near(const struct page_arena_window *window, size_t slab, size
         clean = copy_run(window, slab, to, run, zero);
     }
     drop_room(meta, slab);
-    uint8_t mark = hak_thread_mark();
-    large_count_ended(meta, mark);
+    unsigned slot = hak_thread_slot();
+    large_count_ended(meta, slot);
     atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
     page_arena_release(slab, run, !clean);
     // Pages moved as they were, and so the block starts at the same line of its page.
     struct slab *moved_meta = superslab_slab(window, to);
-    char *moved = large_begin(window, to, moved_meta, to_run, room, colour, size, mark, true);
-    large_count_begun(window, to, moved_meta, mark, TAIL_WANTED);
+    char *moved = large_begin(window, to, moved_meta, to_run, room, colour, size, slot, true);
+    large_count_begun(window, to, moved_meta, slot, TAIL_WANTED);
     return moved;
 }
 

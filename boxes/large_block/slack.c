@@ -29,7 +29,7 @@
 #    define HAK_LARGE_SLACK_GIVEN_PER_MS 4
 #endif
 
-enum { LINES = 64, LINE_PAGES = 128, LINE_BLOCKS = 16, GIVEN_BURST = 512, TRIES = 32 };
+enum { LINE_PAGES = 128, LINE_BLOCKS = 16, GIVEN_BURST = 512, TRIES = 32 };
 
 // Each count has live blocks in its upper half and pages of slack in its lower half, both signed.
 static struct {
@@ -40,7 +40,7 @@ static struct {
     _Atomic(uint32_t) given_ms;
     struct {
         alignas(HAK_CACHE_LINE) _Atomic(uint64_t) own; // not in `all` yet
-    } lines[LINES];
+    } lines[HAK_THREAD_SLOTS];
 } counts;
 
 static int32_t pages_of(uint64_t count) {
@@ -51,9 +51,9 @@ static int32_t blocks_of(uint64_t count) {
     return (int32_t)((count - (uint64_t)(int64_t)pages_of(count)) >> 32);
 }
 
-// Adds to the counts of the thread with that mark, which is odd.
-HAK_INLINE void count(uint8_t mark, uint64_t more) {
-    _Atomic(uint64_t) *own = &counts.lines[mark / 2 % LINES].own;
+// Adds to the counts of the threads with that slot.
+HAK_INLINE void count(unsigned slot, uint64_t more) {
+    _Atomic(uint64_t) *own = &counts.lines[slot].own;
     hak_step_add(own, more);
     uint64_t sum = atomic_load_explicit(own, memory_order_relaxed);
     // Both halves are within their range: neither is below 0, or at twice its bound.
@@ -133,10 +133,10 @@ HAK_INLINE size_t slack_of(const struct page_arena_window *window, size_t slab, 
 }
 
 void large_count_begun(const struct page_arena_window *window, size_t slab, struct slab *meta,
-                       uint8_t mark, enum tail tail) {
+                       unsigned slot, enum tail tail) {
     size_t pages = slack_of(window, slab, meta, tail);
     atomic_store_explicit(&meta->slack, (uint8_t)pages, memory_order_relaxed);
-    count(mark, (UINT64_C(1) << 32) + pages);
+    count(slot, (UINT64_C(1) << 32) + pages);
 }
 
 void large_settle_slack(const struct page_arena_window *window, size_t slab, enum tail tail) {
@@ -145,11 +145,11 @@ void large_settle_slack(const struct page_arena_window *window, size_t slab, enu
     size_t pages = slack_of(window, slab, meta, tail);
     if (pages != before) {
         atomic_store_explicit(&meta->slack, (uint8_t)pages, memory_order_relaxed);
-        count(hak_thread_mark(), pages - before);
+        count(hak_thread_slot(), pages - before);
     }
 }
 
-void large_count_ended(struct slab *meta, uint8_t mark) {
+void large_count_ended(struct slab *meta, unsigned slot) {
     uint64_t pages = atomic_load_explicit(&meta->slack, memory_order_relaxed);
-    count(mark, 0 - (UINT64_C(1) << 32) - pages);
+    count(slot, 0 - (UINT64_C(1) << 32) - pages);
 }

@@ -288,17 +288,17 @@ static size_t aside_most(void) {
     return hak_min(hak_max(share, ASIDE_LEAST), RUN_CACHE_MOST);
 }
 
-void page_arena_set_aside(size_t from, size_t slabs) {
+void page_arena_set_aside(size_t from, size_t slabs, unsigned slot) {
     // Under a limit, slabs set aside would be missing elsewhere.
     if (limit_slabs() != 0) {
         page_arena_release(from, slabs, true);
         return;
     }
     size_t most = aside_most();
-    struct run_cache_run run = run_cache_put(from, slabs, most);
+    struct run_cache_run run = run_cache_put(slot, from, slabs, most);
     for (unsigned i = 0; run.slabs != 0 && i < RUN_CACHE_WAYS; i++) {
         page_arena_release(run.from, run.slabs, true);
-        run = run_cache_evict(most);
+        run = run_cache_evict(slot, most);
     }
 }
 

@@ -174,19 +174,19 @@ bool page_arena_claim_at(size_t from, size_t slabs, bool *zero);
 // Gives slabs back. `dirty`: they may hold other bytes than zero.
 void page_arena_release(size_t from, size_t slabs, bool dirty);
 
-// page_arena_set_aside() keeps held slabs, with their contents, where the same thread finds them
-// when it wants as many or fewer. page_arena_reuse() returns such slabs, with their contents, or
-// ARENA_NONE if no run of that length is set aside at the thread's place, which other threads may
-// share. Neither reads the clock or the bits.
+// page_arena_set_aside() keeps held slabs, with their contents, where the threads of that
+// hak_thread_slot() find them when they want as many or fewer. page_arena_reuse() returns such
+// slabs, with their contents, or ARENA_NONE if no run of that length is set aside for the slot of
+// the calling thread. Neither reads the clock or the bits.
 //
 // The slabs set aside are bounded. A thread that alone sets runs aside keeps 4 MiB. Of several
 // threads each keeps half a MiB to 8 MiB, and all together a quarter of what is held, or 2.5 MiB.
 // Under HAKMEM_LIMIT nothing is set aside. If there is no room for a run, the run is released as
-// dirty. The runs at the thread's place are released as dirty when a claim finds no other slabs
-// with pages, or when page_arena_claim_at() would fail. The runs at all places are released when a
-// claim would need more address space, or when a purge starts at 0 (their age counts from then on).
+// dirty. The runs of the thread's slot are released as dirty when a claim finds no other slabs
+// with pages, or when page_arena_claim_at() would fail. All runs are released when a claim would
+// need more address space, or when a purge starts at 0 (their age counts from then on).
 // Slabs set aside count as free and dirty.
-void page_arena_set_aside(size_t from, size_t slabs);
+void page_arena_set_aside(size_t from, size_t slabs, unsigned slot);
 size_t page_arena_reuse(size_t slabs);
 
 // Moves the pages of `slabs` held slabs to other held slabs without copying; the source is clean

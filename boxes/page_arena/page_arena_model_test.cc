@@ -248,7 +248,7 @@ class Arena : public model::Checker {
                 break;
             }
             if (op.kind == ASIDE) {
-                page_arena_set_aside(mine.giving.from, mine.giving.slabs);
+                page_arena_set_aside(mine.giving.from, mine.giving.slabs, hak_thread_slot());
             } else {
                 page_arena_release(mine.giving.from, mine.giving.slabs, op.kind == RELEASE);
             }
@@ -590,10 +590,10 @@ class Arena : public model::Checker {
 } // namespace
 
 // Calls that the arena makes.
-run_cache_run run_cache_put(size_t from, size_t slabs, size_t) {
+run_cache_run run_cache_put(unsigned, size_t from, size_t slabs, size_t) {
     return Arena::current().put_aside(from, slabs);
 }
-run_cache_run run_cache_evict(size_t) {
+run_cache_run run_cache_evict(unsigned, size_t) {
     return {0, 0};
 }
 unsigned run_cache_lines() {

@@ -1039,7 +1039,7 @@ TEST_F(PageArena, WhatIsSetAsideComesBackAsItWas) {
     size_t run = claim(3);
     fill(run, 3, 5);
     EXPECT_EQ(page_arena_reuse(3), ARENA_NONE);
-    page_arena_set_aside(run, 3);
+    page_arena_set_aside(run, 3, hak_thread_slot());
     EXPECT_EQ(stats().held_slabs, 0u);
     EXPECT_EQ(stats().dirty_slabs, 3u);
     EXPECT_EQ(stats().aside_slabs, 3u);
@@ -1057,7 +1057,7 @@ TEST_F(PageArena, WhatIsSetAsideComesBackInParts) {
     // Over several SuperSlabs: each part's metadata can be used.
     size_t run = claim(2 * ARENA_SUPERSLAB_SLABS, ARENA_SUPERSLAB);
     size_t far = claim(8 * ARENA_SUPERSLAB_SLABS); // so much may be set aside
-    page_arena_set_aside(run, 2 * ARENA_SUPERSLAB_SLABS);
+    page_arena_set_aside(run, 2 * ARENA_SUPERSLAB_SLABS, hak_thread_slot());
     ASSERT_EQ(stats().aside_slabs, 2u * ARENA_SUPERSLAB_SLABS);
     ASSERT_EQ(page_arena_reuse(ARENA_SUPERSLAB_SLABS + 3), run);
     size_t rest = page_arena_reuse(5);
@@ -1066,8 +1066,8 @@ TEST_F(PageArena, WhatIsSetAsideComesBackInParts) {
                   uint64_t{1} << rest / ARENA_SUPERSLAB_SLABS % 64,
               0u);
     EXPECT_EQ(stats().aside_slabs, size_t{ARENA_SUPERSLAB_SLABS} - 8);
-    page_arena_set_aside(run, ARENA_SUPERSLAB_SLABS + 3);
-    page_arena_set_aside(rest, 5);
+    page_arena_set_aside(run, ARENA_SUPERSLAB_SLABS + 3, hak_thread_slot());
+    page_arena_set_aside(rest, 5, hak_thread_slot());
     EXPECT_EQ(page_arena_reuse(2 * ARENA_SUPERSLAB_SLABS), run) << "and is one again";
     page_arena_release(run, 2 * ARENA_SUPERSLAB_SLABS, true);
     page_arena_release(far, 8 * ARENA_SUPERSLAB_SLABS, false);
@@ -1077,7 +1077,7 @@ TEST_F(PageArena, NoMoreIsSetAsideThanABoundSays) {
     constexpr size_t kAlone = 64;
     size_t run = claim(4 * kAlone);
     for (size_t i = 0; i + 7 < 4 * kAlone; i += 16) { // none adjacent: what is between is held
-        page_arena_set_aside(run + i, 15);
+        page_arena_set_aside(run + i, 15, hak_thread_slot());
         EXPECT_LE(stats().aside_slabs, kAlone);
     }
     EXPECT_GE(stats().aside_slabs, kAlone / 2);
@@ -1088,21 +1088,21 @@ TEST_F(PageArena, NoMoreIsSetAsideThanABoundSays) {
         page_arena_release(run + i, 1, true);
     }
     size_t longer = claim(kAlone + 1);
-    page_arena_set_aside(longer, kAlone + 1);
+    page_arena_set_aside(longer, kAlone + 1, hak_thread_slot());
     EXPECT_EQ(stats().aside_slabs, 0u);
 }
 
 TEST_F(PageArena, WhatIsSetAsideComesBeforeFreshPages) {
     size_t run = claim(3);
     fill(run, 3, 5);
-    page_arena_set_aside(run, 3);
+    page_arena_set_aside(run, 3, hak_thread_slot());
     EXPECT_EQ(claim(2), run);
     EXPECT_FALSE(zero);
     EXPECT_EQ(stats().aside_slabs, 0u);
     EXPECT_EQ(stats().dirty_slabs, 1u);
     EXPECT_EQ(page_arena_reuse(3), ARENA_NONE);
     // The mapping is not in the way of a run that grows either.
-    page_arena_set_aside(run, 2);
+    page_arena_set_aside(run, 2, hak_thread_slot());
     ASSERT_TRUE(page_arena_claim_at(run, 3, &zero));
     EXPECT_FALSE(zero);
     EXPECT_TRUE(all(run, 3, 5));
@@ -1112,7 +1112,7 @@ TEST_F(PageArena, WhatIsSetAsideComesBeforeFreshPages) {
 TEST_F(PageArena, WhatIsSetAsideIsPurged) {
     size_t run = claim(3);
     fill(run, 3, 5);
-    page_arena_set_aside(run, 3);
+    page_arena_set_aside(run, 3, hak_thread_slot());
     clock_ms += 1000;
     EXPECT_EQ(purge(500, SIZE_MAX), 0u) << "its age counts from the release";
     EXPECT_EQ(stats().aside_slabs, 0u);
@@ -1120,7 +1120,7 @@ TEST_F(PageArena, WhatIsSetAsideIsPurged) {
     EXPECT_EQ(purge(500, SIZE_MAX), 3u);
     ASSERT_EQ(claim(3), run);
     EXPECT_TRUE(zero);
-    page_arena_set_aside(run, 3);
+    page_arena_set_aside(run, 3, hak_thread_slot());
     EXPECT_EQ(purge(0, SIZE_MAX), 3u);
     EXPECT_EQ(resident_pages(run, 3), 0u);
 }
@@ -1130,12 +1130,12 @@ TEST_F(PageArena, AClaimDoesNotWaitForThoseWhoSetAside) {
     // sets aside the other.
     const size_t runs[] = {claim(1), claim(1)};
     page_arena_release(runs[1], 1, true);
-    page_arena_set_aside(runs[0], 1);
+    page_arena_set_aside(runs[0], 1, hak_thread_slot());
     unsigned releases = 0;
     on_clock = [&] {
         bool ignored;
         if (++releases < 1000 && page_arena_claim_at(runs[releases % 2], 1, &ignored)) {
-            page_arena_set_aside(runs[releases % 2], 1);
+            page_arena_set_aside(runs[releases % 2], 1, hak_thread_slot());
         }
     };
     size_t run = claim(100);
@@ -1148,7 +1148,7 @@ TEST_F(PageArena, AClaimDoesNotWaitForThoseWhoSetAside) {
 TEST_F(PageArena, NothingIsSetAsideUnderALimit) {
     size_t run = claim(3);
     settings_values[SETTING_LIMIT] = INT64_MAX;
-    page_arena_set_aside(run, 3);
+    page_arena_set_aside(run, 3, hak_thread_slot());
     EXPECT_EQ(stats().aside_slabs, 0u);
     EXPECT_EQ(stats().dirty_slabs, 3u);
     settings_values[SETTING_LIMIT] = 0;

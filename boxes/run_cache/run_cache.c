@@ -15,6 +15,7 @@ static_assert(2 * WAY_BITS + FROM_BITS <= LENGTH_SHIFT, "a sum of first slabs fi
 static_assert(LENGTH_SHIFT + LENGTH_BITS + WAY_BITS <= 64, "a sum of lengths fits");
 static_assert(RUN_CACHE_MOST < 1 << LENGTH_BITS, "a length fits");
 static_assert(RUN_CACHE_LINES == 64, "a bit each");
+static_assert((int)RUN_CACHE_LINES == (int)HAK_THREAD_SLOTS, "a line each");
 
 typedef _Atomic(uint64_t) way_word;
 
@@ -38,16 +39,8 @@ static uint64_t word_of(size_t from, size_t slabs) {
 
 static const struct run_cache_run none = {0, 0};
 
-// Returns the number of the calling thread's line. Few threads share a line: libc puts a thread's
-// TLS at the upper end of its stack, and stacks lie side by side, a little more than a power of two
-// apart (8 MiB by default).
-static unsigned own_index(void) {
-    uintptr_t tls = (uintptr_t)__builtin_thread_pointer();
-    return (unsigned)(tls >> 26 ^ tls >> 23 ^ tls >> 20 ^ tls >> 17) % RUN_CACHE_LINES;
-}
-
 static way_word *own_line(void) {
-    return lines[own_index()].ways;
+    return lines[hak_thread_slot()].ways;
 }
 
 static uint64_t look(way_word *ways, size_t way) {
@@ -186,15 +179,14 @@ static void join(way_word *ways, unsigned places, struct run_cache_run *run, siz
     *empty = way;
 }
 
-struct run_cache_run run_cache_put(size_t from, size_t slabs, size_t most) {
+struct run_cache_run run_cache_put(unsigned line, size_t from, size_t slabs, size_t most) {
     struct run_cache_run run = {from, slabs};
     if (slabs > hak_min(most, RUN_CACHE_MOST)) {
         return run;
     }
-    unsigned index = own_index();
-    way_word *ways = lines[index].ways;
-    if (HAK_UNLIKELY((atomic_load_explicit(&used, memory_order_relaxed) >> index & 1) == 0)) {
-        atomic_fetch_or(&used, UINT64_C(1) << index);
+    way_word *ways = lines[line].ways;
+    if (HAK_UNLIKELY((atomic_load_explicit(&used, memory_order_relaxed) >> line & 1) == 0)) {
+        atomic_fetch_or(&used, UINT64_C(1) << line);
     }
     struct line_look seen = look_at(ways, run);
     size_t way = RUN_CACHE_WAYS;
@@ -207,7 +199,7 @@ struct run_cache_run run_cache_put(size_t from, size_t slabs, size_t most) {
     }
     uint64_t word = word_of(run.from, run.slabs);
     if (look(ways, way) == 0 && hak_step_swap(&ways[way], 0, word)) {
-        return seen.slabs + slabs > most ? run_cache_evict(most) : none;
+        return seen.slabs + slabs > most ? run_cache_evict(line, most) : none;
     }
     // The shortest run has to go, as it is of the least use to other threads. That may be this one.
     if (run_of(look(ways, way)).slabs >= run.slabs) {
@@ -216,8 +208,8 @@ struct run_cache_run run_cache_put(size_t from, size_t slabs, size_t most) {
     return run_of(atomic_exchange_explicit(&ways[way], word, memory_order_acq_rel));
 }
 
-struct run_cache_run run_cache_evict(size_t most) {
-    way_word *ways = own_line();
+struct run_cache_run run_cache_evict(unsigned line, size_t most) {
+    way_word *ways = lines[line].ways;
     if (slabs_in(ways) <= most) {
         return none;
     }

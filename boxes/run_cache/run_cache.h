@@ -2,11 +2,11 @@
 // run_cache: keeps runs of slabs that were freed a moment ago, for threads that are likely to want
 // them again.
 //
-// A run is a number of adjacent slabs. The cache has 64 lines of 8 places. Each thread uses one
-// line, which it shares with few others. It puts runs there, and takes the start of the shortest
-// run that is long enough; the rest of that run stays. Adjacent runs in a line are joined. Each
-// change is one atomic step. The thread that takes a run owns it. The cache knows slabs by their
-// numbers only.
+// A run is a number of adjacent slabs. The cache has 64 lines of 8 places. Each thread takes from
+// one line, that of its hak_thread_slot(): the start of the shortest run that is long enough; the
+// rest of that run stays. Runs are put into the line of the thread that is likely to want them.
+// Adjacent runs in a line are joined. Each change is one atomic step. The thread that takes a run
+// owns it. The cache knows slabs by their numbers only.
 //
 // Thread-safe and lock-free; callable from anywhere. If a thread ends in the middle of a call, as
 // the other threads of a forking process do in the child, the runs that it had in its hands are
@@ -42,15 +42,15 @@ struct run_cache_run {
 // longer run. Returns the first slab, or RUN_CACHE_NONE if the line has no such run.
 size_t run_cache_take(size_t slabs);
 
-// Puts a run of 1 or more slabs into the thread's line, which should then hold at most `most`
-// slabs. Returns a run that the caller has to free: one that made room for this run, or this run
-// itself if it is too long. In most calls that run is empty (0 slabs). The line may still hold more
-// than `most` slabs; then the caller goes on with run_cache_evict().
-struct run_cache_run run_cache_put(size_t from, size_t slabs, size_t most);
+// Puts a run of 1 or more slabs into a line, which should then hold at most `most` slabs. Returns a
+// run that the caller has to free: one that made room for this run, or this run itself if it is too
+// long. In most calls that run is empty (0 slabs). The line may still hold more than `most` slabs;
+// then the caller goes on with run_cache_evict().
+struct run_cache_run run_cache_put(unsigned line, size_t from, size_t slabs, size_t most);
 
-// Takes a run out of the thread's line if the line holds more than `most` slabs. Otherwise returns
-// an empty run.
-struct run_cache_run run_cache_evict(size_t most);
+// Takes a run out of a line if the line holds more than `most` slabs. Otherwise returns an empty
+// run.
+struct run_cache_run run_cache_evict(unsigned line, size_t most);
 
 // Returns the number of lines that a run was ever put into, 1..RUN_CACHE_LINES. That is about the
 // number of threads that use the cache.

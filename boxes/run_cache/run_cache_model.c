@@ -23,5 +23,5 @@ volatile uint64_t *model_own_line(void) {
 }
 
 unsigned model_own_place(void) {
-    return own_index() * RUN_CACHE_WAYS;
+    return hak_thread_slot() * RUN_CACHE_WAYS;
 }

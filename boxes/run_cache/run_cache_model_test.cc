@@ -99,7 +99,7 @@ class Cache : public model::Checker {
             if (giving.slabs == 0) {
                 break;
             }
-            run_cache_run out = run_cache_put(giving.from, giving.slabs, op.b);
+            run_cache_run out = run_cache_put(hak_thread_slot(), giving.from, giving.slabs, op.b);
             giving = {0, 0};
             own(out);
             break;
@@ -112,7 +112,7 @@ class Cache : public model::Checker {
             break;
         }
         case EVICT:
-            own(run_cache_evict(op.a));
+            own(run_cache_evict(hak_thread_slot(), op.a));
             break;
         default:
             count_ = 0;

@@ -24,7 +24,7 @@ std::multiset<std::pair<size_t, size_t>> all() {
 }
 
 run_cache_run put(size_t from, size_t slabs) {
-    return run_cache_put(from, slabs, SIZE_MAX);
+    return run_cache_put(hak_thread_slot(), from, slabs, SIZE_MAX);
 }
 
 class RunCache : public testing::Test {
@@ -79,7 +79,7 @@ TEST_F(RunCache, NothingIsTheEmptyRun) {
 
 TEST_F(RunCache, ALongRunIsTheCallersAtOnce) {
     for (size_t most : {size_t{5}, size_t{RUN_CACHE_MOST}}) {
-        const run_cache_run back = run_cache_put(9, most + 1, most);
+        const run_cache_run back = run_cache_put(hak_thread_slot(), 9, most + 1, most);
         EXPECT_EQ(back.from, 9u);
         EXPECT_EQ(back.slabs, most + 1);
         EXPECT_EQ(run_cache_take(most + 1), RUN_CACHE_NONE);
@@ -110,13 +110,13 @@ TEST_F(RunCache, EveryRunIsSomewhere) {
 }
 
 TEST_F(RunCache, ALineHasNoMoreThanItsCallerAllows) {
-    EXPECT_EQ(run_cache_put(0, 6, 10).slabs, 0u);
-    EXPECT_EQ(run_cache_put(20, 4, 10).slabs, 0u);
-    run_cache_run back = run_cache_put(40, 2, 10);
+    EXPECT_EQ(run_cache_put(hak_thread_slot(), 0, 6, 10).slabs, 0u);
+    EXPECT_EQ(run_cache_put(hak_thread_slot(), 20, 4, 10).slabs, 0u);
+    run_cache_run back = run_cache_put(hak_thread_slot(), 40, 2, 10);
     EXPECT_EQ(back.from, 0u) << "the longest goes";
     EXPECT_EQ(back.slabs, 6u);
-    EXPECT_EQ(run_cache_evict(6).slabs, 0u);
-    back = run_cache_evict(5);
+    EXPECT_EQ(run_cache_evict(hak_thread_slot(), 6).slabs, 0u);
+    back = run_cache_evict(hak_thread_slot(), 5);
     EXPECT_EQ(back.from, 20u);
     EXPECT_EQ(run_cache_slabs(), 2u);
 }
@@ -218,7 +218,8 @@ TEST_F(RunCache, ASlabHasOneOwner) {
                     const run_cache_run run = mine.back();
                     mine.pop_back();
                     use(run);
-                    own(run_cache_put(run.from, run.slabs, round % 5 == 0 ? 8 : 24));
+                    own(run_cache_put(hak_thread_slot(), run.from, run.slabs,
+                                      round % 5 == 0 ? 8 : 24));
                 } else if (round % 64 == 63) {
                     unsigned cursor = 0;
                     own(run_cache_take_any(&cursor));

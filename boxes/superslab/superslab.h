@@ -28,7 +28,7 @@ struct slab {
     _Atomic(uint8_t) kind;    // enum slab_kind; written by the slab's holder
     _Atomic(uint8_t) bin;     // SLAB_TINY: its bin, from 1; written by the holder
     _Atomic(uint8_t) active;  // SLAB_TINY: a hint that blocks moved since the decay looked; anyone
-    _Atomic(uint8_t) owner;   // SLAB_LARGE: mark of the thread that allocated it
+    _Atomic(uint8_t) owner;   // SLAB_LARGE: slot of the thread that allocated it
     _Atomic(uint16_t) clean;  // SLAB_TINY: a bit a page that has no memory; see shared_pool.c
     _Atomic(uint16_t) colour; // SLAB_LARGE: bytes in front of the block; written by its holder
     _Atomic(uint64_t) run;    // SLAB_LARGE, SLAB_PRIVATE: slabs in the run
