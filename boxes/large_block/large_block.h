@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // large_block: blocks above 32 KiB, and blocks aligned to more than 32 KiB, as runs of slabs.
 //
-// If the run of a freed block is short, it is set aside for the thread. Otherwise it stays in the
-// page arena as a dirty run, which the next claim prefers. Very large blocks give their pages back
-// when they are freed. The largest blocks, and those of GiBs that the arena's window has no room
+// If the run of a freed block is short, it is set aside for the thread that allocated the block.
+// Otherwise it stays in the page arena as a dirty run, which the next claim prefers. Very large
+// blocks give their pages back when they are freed. The largest blocks, and those of GiBs that the arena's window has no room
 // for, are mappings of their own (far_block). Lock-free, thread-safe. Nothing here touches errno.
 #ifndef HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_H
 #define HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_H

@@ -276,7 +276,7 @@ HAK_INLINE void put_each(const struct page_arena_window *window, unsigned bin, v
 
 // Returns how many of the blocks lie at distances of `step` behind ptr, one after the other.
 HAK_INLINE unsigned count_following(const char *ptr, ptrdiff_t step, void *const *blocks,
-                                    unsigned most) {
+                                    size_t most) {
     unsigned n = 0;
     for (const char *next = ptr + step; n < most && blocks[n] == next; next += step) {
         n++;
@@ -299,7 +299,7 @@ HAK_INLINE unsigned gather_run(struct gathered *some, void *const *blocks, unsig
     uint64_t edge = UINT64_C(1) << (63 - first); // the bit that is not of the word any more
     int room = up ? __builtin_ctzll(taken >> first >> 1 | edge)
                   : __builtin_clzll(taken << (63 - first) << 1 | edge);
-    unsigned most = hak_min((unsigned)room, count - 1);
+    size_t most = hak_min((size_t)room, (size_t)count - 1);
     unsigned n = count_following(blocks[0], step, blocks + 1, most);
     uint64_t run = (UINT64_C(1) << n) - 1;
     some->mask |= up ? run << first << 1 : run << (first - n);
