@@ -3,8 +3,9 @@
 //
 // If the run of a freed block is short, it is set aside for the thread that allocated the block.
 // Otherwise it stays in the page arena as a dirty run, which the next claim prefers. Very large
-// blocks give their pages back when they are freed. The largest blocks, and those of GiBs that the arena's window has no room
-// for, are mappings of their own (far_block). Lock-free, thread-safe. Nothing here touches errno.
+// blocks give their pages back when they are freed. The largest blocks, and those of GiBs that the
+// arena's window has no room for, are mappings of their own (far_block). Lock-free, thread-safe.
+// Nothing here touches errno.
 #ifndef HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_H
 #define HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_H
 
