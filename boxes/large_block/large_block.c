@@ -156,20 +156,6 @@ void *large_block_alloc(size_t size, size_t align, enum large_block_use use) {
     return large_alloc_near(size, align, use, &is_zero);
 }
 
-// Returns the metadata of the block that starts at ptr, in a slab whose group can be read; NULL if
-// there is none.
-HAK_INLINE struct slab *find_reached(const struct page_arena_window *window, const void *ptr,
-                                     size_t slab) {
-    if (HAK_UNLIKELY(!superslab_known_reached(window, slab))) {
-        return NULL;
-    }
-    struct slab *meta = superslab_slab(window, slab);
-    return atomic_load_explicit(&meta->kind, memory_order_acquire) == SLAB_LARGE &&
-                   superslab_large_start(window, slab) == ptr
-               ? meta
-               : NULL;
-}
-
 static struct slab *find(const struct page_arena_window *window, const void *ptr, size_t slab) {
     return slab < window->slabs && page_arena_reaches(slab) ? find_reached(window, ptr, slab)
                                                             : NULL;

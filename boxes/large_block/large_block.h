@@ -64,6 +64,10 @@ void large_block_flush(void);
 // Returns the usable bytes of the live large block that starts at `ptr`, 0 if there is none.
 size_t large_block_usable(const struct page_arena_window *window, const void *ptr, size_t slab);
 
+// Resizes the live large block that starts at `ptr`, in a slab that page_arena_reaches(), to `size`
+// bytes (> 0) if its pages stay the same ones. Otherwise returns false, and changes nothing.
+bool large_block_stays(void *ptr, size_t slab, size_t size);
+
 // Resizes the live large block that starts at `ptr` to `size` bytes (> 0), at its place or by
 // moving its pages. Returns NULL if neither can be done; the block is as it was then.
 void *large_block_resize(const struct page_arena_window *window, void *ptr, size_t slab,

@@ -111,6 +111,20 @@ HAK_INLINE void check_tail(const char *call, const char *block, size_t size) {
 #endif
 }
 
+// Returns the metadata of the block that starts at ptr, in a slab whose group can be read; NULL if
+// there is none.
+HAK_INLINE struct slab *find_reached(const struct page_arena_window *window, const void *ptr,
+                                     size_t slab) {
+    if (HAK_UNLIKELY(!superslab_known_reached(window, slab))) {
+        return NULL;
+    }
+    struct slab *meta = superslab_slab(window, slab);
+    return atomic_load_explicit(&meta->kind, memory_order_acquire) == SLAB_LARGE &&
+                   superslab_large_start(window, slab) == ptr
+               ? meta
+               : NULL;
+}
+
 // Makes a block of a claimed run, for the threads with that slot. `grown`: realloc made it. The
 // caller counts the block.
 HAK_INLINE char *large_begin(const struct page_arena_window *window, size_t slab, struct slab *meta,

@@ -507,6 +507,24 @@ TEST_F(LargeBlock, WhatLeavesMuchOfItsSlabIsNotPutOnHugePages) {
     }
 }
 
+TEST_F(LargeBlock, StaysWhileItsPagesDo) {
+    char *ptr = alloc(100 * HAK_PAGE, 2 * kSlab); // starts at a page
+    const size_t slab = slab_of(ptr);
+    fill(ptr, 100 * HAK_PAGE, 7);
+    for (size_t size : {size_t{99 * HAK_PAGE}, size_t{100 * HAK_PAGE + 1}, size_t{1}, SIZE_MAX}) {
+        EXPECT_FALSE(large_block_stays(ptr, slab, size)) << size;
+        EXPECT_EQ(usable(ptr), 100u * HAK_PAGE);
+    }
+    EXPECT_TRUE(large_block_stays(ptr, slab, 99 * HAK_PAGE + 1));
+    EXPECT_EQ(usable(ptr), large_block_good_size(99 * HAK_PAGE + 1));
+    EXPECT_TRUE(large_block_stays(ptr, slab, 100 * HAK_PAGE));
+    EXPECT_TRUE(filled(ptr, 100 * HAK_PAGE, 7, 100 * HAK_PAGE));
+    EXPECT_FALSE(large_block_stays(ptr + 64, slab, 100 * HAK_PAGE)) << "no start";
+    EXPECT_FALSE(large_block_stays(ptr + kSlab, slab + 1, 100 * HAK_PAGE)) << "no start";
+    ASSERT_TRUE(release(ptr));
+    EXPECT_FALSE(large_block_stays(ptr, slab, 100 * HAK_PAGE)) << "free";
+}
+
 TEST_F(LargeBlock, ResizeInPlace) {
     size_t size = 10 * kSlab;
     char *ptr = alloc(size);

@@ -27,24 +27,23 @@ HAK_INLINE size_t pages_for(const struct slab *meta, size_t size) {
     return (taken(size) + colour + HAK_PAGE - 1) >> HAK_PAGE_SHIFT;
 }
 
-// Resizes a block whose pages stay the same ones, if they do.
-HAK_INLINE bool resize_within_pages(const struct page_arena_window *window, size_t slab,
-                                    size_t size) {
-    struct slab *meta = superslab_slab(window, slab);
+bool large_block_stays(void *ptr, size_t slab, size_t size) {
+    const struct page_arena_window window = page_arena_get_window();
+    struct slab *meta = find_reached(&window, ptr, slab);
+    if (meta == NULL || size > (size_t)PTRDIFF_MAX - TAIL) {
+        return false;
+    }
     size_t before = atomic_load_explicit(&meta->size, memory_order_relaxed);
-    if (size > (size_t)PTRDIFF_MAX || pages_for(meta, before) != pages_for(meta, size)) {
+    if (pages_for(meta, before) != pages_for(meta, size)) {
         return false;
     }
     atomic_store_explicit(&meta->size, size, memory_order_relaxed);
-    write_tail(superslab_large_start(window, slab), size);
+    write_tail(ptr, size);
     return true;
 }
 
 // Resizes a block in the arena's window at its place.
 static bool resize_near(const struct page_arena_window *window, size_t slab, size_t size) {
-    if (resize_within_pages(window, slab, size)) {
-        return true;
-    }
     struct slab *meta = superslab_slab(window, slab);
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
     size_t room = atomic_load_explicit(&meta->room, memory_order_relaxed);
@@ -278,7 +277,7 @@ void *large_block_resize(const struct page_arena_window *window, void *ptr, size
         return far_block_resize(ptr, superslab_usable(size));
     }
     check_tail("realloc", ptr, superslab_large_usable(window, slab));
-    if (resize_near(window, slab, size)) {
+    if (large_block_stays(ptr, slab, size) || resize_near(window, slab, size)) {
         return ptr;
     }
     void *moved = move_near(window, slab, size);
