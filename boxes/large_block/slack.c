@@ -22,14 +22,14 @@
 #endif
 
 // Build setting: slack goes back at most so often in a millisecond, GIVEN_BURST times on top of
-// that after a rest, and for one block in TRIES. Giving a block's slack back takes some
+// that after a rest of REST_MS, and for one block in TRIES. Giving a block's slack back takes some
 // microseconds, and as much again if the next block there is longer; filling the block takes no
 // longer. SIZE_MAX: as often as there is too much.
 #ifndef HAK_LARGE_SLACK_GIVEN_PER_MS
 #    define HAK_LARGE_SLACK_GIVEN_PER_MS 4
 #endif
 
-enum { LINE_PAGES = 128, LINE_BLOCKS = 16, GIVEN_BURST = 512, TRIES = 32 };
+enum { LINE_PAGES = 128, LINE_BLOCKS = 16, GIVEN_BURST = 512, REST_MS = 128, TRIES = 32 };
 
 // Each count has live blocks in its upper half and pages of slack in its lower half, both signed.
 static struct {
@@ -85,7 +85,8 @@ static HAK_NOINLINE int32_t look_at_clock(void) {
     size_t since = now - atomic_load_explicit(&counts.given_ms, memory_order_relaxed);
     atomic_store_explicit(&counts.given_ms, now, memory_order_relaxed);
     size_t more = hak_min(since, GIVEN_BURST) * HAK_LARGE_SLACK_GIVEN_PER_MS;
-    return (int32_t)hak_min(more + 1, (size_t)GIVEN_BURST);
+    // A few ms may as well be those in which another process had the processor.
+    return (int32_t)hak_min(more + 1, (size_t)(since >= REST_MS ? GIVEN_BURST : TRIES));
 }
 
 // Counts a call that gives slack back. Returns false if there were too many of late. Reading the
