@@ -5,6 +5,9 @@
 // hit_path_calls NAME SIZE [STATE]: makes the call of that name a hit first, by doing it a few
 // times, after it has brought the heap into a state: "holes", "peak" or "trimmed". hit_path_calls
 // maps: prints what is mapped into a process that has the library preloaded.
+//
+// The calls "frees_up", "frees_down" and "frees_mixed" are 1024 frees, in the order of the blocks'
+// addresses, against it, and in none: hits, and what the misses among them cost.
 #include <dlfcn.h>
 #include <malloc.h>
 #include <stdint.h>
@@ -35,6 +38,46 @@ static alloc_fn *find_alloc(const char *name) {
     alloc_fn *fn;
     *(void **)&fn = dlsym(RTLD_DEFAULT, name);
     return fn;
+}
+
+static uint64_t next_random(uint64_t *random) {
+    *random = *random * 6364136223846793005u + 1442695040888963407u;
+    return *random >> 33;
+}
+
+static void swap(void **one, void **other) {
+    void *kept = *one;
+    *one = *other;
+    *other = kept;
+}
+
+static void free_all(void **blocks, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        free(blocks[i]);
+    }
+}
+
+static int by_address(const void *one, const void *other) {
+    uintptr_t a = (uintptr_t) * (void *const *)one;
+    uintptr_t b = (uintptr_t) * (void *const *)other;
+    return (a > b) - (a < b);
+}
+
+static void run_frees(const char *order, size_t size, int stop) {
+    enum { BLOCKS = 1024 };
+    static void *blocks[BLOCKS];
+    for (size_t i = 0; i < BLOCKS; i++) {
+        blocks[i] = malloc(size);
+    }
+    qsort(blocks, BLOCKS, sizeof *blocks, by_address);
+    uint64_t random = 42;
+    for (size_t i = BLOCKS; i-- > 1 && strcmp(order, "up") != 0;) {
+        size_t other = strcmp(order, "down") == 0 ? BLOCKS - 1 - i : next_random(&random) % (i + 1);
+        if (other < i) {
+            swap(&blocks[i], &blocks[other]);
+        }
+    }
+    STEP(free_all(blocks, BLOCKS));
 }
 
 static void run(const char *name, size_t size, int stop) {
@@ -75,6 +118,8 @@ static void run(const char *name, size_t size, int stop) {
         *(void **)&fn = dlsym(RTLD_DEFAULT, "_ZdlPvm");
         p = malloc(size);
         STEP(fn(p, size));
+    } else if (strncmp(name, "frees_", strlen("frees_")) == 0) {
+        run_frees(name + strlen("frees_"), size, stop);
     } else {
         exit(2);
     }
@@ -94,11 +139,7 @@ static void make_heap(size_t keep) {
     }
     uint64_t random = 42;
     for (size_t i = count; i-- > 1;) {
-        random = random * 6364136223846793005u + 1442695040888963407u;
-        size_t j = (random >> 33) % (i + 1);
-        void *other = blocks[j];
-        blocks[j] = blocks[i];
-        blocks[i] = other;
+        swap(&blocks[i], &blocks[next_random(&random) % (i + 1)]);
     }
     for (size_t i = 0; i < count; i++) {
         if (keep == 0 || i % keep != 0) {

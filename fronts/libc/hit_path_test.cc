@@ -278,6 +278,28 @@ TEST_P(HitPathTest, IsShort) {
     Report(GetParam(), path);
 }
 
+// Frees that are hits until the cache is full, and what it costs to make room: at most so many
+// instructions a block. Blocks that are neighbours go back to their slab together.
+TEST(FreesInARowTest, AreShort) {
+    struct {
+        const char *call;
+        size_t size;
+        int most;
+    } const rows[] = {
+        {"frees_up", 1024, 47},
+        {"frees_down", 1024, 47},
+        {"frees_mixed", 1024, 63},
+    };
+    for (const auto &row : rows) {
+        Path path;
+        ASSERT_NO_FATAL_FAILURE(Follow(kLibrary, "HAKMEM_DECAY_MS=-1", row.call, row.size, &path));
+        int each = path.instructions / 1024;
+        printf("%-12s %5zu B: %d instructions a block\n", row.call, row.size, each);
+        EXPECT_GE(each, 17) << "fewer than those of a hit";
+        EXPECT_LE(each, row.most) << row.call << " " << row.size;
+    }
+}
+
 class LinkedHitPathTest : public testing::TestWithParam<Bar> {};
 
 INSTANTIATE_TEST_SUITE_P(Calls, LinkedHitPathTest,
