@@ -131,6 +131,32 @@ TEST(WithoutLooksDeathTest, AMediumBlockFreedTwiceIsAmongTheNewest) {
     }
 }
 
+// While the block is the newest of its cache, and once it has left the cache.
+TEST(WithoutLooksDeathTest, UsableSizeOfAFreedBlock) {
+    for (size_t size : {16, 64, 1000, 1500, 4096, 16000}) {
+        Warm(size);
+        void *p = malloc(size);
+        void *other = malloc(size); // keeps the slab
+        EXPECT_GE(malloc_usable_size(p), size);
+        for (bool spills : {false, true}) {
+            EXPECT_EXIT(
+                {
+                    free(p);
+                    if (spills) {
+                        malloc_trim(0);
+                    }
+                    _exit(malloc_usable_size(Hide(p)) > 0);
+                },
+                KilledBySignal(SIGABRT), StrEq(MisuseLine("malloc_usable_size", p, kFreed)))
+                << size << ", " << spills;
+        }
+        EXPECT_EXIT(_exit(malloc_usable_size(Hide(p) + 8) > 0), KilledBySignal(SIGABRT),
+                    StrEq(MisuseLine("malloc_usable_size", Hide(p) + 8, kInterior)));
+        free(other);
+        free(p);
+    }
+}
+
 TEST(WithoutLooksDeathTest, PointersThatAreNoStartAreSeen) {
     Warm(64);
     char *small = Hide(malloc(64));

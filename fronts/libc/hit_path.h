@@ -99,6 +99,21 @@ HAK_INLINE bool hit_is_next(const struct thread_heap *heap, unsigned bin, const 
     return *heap->bins[bin].top == ptr;
 }
 
+// Returns true if a block of a medium bin is among the newest of its stack, whose slots are in a
+// line or two, or in the slots below it. Those exist, because the stacks of smaller bins come
+// first.
+HAK_INLINE bool hit_is_one_of_newest(const struct thread_heap *heap, unsigned bin,
+                                     const void *ptr) {
+    void **top = heap->bins[bin].top;
+#pragma GCC unroll 8
+    for (unsigned i = 0; i < THREAD_HEAP_NEWEST; i++) {
+        if (HAK_UNLIKELY(*(top - i) == ptr)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 // As hit_push(), but without reading the block, which may be far from the processor's caches.
 // Returns false if the block is already the topmost one: that slot is next to the one that is
 // written.

@@ -14,7 +14,7 @@
 #include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/recorder/recorder.h"
-#include "boxes/shared_pool/shared_pool.h"
+#include "boxes/shared_pool/free_bit.h"
 #include "boxes/size_class/size_class.h"
 #include "boxes/thread_heap/thread_heap.h"
 #include "fronts/tiny_front/tiny_front.h"
@@ -147,31 +147,54 @@ static void *recorded_resize(const char *call, void *ptr, size_t size) {
     return block;
 }
 
-// Returns the bin of the tiny block that starts at ptr, live or not; 0 for any other pointer. In
-// the hardened flavour always returns 0, so that every block takes the slow path.
-HAK_INLINE unsigned tiny_bin(const void *ptr) {
-    unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
-    size_t block;
-    bool start = !HAK_HARDENED && bin != 0 &&
-                 size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB, &block);
-    return HAK_LIKELY(start) ? bin : 0;
+// The tiny block that starts at an address, live or not: its bin (0: none starts there), its slab,
+// and its number there.
+struct tiny {
+    unsigned bin;
+    size_t slab, block;
+};
+
+// In the hardened flavour always returns bin 0, so that every block takes the slow path. So it does
+// while the window is being set up: is_in_pool() needs it.
+HAK_INLINE struct tiny tiny_at(const void *ptr) {
+    const struct front_gate *gate = thread_heap_gate();
+    struct tiny tiny = {0};
+    size_t unit = front_gate_unit(gate, ptr);
+    if (HAK_HARDENED || HAK_UNLIKELY(unit >= gate->units) || !page_arena_is_known()) {
+        return tiny;
+    }
+    unsigned bin = size_class_bin_at(front_gate_at(gate, unit));
+    tiny.slab = unit >> FRONT_GATE_SLAB_UNITS;
+    tiny.bin = HAK_LIKELY(size_class_is_start(&size_class_bins[bin], (uintptr_t)ptr % ARENA_SLAB,
+                                              &tiny.block))
+                   ? bin
+                   : 0;
+    return tiny;
 }
 
-// Returns true if a block is free: in its slab, or among the newest of the thread's cache.
-static HAK_NOINLINE bool is_put_back(unsigned bin, const void *ptr) {
-    return shared_pool_is_free(bin, ptr) || is_newest(thread_heap_current(), bin, ptr);
+HAK_INLINE bool is_in_pool(const struct tiny *tiny) {
+    return shared_pool_bit_is_set(tiny->bin, tiny->slab, tiny->block);
+}
+
+// Returns true if a block that realloc() is to move or keep is free: in its slab, or among the
+// newest of the thread's cache. The bit of a small block is looked at in the debug flavour only: it
+// would bring a line of the slab's bitmap into the processor's cache at each call.
+HAK_INLINE bool is_put_back(const struct tiny *tiny, const void *ptr) {
+    const struct thread_heap *heap = thread_heap_current();
+    if (HAK_HEADER || tiny->bin < SIZE_CLASS_HIT_BINS) {
+        return HAK_DEBUG && (is_in_pool(tiny) || is_newest(heap, tiny->bin, ptr));
+    }
+    return is_in_pool(tiny) || hit_is_one_of_newest(heap, tiny->bin, ptr);
 }
 
 // Handles tiny blocks that stay where they are or grow into another bin; slow_resize() handles all
 // others.
 static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
-    unsigned bin = tiny_bin(ptr);
-    // The block's mark tells whether it is free. Reading its bit instead would bring a line of the
-    // slab's bitmap into the processor's cache at each call: worth it for medium blocks only.
+    const struct tiny tiny = tiny_at(ptr);
+    const unsigned bin = tiny.bin;
     if (HAK_UNLIKELY(bin == 0 || size - 1 >= SIZE_CLASS_ALLOC_MAX ||
                      free_mark_is_set(ptr, thread_heap_current()) ||
-                     hit_is_next(thread_heap_current(), bin, ptr) ||
-                     ((HAK_DEBUG || bin >= SIZE_CLASS_HIT_BINS) && is_put_back(bin, ptr)))) {
+                     hit_is_next(thread_heap_current(), bin, ptr) || is_put_back(&tiny, ptr))) {
         return slow_resize(call, ptr, size);
     }
     size_t usable = size_class_usable(bin);
@@ -206,21 +229,23 @@ EXPORT void *reallocarray(void *ptr, size_t count, size_t size) {
     return ptr == NULL ? get(total) : resize("reallocarray", ptr, total);
 }
 
-// Returns the usable bytes of a live tiny block, 0 for any other pointer. Some programs call this
-// for each block that they allocate and for each that they free.
-HAK_INLINE size_t usable_tiny(const void *ptr) {
-    const struct thread_heap *heap = thread_heap_current();
-    unsigned bin = tiny_bin(ptr);
-    bool live = bin != 0 && !free_mark_is_set(ptr, heap) &&
-                (front_gate_checks(thread_heap_gate()) || !is_newest(heap, bin, ptr)) &&
-                !shared_pool_is_free(bin, ptr);
-    return HAK_LIKELY(live) ? size_class_usable(bin) : 0;
+// NULL, blocks that are not tiny, and pointers that start no live block.
+static HAK_NOINLINE size_t slow_usable(const void *ptr) {
+    return ptr == NULL ? 0 : classify_live("malloc_usable_size", ptr).usable;
 }
 
+// Some programs call this for each block that they allocate and for each that they free. A freed
+// block is noticed while it is the next to be handed out, or bears its mark where free() reads it,
+// and by its bit once it has left the cache.
 EXPORT size_t malloc_usable_size(void *ptr) {
-    size_t usable = usable_tiny(ptr);
-    return HAK_LIKELY(usable != 0 || ptr == NULL) ? usable
-                                                  : classify_live("malloc_usable_size", ptr).usable;
+    const struct tiny tiny = tiny_at(ptr);
+    if (HAK_UNLIKELY(tiny.bin == 0) || HAK_UNLIKELY(is_in_pool(&tiny)) ||
+        HAK_UNLIKELY(front_gate_checks(thread_heap_gate())
+                         ? free_mark_is_set(ptr, thread_heap_current())
+                         : hit_is_next(thread_heap_current(), tiny.bin, ptr))) {
+        return slow_usable(ptr);
+    }
+    return size_class_usable(tiny.bin);
 }
 
 #ifdef __GLIBC__

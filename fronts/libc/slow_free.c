@@ -116,20 +116,6 @@ HAK_INLINE bool push(struct thread_heap *heap, unsigned bin, void *ptr) {
 }
 
 #if !HAK_HARDENED
-// Returns true if a block of a medium bin is among the newest of its stack, whose slots are in a
-// line or two, or in the slots below it. Those exist, because the stacks of smaller bins come
-// first.
-HAK_INLINE bool is_newest(const struct thread_heap *heap, unsigned bin, const void *ptr) {
-    void **top = heap->bins[bin].top;
-#    pragma GCC unroll 8
-    for (unsigned i = 0; i < THREAD_HEAP_NEWEST; i++) {
-        if (HAK_UNLIKELY(*(top - i) == ptr)) {
-            return true;
-        }
-    }
-    return false;
-}
-
 // Frees blocks that are too large for their free to be a hit. There is time here to check that the
 // pointer starts a block. Returns false if anything is unusual.
 HAK_INLINE bool free_medium(void *ptr) {
@@ -144,7 +130,7 @@ HAK_INLINE bool free_medium(void *ptr) {
         return !free_mark_is_set(ptr, heap) && push(heap, bin, ptr);
     }
     // The block may be far away.
-    if (is_newest(heap, bin, ptr) || !fast_cache_push(&heap->bins[bin], ptr)) {
+    if (hit_is_one_of_newest(heap, bin, ptr) || !fast_cache_push(&heap->bins[bin], ptr)) {
         return false;
     }
     fast_cache_fetch(ptr);
