@@ -187,7 +187,7 @@ HAK_INLINE bool is_put_back(const struct tiny *tiny, const void *ptr) {
     return is_in_pool(tiny) || hit_is_one_of_newest(heap, tiny->bin, ptr);
 }
 
-// Handles tiny blocks that stay where they are or grow into another bin; slow_resize() handles all
+// Handles tiny blocks that stay where they are or move into another bin; slow_resize() handles all
 // others.
 static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
     const struct tiny tiny = tiny_at(ptr);
@@ -198,17 +198,14 @@ static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
         return slow_resize(call, ptr, size);
     }
     size_t usable = size_class_usable(bin);
-    if (size <= usable) {
-        return size > usable / 2 ? ptr : slow_resize(call, ptr, size);
+    if (size <= usable && (size > usable / 2 || bin == 1)) { // as serves() has it
+        return ptr;
     }
     void *fresh = hit_alloc(size);
     if (HAK_UNLIKELY(fresh == NULL)) {
-        fresh = slow_alloc(size);
-        if (fresh == NULL) {
-            return NULL;
-        }
+        return move(ptr, size, usable);
     }
-    memcpy(fresh, ptr, usable);
+    memcpy(fresh, ptr, hak_min(size, usable));
     put(ptr);
     return fresh;
 }
