@@ -159,6 +159,21 @@ HAK_INLINE size_t size_class_usable(unsigned bin) {
 // `size` bytes. Returns 0 if there is none.
 unsigned size_class_aligned_bin(size_t size, size_t align);
 
+// Build setting: with 0, no allocation of aligned blocks is a hit. It cannot be one if there are
+// bins whose size is no multiple of the step from bin to bin, or if blocks have bytes that are not
+// the user's.
+#ifndef SIZE_CLASS_ALIGNED_HITS
+#    define SIZE_CLASS_ALIGNED_HITS (SIZE_CLASS_FINE != 0 && HAK_HEADER == 0 && HAK_HARDENED == 0)
+#endif
+
+// Returns a size of which size_class_bin_of() is size_class_aligned_bin(size, align), if there is
+// such a bin. A number above SIZE_CLASS_TINY_MAX, or 0, says that there may be none, or that `size`
+// is 0. For builds with SIZE_CLASS_ALIGNED_HITS: a multiple of `align` either has a bin of just its
+// size, or one whose size is a multiple of a step that `align` divides.
+HAK_INLINE size_t size_class_aligned_size(size_t size, size_t align) {
+    return hak_round_up(size, align);
+}
+
 // Returns the class (0..7) that a bin (1 and up) belongs to.
 HAK_INLINE unsigned size_class_of_bin(unsigned bin) {
     uint32_t size = size_class_bins[bin].size;

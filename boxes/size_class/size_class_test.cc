@@ -152,6 +152,25 @@ TEST(SizeClass, AlignedBinIsTheSmallestThatFits) {
     }
 }
 
+TEST(SizeClass, AlignedSizeHasTheAlignedBin) {
+    if (SIZE_CLASS_ALIGNED_HITS == 0) {
+        GTEST_SKIP() << "no aligned block is a hit";
+    }
+    for (size_t align = 32; align <= 65536; align *= 2) {
+        for (size_t size = 1; size <= kMost + 1; size++) {
+            const size_t rounded = size_class_aligned_size(size, align);
+            ASSERT_EQ(rounded <= kMost ? size_class_bin_of(rounded) : 0,
+                      size_class_aligned_bin(size, align))
+                << size << " " << align;
+        }
+        EXPECT_EQ(size_class_aligned_size(0, align), 0u);
+        for (size_t less : {size_t{1}, align - 1}) { // more than there are addresses
+            EXPECT_EQ(size_class_aligned_size(0 - less, align), 0u) << align;
+        }
+        EXPECT_GT(size_class_aligned_size(0 - align, align), kMost) << align;
+    }
+}
+
 TEST(SizeClass, AlignedBinOfWhatIsTooLarge) {
     EXPECT_EQ(size_class_aligned_bin(SIZE_MAX, 1), 0u);
     EXPECT_EQ(size_class_aligned_bin(SIZE_MAX, size_t{1} << 63), 0u);

@@ -155,9 +155,11 @@ HAK_INLINE void *open_new(std::size_t size, std::align_val_t align, unsigned for
     if ((form & ALIGNED) == 0) {
         return slow_alloc(size);
     }
-    return number(align) > HAK_MIN_ALIGN && hak_is_pow2(number(align))
-               ? slow_aligned_alloc(number(align), size)
-               : nullptr;
+    if (number(align) <= HAK_MIN_ALIGN || !hak_is_pow2(number(align))) {
+        return nullptr;
+    }
+    void *block = hit_aligned_alloc(number(align), size);
+    return HAK_LIKELY(block != nullptr) ? block : slow_aligned_alloc(number(align), size);
 }
 
 // The two below are jumped to, so that what they return to is the code that called the operator.

@@ -79,6 +79,21 @@ HAK_INLINE void *hit_alloc(size_t size) {
     return hit_alloc_from(thread_heap_current(), size);
 }
 
+// As hit_alloc(), for a block aligned to `align`, a power of two above HAK_MIN_ALIGN. If it returns
+// NULL, slow_aligned_alloc() is next.
+HAK_INLINE void *hit_aligned_alloc(size_t align, size_t size) {
+    if (SIZE_CLASS_ALIGNED_HITS == 0) {
+        return NULL;
+    }
+    void *block = hit_alloc(size_class_aligned_size(size, align));
+    if (HAK_LIKELY(((uintptr_t)block & (align - 1)) == 0)) {
+        return block;
+    }
+    // A larger block than the stack's, less aligned: sized delete was given too small a size.
+    slow_free(block);
+    return NULL;
+}
+
 // Puts a block into the stack at `place` of the heap. Returns false if the stack is full, or if the
 // block bears the heap's mark.
 HAK_INLINE bool hit_push(struct thread_heap *heap, size_t place, void *ptr) {

@@ -85,7 +85,8 @@ static void *get_aligned(size_t align, size_t size) {
     if (align <= HAK_MIN_ALIGN) {
         return get(size);
     }
-    return slow_aligned_alloc(align, size);
+    void *block = hit_aligned_alloc(align, size);
+    return HAK_LIKELY(block != NULL) ? block : slow_aligned_alloc(align, size);
 }
 
 // As in glibc before 2.38: an alignment that is no power of two is rounded up to one.
@@ -110,10 +111,7 @@ EXPORT void *aligned_alloc(size_t align, size_t size) {
 }
 OWN(aligned_alloc) void *own_aligned_alloc(size_t align, size_t size);
 
-EXPORT int posix_memalign(void **out, size_t align, size_t size) {
-    if (!hak_is_pow2(align) || align % sizeof(void *) != 0) {
-        return EINVAL;
-    }
+static HAK_NOINLINE int slow_posix_memalign(void **out, size_t align, size_t size) {
     if (HAK_UNLIKELY(!thread_heap_ready())) {
         void *early = slow_aligned_alloc(align, size); // There is no errno yet.
         *out = early == NULL ? *out : early;
@@ -125,6 +123,18 @@ EXPORT int posix_memalign(void **out, size_t align, size_t size) {
         return ENOMEM; // and errno too, as in glibc: there are callers that look there
     }
     errno = saved;
+    *out = block;
+    return 0;
+}
+
+EXPORT int posix_memalign(void **out, size_t align, size_t size) {
+    if (!hak_is_pow2(align) || align % sizeof(void *) != 0) {
+        return EINVAL;
+    }
+    void *block = align <= HAK_MIN_ALIGN ? hit_alloc(size) : hit_aligned_alloc(align, size);
+    if (HAK_UNLIKELY(block == NULL)) {
+        return slow_posix_memalign(out, align, size);
+    }
     *out = block;
     return 0;
 }
