@@ -147,8 +147,8 @@ static void *recorded_resize(const char *call, void *ptr, size_t size) {
     return block;
 }
 
-// The tiny block that starts at an address, live or not: its bin (0: none starts there), its slab,
-// and its number there.
+// The tiny block that starts at an address, live or not: its bin (0: none starts there), its slab
+// (0: the address is not in the window), and its number there.
 struct tiny {
     unsigned bin;
     size_t slab, block;
@@ -187,11 +187,21 @@ HAK_INLINE bool is_put_back(const struct tiny *tiny, const void *ptr) {
     return is_in_pool(tiny) || hit_is_one_of_newest(heap, tiny->bin, ptr);
 }
 
-// Handles tiny blocks that stay where they are or move into another bin; slow_resize() handles all
-// others.
+// Resizes a large block in the window (tiny_at() has found its slab, and no bin) that keeps its
+// pages. Returns false for any other block. While there are samples, the block may be one.
+HAK_INLINE bool large_stays(const struct tiny *tiny, void *ptr, size_t size) {
+    return tiny->slab != 0 && size > SIZE_CLASS_TINY_MAX && !heap_profile_started() &&
+           large_block_stays(ptr, tiny->slab, size);
+}
+
+// Handles tiny blocks that stay where they are or move into another bin, and large blocks that keep
+// their pages; slow_resize() handles all others.
 static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
     const struct tiny tiny = tiny_at(ptr);
     const unsigned bin = tiny.bin;
+    if (bin == 0 && large_stays(&tiny, ptr, size)) {
+        return ptr;
+    }
     if (HAK_UNLIKELY(bin == 0 || size - 1 >= SIZE_CLASS_ALLOC_MAX ||
                      free_mark_is_set(ptr, thread_heap_current()) ||
                      hit_is_next(thread_heap_current(), bin, ptr) || is_put_back(&tiny, ptr))) {
