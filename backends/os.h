@@ -108,8 +108,8 @@ enum os_result os_unmap(void *at, size_t size);
 // the range is as it was.
 enum os_result os_forbid(void *at, size_t size);
 
-// Takes the rights to a range away until os_commit(). Its pages stay in memory, contents and all,
-// which takes half the time of the call above; where a sandbox may not allow it, that is made.
+// Takes the rights to a committed range away; its pages stay, and os_commit() gives the rights
+// back. OS_NO_MEMORY: it is as it was, in a sandbox too.
 enum os_result os_hide(void *at, size_t size);
 
 // Advises huge pages for a range (true) or takes that back (false). Best effort.

@@ -17,6 +17,8 @@ UNDERNEATH(would_grant);
 UNDERNEATH(commit);
 UNDERNEATH(commit_alone);
 UNDERNEATH(decommit);
+UNDERNEATH(forbid);
+UNDERNEATH(hide);
 UNDERNEATH(purge);
 UNDERNEATH(refresh);
 UNDERNEATH(move);
@@ -45,6 +47,8 @@ static const char *const names[FAULTY_KINDS] = {
     [FAULTY_DATA_LIMIT] = "data_limit",
     [FAULTY_PHYSICAL_MEMORY] = "physical_memory",
     [FAULTY_READ_FILE] = "read_file",
+    [FAULTY_FORBID] = "forbid",
+    [FAULTY_HIDE] = "hide",
 };
 
 static struct faulty_script script;
@@ -282,6 +286,14 @@ void os_release(void *at, size_t size) {
 
 enum os_result os_unmap(void *at, size_t size) {
     return fails(FAULTY_RELEASE, false) ? OS_NO_MEMORY : underneath_unmap(at, size);
+}
+
+enum os_result os_forbid(void *at, size_t size) {
+    return fails(FAULTY_FORBID, false) ? OS_NO_MEMORY : underneath_forbid(at, size);
+}
+
+enum os_result os_hide(void *at, size_t size) {
+    return fails(FAULTY_HIDE, false) ? OS_NO_MEMORY : underneath_hide(at, size);
 }
 
 void os_huge_pages(void *at, size_t size, bool on) {

@@ -43,6 +43,8 @@ enum faulty_kind {
     FAULTY_DATA_LIMIT,      // likewise
     FAULTY_PHYSICAL_MEMORY, // 0 bytes
     FAULTY_READ_FILE,       // 0 bytes
+    FAULTY_FORBID,
+    FAULTY_HIDE,
     FAULTY_KINDS,
 };
 

@@ -417,10 +417,10 @@ enum os_result os_forbid(void *at, size_t size) {
 }
 
 enum os_result os_hide(void *at, size_t size) {
-    if (is_free_to_call() && !is_error(sys3(SYS_mprotect, (long)at, (long)size, PROT_NONE))) {
-        return OS_OK;
+    if (sandbox_is_strict() || !os_commits()) {
+        return OS_NO_MEMORY;
     }
-    return os_forbid(at, size);
+    return is_error(sys3(SYS_mprotect, (long)at, (long)size, PROT_NONE)) ? OS_NO_MEMORY : OS_OK;
 }
 
 uint64_t os_calls(void) {

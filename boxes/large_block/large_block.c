@@ -83,7 +83,8 @@ void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, boo
     bool coloured = is_coloured(align);
     bool room = coloured && (size >= ROOM_FROM || use == LARGE_BLOCK_GROWN) &&
                 settings_get(SETTING_LIMIT) == 0;
-    size_t run = slabs_for(room ? size + COLOURS_BYTES : size);
+    size_t guard = large_guard_bytes(asked);
+    size_t run = slabs_for(size + guard + (room ? COLOURS_BYTES : 0));
     size_t least = slabs_for(size);
     size_t slab = take(size, run, align, use, is_zero);
     if (HAK_UNLIKELY(slab == ARENA_NONE && run > least)) {
@@ -94,7 +95,8 @@ void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, boo
         return NULL;
     }
     const struct page_arena_window window = page_arena_get_window();
-    size_t colour = coloured ? colour_of(slab, (run << ARENA_SLAB_SHIFT) - size) : 0;
+    size_t rest = (run << ARENA_SLAB_SHIFT) - size;
+    size_t colour = coloured ? colour_of(slab, rest - hak_min(rest, guard)) : 0;
     if (use == LARGE_BLOCK_ZERO &&
         !large_make_zero((char *)page_arena_address(&window, slab) + colour, size, slab, run,
                          is_zero)) {
@@ -108,6 +110,7 @@ void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, boo
                       *is_zero                   ? TAIL_CLEAN
                       : use == LARGE_BLOCK_GROWN ? TAIL_WANTED
                                                  : TAIL_UNUSED);
+    large_set_guard(&window, slab);
     return block;
 }
 

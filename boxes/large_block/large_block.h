@@ -61,6 +61,9 @@ bool large_block_free_reached(void *ptr, size_t slab);
 // flavour.)
 void large_block_flush(void);
 
+// Returns the bytes of the slabs of freed blocks that wait and may have memory.
+size_t large_block_quarantined(void);
+
 // Returns the usable bytes of the live large block that starts at `ptr`, 0 if there is none.
 size_t large_block_usable(const struct page_arena_window *window, const void *ptr, size_t slab);
 

@@ -4,6 +4,7 @@
 //   large_block.c   claims, colours, and the begin and the end of a block
 //   slack.c         the pages behind the ends of blocks
 //   resize.c        blocks that are resized at their place, or moved
+//   guards.c        pages behind blocks that nobody may touch, in the hardened flavour
 //   retired.c       freed blocks that wait before they are used again, in the hardened flavour
 #ifndef HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_INTERNAL_H
 #define HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_INTERNAL_H
@@ -85,7 +86,7 @@ enum { PART_SLABS = 16, PART_PAGES = PART_SLABS * (ARENA_SLAB / HAK_PAGE) };
 // whether all of it is. Returns false if the run cannot be used; it is released then.
 bool large_make_zero(char *block, size_t size, size_t slab, size_t run, bool *is_zero);
 
-// --- Tails, and what was freed, in the hardened flavour: see retired.c
+// --- Tails, guards, and what was freed, in the hardened flavour: see retired.c and guards.c
 
 // Writes the tail of a block of `size` bytes.
 HAK_INLINE void write_tail(char *block, size_t size) {
@@ -125,6 +126,38 @@ HAK_INLINE struct slab *find_reached(const struct page_arena_window *window, con
                : NULL;
 }
 
+// Guards: pages behind a block, up to the end of the slabs that the block has, which nobody may
+// touch; see guards.c. large_guard_bytes() returns what a run for a block of `size` bytes should
+// have beyond that. large_set_guard() guards a block, or lengthens its guard after the block has
+// shrunk, where it can. large_drop_guard() takes a guard away: to be called before slabs of the run
+// are used otherwise. large_shrink_guard() makes way for a block that takes up the first `bytes`
+// bytes of its run. Both return false if the kernel does not give the rights back; the guard is as
+// it was then. large_forget_guard() is for a run all of which has lost its rights.
+#if HAK_HARDENED
+size_t large_guard_bytes(size_t size);
+void large_set_guard(const struct page_arena_window *window, size_t slab);
+bool large_drop_guard(const struct page_arena_window *window, size_t slab);
+bool large_shrink_guard(const struct page_arena_window *window, size_t slab, size_t bytes);
+void large_forget_guard(struct slab *meta);
+#else
+HAK_INLINE size_t large_guard_bytes(size_t size) {
+    (void)size;
+    return 0;
+}
+HAK_INLINE void large_set_guard(const struct page_arena_window *window, size_t slab) {
+    (void)window, (void)slab;
+}
+HAK_INLINE bool large_drop_guard(const struct page_arena_window *window, size_t slab) {
+    (void)window, (void)slab;
+    return true;
+}
+HAK_INLINE bool large_shrink_guard(const struct page_arena_window *window, size_t slab,
+                                   size_t bytes) {
+    (void)window, (void)slab, (void)bytes;
+    return true;
+}
+#endif
+
 // Makes a block of a claimed run, for the threads with that slot. `grown`: realloc made it. The
 // caller counts the block.
 HAK_INLINE char *large_begin(const struct page_arena_window *window, size_t slab, struct slab *meta,
@@ -134,7 +167,7 @@ HAK_INLINE char *large_begin(const struct page_arena_window *window, size_t slab
     atomic_store_explicit(&meta->colour, (uint16_t)colour, memory_order_relaxed);
     atomic_store_explicit(&meta->run, run, memory_order_relaxed);
     atomic_store_explicit(&meta->room, (uint32_t)room, memory_order_relaxed);
-    atomic_store_explicit(&meta->grown, grown, memory_order_relaxed);
+    atomic_store_explicit(&meta->flags, grown ? SLAB_GROWN : 0, memory_order_relaxed);
     atomic_store_explicit(&meta->size, asked, memory_order_relaxed);
     char *block = (char *)page_arena_address(window, slab) + colour;
     write_tail(block, asked);

@@ -42,7 +42,7 @@ bool large_block_stays(void *ptr, size_t slab, size_t size) {
     return true;
 }
 
-// Resizes a block in the arena's window at its place.
+// Resizes a block in the arena's window at its place. A block that shrinks always can.
 static bool resize_near(const struct page_arena_window *window, size_t slab, size_t size) {
     struct slab *meta = superslab_slab(window, slab);
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
@@ -51,11 +51,24 @@ static bool resize_near(const struct page_arena_window *window, size_t slab, siz
     if (size > window->slabs << ARENA_SLAB_SHIFT) {
         return false;
     }
-    size_t want =
-        slabs_for(taken(size) + atomic_load_explicit(&meta->colour, memory_order_relaxed));
+    size_t bytes = taken(size) + atomic_load_explicit(&meta->colour, memory_order_relaxed);
+    size_t want = slabs_for(bytes + large_guard_bytes(size));
+    if (want > have && slabs_for(bytes) <= run) {
+        want = hak_max(have, slabs_for(bytes)); // The run does not grow for a guard alone.
+    }
     bool zero;
     if (want > run && !page_arena_claim_at(slab + run, want - run, &zero)) {
         return false;
+    }
+    if (!(want == have ? large_shrink_guard(window, slab, bytes)
+                       : large_drop_guard(window, slab))) {
+        if (want > run) {
+            page_arena_release(slab + run, want - run, !zero);
+        }
+        if (want >= have) {
+            return false;
+        }
+        want = have; // A block that shrinks keeps the slabs that its guard is in.
     }
     if (want < have) {
         drop_room(meta, slab);
@@ -72,6 +85,7 @@ static bool resize_near(const struct page_arena_window *window, size_t slab, siz
     atomic_store_explicit(&meta->size, size, memory_order_relaxed);
     large_settle_slack(window, slab, grows ? TAIL_WANTED : TAIL_UNUSED);
     write_tail(superslab_large_start(window, slab), size);
+    large_set_guard(window, slab);
     return true;
 }
 
@@ -223,7 +237,7 @@ static void *copy_near(const struct page_arena_window *window, char *ptr, size_t
     struct slab *meta = superslab_slab(window, slab);
     size_t run = drop_room(meta, slab);
     // A run of few pages is given back: the next block that grows would have to fill it.
-    if (copied < bytes / 2 && page_arena_clean(slab, run)) {
+    if (copied < bytes / 2 && large_drop_guard(window, slab) && page_arena_clean(slab, run)) {
         large_count_ended(meta, hak_thread_slot());
         atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
         page_arena_release(slab, run, false);
@@ -243,12 +257,16 @@ static void *move_near(const struct page_arena_window *window, size_t slab, size
     if (size > window->slabs << ARENA_SLAB_SHIFT || run << ARENA_SLAB_SHIFT < LARGE_BLOCK_MOVE) {
         return NULL;
     }
-    size_t to_run = slabs_for(taken(size) + colour);
+    size_t to_run = slabs_for(taken(size) + colour + large_guard_bytes(size));
     size_t room;
     bool zero;
-    bool again = atomic_load_explicit(&superslab_slab(window, slab)->grown, memory_order_relaxed);
+    bool again = (atomic_load_explicit(&meta->flags, memory_order_relaxed) & SLAB_GROWN) != 0;
     size_t to = claim_to_move(&to_run, &room, &zero, again);
     if (to == ARENA_NONE) {
+        return NULL;
+    }
+    if (!large_drop_guard(window, slab)) {
+        page_arena_release(to, to_run, !zero);
         return NULL;
     }
     bool clean = page_arena_move(slab, to, run);
@@ -265,6 +283,7 @@ static void *move_near(const struct page_arena_window *window, size_t slab, size
     struct slab *moved_meta = superslab_slab(window, to);
     char *moved = large_begin(window, to, moved_meta, to_run, room, colour, size, slot, true);
     large_count_begun(window, to, moved_meta, slot, TAIL_WANTED);
+    large_set_guard(window, to);
     return moved;
 }
 

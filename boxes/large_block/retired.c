@@ -81,12 +81,18 @@ bool large_retire(char *block, size_t size, size_t slab, size_t run) {
     if (hardening_has(HARDENING_ZERO)) {
         hardening_clear_many(block, bytes_to_clear(size));
     }
+    const struct page_arena_window window = page_arena_get_window();
     if (!hardening_has(HARDENING_QUARANTINE) || settings_get(SETTING_LIMIT) != 0 ||
         page_arena_is_tight()) {
-        return false;
+        return !large_drop_guard(&window, slab);
     }
     size_t most = most_dirty();
     unsigned has = bare(slab, run, most);
+    if (has == HAS_NO_RIGHTS) {
+        large_forget_guard(superslab_slab(&window, slab));
+    } else if (!large_drop_guard(&window, slab)) {
+        return true; // as above: it stays held
+    }
     if ((has & HAS_PAGES) != 0) {
         atomic_fetch_add_explicit(&waiting.dirty, run, memory_order_relaxed);
     }
@@ -102,6 +108,14 @@ bool large_retire(char *block, size_t size, size_t slab, size_t run) {
 #else
 HAK_LAYOUT(large_block_layout, HAK_ROWS(), HAK_ROWS());
 #endif
+
+size_t large_block_quarantined(void) {
+#if HAK_HARDENED
+    return atomic_load_explicit(&waiting.dirty, memory_order_relaxed) << ARENA_SLAB_SHIFT;
+#else
+    return 0;
+#endif
+}
 
 void large_block_flush(void) {
 #if HAK_HARDENED

@@ -64,7 +64,9 @@
         "freed blocks of so many bytes can be neither read nor written while they wait "           \
         "(K, M, G, T); 0: none is")                                                                \
     ROW(SETTING_GUARD_PAGES, "HAKMEM_GUARD_PAGES", "pages", 0, 16384, 128,                         \
-        "so many slabs at most end in a page that nobody may touch")                               \
+        "so many slabs at most, and so many large blocks, end at a page that nobody may touch")    \
+    ROW(SETTING_GUARD_LARGE, "HAKMEM_GUARD_LARGE", "bytes", 0, INT64_C(1) << 40, 512 << 10,        \
+        "pages that nobody may touch follow blocks of so many bytes (K, M, G, T); 0: none")        \
     ROW(SETTING_RANDOM, "HAKMEM_RANDOM", "blocks", 0, 256, 8,                                      \
         "choose a block at random among up to so many (a power of two) that are ready; "           \
         "0, 1: no choice")                                                                         \

@@ -40,7 +40,9 @@ enum setting {
     SETTING_ZERO_MOST,   // bytes of a larger freed block that are made zero
     SETTING_QUARANTINE,  // bytes of freed blocks that wait, a bin and thread
     SETTING_PROTECT,     // bytes of freed blocks from which on they are without rights
-    SETTING_GUARD_PAGES, // most pages behind slabs that are without rights
+    SETTING_GUARD_PAGES, // most pages behind slabs that are without rights, and large blocks with
+                         // such
+    SETTING_GUARD_LARGE, // bytes of a large block from which it has pages without rights behind it
     SETTING_RANDOM,      // which block is next is not known
     SETTING_SEPARATE,    // addresses of a bin stay the bin's
 #endif

@@ -5,6 +5,7 @@
 #include "boxes/base/atomic.h"
 #include "boxes/decay/decay.h"
 #include "boxes/far_block/far_block.h"
+#include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/private_heap/private_heap.h"
 #include "boxes/sampled_block/sampled_block.h"
@@ -107,6 +108,8 @@ static HAK_NOINLINE void gather(struct hak_stats *stats, struct parts *parts) {
     stats->large_blocks = slabs->large_blocks + far.blocks;
     stats->large_pages = slabs->large_pages + far.bytes;
     stats->large_slack = (slabs->large_slabs << ARENA_SLAB_SHIFT) - slabs->large_pages;
+    stats->large_guards = slabs->large_guards;
+    stats->large_quarantined = large_block_quarantined();
     stats->mapped = slabs->mapped_pages + far.bytes;
     stats->mapped_blocks = slabs->mapped_blocks + far.blocks;
     thread_heap_get_stats(&parts->heaps);

@@ -103,6 +103,8 @@ static const struct {
     MEMBER(mapped_blocks),
     MEMBER(large_slack),
     MEMBER(peak),
+    MEMBER(large_guards),
+    MEMBER(large_quarantined),
 #undef MEMBER
 };
 static_assert(sizeof(size_t) == sizeof(uint64_t), "one way to read them all");

@@ -47,6 +47,8 @@ void superslab_get_stats(struct superslab_stats *stats) {
             }
             case SLAB_LARGE:
                 large_end = i + atomic_load_explicit(&slab->run, memory_order_relaxed);
+                stats->large_guards +=
+                    (atomic_load_explicit(&slab->flags, memory_order_relaxed) & SLAB_GUARD) != 0;
                 count_large(stats, large_end - i,
                             atomic_load_explicit(&slab->size, memory_order_relaxed));
                 break;
@@ -76,7 +78,8 @@ HAK_LAYOUT(
              HAK_FIELD("slab.bin", struct slab, bin), HAK_FIELD("slab.clean", struct slab, clean),
              HAK_FIELD("slab.colour", struct slab, colour), HAK_FIELD("slab.run", struct slab, run),
              HAK_FIELD("slab.size", struct slab, size), HAK_FIELD("slab.pages", struct slab, pages),
-             HAK_FIELD("slab.room", struct slab, room), HAK_FIELD("slab.bits", struct slab, bits),
+             HAK_FIELD("slab.room", struct slab, room), HAK_FIELD("slab.flags", struct slab, flags),
+             HAK_NUMBER("slab.guard", SLAB_GUARD), HAK_FIELD("slab.bits", struct slab, bits),
              HAK_NUMBER("slab.inline_words", SLAB_INLINE_WORDS),
              HAK_NUMBER("slab.pages_held", SUPERSLAB_PAGES_HELD),
              HAK_NUMBER("kind.tiny", SLAB_TINY), HAK_NUMBER("kind.large", SLAB_LARGE),

@@ -22,6 +22,11 @@ enum slab_kind {
     SLAB_PRIVATE = 4, // first slab of a private heap's run
 };
 
+enum slab_flags {
+    SLAB_GUARD = 127, // mask: so many pages at the end of the block's slabs have no rights
+    SLAB_GROWN = 128, // realloc made the block
+};
+
 enum { SLAB_INLINE_WORDS = 4 }; // bitmaps of blocks of 256 B and more live beside the other fields
 
 struct slab {
@@ -36,7 +41,7 @@ struct slab {
     _Atomic(uint8_t) pages;   // SLAB_TINY: pages that blocks are on so far, 0: all; shared_pool.c
     _Atomic(uint8_t) slack;   // SLAB_LARGE: pages behind the block that may have memory; its holder
     _Atomic(uint8_t) empty;   // SLAB_TINY: counted among those without a live block; shared_pool.c
-    _Atomic(uint8_t) grown;   // SLAB_LARGE: realloc made the block; written by its holder
+    _Atomic(uint8_t) flags;   // SLAB_LARGE: SLAB_GUARD and SLAB_GROWN; written by its holder
     _Atomic(uint32_t) room;   // SLAB_LARGE: slabs at the run's end that the block does not have yet
     atomic_bitmap_word bits[SLAB_INLINE_WORDS]; // free blocks; anyone sets, takers clear
 };
@@ -169,6 +174,7 @@ struct superslab_stats {
     size_t bin_free[SIZE_CLASS_BINS];  // free blocks in them (not those in caches or without pages)
     size_t bin_absent[SIZE_CLASS_BINS]; // blocks in them that have no pages yet
     size_t large_blocks;
+    size_t large_guards;  // of the blocks: those with SLAB_GUARD
     size_t large_bytes;   // as asked for
     size_t large_pages;   // as asked for, in whole pages (bytes)
     size_t mapped_blocks; // large blocks of SUPERSLAB_MAPPED or more

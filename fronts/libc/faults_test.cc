@@ -197,7 +197,8 @@ TEST_P(FaultsTest, AllFromOneCallOn) {
 TEST_P(FaultsTest, OneKindNeverWorks) {
     for (const char *kind :
          {"reserve", "map", "commit", "decommit", "purge", "refresh", "move", "release",
-          "huge_pages", "address_limit", "physical_memory", "read_file", "purge,refresh,move"}) {
+          "huge_pages", "address_limit", "physical_memory", "read_file", "forbid", "hide",
+          "purge,refresh,move", "commit,hide,forbid"}) {
         Try(std::string(kind) + ":1-", "alone");
     }
 }

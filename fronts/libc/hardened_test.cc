@@ -235,6 +235,30 @@ const Kind kKinds[] = {
          p[size / 2] = 1;
      },
      512 << 10, SIZE_MAX, "fault(", "", "HAKMEM_PROTECT=0"},
+    {"write that runs on behind a large block",
+     [](size_t size) {
+         char *p = Hide(malloc(size));
+         TellFaults();
+         for (size_t at = 0; at < size + 2 * 4096; at++) {
+             static_cast<volatile char *>(p)[at] = 'A';
+         }
+     },
+     512 << 10, SIZE_MAX, "fault(", "", "HAKMEM_GUARD_LARGE=0"},
+    {"read that runs on behind a large block that was resized",
+     [](size_t size) {
+         // Grown and shrunk in place, grown by far, and shrunk again.
+         char *p = Hide(malloc(size));
+         for (size_t now : {size + 9000, size - 9000, 3 * size, 2 * size + 9000, 2 * size}) {
+             p = Hide(realloc(p, now));
+             memset(p, 'A', now);
+             size = now;
+         }
+         TellFaults();
+         for (char *at = p + size; at < p + size + 2 * 4096; at += 64) {
+             *static_cast<volatile char *>(at);
+         }
+     },
+     512 << 10, SIZE_MAX, "fault(", "", "HAKMEM_GUARD_LARGE=0"},
     {"write that runs on into another slab",
      [](size_t size) {
          // The last block of a slab, behind which another one begins: that of another size,

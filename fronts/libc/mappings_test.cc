@@ -19,8 +19,9 @@
 namespace {
 
 constexpr size_t kMib = size_t{1} << 20;
-// In the hardened flavour there are guards, two mappings each, and runs without rights besides.
-constexpr long kMost = 2000 + (HAK_HARDENED ? 2 * (128 + 32) : 0);
+// In the hardened flavour there are guards, two mappings each, of slabs and of blocks, and runs
+// without rights besides.
+constexpr long kMost = 2000 + (HAK_HARDENED ? 2 * (128 + 128 + 32) : 0);
 
 long mappings() {
     std::ifstream maps("/proc/self/maps");

@@ -90,7 +90,10 @@ struct hak_stats {
     size_t peak;                    // the most in slabs in use at a time: blocks, caches, metadata
     size_t homes;                   // SuperSlabs that a few threads have for themselves (count)
     size_t spare_slabs;             // slabs held for these threads that are not in use (count)
-    size_t unused[29];              // 0; for fields of later versions, which keep this size
+    // In hakmem_hardened, else 0:
+    size_t large_guards;      // large blocks that end at pages which nobody may touch (count)
+    size_t large_quarantined; // slabs of freed large blocks that wait and may have memory
+    size_t unused[27];        // 0; for fields of later versions, which keep this size
 };
 
 // Fills *stats by a walk over the heap's metadata; hits count nothing. The numbers are exact if no

@@ -95,6 +95,7 @@ static void say_stats(void) {
     SAY(heap_slabs), SAY(returned), SAY(purges), SAY(moved), SAY(refills), SAY(refilled_blocks);
     SAY(spills), SAY(spilled_blocks), SAY(heaps), SAY(free_heaps), SAY(large_pages), SAY(mapped);
     SAY(peak), SAY(mapped_blocks), SAY(large_slack), SAY(homes), SAY(spare_slabs);
+    SAY(large_guards), SAY(large_quarantined);
     for (int b = 1; b < HAK_STATS_BINS; b++) {
         if (s.bins[b].size != 0) {
             printf("bin %zu %zu %zu %zu %zu\n", s.bins[b].size, s.bins[b].slabs, s.bins[b].live,

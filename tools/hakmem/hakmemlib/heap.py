@@ -25,7 +25,7 @@ class Bin:
 class Slab:
     """The first slab of something. kind: tiny, large, heap or private."""
 
-    __slots__ = ("index", "kind", "bin", "clean", "colour", "run", "size", "pages", "room", "free", "cached")
+    __slots__ = ("index", "kind", "bin", "clean", "colour", "run", "size", "pages", "room", "guard", "free", "cached")
 
     def __init__(self, index, kind):
         self.index, self.kind = index, kind
@@ -173,6 +173,7 @@ class Heap:
                 slab.size = lay.field(raw, "slab.size", base)
                 slab.colour = lay.field(raw, "slab.colour", base)
                 slab.room = min(lay.field(raw, "slab.room", base), slab.run - 1)
+                slab.guard = lay.field(raw, "slab.flags", base) & lay.number("slab.guard") if "slab.flags" in lay else 0
             self.slabs[slab.index] = slab
 
     def _read_aside(self):
@@ -530,7 +531,7 @@ class Heap:
         s = dict.fromkeys(
             "superslabs reserved committed tiny_live tiny_cached tiny_free large_live large_blocks far private_live dirty"
             " clean metadata tiny_slabs large_slabs private_slabs heap_slabs large_pages mapped mapped_blocks"
-            " large_slack".split(),
+            " large_slack large_guards".split(),
             0,
         )
         bins = [dict(size=b.size, slabs=0, live=0, cached=0, free=0) for b in self.bins]
@@ -553,6 +554,7 @@ class Heap:
                     pages = min((slab.size + self.page - 1) & -self.page, slab.run * self.slab_bytes)
                     s["large_live"] += slab.size
                     s["large_blocks"] += 1
+                    s["large_guards"] += slab.guard != 0
                     s["large_pages"] += pages
                     if slab.size >= 128 << 10:
                         s["mapped"] += pages
@@ -583,8 +585,8 @@ class Heap:
         for name, plural in (("refills", "refills"), ("refilled", "refilled_blocks"), ("spills", "spills"), ("spilled", "spilled_blocks")):
             s[plural] = lay.variable("retired." + name) + sum(getattr(t, name) for t in self.threads)
         s["heaps"], s["free_heaps"] = self.made_heaps, sum(not t.has_thread for t in self.threads)
+        s["large_quarantined"] = sum(slab.run * self.slab_bytes for slab in self.waiting.values() if not slab.clean)
         if "quarantine.blocks" in lay:
             s["tiny_quarantined"] = sum(self.slabs[(block - self.base) // self.slab_bytes].bin.size for block in self._quarantined)
-            s["large_quarantined"] = sum(slab.run * self.slab_bytes for slab in self.waiting.values() if not slab.clean)
         s["bins"] = bins[1:]
         return s
