@@ -377,12 +377,18 @@ enum os_result os_move(void *from, void *to, size_t size) {
         return OS_NO_MEMORY;
     }
     cancel(room, size);
-    if (is_error(move_pages(from, to, size))) {
-        // The kernel may have unmapped `to` before it refused: kernels before 6.17 refuse a source
-        // of several mappings that late. OS_TAKEN means that `to` is still mapped.
-        return os_map(to, size, NULL) == OS_NO_MEMORY ? OS_LOST : OS_NO_MEMORY;
+    // A range that is zero shows what has been moved to it.
+    bool emptied = is_free_to_call() && can_madvise() && !is_error(drop_pages(to, size));
+    if (!is_error(move_pages(from, to, size))) {
+        return OS_OK;
     }
-    return OS_OK;
+    // The kernel may have unmapped `to` before it refused: kernels before 6.17 refuse a source of
+    // several mappings that late. OS_TAKEN means that `to` is still mapped, or a part of it.
+    enum os_result mapped = os_map(to, size, NULL);
+    return mapped == OS_OK          ? OS_NO_MEMORY
+           : mapped == OS_NO_MEMORY ? OS_LOST
+           : emptied                ? os_linux_move_back(from, to, size)
+                                    : OS_NO_MEMORY;
 }
 
 void os_release(void *at, size_t size) {

@@ -180,6 +180,56 @@ class OwnMappings {
     bool good_ = true;
 };
 
+// The program takes every mapping that is left. What the kernel refuses then, in the middle of a
+// move perhaps, leaves blocks as they were.
+TEST(MappingsAtRest, BlocksKeepTheirContentsWhereNoneIsLeft) {
+    constexpr size_t kPage = 4096;
+    unsigned seed = 1;
+    auto next = [&](unsigned most) { return (seed = seed * 1103515245 + 12345) / 65536 % most; };
+    std::vector<std::pair<char *, size_t>> blocks(60);
+    size_t refused = 0;
+    auto mill = [&](int steps) {
+        for (int step = 0; step < steps; step++) {
+            auto &[p, size] = blocks[next(static_cast<unsigned>(blocks.size()))];
+            for (size_t at = 0; at < size; at += kPage) {
+                ASSERT_EQ(p[at], static_cast<char>(at / kPage + 1)) << size;
+            }
+            if (next(12) == 0) {
+                free(p);
+                p = nullptr;
+                size = 0;
+                continue;
+            }
+            size_t want =
+                next(3) == 0 ? size + next(700000) + 1 : 300000 + next(32768) * size_t{99};
+            auto *now = static_cast<char *>(realloc(p, want));
+            if (now == nullptr) {
+                refused++;
+                continue;
+            }
+            for (size_t at = 0; at < want; at += kPage) {
+                now[at] = static_cast<char>(at / kPage + 1);
+            }
+            p = now;
+            size = want;
+        }
+    };
+    mill(1500);
+    const size_t room = (static_cast<size_t>(std::min(most_mappings(), 300000L)) + 2) * kPage;
+    auto *own =
+        static_cast<char *>(mmap(nullptr, room, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    ASSERT_NE(own, MAP_FAILED);
+    for (size_t at = 0; at < room && mprotect(own + at, kPage, PROT_NONE) == 0; at += 2 * kPage) {
+    }
+    mill(1500);
+    munmap(own, room);
+    EXPECT_EQ(refused, 0u);
+    mill(500);
+    for (auto &block : blocks) {
+        free(block.first);
+    }
+}
+
 // Then the program uses nearly all that is left. Blocks still come, grow and go, and the program
 // can start threads.
 TEST(MappingsAtRest, OfEightyThousandLargeBlocksAreFew) {

@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+// halfway: what a move leaves behind that the kernel refuses in the middle. From 6.17 on it moves a
+// source of several mappings, one mapping after the other. A process that has few mappings left may
+// have the first ones moved and the next one refused.
+#include "backends/linux/sandbox.h"
+#include "backends/linux/system_call.h"
+#include "backends/os.h"
+#include "boxes/base/base.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+static bool is_zero(const char *page) {
+    const uint64_t *words = (const uint64_t *)page;
+    uint64_t any = 0;
+    for (size_t i = 0; i < HAK_PAGE / sizeof *words; i++) {
+        any |= words[i];
+    }
+    return any == 0;
+}
+
+enum os_result os_linux_move_back(char *from, char *to, size_t size) {
+    for (size_t at = 0; at < size; at += HAK_PAGE) {
+        unsigned char in_memory;
+        if (sys3(SYS_mincore, (long)(to + at), HAK_PAGE, (long)&in_memory) == -ENOMEM) {
+            // Not mapped any more: the place of a mapping that was refused.
+            if (os_map(to + at, HAK_PAGE, NULL) != OS_OK) {
+                return OS_LOST;
+            }
+        } else if (!is_zero(to + at)) {
+            memcpy(from + at, to + at, HAK_PAGE);
+        }
+    }
+    return OS_NO_MEMORY;
+}
