@@ -180,6 +180,62 @@ static void realloc_of_freed_same_size(size_t size) {
     free(hide(realloc(hide(p), size)));
 }
 
+static char *get_aligned(size_t align, size_t size) {
+    char *block = hide(aligned_alloc(align, size));
+    if (block == NULL) {
+        _exit(FAILED);
+    }
+    return block;
+}
+static void twice_aligned(size_t size) {
+    char *p = get_aligned(64, size);
+    free(p);
+    free(hide(p));
+}
+static void twice_aligned_to_pages(size_t size) {
+    char *p = get_aligned(4096, size);
+    free(p);
+    free(hide(p));
+}
+static void twice_by_realloc_to_nothing(size_t size) {
+    char *p = get(size);
+    free(p);
+    (void)!hide(realloc(hide(p), 0));
+}
+static void *get_it(void *size) {
+    return get((size_t)size);
+}
+static void twice_of_dead_thread(size_t size) {
+    pthread_t thread;
+    void *p;
+    if (pthread_create(&thread, NULL, get_it, (void *)size) != 0 || pthread_join(thread, &p) != 0) {
+        _exit(FAILED);
+    }
+    free(p);
+    free(hide(p));
+}
+static void twice_of_calloc_written(size_t size) {
+    char *p = hide(calloc(1, size));
+    free(p);
+    memset(p, 0x33, size < 64 ? size : 64);
+    free(hide(p));
+}
+static void twice_all_of_many(size_t size) {
+    enum { BLOCKS = 50 };
+    char *blocks[BLOCKS];
+    for (size_t i = 0; i < BLOCKS; i++) {
+        blocks[i] = get(size);
+    }
+    for (size_t i = 0; i < 2 * BLOCKS; i++) {
+        free(hide(blocks[i % BLOCKS]));
+    }
+}
+static void realloc_of_freed_smaller(size_t size) {
+    char *p = get(size);
+    free(p);
+    free(hide(realloc(hide(p), size / 2 + 1)));
+}
+
 // --- Freed, but no start of a block
 
 static void unaligned(size_t size) {
@@ -217,6 +273,21 @@ static void interior_page(size_t size) {
     char *p = get(size);
     memset(p, 0, size);
     free((char *)(((uintptr_t)p | 4095) + 1));
+}
+static void interior_of_aligned(size_t size) {
+    if (size < 128) {
+        _exit(NO_CASE);
+    }
+    free(get_aligned(4096, size) + 64);
+}
+static void interior_realloc_by_16(size_t size) {
+    if (size <= 16) {
+        _exit(NO_CASE);
+    }
+    (void)!hide(realloc(get(size) + 16, size * 2));
+}
+static void below_a_block(size_t size) {
+    free(get(size) - 16);
 }
 static void cookie_below(size_t size) { // delete of what new[] has returned with a count below
     char *p = hide(_Znwm(size + 8));
@@ -258,6 +329,34 @@ static void of_stack_by_sized_delete(size_t size) {
     char block[256] __attribute__((aligned(16)));
     _ZdlPvm(hide(block), size);
 }
+static void of_literal(size_t size) {
+    (void)size;
+    free((void *)((uintptr_t) "a literal, long enough to be aligned" & ~(uintptr_t)15));
+}
+static void of_environment(size_t size) {
+    extern char **environ;
+    (void)size;
+    free(hide((void *)(((uintptr_t)environ[0] + 15) & ~(uintptr_t)15)));
+}
+static void of_thread_local(size_t size) {
+    static __thread char block[64] __attribute__((aligned(16)));
+    (void)size;
+    free(hide(block));
+}
+static void of_no_rights(size_t size) {
+    free(mmap(NULL, size + 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+}
+static void not_canonical(size_t size) {
+    free((void *)(UINT64_C(0x4141414141414000) + size / 16 * 16));
+}
+static void realloc_of_stack(size_t size) {
+    char block[256] __attribute__((aligned(16)));
+    (void)!hide(realloc(hide(block), size));
+}
+static void realloc_of_mmap(size_t size) {
+    char *p = mmap(NULL, size + 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    (void)!hide(realloc(p + 64, size));
+}
 static void wild(size_t size) {
     free((void *)(0x123450 + size * 16));
 }
@@ -285,6 +384,43 @@ static void over_by_16(size_t size) {
 }
 static void over_by_64(size_t size) {
     over(size, 64);
+}
+static void over_aligned_by_8(size_t size) {
+    char *p = get_aligned(64, size);
+    char *q = get_aligned(64, size);
+    char *r = get_aligned(64, size);
+    memset(p + malloc_usable_size(p), 'A', 8);
+    memset(q + malloc_usable_size(q), 'A', 8);
+    free(q);
+    free(r);
+    free(p);
+}
+static void over_grown_by_8(size_t size) {
+    char *p = hide(realloc(get(size / 2 + 1), size));
+    char *q = get(size);
+    char *r = get(size);
+    memset(p + malloc_usable_size(p), 'A', 8);
+    free(q);
+    free(p);
+    free(r);
+}
+static void over_then_realloc(size_t size) {
+    char *p = get(size);
+    char *q = get(size);
+    char *r = get(size);
+    memset(p + malloc_usable_size(p), 'A', 16);
+    free(q);
+    free(hide(realloc(p, size * 2)));
+    free(r);
+}
+static void over_freed_by_thread(size_t size) {
+    char *p = get(size);
+    char *q = get(size);
+    char *r = get(size);
+    memset(p + malloc_usable_size(p), 'A', 16);
+    in_thread(free_it, q);
+    in_thread(free_it, r);
+    in_thread(free_it, p);
 }
 static void under(size_t size, size_t bytes) {
     char *p = get(size);
@@ -321,6 +457,27 @@ static void write_to_freed(size_t size) {
             free(blocks[i]);
         }
     }
+}
+static void write_after_realloc_moved(size_t size) {
+    char *p = get(size);
+    char *keep = get(size);
+    char *q = hide(realloc(p, size * 8 + 70000));
+    if (q == p) {
+        _exit(NO_CASE);
+    }
+    memset(p, 'A', 16);
+    void *blocks[200];
+    size_t count = size > LARGE ? 40 : 200;
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < count; i++) {
+            blocks[i] = get(size);
+        }
+        for (size_t i = 0; i < count; i++) {
+            free(blocks[i]);
+        }
+    }
+    free(keep);
+    free(q);
 }
 static void write_to_freed_and_twice(size_t size) {
     char *p = get(size);
@@ -364,6 +521,13 @@ static const struct {
     KIND(freed_after_realloc_to_nothing),
     KIND(realloc_of_freed),
     KIND(realloc_of_freed_same_size),
+    KIND(twice_aligned),
+    KIND(twice_aligned_to_pages),
+    KIND(twice_by_realloc_to_nothing),
+    KIND(twice_of_dead_thread),
+    KIND(twice_of_calloc_written),
+    KIND(twice_all_of_many),
+    KIND(realloc_of_freed_smaller),
     KIND(unaligned),
     KIND(unaligned_by_8),
     KIND(unaligned_sized_delete),
@@ -371,6 +535,9 @@ static const struct {
     KIND(interior_by_16),
     KIND(interior_middle),
     KIND(interior_page),
+    KIND(interior_of_aligned),
+    KIND(interior_realloc_by_16),
+    KIND(below_a_block),
     KIND(cookie_below),
     KIND(cookie_above),
     KIND(of_stack),
@@ -380,15 +547,27 @@ static const struct {
     KIND(of_mmap_inside),
     KIND(of_code),
     KIND(of_stack_by_sized_delete),
+    KIND(of_literal),
+    KIND(of_environment),
+    KIND(of_thread_local),
+    KIND(of_no_rights),
+    KIND(not_canonical),
+    KIND(realloc_of_stack),
+    KIND(realloc_of_mmap),
     KIND(wild),
     KIND(over_by_1),
     KIND(over_by_8),
     KIND(over_by_16),
     KIND(over_by_64),
+    KIND(over_aligned_by_8),
+    KIND(over_grown_by_8),
+    KIND(over_then_realloc),
+    KIND(over_freed_by_thread),
     KIND(under_by_1),
     KIND(under_by_8),
     KIND(under_by_16),
     KIND(write_to_freed),
+    KIND(write_after_realloc_moved),
     KIND(write_to_freed_and_twice),
     KIND(sized_delete_small),
     KIND(sized_delete_large),
