@@ -109,7 +109,7 @@ enum os_result os_unmap(void *at, size_t size);
 enum os_result os_forbid(void *at, size_t size);
 
 // Takes the rights to a committed range away; its pages stay, and os_commit() gives the rights
-// back. OS_NO_MEMORY: it is as it was, in a sandbox too.
+// back. OS_NO_MEMORY: some of the range may have no rights; in a sandbox it is as it was.
 enum os_result os_hide(void *at, size_t size);
 
 // Advises huge pages for a range (true) or takes that back (false). Best effort.

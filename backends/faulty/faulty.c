@@ -293,7 +293,12 @@ enum os_result os_forbid(void *at, size_t size) {
 }
 
 enum os_result os_hide(void *at, size_t size) {
-    return fails(FAULTY_HIDE, false) ? OS_NO_MEMORY : underneath_hide(at, size);
+    if (fails(FAULTY_HIDE, false)) {
+        // The kernel may stop half way through a range.
+        underneath_hide(at, hak_round_up(size / 2, HAK_PAGE));
+        return OS_NO_MEMORY;
+    }
+    return underneath_hide(at, size);
 }
 
 void os_huge_pages(void *at, size_t size, bool on) {

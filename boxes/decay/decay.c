@@ -4,6 +4,7 @@
 #include "backends/os.h"
 #include "boxes/base/atomic.h"
 #include "boxes/diagnostics/diagnostics.h"
+#include "boxes/large_block/large_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/probe/probe.h"
 #include "boxes/settings/settings.h"
@@ -84,6 +85,7 @@ static void begin_round(uint64_t now) {
     HAK_POKE(&state.round_ns, 0);
     HAK_POKE(&state.round_gave, false);
     HAK_POKE(&state.phase, ARENA);
+    large_block_age(settings_get(SETTING_DECAY_MS) == 0);
 }
 
 // Returns the clock at which the round after the one that has just ended may begin.
@@ -216,6 +218,7 @@ size_t decay_all(size_t keep) {
     do {
         shared_pool_purge(&pool, SIZE_MAX, SIZE_MAX);
     } while (pool.cursor != 0);
+    large_block_age(true);
     size_t slabs = keep / ARENA_SLAB + (keep % ARENA_SLAB != 0);
     return pool.pages + (slabs == 0 ? purge_all() : trim_to(slabs)) * (ARENA_SLAB / HAK_PAGE);
 }

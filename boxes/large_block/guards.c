@@ -96,12 +96,15 @@ void large_set_guard(const struct page_arena_window *window, size_t slab) {
     if (pages <= has || (has == 0 && (large_guard_bytes(size) == 0 || is_paused()))) {
         return;
     }
-    char *end = end_of(window, slab);
-    if (os_hide(end - pages * HAK_PAGE, (pages - has) * HAK_PAGE) == OS_OK) {
-        set_pages(meta, pages);
-    } else {
+    char *from = end_of(window, slab) - pages * HAK_PAGE;
+    size_t bytes = (pages - has) * HAK_PAGE;
+    if (os_hide(from, bytes) != OS_OK) {
         atomic_store_explicit(&pause, PAUSE, memory_order_relaxed);
+        if (os_commit_alone(from, bytes) == OS_OK) { // The refusal may have come halfway.
+            return;
+        }
     }
+    set_pages(meta, pages);
 }
 
 bool large_drop_guard(const struct page_arena_window *window, size_t slab) {

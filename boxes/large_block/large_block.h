@@ -61,6 +61,10 @@ bool large_block_free_reached(void *ptr, size_t slab);
 // flavour.)
 void large_block_flush(void);
 
+// Gives the pages of freed blocks back that began to wait before the last call, or of all that
+// wait. They go on waiting.
+void large_block_age(bool all);
+
 // Returns the bytes of the slabs of freed blocks that wait and may have memory.
 size_t large_block_quarantined(void);
 

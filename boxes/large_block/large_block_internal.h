@@ -175,10 +175,16 @@ HAK_INLINE char *large_begin(const struct page_arena_window *window, size_t slab
     return block;
 }
 
-// Returns true if the run of a block that was freed is not to be used again at once.
+// large_retire() returns true if the run of a block that was freed is not to be used again at once.
+// large_retire_moved() is for a run without pages, whose block was moved.
 #if HAK_HARDENED
 bool large_retire(char *block, size_t size, size_t slab, size_t run);
+bool large_retire_moved(size_t slab, size_t run);
 #else
+HAK_INLINE bool large_retire_moved(size_t slab, size_t run) {
+    (void)slab, (void)run;
+    return false;
+}
 HAK_INLINE bool large_retire(char *block, size_t size, size_t slab, size_t run) {
     (void)block, (void)size, (void)slab, (void)run;
     return false;

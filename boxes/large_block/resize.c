@@ -240,7 +240,9 @@ static void *copy_near(const struct page_arena_window *window, char *ptr, size_t
     if (copied < bytes / 2 && large_drop_guard(window, slab) && page_arena_clean(slab, run)) {
         large_count_ended(meta, hak_thread_slot());
         atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
-        page_arena_release(slab, run, false);
+        if (!large_retire_moved(slab, run)) {
+            page_arena_release(slab, run, false);
+        }
     } else {
         large_block_free(window, ptr, slab);
     }
@@ -278,7 +280,9 @@ static void *move_near(const struct page_arena_window *window, size_t slab, size
     unsigned slot = hak_thread_slot();
     large_count_ended(meta, slot);
     atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
-    page_arena_release(slab, run, !clean);
+    if (!clean || !large_retire_moved(slab, run)) {
+        page_arena_release(slab, run, !clean);
+    }
     // Pages moved as they were, and so the block starts at the same line of its page.
     struct slab *moved_meta = superslab_slab(window, to);
     char *moved = large_begin(window, to, moved_meta, to_run, room, colour, size, slot, true);

@@ -56,13 +56,16 @@
         "compare the size and the alignment given to free_sized and delete")                       \
     ROW(SETTING_ZERO, "HAKMEM_ZERO", "0|1|2", 0, 2, 2,                                             \
         "1: make freed blocks zero, 2: and see that they are so when they are handed out")         \
-    ROW(SETTING_ZERO_MOST, "HAKMEM_ZERO_MOST", "bytes", 4096, INT64_C(1) << 40, 512 << 10,         \
+    ROW(SETTING_ZERO_MOST, "HAKMEM_ZERO_MOST", "bytes", 4096, INT64_C(1) << 40, 2 << 20,           \
         "of freed blocks larger than this only 2 KiB at each end become zero (K, M, G, T)")        \
     ROW(SETTING_QUARANTINE, "HAKMEM_QUARANTINE", "bytes", 0, 1 << 20, 32 << 10,                    \
         "bytes of freed blocks that wait before they are used again, a size class and thread")     \
     ROW(SETTING_PROTECT, "HAKMEM_PROTECT", "bytes", 0, INT64_C(1) << 40, 512 << 10,                \
         "freed blocks of so many bytes can be neither read nor written while they wait "           \
         "(K, M, G, T); 0: none is")                                                                \
+    ROW(SETTING_PROTECT_KEEP, "HAKMEM_PROTECT_KEEP", "bytes", 0, INT64_C(1) << 40, 4 << 20,        \
+        "so many bytes of those blocks, none of more than half of that, keep their memory "   \
+        "while they wait (K, M, G, T)")                                                            \
     ROW(SETTING_GUARD_PAGES, "HAKMEM_GUARD_PAGES", "pages", 0, 16384, 128,                         \
         "so many slabs at most, and so many large blocks, end at a page that nobody may touch")    \
     ROW(SETTING_GUARD_LARGE, "HAKMEM_GUARD_LARGE", "bytes", 0, INT64_C(1) << 40, 512 << 10,        \

@@ -34,17 +34,18 @@ enum setting {
     SETTING_LEAKS,           // report at exit what is still live
     SETTING_PROFILE_SECONDS, // seconds from profile to profile, 0: none
 #if HAK_HARDENED
-    SETTING_CANARY,      // words behind a block are looked at
-    SETTING_CHECK_SIZES, // a size given to free or delete is compared
-    SETTING_ZERO,        // what is freed is made zero, and is to be so when it is handed out
-    SETTING_ZERO_MOST,   // bytes of a larger freed block that are made zero
-    SETTING_QUARANTINE,  // bytes of freed blocks that wait, a bin and thread
-    SETTING_PROTECT,     // bytes of freed blocks from which on they are without rights
-    SETTING_GUARD_PAGES, // most pages behind slabs that are without rights, and large blocks with
-                         // such
-    SETTING_GUARD_LARGE, // bytes of a large block from which it has pages without rights behind it
-    SETTING_RANDOM,      // which block is next is not known
-    SETTING_SEPARATE,    // addresses of a bin stay the bin's
+    SETTING_CANARY,       // words behind a block are looked at
+    SETTING_CHECK_SIZES,  // a size given to free or delete is compared
+    SETTING_ZERO,         // what is freed is made zero, and is to be so when it is handed out
+    SETTING_ZERO_MOST,    // bytes of a larger freed block that are made zero
+    SETTING_QUARANTINE,   // bytes of freed blocks that wait, a bin and thread
+    SETTING_PROTECT,      // bytes of freed blocks from which on they are without rights
+    SETTING_PROTECT_KEEP, // bytes of them that keep their pages
+    SETTING_GUARD_PAGES,  // most pages behind slabs that are without rights, and large blocks with
+                          // such
+    SETTING_GUARD_LARGE,  // bytes of a large block from which it has pages without rights behind it
+    SETTING_RANDOM,       // which block is next is not known
+    SETTING_SEPARATE,     // addresses of a bin stay the bin's
 #endif
     SETTING_COUNT,
 };

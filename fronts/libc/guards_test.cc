@@ -249,4 +249,85 @@ TEST(Guards, AreNotMadeWhereMappingsAreFew) {
     }
 }
 
+// --- What is freed
+
+size_t Quarantined() {
+    struct hak_stats stats;
+    hak_stats(&stats);
+    return stats.large_quarantined;
+}
+
+TEST(Freed, LongBlocksKeepSomeMemoryWithoutRights) {
+    malloc_trim(0);
+    EXPECT_EQ(Quarantined(), 0u);
+    std::vector<char *> blocks(40);
+    for (char *&block : blocks) {
+        block = static_cast<char *>(malloc(kMib));
+        memset(block, 'S', kMib);
+    }
+    for (char *block : blocks) {
+        free(block);
+        EXPECT_LE(Quarantined(), 4 * kMib);
+        EXPECT_FALSE(Writable(block + kMib / 2));
+    }
+    EXPECT_GT(Quarantined(), 2 * kMib);
+    // Whoever is next there finds no trace.
+    for (char *&block : blocks) {
+        block = static_cast<char *>(malloc(kMib));
+        EXPECT_EQ(memchr(block, 'S', kMib), nullptr);
+    }
+    for (char *block : blocks) {
+        free(block);
+    }
+    char *last = static_cast<char *>(malloc(kMib));
+    memset(last, 'S', kMib);
+    free(last);
+    EXPECT_GT(Quarantined(), 0u);
+    malloc_trim(0);
+    EXPECT_EQ(Quarantined(), 0u);
+}
+
+TEST(Freed, BlocksThatWereTouchedALittleKeepNone) {
+    malloc_trim(0);
+    char *p = static_cast<char *>(malloc(kMib));
+    p[kMib / 2] = 'S';
+    free(p);
+    EXPECT_EQ(Quarantined(), 0u);
+    EXPECT_FALSE(Writable(p + kMib / 2));
+}
+
+TEST(Freed, MemoryThatHasWaitedForLongGoesBack) {
+    char *p = static_cast<char *>(malloc(kMib));
+    memset(p, 'S', kMib);
+    free(p);
+    EXPECT_GT(Quarantined(), 0u);
+    for (int i = 0; i < 500 && Quarantined() != 0; i++) {
+        usleep(20000);
+        free(malloc(1000));
+        std::vector<void *> small(2000);
+        for (void *&block : small) {
+            block = malloc(200);
+        }
+        for (void *block : small) {
+            free(block);
+        }
+    }
+    EXPECT_EQ(Quarantined(), 0u);
+    EXPECT_FALSE(Writable(p + kMib / 2));
+}
+
+TEST(Freed, WhatReallocHasMovedCannotBeTouched) {
+    char *p = static_cast<char *>(malloc(kMib));
+    memset(p, 'A', kMib);
+    void *wall = malloc(kMib);
+    char *q = static_cast<char *>(realloc(p, 40 * kMib));
+    ASSERT_NE(q, nullptr);
+    if (q != p) {
+        EXPECT_FALSE(Writable(p + kMib / 2));
+    }
+    EXPECT_EQ(std::count(q, q + kMib, 'A'), static_cast<ptrdiff_t>(kMib));
+    free(q);
+    free(wall);
+}
+
 } // namespace

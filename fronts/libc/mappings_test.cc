@@ -233,9 +233,6 @@ TEST(MappingsAtRest, BlocksKeepTheirContentsWhereNoneIsLeft) {
 // Then the program uses nearly all that is left. Blocks still come, grow and go, and the program
 // can start threads.
 TEST(MappingsAtRest, OfEightyThousandLargeBlocksAreFew) {
-    if (HAK_HARDENED) { // Frees write to all of a block, and the mappings of later tests were many.
-        GTEST_SKIP();
-    }
     std::vector<void *> blocks(80000);
     for (void *&block : blocks) {
         block = malloc(300000);
