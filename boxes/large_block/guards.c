@@ -1,25 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pages that nobody may touch, behind large blocks, in the hardened flavour: a read or a write that
-// runs on behind the block's last page ends the process.
+// guards: pages without access rights behind large blocks, in the hardened flavour. A read or a
+// write that runs past the block's last page ends the process.
 //
 //     |<- colour ->|<- the user's bytes ->|<- tail ->| to the page |<- guard ->|<- room ->|
 //     |<------------------------- slabs of the run ------------------------->|
 //
-// A guard is one or two mappings and costs a system call, and so does its end. So only long blocks
-// have one, HAKMEM_GUARD_PAGES of them at a time, and fewer where the kernel grants a process few
-// mappings. A long block that is freed loses its rights as a whole while it waits, and the guard
-// ends with that wait, without a call of its own.
+// A guard is one or two mappings. It costs a system call, and another one when it is removed. So
+// only long blocks have a guard: HAKMEM_GUARD_PAGES blocks at a time, and fewer where the kernel
+// grants a process few mappings. A long block that is freed loses its rights as a whole while it
+// waits, and the guard ends with that wait, without a call of its own.
 //
-// The metadata says how many pages a guard has, counted down from the end of the slabs that the
-// block has. So a guard may stay as it is if the kernel refuses to change it, whatever the block's
-// size is by then.
+// The metadata has the number of pages in a guard, counted down from the end of the slabs that the
+// block uses. So if the kernel refuses to change a guard, it may stay as it is, whatever size the
+// block has by then.
 #include "boxes/large_block/large_block_internal.h"
 
 #if HAK_HARDENED
 #    include "backends/os.h"
 #    include "boxes/settings/settings.h"
 
-// All guards together take at most one of so many mappings, at two each.
+// All guards together, at two mappings each, take at most one in so many of the process's mappings.
 enum { MAPPINGS_SHARE = 128 };
 
 // After a refusal so many blocks get no guard: there may be few mappings left, and the program may

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// large_block: claims a block's run, chooses the line that the block starts at, and frees it.
 #include "boxes/large_block/large_block_internal.h"
 
 #include "backends/os.h"
@@ -7,7 +8,7 @@
 #include "boxes/settings/settings.h"
 
 // Build setting: 0 starts every block at the start of a slab. The header strategy needs that: it
-// looks at the byte in front of a block, which is the block's own run where there is a colour.
+// would take the byte in front of a block, which belongs to the block's run, for a header.
 #ifndef HAK_LARGE_COLOURS
 #    define HAK_LARGE_COLOURS (HAK_HEADER == 0)
 #endif
@@ -18,17 +19,17 @@
 #    define HAK_LARGE_COLOURED_MOST 1024
 #endif
 
-// Build setting: 0 releases a block's slabs if another thread than the one that allocated the block
-// frees it.
+// Build setting: 0: if another thread than the one that allocated a block frees it, its slabs are
+// released and not set aside.
 #ifndef HAK_LARGE_TO_OWNER
 #    define HAK_LARGE_TO_OWNER 1
 #endif
 
 // If all blocks started at a page, their first lines would share a few sets of the processor's
 // cache, and a program that uses many blocks at once would keep only few of these lines. So blocks
-// start at different lines of their first page. A small block does so only if its run has room,
-// unless it is one of those that grow. Under HAKMEM_LIMIT, which counts whole slabs, no block gets
-// a slab more for it.
+// start at different lines of their first page, where their run has bytes to spare. Blocks of
+// ROOM_FROM bytes or more, and blocks that grow, get a slab more for that if they need it; but not
+// under HAKMEM_LIMIT, which counts whole slabs.
 enum { COLOURS_BYTES = HAK_PAGE - HAK_CACHE_LINE, ROOM_FROM = 256 << 10 };
 
 void large_block_round_to_pages(void) {
@@ -37,9 +38,9 @@ void large_block_round_to_pages(void) {
     }
 }
 
-// A block that starts within its first page costs a page more if only its first pages are used. If
-// there are more blocks than a first-level cache has lines, a program does not use all of them at
-// once, and few of them would gain from it.
+// Returns true if a block is to start at a line of its own. That costs a page more if only the
+// block's first pages are used. If there are more blocks than a first-level cache has lines, a
+// program does not use all of them at once, and few of them would gain.
 static bool is_coloured(size_t align) {
     return align <= HAK_CACHE_LINE && HAK_LARGE_COLOURS != 0 &&
            large_live() < HAK_LARGE_COLOURED_MOST;
@@ -137,7 +138,7 @@ static HAK_NOINLINE void *alloc_huge(size_t size, size_t align, enum large_block
         bool is_zero;
         block = large_alloc_near(size, align, use, &is_zero);
     }
-    // The window may have no room for the block where the kernel has.
+    // The kernel may have room for the block even if the window has none.
     if (block == NULL && may_be_far && size < LARGE_BLOCK_FAR) {
         block = far_block_alloc(superslab_usable(size), align);
     }
@@ -189,8 +190,9 @@ bool large_block_free_reached(void *ptr, size_t slab) {
     if (large_retire(ptr, atomic_load_explicit(&meta->size, memory_order_relaxed), slab, run)) {
         return true;
     }
-    // The thread that allocated the block is more likely to ask for one of its size again than this
-    // one. If it is another thread, both then meet at one line only.
+    // The thread that allocated the block is more likely than this thread to ask for a block of
+    // that size again. If they are two threads, they share only one cache line, that of the run
+    // cache.
     unsigned owner = atomic_load_explicit(&meta->owner, memory_order_relaxed);
     if (run << ARENA_SLAB_SHIFT >= LARGE_BLOCK_EAGER) {
         page_arena_discard(slab, run);

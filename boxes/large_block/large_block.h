@@ -24,14 +24,16 @@ HAK_C_BEGIN
 // Blocks whose run is this long (bytes) are moved by the page table instead of copied.
 #define LARGE_BLOCK_MOVE ((size_t)1 << 20)
 
-// Blocks of so many bytes are asked of the kernel's overcommit policy before they are served.
+// Before a block of so many bytes is served, the kernel is asked whether its overcommit policy
+// grants it.
 #define LARGE_BLOCK_ASKED ((size_t)1 << 30)
 
 enum large_block_use {
     LARGE_BLOCK_ANY,
     LARGE_BLOCK_ZERO, // all of it must be zero
     // The block replaces one that realloc could not resize. Sizes of such blocks are often powers
-    // of two, which fill their slabs: one more slab lets the block start at any of several lines.
+    // of two, which fill their slabs. With one slab more the block can start at any of several
+    // cache lines.
     LARGE_BLOCK_GROWN,
 };
 
@@ -57,26 +59,27 @@ bool large_block_free(const struct page_arena_window *window, void *ptr, size_t 
 // As above, for a slab that page_arena_reaches().
 bool large_block_free_reached(void *ptr, size_t slab);
 
-// Gives the runs of freed blocks that wait back to the arena. (Runs wait only in the hardened
-// flavour.)
+// Gives the waiting runs of freed blocks back to the arena. (Runs wait in the hardened flavour
+// only; see retired.c.)
 void large_block_flush(void);
 
-// Gives the pages of freed blocks back that began to wait before the last call, or of all that
-// wait. They go on waiting.
+// Gives back the pages of waiting runs: of all of them, or of those that waited at the previous
+// call already. The runs go on waiting.
 void large_block_age(bool all);
 
-// Returns the bytes of the slabs of freed blocks that wait and may have memory.
+// Returns the bytes of the waiting runs that may have memory.
 size_t large_block_quarantined(void);
 
 // Returns the usable bytes of the live large block that starts at `ptr`, 0 if there is none.
 size_t large_block_usable(const struct page_arena_window *window, const void *ptr, size_t slab);
 
 // Resizes the live large block that starts at `ptr`, in a slab that page_arena_reaches(), to `size`
-// bytes (> 0) if its pages stay the same ones. Otherwise returns false, and changes nothing.
+// bytes (> 0) if it takes up the same pages then. Otherwise returns false, and changes nothing.
 bool large_block_stays(void *ptr, size_t slab, size_t size);
 
-// Resizes the live large block that starts at `ptr` to `size` bytes (> 0), at its place or by
-// moving its pages. Returns NULL if neither can be done; the block is as it was then.
+// Resizes the live large block that starts at `ptr` to `size` bytes (> 0), at its place, by moving
+// its pages, or by a copy that leaves out pages of zeros. Returns NULL, and leaves the block as it
+// was, if none of these can be done.
 void *large_block_resize(const struct page_arena_window *window, void *ptr, size_t slab,
                          size_t size);
 
@@ -84,7 +87,7 @@ void *large_block_resize(const struct page_arena_window *window, void *ptr, size
 bool large_block_resize_here(const struct page_arena_window *window, void *ptr, size_t slab,
                              size_t size);
 
-// For readers outside of the process, see layout.h.
+// For readers outside of the process; see layout.h.
 extern const struct hak_layout large_block_layout;
 HAK_C_END
 

@@ -1,11 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // large_block_internal: what the files of large blocks share.
 //
-//   large_block.c   claims, colours, and the begin and the end of a block
-//   slack.c         the pages behind the ends of blocks
-//   resize.c        blocks that are resized at their place, or moved
-//   guards.c        pages behind blocks that nobody may touch, in the hardened flavour
-//   retired.c       freed blocks that wait before they are used again, in the hardened flavour
+//   large_block.c   claims a block's run, chooses the line that the block starts at, and frees it
+//   slack.c         counts the pages behind the ends of blocks, and gives them back
+//   resize.c        resizes a block at its place, moves its pages, or copies it
+//   zero.c          makes a block for calloc zero
+//   guards.c        hardened flavour: pages without access rights behind blocks
+//   retired.c       hardened flavour: freed blocks that wait before they are used again
+//
+// Some words: a block's *run* is the slabs that are claimed for it. Its *colour* is the number of
+// bytes between the start of the run and the block. Its *room* is the slabs at the end of the run
+// that the block does not use yet, and which have no memory. Its *slack* is the pages behind its
+// end that may have memory.
 #ifndef HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_INTERNAL_H
 #define HAKMEM_BOXES_LARGE_BLOCK_LARGE_BLOCK_INTERNAL_H
 
@@ -31,7 +37,7 @@ HAK_INLINE size_t taken(size_t size) {
     return superslab_usable(size) + TAIL;
 }
 
-// --- Of all files: see large_block.c
+// --- large_block.c
 
 // Returns true unless the kernel would refuse `size` bytes more.
 bool large_is_granted(size_t size);
@@ -40,7 +46,7 @@ bool large_is_granted(size_t size);
 // before they were claimed.
 void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, bool *is_zero);
 
-// Gives a block's room, which has no memory, back. Returns how many slabs of the run are left.
+// Gives a block's room back. Returns the number of slabs that are left in the run.
 HAK_INLINE size_t drop_room(struct slab *meta, size_t slab) {
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
     size_t room = atomic_load_explicit(&meta->room, memory_order_relaxed);
@@ -53,13 +59,14 @@ HAK_INLINE size_t drop_room(struct slab *meta, size_t slab) {
     return run;
 }
 
-// --- Slack: see slack.c
+// --- slack.c
 
-// The pages behind a block whose size or run has changed:
+// What the pages behind a block are after its size or its run has changed. (They are not the TAIL
+// bytes above.)
 enum tail {
-    TAIL_CLEAN,  // they have no memory
-    TAIL_WANTED, // the block grows, and will use them
-    TAIL_UNUSED, // neither
+    TAIL_CLEAN,  // without memory
+    TAIL_WANTED, // to be used soon: the block grows
+    TAIL_UNUSED, // neither of these
 };
 
 // Returns about how many live blocks the arena's window has.
@@ -76,17 +83,17 @@ void large_settle_slack(const struct page_arena_window *window, size_t slab, enu
 
 // --- resize.c, zero.c
 
-// How much of a block the kernel is asked about at a time (os_touched()), so that the answer fits
-// on a signal's stack.
+// How much of a block one call of os_touched() asks the kernel about. The answer has to fit on a
+// signal's stack.
 enum { PART_SLABS = 16, PART_PAGES = PART_SLABS * (ARENA_SLAB / HAK_PAGE) };
 
 // --- zero.c
 
-// Makes a block of a claimed run zero; *is_zero says whether the run is zero already, and later
-// whether all of it is. Returns false if the run cannot be used; it is released then.
+// Makes a block in a claimed run zero. *is_zero says whether the whole run is zero, before the call
+// and after it. Returns false, and releases the run, if the run cannot be used.
 bool large_make_zero(char *block, size_t size, size_t slab, size_t run, bool *is_zero);
 
-// --- Tails, guards, and what was freed, in the hardened flavour: see retired.c and guards.c
+// --- guards.c and retired.c, and the tails of the hardened flavour
 
 // Writes the tail of a block of `size` bytes.
 HAK_INLINE void write_tail(char *block, size_t size) {
@@ -126,13 +133,14 @@ HAK_INLINE struct slab *find_reached(const struct page_arena_window *window, con
                : NULL;
 }
 
-// Guards: pages behind a block, up to the end of the slabs that the block has, which nobody may
-// touch; see guards.c. large_guard_bytes() returns what a run for a block of `size` bytes should
-// have beyond that. large_set_guard() guards a block, or lengthens its guard after the block has
-// shrunk, where it can. large_drop_guard() takes a guard away: to be called before slabs of the run
-// are used otherwise. large_shrink_guard() makes way for a block that takes up the first `bytes`
-// bytes of its run. Both return false if the kernel does not give the rights back; the guard is as
-// it was then. large_forget_guard() is for a run all of which has lost its rights.
+// A guard is the pages without access rights behind a block, up to the end of the slabs that the
+// block uses; see guards.c. large_guard_bytes() returns the bytes that a run should have for the
+// guard of a block of `size` bytes. large_set_guard() guards a block if it can, or lengthens its
+// guard after the block has shrunk. large_drop_guard() removes a guard, and is to be called before
+// slabs of the run are put to another use. large_shrink_guard() makes way for a block that takes up
+// the first `bytes` bytes of its run. If the kernel does not give the access rights back, these two
+// return false and leave the guard as it was. large_forget_guard() is for a run that has lost its
+// access rights as a whole.
 #if HAK_HARDENED
 size_t large_guard_bytes(size_t size);
 void large_set_guard(const struct page_arena_window *window, size_t slab);
@@ -158,8 +166,8 @@ HAK_INLINE bool large_shrink_guard(const struct page_arena_window *window, size_
 }
 #endif
 
-// Makes a block of a claimed run, for the threads with that slot. `grown`: realloc made it. The
-// caller counts the block.
+// Starts a block of `asked` bytes in a claimed run, for the threads with that slot. `grown`:
+// realloc made the block. The caller counts the block.
 HAK_INLINE char *large_begin(const struct page_arena_window *window, size_t slab, struct slab *meta,
                              size_t run, size_t room, size_t colour, size_t asked, unsigned slot,
                              bool grown) {
@@ -175,8 +183,9 @@ HAK_INLINE char *large_begin(const struct page_arena_window *window, size_t slab
     return block;
 }
 
-// large_retire() returns true if the run of a block that was freed is not to be used again at once.
-// large_retire_moved() is for a run without pages, whose block was moved.
+// large_retire() returns true if it has taken the run of a freed block over, which then waits
+// before it is used again. large_retire_moved() does the same for a run without pages, whose block
+// was moved.
 #if HAK_HARDENED
 bool large_retire(char *block, size_t size, size_t slab, size_t run);
 bool large_retire_moved(size_t slab, size_t run);

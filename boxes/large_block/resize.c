@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Blocks that are resized: at their place, by moving their pages, or by a copy of what was touched.
+// resize: resizes a block at its place, moves its pages, or copies those that were touched.
 #include "boxes/large_block/large_block_internal.h"
 
 #include "backends/os.h"
@@ -89,18 +89,18 @@ static bool resize_near(const struct page_arena_window *window, size_t slab, siz
     return true;
 }
 
-// Returns how many more slabs a block that has grown to `run` slabs gets, so that it need not be
-// moved each time it grows. They are addresses without memory; where addresses are scarce there are
-// none.
+// Returns the room, in slabs, of a block that has grown to `run` slabs: addresses without memory,
+// so that the block need not be moved each time it grows. Returns 0 where addresses are scarce.
 static size_t room_for(size_t run) {
     const size_t most = (size_t)1 << (30 - ARENA_SLAB_SHIFT);
     size_t room = hak_min(run, most);
     return HAK_LARGE_ROOM != 0 && page_arena_is_spacious(room) ? room : 0;
 }
 
-// Claims *run slabs to move a block to, and clean slabs behind them as *room, which are added to
-// *run; none unless the block has grown before: many blocks that grow once are not to lie apart.
-// Sets *zero if all are zero. Returns ARENA_NONE if the kernel refuses memory.
+// Claims *run slabs to move a block to. If the block has grown before (`again`), also claims *room
+// clean slabs behind them, and adds their number to *run. A block that grows for the first time
+// gets no room, because many blocks that grow once would then lie far apart. Sets *zero if all
+// slabs are zero. Returns ARENA_NONE if the kernel refuses memory.
 static size_t claim_to_move(size_t *run, size_t *room, bool *zero, bool again) {
     *room = again ? room_for(*run) : 0;
     size_t slab = page_arena_claim(*run + *room, ARENA_SLAB, zero);
@@ -128,8 +128,9 @@ static bool is_zero_page(const char *page) {
     return any == 0;
 }
 
-// Copies up to PART_SLABS slabs to others. If those are zero, pages of zeros are not copied: a
-// block may have far more pages than were ever touched. Returns how many pages were copied.
+// Copies up to PART_SLABS slabs to others. If the others are zero, pages of zeros are not copied,
+// because a block may have far more pages than were ever touched. Returns how many pages were
+// copied.
 static size_t copy_part(char *to, const char *from, size_t slabs, bool to_is_zero) {
     unsigned char touched[PART_PAGES];
     size_t pages = slabs * (ARENA_SLAB / HAK_PAGE);
@@ -146,8 +147,8 @@ static size_t copy_part(char *to, const char *from, size_t slabs, bool to_is_zer
     return copied;
 }
 
-// Copies a run, and gives its pages back as it goes, so that both together take no more memory than
-// one. Returns true if the source is zero afterwards.
+// Copies a run, and gives back the pages of each part once it is copied, so that the two runs
+// together take hardly more memory than one. Returns true if the source is zero afterwards.
 static HAK_NOINLINE bool copy_run(const struct page_arena_window *window, size_t from, size_t to,
                                   size_t slabs, bool to_is_zero) {
     bool cleaned = true;
@@ -162,9 +163,10 @@ static HAK_NOINLINE bool copy_run(const struct page_arena_window *window, size_t
     return cleaned;
 }
 
-// Copies a block to zeros, except for pages of zeros. The kernel is asked which pages were ever
-// touched once such a page is met: a block that is filled costs no call, and in one that is not,
-// each page would take a fault to read. Returns how many bytes were copied.
+// Copies a block to a place that is zero, except for pages of zeros. The kernel is asked which
+// pages were ever touched, but only after a page of zeros has been met. So a filled block costs no
+// call, and in a sparse block no fault is taken to read an untouched page. Returns how many bytes
+// were copied.
 static HAK_NOINLINE size_t copy_content(char *to, const char *from, size_t bytes) {
     unsigned char touched[PART_PAGES];
     size_t known = 0, end = 0; // the bytes that `touched` is about
@@ -189,7 +191,8 @@ static HAK_NOINLINE size_t copy_content(char *to, const char *from, size_t bytes
     return copied;
 }
 
-// Returns true if some pages of a block are zero: its end, which a program fills last, and others.
+// Looks at some pages of a block, from its end, which a program fills last. Returns true if all of
+// these pages are zero.
 static bool looks_sparse(const char *block, size_t bytes) {
     enum { LOOKS = 4 };
     const char *last = (const char *)(((uintptr_t)block + bytes) / HAK_PAGE * HAK_PAGE) - HAK_PAGE;
@@ -201,7 +204,7 @@ static bool looks_sparse(const char *block, size_t bytes) {
     return sparse;
 }
 
-// Gives the pages of a block that was just allocated back. Returns true if it is zero then.
+// Gives back the pages of a block that was just allocated. Returns true if the block is zero then.
 static bool clean_new(const struct page_arena_window *window, char *block) {
     size_t slab = page_arena_slab_of(window, block);
     struct slab *meta = superslab_slab(window, slab);
@@ -213,8 +216,10 @@ static bool clean_new(const struct page_arena_window *window, char *block) {
     return true;
 }
 
-// Moves a block that is too short to be moved by the page table. In glibc's malloc blocks of
-// SPARSE_FROM bytes and more are mappings of their own, and growing them touches no page.
+// Moves a block that is too short to be moved by the page table, by a copy that leaves out pages of
+// zeros. Returns NULL if the block is shorter than SPARSE_FROM (the front then copies all of it),
+// or if there is no memory. In glibc's malloc, blocks of SPARSE_FROM bytes and more are mappings of
+// their own, and growing them touches no page.
 static void *copy_near(const struct page_arena_window *window, char *ptr, size_t slab,
                        size_t size) {
     enum { SPARSE_FROM = 128 << 10 };
@@ -236,7 +241,8 @@ static void *copy_near(const struct page_arena_window *window, char *ptr, size_t
     }
     struct slab *meta = superslab_slab(window, slab);
     size_t run = drop_room(meta, slab);
-    // A run of few pages is given back: the next block that grows would have to fill it.
+    // If the run has few pages, they are given back: into a run with pages the next block that
+    // grows would have to copy its pages of zeros as well.
     if (copied < bytes / 2 && large_drop_guard(window, slab) && page_arena_clean(slab, run)) {
         large_count_ended(meta, hak_thread_slot());
         atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);
@@ -283,7 +289,7 @@ static void *move_near(const struct page_arena_window *window, size_t slab, size
     if (!clean || !large_retire_moved(slab, run)) {
         page_arena_release(slab, run, !clean);
     }
-    // Pages moved as they were, and so the block starts at the same line of its page.
+    // The pages are moved as they are, so the block starts at the same line of its page.
     struct slab *moved_meta = superslab_slab(window, to);
     char *moved = large_begin(window, to, moved_meta, to_run, room, colour, size, slot, true);
     large_count_begun(window, to, moved_meta, slot, TAIL_WANTED);

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Freed blocks that wait before they are used again, in the hardened flavour.
+// retired: freed blocks that wait before they are used again, in the hardened flavour.
 //
 // A freed block is made zero, and its run waits in a queue that all threads share. A run of
-// HAKMEM_PROTECT bytes or more has no access rights while it waits; it is a mapping of its own
-// then, and the queue is short, so there are few of those. When another run leaves the queue it
-// must still be zero.
+// HAKMEM_PROTECT bytes or more has no access rights while it waits. It is a mapping of its own
+// then, but there are few of these, because the queue is short. Any other run must still be zero
+// when it leaves the queue.
 //
-// Runs that wait hold little memory: long runs, and those with few pages, give their pages back at
-// once, and others do so when they have waited for long. A run without rights that is not long
-// keeps its pages, because to fetch them again takes forty times as long as the system calls for
-// the rights. Runs with pages leave the queue early if there are too many.
+// Waiting runs hold little memory. Long runs, and runs with few pages, give their pages back at
+// once; the others do so when they have waited for long. A shorter run without rights keeps its
+// pages, because fetching them again takes forty times as long as the system calls for the rights.
+// If there are too many runs with pages, some leave the queue early.
 #include "boxes/large_block/large_block_internal.h"
 
 #include "backends/os.h"
@@ -26,7 +26,7 @@ static struct {
     _Atomic(uint32_t) next;
     _Atomic(uint32_t) old;           // value of `next` when the ages were looked at last
     _Atomic(size_t) dirty[2];        // slabs that may have pages: with rights, and without
-    _Atomic(uint64_t) runs[WAITING]; // slab, length and what it has; 0: none
+    _Atomic(uint64_t) runs[WAITING]; // entries (see entry_of()); 0: none
 } waiting;
 
 HAK_LAYOUT(large_block_layout, HAK_ROWS(HAK_VARIABLE("waiting.runs", waiting.runs)),
@@ -48,7 +48,7 @@ static _Atomic(size_t) *dirty_of(uint64_t entry) {
     return &waiting.dirty[(entry & HAS_NO_RIGHTS) != 0];
 }
 
-// Adds a run that begins to wait, or takes one that ends to, to or from the counts.
+// Counts a run that begins to wait, or no longer counts one that has left the queue.
 static void count(uint64_t entry, bool begins) {
     if ((entry & HAS_PAGES) != 0) {
         size_t run = length_of(entry);
@@ -56,8 +56,8 @@ static void count(uint64_t entry, bool begins) {
     }
 }
 
-// Returns how many slabs with pages may wait: 64 times what a size class has; and of those without
-// rights.
+// Returns how many slabs with pages may wait: with access rights, 64 times what may wait of a size
+// class (HAKMEM_QUARANTINE); without them, those of HAKMEM_PROTECT_KEEP.
 static size_t most_dirty(bool rights) {
     size_t bytes = rights ? (size_t)settings_get(SETTING_QUARANTINE) * 64
                    : settings_get(SETTING_DECAY_MS) == 0
@@ -117,16 +117,16 @@ static bool is_sparse(const char *block, size_t size) {
     return absent > LOOKS / 2;
 }
 
-// Returns true if a run keeps its pages while it waits: not if there are many of them, nor if it
-// has few, which are not worth it.
+// Returns true if a run is to keep its pages while it waits. A run with many pages does not,
+// because they are too much memory; nor does a run with few, which are not worth keeping.
 static bool keeps_pages(const char *block, size_t size, size_t run, bool hide) {
     enum { SHARE = 2 }; // of the memory without rights, one run has at most one part in so many
     size_t most = hide ? most_dirty(false) / SHARE : most_dirty(true);
     return run <= most && !is_sparse(block, size);
 }
 
-// Takes the rights of a run that begins to wait, if it is long enough for that, and its pages if it
-// does not keep them. Returns what the run has then.
+// Removes the access rights of a run that begins to wait, if the run is long enough, and its pages,
+// if it is not to keep them. Returns what the run has then (HAS_PAGES, HAS_NO_RIGHTS).
 static unsigned bare(char *block, size_t size, size_t slab, size_t run) {
     const struct page_arena_window window = page_arena_get_window();
     char *start = page_arena_address(&window, slab);
@@ -139,7 +139,8 @@ static unsigned bare(char *block, size_t size, size_t slab, size_t run) {
     if (hardening_has(HARDENING_ZERO)) {
         hardening_clear_many(block, bytes_to_clear(size));
     }
-    // A refusal may come halfway. Rights that do not come back now are asked for again at the end.
+    // The kernel may refuse halfway. If the rights do not come back now, the run counts as one
+    // without rights, and they are asked for again when it leaves the queue.
     bool hidden =
         hide && (os_hide(start, bytes) == OS_OK || os_commit_alone(start, bytes) != OS_OK);
     return HAS_PAGES | (hidden ? HAS_NO_RIGHTS : 0);
@@ -168,7 +169,8 @@ static bool may_wait(void) {
            !page_arena_is_tight();
 }
 
-// Clears a block whose run does not wait. Returns true if the run can be used for nothing.
+// Clears a block whose run does not wait. Returns true if the run cannot be used any more, because
+// its guard stays.
 static HAK_NOINLINE bool clear_only(char *block, size_t size, size_t slab) {
     const struct page_arena_window window = page_arena_get_window();
     if (hardening_has(HARDENING_ZERO)) {
@@ -177,9 +179,9 @@ static HAK_NOINLINE bool clear_only(char *block, size_t size, size_t slab) {
     return !large_drop_guard(&window, slab);
 }
 
-// Makes a run ready to wait. Returns its entry in the queue, or 0 if it can be used for nothing, as
-// above: it stays held then. (A frame of its own, because the queue releases other runs, and a
-// signal's stack has to have room for that.)
+// Makes a run ready to wait. Returns its entry for the queue. Returns 0 if its guard stays: the run
+// then stays held, and is not used any more. (A frame of its own, because the queue releases other
+// runs, and a signal's stack has to have room for that.)
 static HAK_NOINLINE uint64_t make_wait(char *block, size_t size, size_t slab, size_t run) {
     const struct page_arena_window window = page_arena_get_window();
     unsigned has = bare(block, size, slab, run);
@@ -215,7 +217,7 @@ bool large_retire_moved(size_t slab, size_t run) {
     return true;
 }
 
-// Takes the pages of a waiting run. Returns what is known of it then.
+// Gives back the pages of a waiting run. Returns its new entry for the queue.
 static uint64_t strip(const struct page_arena_window *window, uint64_t entry) {
     size_t slab = slab_of(entry);
     if ((entry & HAS_NO_RIGHTS) == 0) {
@@ -234,7 +236,7 @@ void large_block_age(bool all) {
     uint32_t next = atomic_load_explicit(&waiting.next, memory_order_relaxed);
     uint32_t old = all ? next : atomic_exchange_explicit(&waiting.old, next, memory_order_relaxed);
     const struct page_arena_window window = page_arena_get_window();
-    // Those that began to wait after the last look stay as they are.
+    // Runs that began to wait after the last look stay as they are.
     for (uint32_t turn = next - WAITING; (int32_t)(turn - old) < 0; turn++) {
         _Atomic(uint64_t) *place = &waiting.runs[turn % WAITING];
         uint64_t entry = atomic_load_explicit(place, memory_order_relaxed);

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Slack: pages behind the ends of blocks. A block seldom fills its last slab.
+// slack: counts the pages behind the ends of blocks, and gives them back. A block seldom fills its
+// last slab.
 //
 // The pages behind a block's end have no memory if its run is fresh. They may have memory if the
-// run was in use before, or if the block has shrunk. Those that may are counted, and given back
-// once there are too many in the whole process: a program with a few large blocks makes no system
-// call for that, and a program with many holds little more than its blocks need.
+// run was in use before, or if the block has shrunk. Pages that may have memory are counted. Once
+// the process has too many of them, they are given back. So a program with a few large blocks makes
+// no system call for its slack, and a program with many holds little more than its blocks need.
 //
-// Threads count in cache lines of their own, live blocks too, and move a line's counts to the sum
-// when they reach LINE_PAGES pages or LINE_BLOCKS blocks. So the sum is off by less than that for
-// each line, and may be negative.
+// Threads count slack and live blocks in cache lines of their own. A line's counts are moved to the
+// sum when they reach LINE_PAGES pages or LINE_BLOCKS blocks. So the sum is off by less than that
+// for each line, and may be negative.
 #include "boxes/large_block/large_block_internal.h"
 
 #include "backends/os.h"
@@ -21,10 +22,10 @@
 #    define HAK_LARGE_SLACK_SHARE 24
 #endif
 
-// Build setting: slack goes back at most so often in a millisecond, GIVEN_BURST times on top of
-// that after a rest of REST_MS, and for one block in TRIES. Giving a block's slack back takes some
-// microseconds, and as much again if the next block there is longer; filling the block takes no
-// longer. SIZE_MAX: as often as there is too much.
+// Build setting: the number of blocks in a millisecond whose slack may be given back. After a rest
+// of REST_MS up to GIVEN_BURST blocks may follow each other. If more blocks come, the slack of one
+// in TRIES is given back. Giving a block's slack back takes some microseconds, and as much again if
+// the next block there is longer: about as long as filling the block. SIZE_MAX: no such bound.
 #ifndef HAK_LARGE_SLACK_GIVEN_PER_MS
 #    define HAK_LARGE_SLACK_GIVEN_PER_MS 4
 #endif
@@ -35,7 +36,7 @@ enum { LINE_PAGES = 128, LINE_BLOCKS = 16, GIVEN_BURST = 512, REST_MS = 128, TRI
 static struct {
     _Atomic(uint64_t) all;
     _Atomic(bool) refused; // the kernel did not take pages back, of locked memory perhaps
-    // How often slack may go back until the clock is looked at; when it was looked at last.
+    // How often slack may be given back until the clock is read, and when it was read last.
     _Atomic(int32_t) given_left;
     _Atomic(uint32_t) given_ms;
     struct {
@@ -56,7 +57,8 @@ HAK_INLINE void count(unsigned slot, uint64_t more) {
     _Atomic(uint64_t) *own = &counts.lines[slot].own;
     hak_step_add(own, more);
     uint64_t sum = atomic_load_explicit(own, memory_order_relaxed);
-    // Both halves are within their range: neither is below 0, or at twice its bound.
+    // A half is within its range if, with its bound added, it is neither below 0 nor at twice its
+    // bound.
     uint64_t pages = (uint64_t)(int64_t)pages_of(sum) + LINE_PAGES;
     uint64_t blocks = (sum >> 32) + LINE_BLOCKS; // or one less
     if (HAK_UNLIKELY(pages >= 2 * LINE_PAGES || (uint32_t)blocks >= 2 * LINE_BLOCKS)) {
@@ -79,19 +81,19 @@ static bool is_much_slack(size_t pages) {
            all * HAK_LARGE_SLACK_SHARE > page_arena_claimed() * (ARENA_SLAB / HAK_PAGE);
 }
 
-// Returns how often slack may go back by now, once at least.
+// Reads the clock. Returns how often slack may be given back until it is read again, 1 at least.
 static HAK_NOINLINE int32_t look_at_clock(void) {
     uint32_t now = (uint32_t)os_now_ms();
     size_t since = now - atomic_load_explicit(&counts.given_ms, memory_order_relaxed);
     atomic_store_explicit(&counts.given_ms, now, memory_order_relaxed);
     size_t more = hak_min(since, GIVEN_BURST) * HAK_LARGE_SLACK_GIVEN_PER_MS;
-    // A few ms may as well be those in which another process had the processor.
+    // After a pause of a few ms there is no burst: another process may have had the processor.
     return (int32_t)hak_min(more + 1, (size_t)(since >= REST_MS ? GIVEN_BURST : TRIES));
 }
 
-// Counts a call that gives slack back. Returns false if there were too many of late. Reading the
-// clock takes longer than all else here, so only each TRIES-th caller that comes too early does it.
-// Threads that count at the same time may lose some of it.
+// Counts a call that gives slack back. Returns false if there were too many such calls of late.
+// Reading the clock takes longer than all else here, so of the callers that come too early only one
+// in TRIES reads it. If several threads count at the same time, a count may be lost.
 static bool may_give_back(void) {
     if (HAK_LARGE_SLACK_GIVEN_PER_MS == SIZE_MAX) {
         return true;
@@ -119,7 +121,7 @@ static HAK_NOINLINE bool give_back(char *from, size_t pages) {
 // Returns the pages behind the end of a block that may have memory now.
 HAK_INLINE size_t slack_of(const struct page_arena_window *window, size_t slab, struct slab *meta,
                            enum tail tail) {
-    enum { LITTLE = 16 }; // less than one part in so many of a block is not worth a count
+    enum { LITTLE = 16 }; // slack below one part in so many of a block is not counted
     size_t used = hak_round_up(taken(atomic_load_explicit(&meta->size, memory_order_relaxed)) +
                                    atomic_load_explicit(&meta->colour, memory_order_relaxed),
                                HAK_PAGE);

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Zero: how a block for calloc becomes zero if its run was in use before. Large tables are often
-// used a little, and the run of one that was used a little has few pages: to clear the rest of it
-// would fetch a page for each.
+// zero: makes a block for calloc zero if its run was in use before. Large tables are often used
+// sparsely, and then their run has few pages. Clearing the other pages would give memory to each of
+// them.
 #include "boxes/large_block/large_block_internal.h"
 
 #include "backends/os.h"
 
 #include <string.h>
 
-// Build setting: from this size on, the pages of a block that has some go back, and are not
-// cleared. If it has most, its like is filled, and would fetch them again. SIZE_MAX: they are
-// cleared in every block.
+// Build setting: from this size on, a block that has some of its pages gives them back, and they
+// are not cleared. If it has most of them, they are cleared, because such blocks are filled and
+// would fetch the pages again. SIZE_MAX: the pages of every block are cleared.
 #ifndef HAK_LARGE_ZERO_PURGE
 #    define HAK_LARGE_ZERO_PURGE ((size_t)1 << 20)
 #endif
@@ -29,7 +29,7 @@ enum fill { FEW_PAGES, SOME_PAGES, MOST_PAGES };
 
 // Returns SOME_PAGES also where the kernel does not tell.
 static enum fill fill_of(const char *block, size_t size) {
-    enum { FEW = 64, MOST = 2 }; // one of so many
+    enum { FEW = 64, MOST = 2 }; // the bounds: one page in so many
     unsigned char touched[PART_PAGES];
     const char *end = block + size;
     size_t pages = size / HAK_PAGE;

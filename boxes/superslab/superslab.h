@@ -34,13 +34,13 @@ struct slab {
     _Atomic(uint8_t) bin;     // SLAB_TINY: its bin, from 1; written by the holder
     _Atomic(uint8_t) active;  // SLAB_TINY: a hint that blocks moved since the decay looked; anyone
     _Atomic(uint8_t) owner;   // SLAB_LARGE: slot of the thread that allocated it
-    _Atomic(uint16_t) clean;  // SLAB_TINY: a bit a page that has no memory; see shared_pool.c
+    _Atomic(uint16_t) clean;  // SLAB_TINY: a bit for each page that has no memory; see purge.c
     _Atomic(uint16_t) colour; // SLAB_LARGE: bytes in front of the block; written by its holder
     _Atomic(uint64_t) run;    // SLAB_LARGE, SLAB_PRIVATE: slabs in the run
     _Atomic(uint64_t) size;   // SLAB_LARGE: bytes asked for
-    _Atomic(uint8_t) pages;   // SLAB_TINY: pages that blocks are on so far, 0: all; shared_pool.c
+    _Atomic(uint8_t) pages;   // SLAB_TINY: pages that blocks are on so far, 0: all; short_slab.c
     _Atomic(uint8_t) slack;   // SLAB_LARGE: pages behind the block that may have memory; its holder
-    _Atomic(uint8_t) empty;   // SLAB_TINY: counted among those without a live block; shared_pool.c
+    _Atomic(uint8_t) empty;   // SLAB_TINY: counted among those without a live block; put.c
     _Atomic(uint8_t) flags;   // SLAB_LARGE: SLAB_GUARD and SLAB_GROWN; written by its holder
     _Atomic(uint32_t) room;   // SLAB_LARGE: slabs at the run's end that the block does not have yet
     atomic_bitmap_word bits[SLAB_INLINE_WORDS]; // free blocks; anyone sets, takers clear

@@ -68,9 +68,9 @@ static HAK_NOINLINE void *move(void *ptr, size_t size, size_t usable) {
     return fresh;
 }
 
-// Resizes a block above SIZE_CLASS_TINY_MAX to another such size: at its place, or by moving its
-// pages. Returns NULL if neither can be done. The sample of a sampled block ends, and the new size
-// counts for the sampler as an allocation.
+// Resizes a block above SIZE_CLASS_TINY_MAX to another such size: as large_block_resize() does.
+// Returns NULL if that cannot be done. The sample of a sampled block ends, and the new size counts
+// for the sampler as an allocation.
 static void *resize_large(const struct front_gate_block *old, void *ptr, size_t size) {
     const struct page_arena_window window = page_arena_get_window();
     struct heap_profile_sample sample;
