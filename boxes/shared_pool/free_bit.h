@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// shared_pool, one look at the bit of a block: for calls that are told a block and have found its
-// slab and its number already.
+// shared_pool, a look at one block's bit: for callers that have found the block's slab and its
+// number there already.
 #ifndef HAKMEM_BOXES_SHARED_POOL_FREE_BIT_H
 #define HAKMEM_BOXES_SHARED_POOL_FREE_BIT_H
 

@@ -1,23 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // home: SuperSlabs that few threads have for themselves.
 //
-// A thread that meets others in its searches joins a group. It claims a SuperSlab as a whole, a
-// home of its group, and the group's threads take their slabs from there: those that are not in use
-// yet are spare. No summary leads to a home, so other threads' searches pass it by without a look
-// at its lines. They put blocks back there as anywhere. There are groups, and not a home for each
-// thread, as free blocks that only one thread finds cost memory.
+// A thread that meets others in its searches joins a group. It claims a whole SuperSlab as a home
+// of its group, and the group's threads take their slabs from there. Slabs of a home that are not
+// in use yet are spare. No summary leads to a home, so other threads' searches do not look at its
+// lines. Other threads put blocks back there as anywhere. A home belongs to a group and not to one
+// thread, because free blocks that only one thread finds cost memory.
 //
-// A home is everybody's again when the decay finds that it has not been used for a while, when
-// memory is short or is to be given back, and when its group has more homes than it may have. Spare
-// slabs go back to the arena then. Whoever clears a bit of `spare` has the slab. Groups do not end:
-// threads that come later join them.
+// A home becomes common again when the decay finds that it has not been used for a while, when
+// memory is short or is to be given back, and when its group has more homes than it may have. Its
+// spare slabs go back to the arena then. The thread that clears a bit of `spare` has the slab.
+// Groups do not end: threads that come later join them.
 #include "boxes/shared_pool/shared_pool_internal.h"
 
 #include "backends/os.h"
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
 #include "boxes/settings/settings.h"
 
-// Build setting: threads of a group, where there is one thread for each processor.
+// Build setting: the threads in a group, if there is one thread for each processor.
 #ifndef SHARED_POOL_GROUP_THREADS
 #    define SHARED_POOL_GROUP_THREADS 4
 #endif
@@ -54,8 +54,8 @@ static uint32_t owner_of(unsigned group) {
     return group + 1;
 }
 
-// The first slab of the home at that place; ARENA_NONE if there is none, or it is not the group's
-// any more.
+// Returns the first slab of the home at that place. Returns ARENA_NONE if there is none, or if it
+// is no longer the group's.
 static size_t home_at(const struct page_arena_window *window, unsigned group, unsigned place) {
     _Atomic(size_t) *at = &groups[group].at[place];
     size_t noted = atomic_load(at);
@@ -107,14 +107,15 @@ bool pool_has_spare(const struct page_arena_window *window, unsigned group) {
     return false;
 }
 
-// The slabs of a SuperSlab, as bits, that are dirty. Exact for those that the caller holds.
+// Returns the dirty slabs of a SuperSlab, as bits. Exact for slabs that the caller holds.
 static uint32_t dirty_of(const struct page_arena_window *window, size_t first) {
     atomic_bitmap_word *dirty = window->groups[first / ARENA_GROUP_SLABS].dirty;
     size_t at = first % ARENA_GROUP_SLABS;
     return (uint32_t)(atomic_load_explicit(&dirty[at / 64], memory_order_relaxed) >> at % 64);
 }
 
-// Takes a spare slab of a SuperSlab: one with pages, or else the lowest.
+// Takes a spare slab of a SuperSlab: the lowest one that has pages, or else the lowest. Returns
+// ARENA_NONE if there is none.
 static size_t take_spare(const struct page_arena_window *window, size_t first, bool *zero) {
     _Atomic(uint32_t) *spare = &superslab_at(window, first)->spare;
     for (uint32_t bits; (bits = atomic_load(spare)) != 0;) {
@@ -161,13 +162,13 @@ void pool_give_slab(const struct page_arena_window *window, size_t slab) {
     }
 }
 
-// Makes a home everybody's, if it is the owner's still.
+// Makes a home common, if it still is the owner's.
 static void leave(const struct page_arena_window *window, size_t first, uint32_t owner) {
     struct superslab *superslab = superslab_at(window, first);
     if (!atomic_compare_exchange_strong(&superslab->owner, &owner, 0)) {
         return;
     }
-    // Threads with homes take from those slabs of everybody's that no other thread takes from.
+    // Threads with homes take from common slabs only if no other thread takes from them.
     for (unsigned i = 0; i < ARENA_SUPERSLAB_SLABS; i++) {
         atomic_store_explicit(&superslab->taker[i], 0, memory_order_relaxed);
     }
@@ -210,8 +211,8 @@ void shared_pool_leave_homes(void) {
     }
 }
 
-// Claims a SuperSlab. Not while more than a few free slabs have pages, which would be left unused,
-// and not where what is claimed is missing elsewhere.
+// Claims a SuperSlab. Returns ARENA_NONE while more than a few free slabs have pages, because these
+// would be left unused, and where a claimed SuperSlab would be missing elsewhere.
 static size_t claim_superslab(bool huge) {
     enum { DIRTY_LEAST = ARENA_SUPERSLAB_SLABS, DIRTY_SHARE = 128 }; // of what is claimed
     if (settings_get(SETTING_LIMIT) != 0 || page_arena_is_tight() ||

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// purge: gives pages on which no block is live back to the kernel, while their blocks are held.
+// purge: gives pages without a live block back to the kernel, and holds their blocks meanwhile.
 #include "boxes/shared_pool/shared_pool_internal.h"
 
 #include "backends/os.h"
@@ -14,7 +14,7 @@ bool pool_are_free(atomic_bitmap_word *bits, size_t first, size_t last) {
     return true;
 }
 
-// Puts the blocks [first, last] back, all of which are held.
+// Puts the blocks [first, last] back. The caller holds all of them.
 static HAK_NOINLINE void put_blocks(const struct page_arena_window *window, size_t slab,
                                     unsigned bin, size_t first, size_t last) {
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
@@ -101,7 +101,7 @@ static size_t last_on(unsigned bin, unsigned end, unsigned blocks) {
 static void put_pages(const struct page_arena_window *window, size_t slab, unsigned bin,
                       uint32_t pages) {
     unsigned blocks = blocks_of(superslab_slab(window, slab), bin);
-    size_t next = 0; // what is below is put back
+    size_t next = 0; // the blocks below have been put back
     while (pages != 0) {
         unsigned from = (unsigned)__builtin_ctz(pages);
         unsigned end = from + (unsigned)__builtin_ctz(~(pages >> from));
@@ -117,8 +117,8 @@ static void put_pages(const struct page_arena_window *window, size_t slab, unsig
 
 bool pool_purge_slab(const struct page_arena_window *window, size_t slab, unsigned bin,
                      size_t *given) {
-    uint16_t held = 0; // pages
-    size_t next = 0;   // the lowest block that is not on the last one of them
+    uint16_t held = 0; // pages whose blocks are held
+    size_t next = 0;   // the lowest block behind the last of these pages
     struct slab *meta = superslab_slab(window, slab);
     uint16_t clean = atomic_load(&meta->clean);
     unsigned blocks = blocks_of(meta, bin);
@@ -152,7 +152,7 @@ bool pool_purge_slab(const struct page_arena_window *window, size_t slab, unsign
     return pages == 0 || count != 0;
 }
 
-// Returns true if a slab may have idle pages. Marks the slab as not used since.
+// Returns true if a slab may have idle pages. Marks the slab as not used since now.
 static bool is_quiet(struct slab *meta, bool all) {
     if (atomic_load_explicit(&meta->kind, memory_order_relaxed) != SLAB_TINY) {
         return false;

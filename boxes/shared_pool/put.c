@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // put: takes blocks out of a slab's bitmap and puts them back; gives slabs away that are free as a
-// whole. All of that is in one file, where the compiler knows which registers each step leaves
-// alone: split in two, a batch that is put back took 5 % more instructions.
+// whole. All of this is in one file, so that the compiler knows which registers each step leaves
+// alone. In two files, putting a batch back took 5 % more instructions.
 //
-// In the hardened flavour a slab serves one bin for good, so that no address is ever used for
-// blocks of another size. Slabs without a live block keep their pages while there are few of them.
+// In the hardened flavour a slab serves one bin for good (it *stays*), so that no address is ever
+// used for blocks of another size. While there are few slabs without a live block, they keep their
+// pages.
 #include "boxes/shared_pool/shared_pool_internal.h"
 
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
@@ -65,8 +66,8 @@ static bool is_all_free(const struct page_arena_window *window, size_t slab, uns
     return true;
 }
 
-// Holds every block of a slab. Returns false, and none is held, if one of them is not free; then
-// *owed is set to the bin for which the caller owes a pool_reclaim_if_free(), if there is one.
+// Holds every block of a slab. If one of them is not free, returns false and holds none. Then *owed
+// is set to the bin for which the caller owes a pool_reclaim_if_free(), if it owes one.
 static HAK_NOINLINE bool hold_all(const struct page_arena_window *window, size_t slab, unsigned bin,
                                   unsigned *owed) {
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
@@ -108,14 +109,16 @@ void pool_give_away(const struct page_arena_window *window, size_t slab, unsigne
 // empty slabs that keep theirs.
 static HAK_NOINLINE void keep_empty(const struct page_arena_window *window, size_t slab,
                                     unsigned bin, unsigned word) {
-    enum { LEAST = 128, SHARE = 4 }; // of the slabs in use, one of so many
+    // So many empty slabs keep their pages: LEAST, or one in SHARE of the slabs in use.
+    enum { LEAST = 128, SHARE = 4 };
     struct slab *meta = superslab_slab(window, slab);
-    // (A slab without pages is met again when a purge puts its last blocks back.)
+    // (A purge that puts the last blocks of a slab back comes here with a slab without pages.)
     if (atomic_load(&meta->clean) == UINT16_MAX || !is_all_free(window, slab, bin, word)) {
         return;
     }
-    // The purge below puts the slab's blocks back, and so comes here again. What it finds marked
-    // are pages that the kernel does not take: locked ones, and in a sandbox.
+    // The purge below puts the slab's blocks back, and so comes here again. If the slab is marked
+    // empty then and still has pages, the kernel did not take them: they are locked, or the process
+    // is in a sandbox.
     size_t most = hak_max(LEAST, (shared_pool_guess_totals().slabs >> ARENA_SLAB_SHIFT) / SHARE);
     if (atomic_exchange(&meta->empty, 1) != 0 ||
         atomic_fetch_add_explicit(&pool_empty_slabs, 1, memory_order_relaxed) < most) {
@@ -195,7 +198,8 @@ HAK_INLINE bool starts_at(const struct size_class_bin *info, const void *ptr, si
 
 // Returns true if ptr is a block of a larger bin. C++'s sized delete may be told the size of a base
 // class, or a smaller size than was requested. That does no harm, and programs do it; the debug
-// flavour reports it. With headers it cannot be told from a header that was overwritten.
+// flavour reports it. With headers such a block cannot be told from one whose header was
+// overwritten.
 static bool is_larger(const struct page_arena_window *window, size_t slab, unsigned bin,
                       const void *ptr, unsigned *own, size_t *block) {
     if (HAK_HEADER || HAK_DEBUG || !superslab_known(window, slab) ||
@@ -227,13 +231,14 @@ static HAK_NOINLINE HAK_COLD void put_misfit(const struct page_arena_window *win
     not_of_bin(window, slab, ptr);
 }
 
-// Build setting: 0: each block of a batch is looked up in its slab, whether it is the neighbour of
-// the one before it or not.
+// Build setting: 0: each block of a batch is looked up in its slab, even if it is the neighbour of
+// the block before it.
 #ifndef SHARED_POOL_RUNS
 #    define SHARED_POOL_RUNS 1
 #endif
 
-// Blocks of one word go back in one step; neighbours in a cache are often neighbours in a slab.
+// Blocks of one word, which go back in one step. Neighbours in a cache are often neighbours in a
+// slab.
 struct gathered {
     atomic_bitmap_word *word;
     size_t place;        // of the word: its slab, and its number in the low GATHERED_NUMBER bits
@@ -255,7 +260,7 @@ HAK_INLINE bool serves(const struct page_arena_window *window, size_t mapped, si
                       page_map_get(window, slab) == size_class_place(bin));
 }
 
-// Puts each block back in a step of its own. beside: where the bitmaps of the bin are, see
+// Puts each block back in a step of its own. `beside`: where the bitmaps of the bin are; see
 // superslab_bits_where().
 HAK_INLINE void put_each(const struct page_arena_window *window, unsigned bin, void *const *blocks,
                          unsigned count, bool beside) {
@@ -284,10 +289,10 @@ HAK_INLINE unsigned count_following(const char *ptr, ptrdiff_t step, void *const
     return n;
 }
 
-// Gathers the blocks behind blocks[0], which has been gathered as bit `first` of its word, as long
-// as each is the neighbour of the one before it, upwards or downwards. Each of these has a bit of
-// the same word that is not gathered yet, so nothing else need be asked about it. Returns how many
-// there are.
+// Gathers the blocks that follow blocks[0], as long as each is the neighbour of the one before it,
+// upwards or downwards. blocks[0] has been gathered as bit `first` of its word. Only blocks whose
+// bits are in the same word and not gathered yet are taken, so they need no other check. Returns
+// the number of blocks.
 HAK_INLINE unsigned gather_run(struct gathered *some, void *const *blocks, unsigned count,
                                unsigned first, size_t size) {
     ptrdiff_t step = count > 1 ? (const char *)blocks[1] - (const char *)blocks[0] : 0;
@@ -296,7 +301,7 @@ HAK_INLINE unsigned gather_run(struct gathered *some, void *const *blocks, unsig
         return 0;
     }
     uint64_t taken = ~some->full | some->mask;
-    uint64_t edge = UINT64_C(1) << (63 - first); // the bit that is not of the word any more
+    uint64_t edge = UINT64_C(1) << (63 - first); // the first bit past the word's end
     int room = up ? __builtin_ctzll(taken >> first >> 1 | edge)
                   : __builtin_clzll(taken << (63 - first) << 1 | edge);
     size_t most = hak_min((size_t)room, (size_t)count - 1);
@@ -326,8 +331,8 @@ HAK_INLINE void put_runs(const struct page_arena_window *window, unsigned bin, v
             if (HAK_LIKELY(some.mask != 0)) {
                 put_gathered(window, bin, &some, alone);
             }
-            // Asked after each step: the step may have given the slab away, if the next block was
-            // freed twice.
+            // To be checked after each step: if the next block was freed twice, the step may have
+            // given its slab away.
             if (!serves(window, mapped, slab, bin)) {
                 put_misfit(window, bin, ptr);
                 some.mask = 0;
@@ -353,8 +358,8 @@ HAK_INLINE bool are_near(unsigned bin, const void *one, const void *other) {
     return (uintptr_t)one - (uintptr_t)other + near <= 2 * near;
 }
 
-// A guess, from two pairs of blocks: true if most blocks follow a neighbour. The first block does
-// not count: fast_cache_detach() puts the newest block of a batch there.
+// Guesses, from two pairs of blocks, whether most blocks follow a neighbour. The first block does
+// not count, because fast_cache_detach() puts the newest block of a batch there.
 static bool are_in_order(unsigned bin, void *const *blocks, unsigned count) {
     unsigned middle = count / 2;
     return count >= 4 && are_near(bin, blocks[1], blocks[2]) &&

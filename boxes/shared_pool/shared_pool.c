@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// shared_pool: lists slabs with free blocks, and takes blocks from them.
 #include "boxes/shared_pool/shared_pool_internal.h"
 
 #include "backends/os.h"
@@ -54,9 +55,9 @@ void pool_list(const struct page_arena_window *window, size_t slab, unsigned bin
     pool_summarize(window, slab, bin);
 }
 
-// Clears the bits that lead to an empty word below. Each word is read again after the bit above it
-// is cleared: a thread that sets a bit in the word after that sees the cleared bit above, and sets
-// it too.
+// Clears the bits of the summaries that lead to an empty word. After the bit for a word is cleared,
+// the word is read again. A thread that sets a bit in the word after that sees the cleared bit, and
+// sets it.
 static void clear_summaries(const struct page_arena_window *window, size_t slab, unsigned bin) {
     if (is_home(window, slab)) {
         return;
@@ -86,13 +87,13 @@ void pool_unlist(const struct page_arena_window *window, size_t slab, unsigned b
 
 // The state of a search for a listed slab.
 struct found {
-    size_t slab;     // the lowest listed one, or ARENA_NONE
-    unsigned looks;  // at slabs that other threads take from, that may still be taken
-    uint64_t others; // these threads, as bits: each sets one
+    size_t slab;     // the lowest listed slab seen so far, or ARENA_NONE
+    unsigned looks;  // how many more slabs that other threads take from may be looked at
+    uint64_t others; // a bit for each of these threads; several may share one
 };
 
-// Searches the slabs of a SuperSlab. Returns true if the search is over: *found has a slab that no
-// other thread takes from, or enough slabs have been seen.
+// Searches the slabs of a SuperSlab. Returns true if the search is over, because *found has a slab
+// that no other thread takes from, or because enough slabs have been seen.
 static bool find_in_superslab(const struct page_arena_window *window, size_t first, unsigned bin,
                               struct found *found) {
     struct superslab *superslab = superslab_at(window, first);
@@ -126,9 +127,9 @@ static bool find_in_group(const struct page_arena_window *window, size_t group, 
     return false;
 }
 
-// Finds the lowest listed slab that no other thread takes from; if there is none, the lowest listed
-// slab, or ARENA_NONE. Threads that take from one slab write to the same lines: its bitmap, and
-// often the blocks.
+// Finds the lowest listed slab that no other thread takes from. If there is none, finds the lowest
+// listed slab, or ARENA_NONE. Threads that take from one slab write to the same lines: its bitmap,
+// and often the blocks.
 static void find_everywhere(const struct page_arena_window *window, unsigned bin,
                             struct found *found) {
     size_t regions = (page_arena_top() + ARENA_REGION_SLABS - 1) / ARENA_REGION_SLABS;
@@ -143,8 +144,9 @@ static void find_everywhere(const struct page_arena_window *window, unsigned bin
     }
 }
 
-// The same for a thread with homes: these come first. Slabs that others take from are left alone,
-// but for one search in OTHERS_EACH, so that what is free in them is used in the end.
+// Returns the slab to take blocks from, for a thread with homes: a slab of its homes if one is
+// listed. Slabs that other threads take from are left alone, but one search in OTHERS_EACH takes
+// such a slab, so that their free blocks are used in the end.
 static HAK_NOINLINE size_t find_from_home(const struct page_arena_window *window, unsigned bin,
                                           struct shared_pool_company *company) {
     enum { LOOKS = 8, OTHERS_EACH = 8 };
@@ -159,17 +161,17 @@ static HAK_NOINLINE size_t find_from_home(const struct page_arena_window *window
     }
     size_t at = found.slab % ARENA_SUPERSLAB_SLABS;
     if (pool_other_taker(superslab_at(window, found.slab), at) == 0 ||
-        !pool_has_spare(window, company->group)) { // or else there would be more homes
+        !pool_has_spare(window, company->group)) { // the group would make one more home
         return found.slab;
     }
     return ++company->passed % OTHERS_EACH == 0 ? found.slab : ARENA_NONE;
 }
 
-// Returns the slab to take blocks from; ARENA_NONE: from a fresh one.
+// Returns the slab to take blocks from. Returns ARENA_NONE if a fresh slab is to be put to use.
 static size_t find_listed(const struct page_arena_window *window, unsigned bin,
                           struct shared_pool_company *company) {
-    enum { LOOKS = 64 };      // then a slab of another thread will do
-    enum { OTHERS_MANY = 3 }; // threads that are met besides this one
+    enum { LOOKS = 64 };      // after that many, a slab that another thread takes from will do
+    enum { OTHERS_MANY = 3 }; // other threads that a search meets
     if (has_group(company)) {
         return find_from_home(window, bin, company);
     }
@@ -197,8 +199,9 @@ static uint16_t pages_of(size_t size, size_t first, size_t last) {
     return (uint16_t)((2u << to) - (1u << from));
 }
 
-// To be called before blocks are used: their pages have memory from now on. Only a thread that
-// holds every block of a page sets its bit in `clean`, so no bit is set meanwhile.
+// To be called before blocks are used, because their pages have memory from then on. Only a thread
+// that holds every block of a page sets the page's bit in `clean`, so none of these bits is set
+// meanwhile.
 static void leave_clean(struct slab *meta, size_t size, unsigned word, uint64_t mask) {
     mark_active(meta);
     pool_leave_empty(meta);
@@ -230,7 +233,7 @@ HAK_INLINE void **write_run(char *start, size_t size, unsigned from, unsigned co
 }
 
 HAK_INLINE void **write_mask(char *start, size_t size, uint64_t mask, void **blocks) {
-    enum { RUN = 15 }; // with so many neighbours it pays to count how many more there are
+    enum { RUN = 15 }; // four neighbours: then it pays to count how many more there are
     while (mask != 0) {
         unsigned from = (unsigned)__builtin_ctzll(mask);
         uint64_t low = mask >> from;
@@ -246,10 +249,10 @@ HAK_INLINE void **write_mask(char *start, size_t size, uint64_t mask, void **blo
     return blocks;
 }
 
-// Writes the addresses of the blocks in `mask`, of one word of a slab's bitmap, lowest first, and
-// returns the place behind them. In a small batch blocks that share a cache line do not follow each
-// other, as the program may give them to different threads: every fourth one comes first. A thread
-// that takes many goes through memory in one direction, which the processor's prefetcher sees.
+// Writes the addresses of the blocks in `mask`, which belong to one word of a slab's bitmap, lowest
+// first. Returns the place behind them. In a small batch blocks that share a cache line do not
+// follow each other, because the program may give them to different threads: every fourth block
+// comes first. In a large batch the addresses only rise, which the processor's prefetcher sees.
 static void **write_blocks(char *slab, size_t size, unsigned word, uint64_t mask, void **blocks) {
     enum { APART = 32 };
     char *start = slab + word * 64 * size;
@@ -327,7 +330,7 @@ unsigned pool_format(size_t slab, bool zero, unsigned bin, void **blocks, unsign
         }
     }
     if (HAK_UNLIKELY(pages != 0)) {
-        // Stored last: a thread that holds `pages` assumes that the bin is the slab's. Until then
+        // Stored last, because a thread that holds `pages` assumes that `bin` is set. Until then
         // the slab looks like one whose other blocks are in use.
         atomic_store(&meta->pages, (uint8_t)pages);
     }
@@ -338,11 +341,12 @@ unsigned pool_format(size_t slab, bool zero, unsigned bin, void **blocks, unsign
     return got;
 }
 
-// Gives a fresh slab its guard. Returns the slab's pages then, or 0, which stands for all of them.
+// Gives a fresh slab its guard. Returns the number of pages that the slab has then; 0 stands for
+// all.
 static unsigned set_guard(size_t slab, unsigned bin) {
 #if HAK_HARDENED
     static _Atomic(size_t) guards;
-    enum { FEW = 8 }; // of so many blocks one may be lost
+    enum { FEW = 8 }; // one block in so many may be lost
     unsigned blocks = size_class_bins[bin].blocks;
     unsigned lost = blocks - superslab_blocks_on(bin, GUARDED_PAGES);
     if (!stays() || lost * FEW > blocks || page_arena_is_tight() ||

@@ -2,10 +2,10 @@
 // shared_pool_internal: what the files of the pool share.
 //
 //   totals.c        counts over the whole pool
-//   shared_pool.c   the lists of slabs with free blocks, and the taking of blocks
-//   put.c           blocks out of a slab's bitmap and back, and slabs that are free as a whole
+//   shared_pool.c   lists slabs with free blocks, and takes blocks from them
+//   put.c           moves bits out of a slab's bitmap and back; gives slabs away that are free
 //   home.c          SuperSlabs that few threads have for themselves
-//   purge.c         pages without a live block go back to the kernel
+//   purge.c         gives pages without a live block back to the kernel
 //   short_slab.c    slabs with a part of their pages, in tight processes
 //
 // What is ordered, and by what:
@@ -59,7 +59,8 @@ HAK_INLINE void mark_active(struct slab *meta) {
     }
 }
 
-// Returns true if a slab serves one bin for good, as in the hardened flavour: see put.c.
+// Returns true if a slab serves one bin for good: it *stays*. Only in the hardened flavour; see
+// put.c.
 HAK_INLINE bool stays(void) {
 #if HAK_HARDENED
     return hardening_has(HARDENING_SEPARATE);
@@ -68,30 +69,30 @@ HAK_INLINE bool stays(void) {
 #endif
 }
 
-// Returns the blocks [first, last] of a slab that are in word `w` of its bitmap, as bits: one at
-// least.
+// Returns those of the blocks [first, last] of a slab that are in word `w` of its bitmap, as bits.
+// There must be one at least.
 HAK_INLINE uint64_t blocks_in_word(size_t first, size_t last, size_t w) {
     size_t from = hak_max(first, w * 64);
     size_t end = hak_min(last + 1, w * 64 + 64);
     return ~UINT64_C(0) >> (64 - (end - from)) << from % 64;
 }
 
-// Guards: the first slabs that stay end in a page that nobody may touch, where that costs few
-// blocks, so that a write past one slab does not reach the next. Such a slab is short for good, as
-// one of a tight process is for a while (short_slab.c). Each costs a mapping or two, and there are
-// no huge pages where it is.
+// Guards: of the slabs that stay, the first ones end in a page without access rights if that costs
+// few blocks. A write past such a slab does not reach the next one. The slab is short for good, as
+// a slab of a tight process is for a while (short_slab.c). Each guard costs a mapping or two, and
+// prevents a huge page at its place.
 enum { GUARDED_PAGES = SLAB_PAGES - 1 };
 HAK_INLINE bool is_guarded(struct slab *meta) {
     return HAK_HARDENED && !page_arena_is_tight() &&
            atomic_load_explicit(&meta->pages, memory_order_relaxed) == GUARDED_PAGES;
 }
 
-// Returns the blocks that a slab of `bin` has.
+// Returns the number of blocks that a slab of `bin` has.
 HAK_INLINE unsigned blocks_of(struct slab *meta, unsigned bin) {
     return is_guarded(meta) ? superslab_blocks_on(bin, GUARDED_PAGES) : size_class_bins[bin].blocks;
 }
 
-// Word `word` of a slab's bitmap when all blocks that the slab has are free.
+// Returns what word `word` of a slab's bitmap is when all blocks that the slab has are free.
 HAK_INLINE uint64_t full_word(struct slab *meta, unsigned bin, unsigned word) {
     if (HAK_LIKELY(!is_guarded(meta))) {
         return superslab_full_word(bin, word);
@@ -104,8 +105,8 @@ HAK_INLINE bool is_word_full(struct slab *meta, atomic_bitmap_word *bits, unsign
     return atomic_load(&bits[word]) == full_word(meta, bin, word);
 }
 
-// Returns the mark of the thread that takes blocks from a slab of the SuperSlab, `at` being the
-// slab's number there; 0 if there is none, or it is the calling one. A hint.
+// Returns the mark of the thread that takes blocks from slab number `at` of the SuperSlab; 0 if
+// there is none, or if it is the calling thread. A hint.
 HAK_INLINE uint8_t pool_other_taker(struct superslab *superslab, size_t at) {
     uint8_t taker = atomic_load_explicit(&superslab->taker[at], memory_order_relaxed);
     return taker == hak_thread_mark() ? 0 : taker;
@@ -113,7 +114,8 @@ HAK_INLINE uint8_t pool_other_taker(struct superslab *superslab, size_t at) {
 
 // --- totals.c
 
-// Slabs of these blocks have next to nothing behind the last one.
+// Returns true if blocks of the bin are small: a slab of small blocks has next to nothing behind
+// its last block.
 bool pool_is_small(unsigned bin);
 
 // Counts a slab of the bin as put to use.
@@ -122,13 +124,14 @@ void pool_count_fresh(unsigned bin);
 // Counts a slab of the bin as no longer in use.
 void pool_count_gone(unsigned bin);
 
-// Counts pages, as bits, that have lost their memory or got some.
+// Counts pages, given as bits: `gained` are clean now, that is, without memory; `lost` are not any
+// more.
 void pool_count_clean(uint16_t gained, uint16_t lost);
 
-// From now on what threads count goes to lines of few threads first.
+// From now on each thread counts on a line that it shares with few others, and not in the totals.
 void pool_share_totals(void);
 
-// Says whether the heap should be on huge pages.
+// Tells the arena whether the heap should be on huge pages.
 void pool_mark_dense(void);
 
 // --- shared_pool.c
@@ -140,24 +143,25 @@ void pool_list(const struct page_arena_window *window, size_t slab, unsigned bin
 // slab again if a block has become free.
 void pool_unlist(const struct page_arena_window *window, size_t slab, unsigned bin);
 
-// Adds blocks of a slab to the `got` blocks in blocks[], up to `want`. Returns their number then.
-// *more says that the slab may have more, for which there was no room. Once the batch has blocks,
-// no word is split to fill it up: splitting takes a step for each block, and the rest of the word
-// would split the next batch's words.
+// Adds blocks of a slab to the `got` blocks in blocks[], up to `want`. Returns the number of blocks
+// there then. Sets *more if the slab may have more blocks, for which there was no room. Once the
+// batch has blocks, no word is split to fill it up: splitting takes a step for each block, and the
+// rest of the word would split the next batch's words.
 unsigned pool_take_from(const struct page_arena_window *window, size_t slab, unsigned bin,
                         void **blocks, unsigned got, unsigned want, bool *more);
 
-// Puts a slab that the caller holds to use for `bin`, with `pages` pages (0: all). Its first
-// blocks, up to `want`, go to blocks[]. Returns their number.
+// Puts a slab that the caller holds to use for `bin`, with `pages` pages (0: all). Takes its first
+// blocks, up to `want`, into blocks[]. Returns their number.
 unsigned pool_format(size_t slab, bool zero, unsigned bin, void **blocks, unsigned want,
                      unsigned pages);
 
-// Sets the bits that lead to the SuperSlab's `listed`, from below, unless it is a home.
+// Sets the bits of the summaries that lead to the SuperSlab's `listed` word, the lowest level
+// first. Does nothing for a home.
 void pool_summarize(const struct page_arena_window *window, size_t slab, unsigned bin);
 
 // --- home.c
 
-// True if the SuperSlab is a group's home: its slabs are in no summary.
+// Returns true if the slab's SuperSlab is a group's home: no summary leads to it.
 HAK_INLINE bool is_home(const struct page_arena_window *window, size_t slab) {
     return SHARED_POOL_HOMES != 0 &&
            HAK_UNLIKELY(atomic_load(&superslab_at(window, slab)->owner) != 0);
@@ -166,45 +170,50 @@ HAK_INLINE bool is_home(const struct page_arena_window *window, size_t slab) {
 // Groups are numbered from 0; the owner of a home is its group's number plus 1.
 enum { POOL_GROUPS = 64 };
 
-// True if the thread is one of a group.
+// Returns true if the thread belongs to a group.
 enum { POOL_MET_MANY = 4 };
 HAK_INLINE bool has_group(const struct shared_pool_company *company) {
     return SHARED_POOL_HOMES != 0 && company != NULL && HAK_UNLIKELY(company->met >= POOL_MET_MANY);
 }
 
-// For a thread that has met several others: makes it one of a group when that was often enough.
+// To be called when a thread has met several others in a search. The POOL_MET_MANY-th call makes
+// the thread join a group.
 void pool_meet(struct shared_pool_company *company);
 
-// A listed slab of the group's homes, or ARENA_NONE.
+// Returns a listed slab of the group's homes, or ARENA_NONE.
 size_t pool_find_home(const struct page_arena_window *window, unsigned bin, unsigned group);
 
-// True if the group has spare slabs.
+// Returns true if the group has spare slabs.
 bool pool_has_spare(const struct page_arena_window *window, unsigned group);
 
-// Takes a spare slab of the group's homes, or makes a home. ARENA_NONE if there is none. huge: it
-// may be on huge pages.
+// Takes a spare slab of the group's homes; if there is none, makes a home and takes one of its
+// slabs. Returns ARENA_NONE if neither can be done. `huge`: a home made now may be on huge pages.
 size_t pool_claim_home(unsigned group, bool huge, bool *zero);
 
-// Keeps a free slab as a spare one of the SuperSlab's owner, or gives it back to the arena.
+// If the slab's SuperSlab is a home, keeps the free slab as a spare one there, unless that has
+// enough spare slabs with pages. Otherwise gives the slab back to the arena.
 void pool_give_slab(const struct page_arena_window *window, size_t slab);
 
-// For a walk of the decay that has come to the first slab of a SuperSlab: makes a home that no
-// thread of its group has used for a while everybody's. all: gives spare slabs back in any case.
+// To be called by the decay's walk at the first slab `first` of a SuperSlab. If that is a home that
+// its group has not used for a while, makes it common. `all`: gives its spare slabs back in any
+// case.
 void pool_visit_home(const struct page_arena_window *window, size_t first, bool all);
 
 // --- put.c
 
-// Slabs without a live block that have pages; an estimate. Only where slabs stay, see stays().
+// The number of slabs without a live block that have pages. An estimate. Counted only where slabs
+// stay; see stays().
 extern _Atomic(size_t) pool_empty_slabs;
 
-// Counts a slab that stays as one without pages (true), or as one with some again.
+// Counts a slab that stays as one without pages (`bare`), or as one that has pages again.
 HAK_INLINE void pool_count_bare(bool bare) {
     if (HAK_HARDENED) {
         page_arena_count_sparse(bare ? 1 : -1);
     }
 }
 
-// To be called when a slab is used again, or has no pages any more.
+// To be called when a slab is used again, or no longer has pages: takes the slab out of
+// pool_empty_slabs.
 HAK_INLINE void pool_leave_empty(struct slab *meta) {
     if (HAK_HARDENED && atomic_load_explicit(&meta->empty, memory_order_relaxed) != 0 &&
         atomic_exchange(&meta->empty, 0) != 0) {
@@ -217,8 +226,8 @@ HAK_NORETURN HAK_COLD void pool_freed_twice(const struct page_arena_window *wind
                                             unsigned bin, unsigned word, uint64_t before,
                                             uint64_t mask);
 
-// Called when bits were set in a word that had none, or that may be full now. Lists the slab in the
-// first case. Returns true if the word is full.
+// Called when bits were set in a word that had none, or that may be full now. If it had none, lists
+// the slab. Returns true if the word is full.
 bool pool_put_first_or_last(const struct page_arena_window *window, size_t slab, unsigned bin,
                             unsigned word, uint64_t before, uint64_t after);
 
@@ -230,8 +239,8 @@ HAK_INLINE bool put_mask(const struct page_arena_window *window, size_t slab, un
     if (HAK_UNLIKELY((before & mask) != 0)) {
         pool_freed_twice(window, slab, bin, word, before, mask);
     }
-    // A full word is 2^n - 1, so the next number has no bit in common with `before`. (If `before`
-    // is 0, no number has.)
+    // A full word is 2^n - 1, so the number after it has no bit in common with `before`. If
+    // `before` is 0, no number has one.
     uint64_t after = before + mask;
     return HAK_UNLIKELY((before & (after + 1)) == 0) &&
            pool_put_first_or_last(window, slab, bin, word, before, after);
@@ -257,8 +266,8 @@ HAK_INLINE void put_word(const struct page_arena_window *window, size_t slab, un
 uint64_t pool_hold(const struct page_arena_window *window, size_t slab, unsigned bin, unsigned word,
                    uint64_t want, unsigned *owed);
 
-// Gives a slab back to the arena if all of its blocks are free, whether it stays its bin's or not.
-// All words are read but for `word`, which is known to be full if it is not 0.
+// Gives a slab back to the arena if all of its blocks are free, even if slabs stay. `word` is a
+// word of the bitmap that was full a moment ago, or 0.
 void pool_give_if_free(const struct page_arena_window *window, size_t slab, unsigned bin,
                        unsigned word);
 
@@ -270,7 +279,8 @@ void pool_give_away(const struct page_arena_window *window, size_t slab, unsigne
 // Returns true if the blocks [first, last] are free. Changes nothing.
 bool pool_are_free(atomic_bitmap_word *bits, size_t first, size_t last);
 
-// Holds the blocks [first, last]. Returns false, and none is held, if one of them is not free.
+// Holds the blocks [first, last], that is, takes their bits. Returns false, and holds none, if one
+// of them is not free.
 bool pool_hold_blocks(const struct page_arena_window *window, size_t slab, unsigned bin,
                       size_t first, size_t last, unsigned *owed);
 

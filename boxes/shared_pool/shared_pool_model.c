@@ -11,8 +11,9 @@
 
 #include "boxes/shared_pool/shared_pool_model.h"
 
-// In place of the product's table: geometries that differ where they can, with their bitmaps at the
-// same place. The numbers of blocks are those around a word's end, and the smallest.
+// Stands in for the product's table. The bins differ in all that they can, but have their bitmaps
+// at the same place. Their numbers of blocks are the smallest ones, and those around the end of a
+// word.
 #define BIN(bytes, count)                                                                \
     {                                                                                    \
         .size = (bytes), .reciprocal = (uint32_t)((0x100000000u + (bytes)-1) / (bytes)), \

@@ -12,7 +12,7 @@ HAK_C_BEGIN
 enum model_bin {
     MODEL_1 = 1,
     MODEL_2,
-    MODEL_2_SMALLER, // blocks
+    MODEL_2_SMALLER, // two smaller blocks
     MODEL_3,
     MODEL_63,
     MODEL_64,
@@ -24,7 +24,7 @@ enum model_bin {
 // The counters of the pool that only its statistics read.
 const volatile void *model_totals(size_t *bytes);
 
-// The homes of groups, the first of which is the first place of group 0; the counts of few threads;
+// The homes of groups, from the first place of group 0 on; the lines on which few threads count;
 // and whether some thread has a home.
 const volatile void *model_homes(size_t *bytes);
 const volatile void *model_lines(size_t *bytes);

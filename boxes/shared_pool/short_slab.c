@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// short_slab: slabs of a tight process, which begin with a part of their pages.
+// short_slab: slabs of a tight process (page_arena_is_tight()), which begin with a part of their
+// pages.
 //
 // A slab begins with the pages of its first block, and gets more when its bin runs out. The bits of
 // the blocks on other pages are clear, as if these blocks were live: no thread takes them, and the
@@ -27,8 +28,8 @@ static bool lengthen(const struct page_arena_window *window, size_t slab, unsign
         !atomic_compare_exchange_strong(&meta->pages, &pages, SUPERSLAB_PAGES_HELD)) {
         return false;
     }
-    // Only the thread that holds `pages` gives a short slab away. The hint may be old, so the slab
-    // may be of another bin.
+    // While this thread holds `pages`, no other one gives the slab away. The hint may be old, so
+    // the slab may serve another bin.
     unsigned first = superslab_blocks_on(bin, pages);
     unsigned least = pages_for(bin, first + 1);
     unsigned now = (unsigned)hak_max(least, hak_min(pages * 2u, SLAB_PAGES));
@@ -84,8 +85,8 @@ static void give_short(const struct page_arena_window *window, size_t slab) {
     unsigned bin = atomic_load(&meta->bin);
     unsigned last = superslab_blocks_on(bin, pages) - 1;
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
-    unsigned owed = 0; // nothing is: the slab is not free as a whole
-    // The page that nobody may touch, if there is one, is the next owner's.
+    unsigned owed = 0; // stays 0, because the slab is not free as a whole
+    // If the slab has a guard, the guard's page gets its rights back for the next owner.
     if (pool_are_free(bits, 0, last) &&
         (page_arena_is_tight() ||
          page_arena_give_rights(slab, GUARDED_PAGES, SLAB_PAGES - GUARDED_PAGES)) &&

@@ -2,28 +2,28 @@
 // totals: counts of slabs and pages, over the whole pool.
 #include "boxes/shared_pool/shared_pool_internal.h"
 
-// Build setting: 1 puts slabs of all blocks on huge pages in a dense heap, and not of those up to a
-// page alone.
+// Build setting: 1: in a dense heap slabs of all blocks are on huge pages; 0: only slabs of blocks
+// of up to a page.
 #ifndef SHARED_POOL_HUGE_MEDIUM
 #    define SHARED_POOL_HUGE_MEDIUM 0
 #endif
 
-// Apart by how often they change: each miss reads `grown`.
+// On different cache lines, by how often they change. Each miss reads `grown`.
 static struct {
     alignas(HAK_CACHE_LINE) _Atomic(size_t) slabs; // in use
-    _Atomic(size_t) small;                         // of them, of small blocks
-    alignas(HAK_CACHE_LINE) _Atomic(size_t) clean; // pages of them without memory
+    _Atomic(size_t) small;                         // of these, slabs of small blocks
+    alignas(HAK_CACHE_LINE) _Atomic(size_t) clean; // pages without memory of slabs in use
     alignas(HAK_CACHE_LINE) _Atomic(size_t) grown; // slabs put to use so far
     alignas(HAK_CACHE_LINE) _Atomic(bool) shared;  // some thread has a home
 } totals;
 
-// Once a thread has a home, what few threads count goes into a line of theirs, and from there to
-// the totals when it has come to something: the totals are a little behind then.
+// Once a thread has a home, each thread counts on a line that it shares with few others. A line's
+// count is added to the total when it has reached a bound, so the totals are a little behind then.
 enum count { SLABS, SMALL, CLEAN, GROWN, COUNTS };
 enum { COUNT_LINES = SHARED_POOL_HOMES == 0 ? 1 : 64 };
 static struct {
     alignas(HAK_CACHE_LINE) _Atomic(size_t) counts[COUNTS];
-    _Atomic(bool) grown; // came to the total since a thread asked
+    _Atomic(bool) grown; // GROWN was added to its total since a thread asked
 } lines[COUNT_LINES];
 
 static _Atomic(size_t) *total_of(enum count what) {
@@ -33,7 +33,8 @@ static _Atomic(size_t) *total_of(enum count what) {
                            : &totals.grown;
 }
 
-// A total as it is now. What has not come to it yet may be more than it: it is 0 then.
+// Returns a total as it is now. It may be below 0, because some counts have not been added yet;
+// then returns 0.
 static size_t look(enum count what) {
     size_t total = atomic_load_explicit(total_of(what), memory_order_relaxed);
     return total > SIZE_MAX / 2 ? 0 : total;
@@ -95,7 +96,7 @@ struct shared_pool_totals shared_pool_guess_totals(void) {
     return in_bytes(look(SLABS), look(CLEAN));
 }
 
-// A total, and what has not come to it yet.
+// Returns a total and all that has not been added to it yet.
 static size_t sum_of(enum count what) {
     size_t sum = atomic_load_explicit(total_of(what), memory_order_relaxed);
     for (unsigned i = 0; i < COUNT_LINES; i++) {
@@ -112,9 +113,9 @@ bool pool_is_small(unsigned bin) {
     return SHARED_POOL_HUGE_MEDIUM != 0 || size_class_bins[bin].size <= HAK_PAGE;
 }
 
-enum { DENSE_LEAST = 128 }; // slabs of a heap that may be dense
+enum { DENSE_LEAST = 128 }; // least number of slabs of a dense heap
 
-// Whether there are too few slabs of small blocks for a dense heap.
+// Returns true if there are too few slabs of small blocks for a dense heap.
 static bool is_small_heap(size_t small) {
     return small < DENSE_LEAST / 4 * 3;
 }
@@ -133,7 +134,7 @@ void pool_count_fresh(unsigned bin) {
 
 void pool_count_gone(unsigned bin) {
     count_slabs(bin, (size_t)-1);
-    // Memory that follows a dense heap, large blocks perhaps, is not put on huge pages.
+    // What is allocated after a dense heap, perhaps large blocks, is not put on huge pages.
     if (is_small_heap(look(SMALL))) {
         page_arena_mark_dense(false);
     }
@@ -146,10 +147,10 @@ void pool_count_clean(uint16_t gained, uint16_t lost) {
     }
 }
 
-// True if the heap should be on huge pages. A heap that is much larger than what the processor's
-// TLB covers is faster on them. It loses little memory by them if it consists of full slabs of
-// small blocks: larger blocks leave the ends of their slabs unused, and a huge page covers these
-// too. Many mostly idle threads do not make a heap dense.
+// Returns true if the heap should be on huge pages. A heap that is much larger than what the
+// processor's TLB covers is faster on them. If it consists of full slabs of small blocks, it loses
+// little memory by them. Larger blocks leave the ends of their slabs unused, and a huge page covers
+// these too. Many mostly idle threads do not make a heap dense.
 static bool is_dense(void) {
     size_t slabs = look(SMALL);
     if (is_small_heap(slabs)) {
