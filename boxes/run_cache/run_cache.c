@@ -4,10 +4,10 @@
 #include "boxes/base/alone.h"
 
 // A run is one word, so that one atomic step moves it: the length is in the upper bits, the number
-// of the first slab below it. So the greater of two words is the longer run. The sum of a line's
-// words has the sum of the lengths in its upper bits, because FROM_BITS leaves room for what the
-// sum of the lower parts carries. The lowest WAY_BITS bits are 0; functions that search a line keep
-// the number of a place there.
+// of the first slab below it. So the greater of two words is the longer run. The upper bits of the
+// sum of a line's words are the sum of the lengths, because FROM_BITS leaves room for the sum of
+// the lower parts. The lowest WAY_BITS bits are 0; functions that search a line keep the number of
+// a place there.
 enum { WAY_BITS = 3, FROM_BITS = 46, LENGTH_SHIFT = 52, LENGTH_BITS = 8 };
 
 static_assert(1 << WAY_BITS == RUN_CACHE_WAYS, "a place fits");
@@ -21,7 +21,7 @@ typedef _Atomic(uint64_t) way_word;
 
 static struct { alignas(HAK_CACHE_LINE) way_word ways[RUN_CACHE_WAYS]; } lines[RUN_CACHE_LINES];
 
-// One bit a line: set once a run was put into the line.
+// A bit for each line, set once a run was put into the line.
 static _Atomic(uint64_t) used;
 
 static size_t length_of(uint64_t word) {
@@ -54,7 +54,8 @@ static uint64_t look(way_word *ways, size_t way) {
 // number of its place in the lowest bits; if there is no such run, the length of the result is less
 // than `slabs`.
 static uint64_t find(way_word *ways, size_t slabs) {
-    // For a run that is too short the difference is below 0, and so, unsigned, above all others.
+    // If a run is too short, the difference is below 0, that is, as an unsigned number, above all
+    // others.
     const uint64_t wanted = word_of(0, slabs);
     uint64_t best = UINT64_MAX;
 #pragma GCC unroll 8
@@ -77,7 +78,7 @@ HAK_INLINE size_t take_found(way_word *ways, size_t slabs, uint64_t found) {
     return hak_step_swap(&ways[way], word, rest) ? run.from : RUN_CACHE_NONE;
 }
 
-// Tries again after a step failed. If a step fails, another thread's step has succeeded.
+// Tries again after a step has failed. If a step fails, another thread's step has succeeded.
 static HAK_NOINLINE size_t take_again(way_word *ways, size_t slabs) {
     size_t from = RUN_CACHE_NONE;
     for (unsigned tries = 1; tries < RUN_CACHE_WAYS && from == RUN_CACHE_NONE; tries++) {
@@ -124,8 +125,8 @@ static size_t shortest_in(way_word *ways) {
 
 // What look_at() finds in a line before a run is put there.
 struct line_look {
-    size_t slabs;            // in all runs
-    unsigned before, behind; // one bit a place: its run seems to end, to start at the new run
+    size_t slabs;            // sum over all runs
+    unsigned before, behind; // a bit for each place whose run seems to be in front of, behind it
 };
 
 // Two words in one vector register. seem_equal() compares the halves of each word: the lower half
@@ -160,8 +161,8 @@ static struct line_look look_at(way_word *ways, struct run_cache_run run) {
                               (unsigned)(behind[0] | behind[1])};
 }
 
-// Takes the run at the first of the places, if it is adjacent to *run, and adds it to *run. *empty
-// is then the place that it has left.
+// Takes the run at the lowest of `places`, if it is adjacent to *run, and adds it to *run. Sets
+// *empty to the place that has become empty.
 static void join(way_word *ways, unsigned places, struct run_cache_run *run, size_t *empty) {
     if (HAK_LIKELY(places == 0)) {
         return;
@@ -201,7 +202,7 @@ struct run_cache_run run_cache_put(unsigned line, size_t from, size_t slabs, siz
     if (look(ways, way) == 0 && hak_step_swap(&ways[way], 0, word)) {
         return seen.slabs + slabs > most ? run_cache_evict(line, most) : none;
     }
-    // The shortest run has to go, as it is of the least use to other threads. That may be this one.
+    // The shortest run has to go, so that the line keeps the most slabs. That may be the new run.
     if (run_of(look(ways, way)).slabs >= run.slabs) {
         return run;
     }

@@ -3,10 +3,10 @@
 // them again.
 //
 // A run is a number of adjacent slabs. The cache has 64 lines of 8 places. Each thread takes from
-// one line, that of its hak_thread_slot(): the start of the shortest run that is long enough; the
-// rest of that run stays. Runs are put into the line of the thread that is likely to want them.
-// Adjacent runs in a line are joined. Each change is one atomic step. The thread that takes a run
-// owns it. The cache knows slabs by their numbers only.
+// one line, that of its hak_thread_slot(). It takes the start of the shortest run that is long
+// enough, and the rest of that run stays. Runs are put into the line of the thread that is likely
+// to want them. Adjacent runs in a line are joined. Each change is one atomic step. The thread that
+// takes a run owns it. The cache knows slabs by their numbers only.
 //
 // Thread-safe and lock-free; callable from anywhere. If a thread ends in the middle of a call, as
 // the other threads of a forking process do in the child, the runs that it had in its hands are
@@ -19,9 +19,9 @@
 
 HAK_C_BEGIN
 
-// Build settings. RUN_CACHE_MOST: the most slabs that a line keeps, whatever its caller allows
-// (1..255; 0: the cache keeps nothing). RUN_CACHE_SPLIT: 0: runs are neither joined nor split, and
-// a run is taken only as a whole, for a request of exactly its length.
+// Build settings. RUN_CACHE_MOST: the most slabs in a run that the cache keeps, whatever the caller
+// allows (1..255; 0: the cache keeps nothing). RUN_CACHE_SPLIT: 0: runs are neither joined nor
+// split, and a run is taken only as a whole, for a request of exactly its length.
 #ifndef RUN_CACHE_MOST
 #    define RUN_CACHE_MOST 128 // 8 MiB
 #endif
@@ -43,9 +43,10 @@ struct run_cache_run {
 size_t run_cache_take(size_t slabs);
 
 // Puts a run of 1 or more slabs into a line, which should then hold at most `most` slabs. Returns a
-// run that the caller has to free: one that made room for this run, or this run itself if it is too
-// long. In most calls that run is empty (0 slabs). The line may still hold more than `most` slabs;
-// then the caller goes on with run_cache_evict().
+// run that the caller has to free: a run that made room for this one, or this run itself if it is
+// too long, or no longer than the others in a full line. In most calls that run is empty (0 slabs).
+// If the returned run is not empty, the line may still hold more than `most` slabs: then the caller
+// goes on with run_cache_evict().
 struct run_cache_run run_cache_put(unsigned line, size_t from, size_t slabs, size_t most);
 
 // Takes a run out of a line if the line holds more than `most` slabs. Otherwise returns an empty

@@ -16,7 +16,7 @@ unsigned model_own_place(void);
 // Returns the run that a word other than 0 stands for.
 struct run_cache_run model_run(uint64_t word);
 
-// One bit a line: set once a run was put into the line.
+// A bit for each line, set once a run was put into the line.
 volatile uint64_t *model_used(void);
 HAK_C_END
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Model checking of the run cache: every interleaving of threads that share a line, and every fork
-// in between. Whatever they do, and however runs are cut and joined, a slab is in one pair of hands
-// or in one place.
+// in between. Whatever the threads do, and however runs are cut and joined, a slab belongs to one
+// thread or is in one place of the line.
 #include "boxes/run_cache/run_cache.h"
 
 #include "boxes/run_cache/run_cache_model.h"
@@ -30,8 +30,8 @@ constexpr uint64_t bits_of(size_t from, size_t slabs) {
 
 enum Kind { PUT, TAKE, TAKE_ANY, EVICT };
 
-// The run with the lowest slab that the thread has: as many as are adjacent, up to the number. The
-// line is to have no more than `most` slabs then.
+// Puts a run that starts at the thread's lowest slab: all its adjacent slabs, but no more than
+// `slabs`. The line is to have no more than `most` slabs then.
 Op put(unsigned slabs = 63, unsigned most = 63) {
     return {PUT, slabs, most};
 }

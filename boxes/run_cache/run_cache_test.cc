@@ -236,7 +236,7 @@ TEST_F(RunCache, ASlabHasOneOwner) {
     for (std::thread &thread : threads) {
         thread.join();
     }
-    // Each slab is in one pair of hands, or in the cache.
+    // Each slab belongs to one thread, or is in the cache.
     std::set<size_t> seen;
     const auto see = [&](size_t from, size_t count) {
         for (size_t i = from; i < from + count; i++) {
