@@ -118,7 +118,7 @@ HAK_INLINE unsigned size_class_bin_at(unsigned place) {
 // there one instruction less is worth more cache lines. Size 0 has place 0 ("no bin").
 //
 // Build setting: with 0, malloc of sizes above SIZE_CLASS_HIT_MAX is no hit either. With
-// HAK_HARDENED no malloc is a hit.
+// HAK_HARDENED the default is 0, and hits go by hardened_hit.h.
 #ifndef SIZE_CLASS_MEDIUM_HITS
 #    define SIZE_CLASS_MEDIUM_HITS (HAK_HARDENED == 0)
 #endif

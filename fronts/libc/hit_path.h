@@ -4,8 +4,8 @@
 // A size becomes the place of a stack through a table of the heap, a pointer becomes one through
 // the page map. A block in a cache bears its heap's mark (free_mark.h): the slow path searches for
 // a block that is freed and bears the mark already. All that is not a hit ends in one of the slow
-// calls below, as a tail call, so the hit path saves no register. In the hardened flavour nothing
-// is a hit: every block is checked (hardening.h).
+// calls below, as a tail call, so the hit path saves no register. The hardened flavour has hits of
+// its own, which check every block (hardened_hit.h).
 #ifndef HAKMEM_FRONTS_LIBC_HIT_PATH_H
 #define HAKMEM_FRONTS_LIBC_HIT_PATH_H
 

@@ -21,8 +21,8 @@
 #include "fronts/libc/guard.h"
 #include "fronts/tiny_front/tiny_front.h"
 
-// Frees a pointer into a slab of `bin`. With the header strategy, every pointer comes here whose
-// header is not the one that the hit path expects.
+// Stops the program unless ptr, a pointer into a slab of `bin`, starts a block. With the header
+// strategy, every pointer comes here whose header is not the one that the hit path expects.
 static void check_start(unsigned bin, const void *ptr) {
     if (HAK_UNLIKELY(shared_pool_block_start(bin, ptr) != ptr)) {
         diag_misuse(DIAG_CALL_FREE, ptr, front_gate_fault(FRONT_GATE_TINY_INTERIOR));
