@@ -97,10 +97,11 @@ static size_t last_on(unsigned bin, unsigned end, unsigned blocks) {
     return hak_min(size_class_block_at(bin, ((uint32_t)end << HAK_PAGE_SHIFT) - 1), blocks - 1u);
 }
 
-// Puts the blocks on `pages` back. A block may be on more than one of them.
+// Puts the blocks on `pages`, of the first `blocks` ones, back. A block may be on more than one
+// page. (Which blocks there are is not asked again: a slab that is about to lose its guard seems to
+// have those on the guard, too.)
 static void put_pages(const struct page_arena_window *window, size_t slab, unsigned bin,
-                      uint32_t pages) {
-    unsigned blocks = blocks_of(superslab_slab(window, slab), bin);
+                      unsigned blocks, uint32_t pages) {
     size_t next = 0; // the blocks below have been put back
     while (pages != 0) {
         unsigned from = (unsigned)__builtin_ctz(pages);
@@ -145,7 +146,7 @@ bool pool_purge_slab(const struct page_arena_window *window, size_t slab, unsign
     uint16_t pages = worthwhile(held);
     size_t count = pages == 0 ? 0 : purge_pages(window, slab, pages);
     *given += count;
-    put_pages(window, slab, bin, held);
+    put_pages(window, slab, bin, blocks, held);
     if (HAK_UNLIKELY(owed != 0)) {
         pool_reclaim_if_free(window, slab, owed, 0);
     }
