@@ -157,6 +157,25 @@ TEST(WithoutLooksDeathTest, UsableSizeOfAFreedBlock) {
     }
 }
 
+// Once the block has left the cache, and is to be moved, or is to stay (16 B).
+TEST(WithoutLooksDeathTest, ReallocThatShrinksAFreedBlock) {
+    for (size_t size : {16, 64, 1000, 1500, 4096, 16000}) {
+        Warm(size);
+        void *p = malloc(size);
+        void *other = malloc(size); // keeps the slab
+        EXPECT_EXIT(
+            {
+                free(p);
+                malloc_trim(0);
+                _exit(realloc(Hide(p), size / 3) == nullptr);
+            },
+            KilledBySignal(SIGABRT), StrEq(MisuseLine("realloc", p, kFreed)))
+            << size;
+        free(other);
+        free(p);
+    }
+}
+
 TEST(WithoutLooksDeathTest, PointersThatAreNoStartAreSeen) {
     Warm(64);
     char *small = Hide(malloc(64));

@@ -208,8 +208,17 @@ static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
         return slow_resize(call, ptr, size);
     }
     size_t usable = size_class_usable(bin);
-    if (size <= usable && (size > usable / 2 || bin == 1)) { // as serves() has it
-        return ptr;
+    if (size <= usable) {
+        if (size > usable / 2) {
+            return ptr;
+        }
+        // Few calls shrink a block that much, so that its bit can be looked at.
+        if (HAK_UNLIKELY(is_in_pool(&tiny))) {
+            return slow_resize(call, ptr, size);
+        }
+        if (bin == 1) { // as serves() has it
+            return ptr;
+        }
     }
     void *fresh = hit_alloc(size);
     if (HAK_UNLIKELY(fresh == NULL)) {
