@@ -311,9 +311,9 @@ HAK_INLINE unsigned gather_run(struct gathered *some, void *const *blocks, unsig
     return n;
 }
 
-// Puts neighbours that follow each other back in one step.
+// Puts neighbours that follow each other back in one step. in_order: many may do so.
 HAK_INLINE void put_runs(const struct page_arena_window *window, unsigned bin, void *const *blocks,
-                         unsigned count, bool alone) {
+                         unsigned count, bool alone, bool in_order) {
     const struct size_class_bin info = size_class_bins[bin];
     size_t mapped = page_arena_mapped();
     struct gathered some = {NULL, SIZE_MAX, 0, 0};
@@ -340,12 +340,16 @@ HAK_INLINE void put_runs(const struct page_arena_window *window, unsigned bin, v
                 continue;
             }
             some.word = superslab_bits(window, slab, bin) + block / 64;
-            some.full = superslab_full_word(bin, (unsigned)(block / 64));
             some.place = place;
             some.mask = 0;
+            if (in_order) {
+                some.full = superslab_full_word(bin, (unsigned)(block / 64));
+            }
         }
         some.mask |= bit;
-        i += gather_run(&some, blocks + i, count - i, block % 64, info.size);
+        if (in_order) {
+            i += gather_run(&some, blocks + i, count - i, block % 64, info.size);
+        }
     }
     if (some.mask != 0) {
         put_gathered(window, bin, &some, alone);
@@ -370,8 +374,10 @@ void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
     const struct page_arena_window window = page_arena_get_window();
     bool alone = hak_alone();
     // Gathering blocks that are no neighbours costs more than steps that are not atomic.
-    if (!alone || are_in_order(bin, blocks, count)) {
-        put_runs(&window, bin, blocks, count, alone);
+    if (are_in_order(bin, blocks, count)) {
+        put_runs(&window, bin, blocks, count, alone, true);
+    } else if (!alone) {
+        put_runs(&window, bin, blocks, count, false, false);
     } else if (superslab_bits_beside(bin)) {
         put_each(&window, bin, blocks, count, true);
     } else {
