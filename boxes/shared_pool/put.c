@@ -241,8 +241,8 @@ static HAK_NOINLINE HAK_COLD void put_misfit(const struct page_arena_window *win
 // slab.
 struct gathered {
     atomic_bitmap_word *word;
-    size_t place;        // of the word: its slab, and its number in the low GATHERED_NUMBER bits
-    uint64_t mask, full; // the bits that go back, and those that stand for blocks
+    size_t place;  // of the word: its slab, and its number in the low GATHERED_NUMBER bits
+    uint64_t mask; // the bits that go back
 };
 
 enum { GATHERED_NUMBER = 10 };
@@ -293,14 +293,15 @@ HAK_INLINE unsigned count_following(const char *ptr, ptrdiff_t step, void *const
 // upwards or downwards. blocks[0] has been gathered as bit `first` of its word. Only blocks whose
 // bits are in the same word and not gathered yet are taken, so they need no other check. Returns
 // the number of blocks.
+// `full`: the bits of the word that stand for blocks.
 HAK_INLINE unsigned gather_run(struct gathered *some, void *const *blocks, unsigned count,
-                               unsigned first, size_t size) {
+                               unsigned first, size_t size, uint64_t full) {
     ptrdiff_t step = count > 1 ? (const char *)blocks[1] - (const char *)blocks[0] : 0;
     bool up = step == (ptrdiff_t)size;
     if (SHARED_POOL_RUNS == 0 || (!up && step != -(ptrdiff_t)size)) {
         return 0;
     }
-    uint64_t taken = ~some->full | some->mask;
+    uint64_t taken = ~full | some->mask;
     uint64_t edge = UINT64_C(1) << (63 - first); // the first bit past the word's end
     int room = up ? __builtin_ctzll(taken >> first >> 1 | edge)
                   : __builtin_clzll(taken << (63 - first) << 1 | edge);
@@ -316,7 +317,7 @@ HAK_INLINE void put_runs(const struct page_arena_window *window, unsigned bin, v
                          unsigned count, bool alone, bool in_order) {
     const struct size_class_bin info = size_class_bins[bin];
     size_t mapped = page_arena_mapped();
-    struct gathered some = {NULL, SIZE_MAX, 0, 0};
+    struct gathered some = {NULL, SIZE_MAX, 0};
     for (unsigned i = 0; i < count; i++) {
         const void *ptr = blocks[i];
         size_t slab = page_arena_slab_of(window, ptr);
@@ -342,13 +343,11 @@ HAK_INLINE void put_runs(const struct page_arena_window *window, unsigned bin, v
             some.word = superslab_bits(window, slab, bin) + block / 64;
             some.place = place;
             some.mask = 0;
-            if (in_order) {
-                some.full = superslab_full_word(bin, (unsigned)(block / 64));
-            }
         }
         some.mask |= bit;
         if (in_order) {
-            i += gather_run(&some, blocks + i, count - i, block % 64, info.size);
+            uint64_t full = superslab_full_word(bin, (unsigned)(block / 64));
+            i += gather_run(&some, blocks + i, count - i, block % 64, info.size, full);
         }
     }
     if (some.mask != 0) {
@@ -374,10 +373,9 @@ void shared_pool_put(unsigned bin, void *const *blocks, unsigned count) {
     const struct page_arena_window window = page_arena_get_window();
     bool alone = hak_alone();
     // Gathering blocks that are no neighbours costs more than steps that are not atomic.
-    if (are_in_order(bin, blocks, count)) {
-        put_runs(&window, bin, blocks, count, alone, true);
-    } else if (!alone) {
-        put_runs(&window, bin, blocks, count, false, false);
+    bool in_order = are_in_order(bin, blocks, count);
+    if (!alone || in_order) {
+        put_runs(&window, bin, blocks, count, alone, in_order);
     } else if (superslab_bits_beside(bin)) {
         put_each(&window, bin, blocks, count, true);
     } else {
