@@ -440,13 +440,8 @@ static void under_by_8(size_t size) {
 static void under_by_16(size_t size) {
     under(size, 16);
 }
-static void write_to_freed(size_t size) {
-    char *p = get(size);
-    char *q = get(size);
-    free(q);
-    free(p);
-    memset(p, 'A', 16);
-    // Until the blocks come back.
+// Allocates and frees until freed blocks of that size come back.
+static void reuse(size_t size) {
     void *blocks[200];
     size_t count = size > LARGE ? 40 : 200;
     for (int round = 0; round < 3; round++) {
@@ -458,6 +453,14 @@ static void write_to_freed(size_t size) {
         }
     }
 }
+static void write_to_freed(size_t size) {
+    char *p = get(size);
+    char *q = get(size);
+    free(q);
+    free(p);
+    memset(p, 'A', 16);
+    reuse(size);
+}
 static void write_after_realloc_moved(size_t size) {
     char *p = get(size);
     char *keep = get(size);
@@ -466,16 +469,7 @@ static void write_after_realloc_moved(size_t size) {
         _exit(NO_CASE);
     }
     memset(p, 'A', 16);
-    void *blocks[200];
-    size_t count = size > LARGE ? 40 : 200;
-    for (int round = 0; round < 3; round++) {
-        for (size_t i = 0; i < count; i++) {
-            blocks[i] = get(size);
-        }
-        for (size_t i = 0; i < count; i++) {
-            free(blocks[i]);
-        }
-    }
+    reuse(size);
     free(keep);
     free(q);
 }
