@@ -11,15 +11,6 @@
 #include <string.h>
 #include <sys/syscall.h>
 
-static bool is_zero(const char *page) {
-    const uint64_t *words = (const uint64_t *)page;
-    uint64_t any = 0;
-    for (size_t i = 0; i < HAK_PAGE / sizeof *words; i++) {
-        any |= words[i];
-    }
-    return any == 0;
-}
-
 enum os_result os_linux_move_back(char *from, char *to, size_t size) {
     for (size_t at = 0; at < size; at += HAK_PAGE) {
         unsigned char in_memory;
@@ -28,7 +19,7 @@ enum os_result os_linux_move_back(char *from, char *to, size_t size) {
             if (os_map(to + at, HAK_PAGE, NULL) != OS_OK) {
                 return OS_LOST;
             }
-        } else if (!is_zero(to + at)) {
+        } else if (!hak_is_zero_page(to + at)) {
             memcpy(from + at, to + at, HAK_PAGE);
         }
     }

@@ -33,11 +33,11 @@ HAK_INLINE bool is_error(long ret) {
 HAK_INLINE bool is_free_to_call(void) {
     return sandbox_now() == SANDBOX_NONE && !sandbox_is_strict();
 }
-HAK_C_END
 
 // To be called after a move that the kernel refused, if parts of `to` are mapped still, and if all
 // of it was zero before: moves back what was moved, and maps what is not mapped. Returns
 // OS_NO_MEMORY, or OS_LOST if a part of `to` cannot be mapped.
 enum os_result os_linux_move_back(char *from, char *to, size_t size);
+HAK_C_END
 
 #endif

@@ -95,6 +95,17 @@ HAK_INLINE unsigned hak_thread_slot(void) {
     return (unsigned)(tls >> 26 ^ tls >> 23 ^ tls >> 20 ^ tls >> 17) % HAK_THREAD_SLOTS;
 }
 
+// Returns true if a page, which starts at a multiple of HAK_PAGE, holds zeros only.
+HAK_INLINE bool hak_is_zero_page(const char *page) {
+    const uint64_t *words = (const uint64_t *)(const void *)page;
+    uint64_t any = 0;
+    for (size_t i = 0; i < HAK_PAGE / sizeof *words && any == 0; i += 8) {
+        any = words[i] | words[i + 1] | words[i + 2] | words[i + 3] | words[i + 4] | words[i + 5] |
+              words[i + 6] | words[i + 7];
+    }
+    return any == 0;
+}
+
 // Returns floor(log2(n)), n > 0.
 HAK_INLINE unsigned hak_log2(uint64_t n) {
     return 63u - (unsigned)__builtin_clzll(n);

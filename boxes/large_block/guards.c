@@ -29,10 +29,6 @@ enum { PAUSE = 64 };
 static _Atomic(size_t) guards;
 static _Atomic(uint32_t) pause;
 
-size_t large_guards(void) {
-    return atomic_load_explicit(&guards, memory_order_relaxed);
-}
-
 static size_t most_guards(void) {
     return hak_min((size_t)settings_get(SETTING_GUARD_PAGES),
                    os_most_mappings() / (2 * MAPPINGS_SHARE));
@@ -41,7 +37,8 @@ static size_t most_guards(void) {
 size_t large_guard_bytes(size_t size) {
     int64_t least = settings_get(SETTING_GUARD_LARGE);
     return least != 0 && size >= (size_t)least && settings_get(SETTING_LIMIT) == 0 &&
-                   !page_arena_is_tight() && large_guards() < most_guards()
+                   !page_arena_is_tight() &&
+                   atomic_load_explicit(&guards, memory_order_relaxed) < most_guards()
                ? HAK_PAGE
                : 0;
 }
@@ -63,19 +60,14 @@ static void set_pages(struct slab *meta, size_t pages) {
 // Returns how many pages fit between the first `bytes` bytes of a run and the end of the slabs that
 // the block has.
 static size_t pages_behind(struct slab *meta, size_t bytes) {
-    size_t slabs = atomic_load_explicit(&meta->run, memory_order_relaxed) -
-                   atomic_load_explicit(&meta->room, memory_order_relaxed);
     size_t used = hak_round_up(bytes, HAK_PAGE);
-    size_t have = slabs << ARENA_SLAB_SHIFT;
+    size_t have = used_slabs(meta) << ARENA_SLAB_SHIFT;
     return used >= have ? 0 : hak_min((have - used) / HAK_PAGE, (size_t)SLAB_GUARD);
 }
 
 static char *end_of(const struct page_arena_window *window, size_t slab) {
-    struct slab *meta = superslab_slab(window, slab);
     return (char *)page_arena_address(window, slab) +
-           ((atomic_load_explicit(&meta->run, memory_order_relaxed) -
-             atomic_load_explicit(&meta->room, memory_order_relaxed))
-            << ARENA_SLAB_SHIFT);
+           (used_slabs(superslab_slab(window, slab)) << ARENA_SLAB_SHIFT);
 }
 
 static bool is_paused(void) {

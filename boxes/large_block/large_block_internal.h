@@ -46,6 +46,12 @@ bool large_is_granted(size_t size);
 // before they were claimed.
 void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, bool *is_zero);
 
+// Returns how many slabs of its run a block uses: all but its room.
+HAK_INLINE size_t used_slabs(struct slab *meta) {
+    return atomic_load_explicit(&meta->run, memory_order_relaxed) -
+           atomic_load_explicit(&meta->room, memory_order_relaxed);
+}
+
 // Gives a block's room back. Returns the number of slabs that are left in the run.
 HAK_INLINE size_t drop_room(struct slab *meta, size_t slab) {
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);

@@ -118,16 +118,6 @@ static size_t claim_to_move(size_t *run, size_t *room, bool *zero, bool again) {
     return slab;
 }
 
-static bool is_zero_page(const char *page) {
-    const uint64_t *words = (const uint64_t *)page;
-    uint64_t any = 0;
-    for (size_t i = 0; i < HAK_PAGE / sizeof *words && any == 0; i += 8) {
-        any = words[i] | words[i + 1] | words[i + 2] | words[i + 3] | words[i + 4] | words[i + 5] |
-              words[i + 6] | words[i + 7];
-    }
-    return any == 0;
-}
-
 // Copies up to PART_SLABS slabs to others. If the others are zero, pages of zeros are not copied,
 // because a block may have far more pages than were ever touched. Returns how many pages were
 // copied.
@@ -138,7 +128,7 @@ static size_t copy_part(char *to, const char *from, size_t slabs, bool to_is_zer
     size_t copied = 0;
     for (size_t i = 0; i < pages; i++) {
         const char *page = from + i * HAK_PAGE;
-        if (to_is_zero && ((known && touched[i] == 0) || is_zero_page(page))) {
+        if (to_is_zero && ((known && touched[i] == 0) || hak_is_zero_page(page))) {
             continue;
         }
         memcpy(to + i * HAK_PAGE, page, HAK_PAGE);
@@ -178,7 +168,7 @@ static HAK_NOINLINE size_t copy_content(char *to, const char *from, size_t bytes
         if (whole && at < end && touched[(at - known) / HAK_PAGE] == 0) {
             continue;
         }
-        if (!whole || !is_zero_page(from + at)) {
+        if (!whole || !hak_is_zero_page(from + at)) {
             memcpy(to + at, from + at, part);
             copied += part;
         } else if (tells && at >= end && bytes - at >= 2 * HAK_PAGE) {
@@ -199,7 +189,7 @@ static bool looks_sparse(const char *block, size_t bytes) {
     size_t step = bytes / (LOOKS + 1) / HAK_PAGE * HAK_PAGE;
     bool sparse = true;
     for (size_t i = 0; i < LOOKS && sparse; i++) {
-        sparse = is_zero_page(last - i * step);
+        sparse = hak_is_zero_page(last - i * step);
     }
     return sparse;
 }
@@ -259,8 +249,7 @@ static void *copy_near(const struct page_arena_window *window, char *ptr, size_t
 // a copy that leaves out pages of zeros.
 static void *move_near(const struct page_arena_window *window, size_t slab, size_t size) {
     struct slab *meta = superslab_slab(window, slab);
-    size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed) -
-                 atomic_load_explicit(&meta->room, memory_order_relaxed);
+    size_t run = used_slabs(meta);
     size_t colour = atomic_load_explicit(&meta->colour, memory_order_relaxed);
     if (size > window->slabs << ARENA_SLAB_SHIFT || run << ARENA_SLAB_SHIFT < LARGE_BLOCK_MOVE) {
         return NULL;
@@ -306,7 +295,7 @@ void *large_block_resize(const struct page_arena_window *window, void *ptr, size
         return far_block_resize(ptr, superslab_usable(size));
     }
     check_tail("realloc", ptr, superslab_large_usable(window, slab));
-    if (large_block_stays(ptr, slab, size) || resize_near(window, slab, size)) {
+    if (resize_near(window, slab, size)) {
         return ptr;
     }
     void *moved = move_near(window, slab, size);

@@ -125,14 +125,19 @@ static bool keeps_pages(const char *block, size_t size, size_t run, bool hide) {
     return run <= most && !is_sparse(block, size);
 }
 
+// Returns true if a run of so many bytes is long enough to wait without access rights.
+static bool is_protected(size_t bytes) {
+    int64_t protect = settings_get(SETTING_PROTECT);
+    return protect != 0 && bytes >= (size_t)protect;
+}
+
 // Removes the access rights of a run that begins to wait, if the run is long enough, and its pages,
 // if it is not to keep them. Returns what the run has then (HAS_PAGES, HAS_NO_RIGHTS).
 static unsigned bare(char *block, size_t size, size_t slab, size_t run) {
     const struct page_arena_window window = page_arena_get_window();
     char *start = page_arena_address(&window, slab);
     size_t bytes = run << ARENA_SLAB_SHIFT;
-    int64_t protect = settings_get(SETTING_PROTECT);
-    bool hide = protect != 0 && bytes >= (size_t)protect;
+    bool hide = is_protected(bytes);
     if (!keeps_pages(block, size, run, hide) && page_arena_clean(slab, run)) {
         return hide && os_forbid(start, bytes) == OS_OK ? HAS_NO_RIGHTS : 0;
     }
@@ -210,9 +215,8 @@ bool large_retire_moved(size_t slab, size_t run) {
     }
     const struct page_arena_window window = page_arena_get_window();
     size_t bytes = run << ARENA_SLAB_SHIFT;
-    int64_t protect = settings_get(SETTING_PROTECT);
-    bool forbidden = protect != 0 && bytes >= (size_t)protect &&
-                     os_forbid(page_arena_address(&window, slab), bytes) == OS_OK;
+    bool forbidden =
+        is_protected(bytes) && os_forbid(page_arena_address(&window, slab), bytes) == OS_OK;
     enqueue(entry_of(slab, run, forbidden ? HAS_NO_RIGHTS : 0));
     return true;
 }

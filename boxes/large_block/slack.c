@@ -125,9 +125,8 @@ HAK_INLINE size_t slack_of(const struct page_arena_window *window, size_t slab, 
     size_t used = hak_round_up(taken(atomic_load_explicit(&meta->size, memory_order_relaxed)) +
                                    atomic_load_explicit(&meta->colour, memory_order_relaxed),
                                HAK_PAGE);
-    size_t slabs = atomic_load_explicit(&meta->run, memory_order_relaxed) -
-                   atomic_load_explicit(&meta->room, memory_order_relaxed);
-    size_t pages = hak_min(((slabs << ARENA_SLAB_SHIFT) - used) >> HAK_PAGE_SHIFT, UINT8_MAX);
+    size_t pages =
+        hak_min(((used_slabs(meta) << ARENA_SLAB_SHIFT) - used) >> HAK_PAGE_SHIFT, UINT8_MAX);
     if (tail == TAIL_CLEAN || pages << HAK_PAGE_SHIFT < used / LITTLE) {
         return 0;
     }

@@ -291,9 +291,8 @@ HAK_INLINE unsigned count_following(const char *ptr, ptrdiff_t step, void *const
 
 // Gathers the blocks that follow blocks[0], as long as each is the neighbour of the one before it,
 // upwards or downwards. blocks[0] has been gathered as bit `first` of its word. Only blocks whose
-// bits are in the same word and not gathered yet are taken, so they need no other check. Returns
-// the number of blocks.
-// `full`: the bits of the word that stand for blocks.
+// bits are in the same word and not gathered yet are taken, so they need no other check. `full`:
+// the bits of the word that stand for blocks. Returns the number of blocks.
 HAK_INLINE unsigned gather_run(struct gathered *some, void *const *blocks, unsigned count,
                                unsigned first, size_t size, uint64_t full) {
     ptrdiff_t step = count > 1 ? (const char *)blocks[1] - (const char *)blocks[0] : 0;
