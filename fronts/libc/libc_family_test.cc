@@ -24,7 +24,7 @@ class LibcFamilyTest : public testing::TestWithParam<const char *> {};
 
 INSTANTIATE_TEST_SUITE_P(Flavours, LibcFamilyTest,
                          testing::Values("hakmem_c23", "hakmem_c23_header", "hakmem_classic",
-                                         "hakmem_c23_debug"),
+                                         "hakmem_c23_debug", "hakmem_hardened"),
                          [](const testing::TestParamInfo<const char *> &param) {
                              return std::string(param.param);
                          });

@@ -23,7 +23,8 @@ namespace {
 
 constexpr char kRelease[] = "libhakmem_c23.so";
 constexpr char kDebug[] = "libhakmem_c23_debug.so";
-constexpr const char *kReleases[] = {kRelease, "libhakmem_c23_header.so", "libhakmem_classic.so"};
+constexpr const char *kReleases[] = {kRelease, "libhakmem_c23_header.so", "libhakmem_classic.so",
+                                     "libhakmem_hardened.so"};
 
 // A shared object, read whole.
 class Elf {

@@ -4,7 +4,7 @@
 load("@rules_cc//cc:defs.bzl", "cc_binary", "cc_library", "cc_test")
 load("//tools/build:archive.bzl", "hak_archive")
 load("//tools/build:flavour.bzl", hak_flavour_library = "cc_library")
-load("//tools/build:flavours.bzl", "COMPAT", "FAULTY_FLAVOURS", "FLAVOURS", "HARDENED_FLAVOURS", "HARDENED_WITHOUT", "TEST_FLAVOURS", "TRACED_FLAVOURS", "USER_FLAVOURS")
+load("//tools/build:flavours.bzl", "COMPAT", "FAULTY_FLAVOURS", "FLAVOURS", "HARDENED_ENV", "HARDENED_FLAVOURS", "HARDENED_WITHOUT", "TEST_FLAVOURS", "TRACED_FLAVOURS", "USER_FLAVOURS")
 load("//tools/build:link.bzl", "hak_link")
 load("//tools/build:variants.bzl", "COPTS", "NO_SANITIZER", "STANDARD_C", "STANDARD_CXX", "VARIANTS", "VARIANT_TAGS", "WARNINGS")
 
@@ -369,7 +369,7 @@ def _flavour_test_copts(flavour):
         "-DHAK_FLAVOUR='\"%s\"'" % flavour.name,
     ] + VARIANTS[flavour.variant]
 
-def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwargs):
+def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, env = {}, **kwargs):
     """One cc_test a flavour, with the flavour as its malloc: NAME_FLAVOUR.
 
     Args:
@@ -378,16 +378,19 @@ def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, **kwarg
       deps: libraries besides GoogleTest.
       tags: more tags; a program with its own malloc cannot run under the sanitizers.
       flavours: names, or None for all.
+      env: as of cc_test.
       **kwargs: as of cc_test.
     """
     for flavour in USER_FLAVOURS + TEST_FLAVOURS:
-        runs = flavour not in HARDENED_FLAVOURS or name not in HARDENED_WITHOUT
+        hardened = flavour in HARDENED_FLAVOURS
+        runs = not hardened or name not in HARDENED_WITHOUT
         if runs if flavours == None else flavour.name in flavours:
             cc_test(
                 name = name + "_" + flavour.name,
                 srcs = srcs,
                 copts = _flavour_test_copts(flavour),
                 linkopts = ["-pthread"],
+                env = dict(env, **(HARDENED_ENV.get(name, {}) if hardened else {})),
                 malloc = "//:" + flavour.name,
                 tags = tags + NO_SANITIZER,
                 deps = deps + ["@com_google_googletest//:gtest_main"],
@@ -404,7 +407,7 @@ def hak_compat_tests(name, srcs, library, deps = [], **kwargs):
       deps: libraries besides GoogleTest.
       **kwargs: as of cc_test.
     """
-    for flavour in FLAVOURS:
+    for flavour in USER_FLAVOURS:
         cc_test(
             name = name + "_" + flavour.name,
             srcs = srcs + ["//:" + _compat(flavour) + library],
