@@ -76,33 +76,38 @@ void hardening_clear_many(void *at, size_t bytes) {
     }
 }
 
-// Returns 0 if `bytes` bytes (16 or more) are zero. Writes to each page before it reads it, see
-// hardening_add().
-static uint64_t any_of(char *at, size_t bytes) {
+uint64_t hardening_any_many(void *at, size_t bytes) {
     uint64_t any = 0;
-    for (char *end = at + bytes; at != end;) {
-        size_t page = hak_min((size_t)(end - at), HAK_PAGE - (uintptr_t)at % HAK_PAGE);
-        hardening_add((hardening_word *)at, 0);
-        any |= ((hardening_word *)at)[0] | ((hardening_word *)at)[1];
-        char *last = at + page;
-        for (at += sizeof(hardening_pair); at != last;) {
-            size_t few = hak_min((size_t)(last - at), HARDENING_FEW);
-            any |= hardening_any(at, few);
-            at += few;
+    hardening_pair pairs = {0, 0};
+    hardening_pair *from = (hardening_pair *)at;
+    for (hardening_pair *end = from + bytes / sizeof *from; from != end;) {
+        size_t page = HAK_PAGE - (uintptr_t)from % HAK_PAGE;
+        hardening_pair *last = from + hak_min((size_t)(end - from), page / sizeof *from);
+        hardening_add((hardening_word *)from, 0);
+        any |= ((hardening_word *)from)[0] | ((hardening_word *)from)[1];
+        for (from++; last - from >= 8; from += 8) {
+            pairs |= (from[0] | from[1]) | (from[2] | from[3]);
+            pairs |= (from[4] | from[5]) | (from[6] | from[7]);
+        }
+        for (; from < last - 1; from += 2) {
+            pairs |= from[0] | from[1];
+        }
+        if (from != last) {
+            pairs |= *from++;
         }
     }
-    return any;
+    return any | pairs[0] | pairs[1];
 }
 
 bool hardening_is_clear_many(void *at, size_t bytes) {
     // What follows in the block is its last pair.
     size_t part = at_each_end(bytes + sizeof(hardening_pair));
     if (part > bytes) {
-        return any_of(at, bytes) == 0;
+        return hardening_any_many(at, bytes) == 0;
     }
-    char *end = (char *)at + bytes;
-    return (any_of(at, part) |
-            any_of(end - (part - sizeof(hardening_pair)), part - sizeof(hardening_pair))) == 0;
+    size_t rest = part - sizeof(hardening_pair);
+    return (hardening_any_many(at, part) | hardening_any_many((char *)at + bytes - rest, rest)) ==
+           0;
 }
 
 enum hardening_kind hardening_look(unsigned bin, const void *block, size_t *size) {

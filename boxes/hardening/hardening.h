@@ -30,6 +30,8 @@
 #    include "boxes/cpu/cpu.h"
 #    include "boxes/size_class/size_class.h"
 
+#    include <string.h>
+
 HAK_C_BEGIN
 
 // A tag is the hash xor the slack (in bytes) times HARDENING_SLACK. The topmost 15 bits of
@@ -195,6 +197,10 @@ enum { HARDENING_FEW = 256, HARDENING_ZERO_LEAST = 4096 };
 void hardening_clear_many(void *at, size_t bytes);
 bool hardening_is_clear_many(void *at, size_t bytes);
 
+// Returns 0 if `bytes` bytes are zero; both their number (16 or more) and their address are
+// multiples of 16. Writes to each page before it reads it, see hardening_add().
+uint64_t hardening_any_many(void *at, size_t bytes);
+
 typedef uint64_t hardening_pair __attribute__((vector_size(16), may_alias));
 
 // `bytes` is 16 to 256. The stores of both ends overlap in the middle, so that few branches depend
@@ -255,6 +261,8 @@ HAK_INLINE void hardening_bury(unsigned bin, void *block) {
         HAK_POKE(hardening_tag(bin, block), 0);
     } else if (HAK_LIKELY(size <= HARDENING_FEW)) {
         hardening_clear(block, size);
+    } else if (HAK_LIKELY(size <= HARDENING_ZERO_LEAST)) {
+        memset(block, 0, size);
     } else {
         hardening_clear_many(block, size);
     }
@@ -305,7 +313,9 @@ HAK_INLINE void hardening_issue(unsigned bin, void *block, size_t size) {
     size += size == 0;
     size_t bytes = size_class_bins[bin].size - sizeof(hardening_pair);
     uint64_t any = HAK_LIKELY(bytes < HARDENING_FEW) ? hardening_any(block, bytes)
-                                                     : !hardening_is_clear_many(block, bytes);
+                   : HAK_LIKELY(bytes < HARDENING_ZERO_LEAST)
+                       ? hardening_any_many(block, bytes)
+                       : !hardening_is_clear_many(block, bytes);
     hardening_issue_looked(bin, block, size, any);
 }
 

@@ -48,28 +48,62 @@ HAK_INLINE void *hardened_hit_take(struct thread_heap *heap, unsigned bin,
     return block;
 }
 
-// Returns a block for `size` bytes from the heap's cache, or NULL.
-HAK_INLINE void *hardened_hit_alloc(struct thread_heap *heap, size_t size) {
+// Returns a free block for `size` bytes, 1 to `most`, from the heap's cache, or NULL. Sets *bin to
+// the block's.
+HAK_INLINE void *hardened_hit_pop(struct thread_heap *heap, size_t size, size_t most,
+                                  unsigned *bin) {
     // An empty heap's table says that no size is a hit, and so does every heap's while allocations
     // are sampled or recorded. (Table entry 1 is that of the smallest sizes.)
-    if (HAK_UNLIKELY(size >= thread_heap_sizes()) ||
-        HAK_UNLIKELY(size - 1 >= HARDENING_FEW - sizeof(hardening_word)) ||
+    if (HAK_UNLIKELY(size >= thread_heap_sizes()) || HAK_UNLIKELY(size - 1 >= most) ||
         HAK_UNLIKELY(HAK_PEEK(&heap->table[1]) == 0) || HAK_UNLIKELY(!HAK_PEEK(&hardening.usual))) {
         return NULL;
     }
-    unsigned bin = size_class_bin_of_alloc((unsigned)size_class_sized_place(heap->sizes, size));
+    *bin = size_class_bin_of_alloc((unsigned)size_class_sized_place(heap->sizes, size));
     struct hardening_heap *state = (struct hardening_heap *)heap->front_state;
-    if (HAK_UNLIKELY(*heap->bins[bin].top == NULL) || HAK_UNLIKELY(state == NULL)) {
+    if (HAK_UNLIKELY(*heap->bins[*bin].top == NULL) || HAK_UNLIKELY(state == NULL)) {
         return NULL;
     }
-    void *block = hardened_hit_take(heap, bin, state);
-    hardening_issue_small(bin, block, size);
+    return hardened_hit_take(heap, *bin, state);
+}
+
+// Returns a block for `size` bytes from the heap's cache, or NULL.
+HAK_INLINE void *hardened_hit_alloc(struct thread_heap *heap, size_t size) {
+    unsigned bin;
+    void *block = hardened_hit_pop(heap, size, HARDENING_FEW - sizeof(hardening_word), &bin);
+    if (HAK_LIKELY(block != NULL)) {
+        hardening_issue_small(bin, block, size);
+    }
     return block;
 }
 
 // Puts a freed block into the quarantine. The block that has waited longest goes to the cache or,
 // if that is full, to the pool.
 HAK_NOINLINE void slow_keep(struct thread_heap *heap, unsigned bin, void *ptr);
+
+// As slow_keep(), in a few instructions if the quarantine is full and the cache has room. To be
+// called while hardening.usual.
+HAK_INLINE void hardened_hit_keep(struct thread_heap *heap, unsigned bin, void *ptr) {
+    struct hardening_heap *state = (struct hardening_heap *)heap->front_state;
+    struct fast_bin *stack = &heap->bins[bin];
+    struct hardening_queue *queue = &state->queues[bin];
+    void **place = &state->blocks[bin][queue->next];
+    void *out = *place;
+    void **top = stack->top;
+    if (HAK_UNLIKELY(out == NULL) || HAK_UNLIKELY(top == stack->limit)) {
+        slow_keep(heap, bin, ptr);
+        return;
+    }
+    thread_heap_enter(heap);
+    *place = ptr;
+    queue->next = (uint16_t)((queue->next + 1u) & queue->last);
+    top[1] = out;
+    HAK_POKE(&stack->top, top + 1);
+    thread_heap_leave(heap);
+}
+
+// As the rest of hardened_hit_free(), and slow_free() if anything is unusual, for a block that
+// takes a call to clear.
+HAK_NOINLINE void slow_free_middle(struct thread_heap *heap, unsigned bin, void *ptr);
 
 // Returns true if the block was freed: it waits now, and the block that has waited longest is in
 // the heap's cache.
@@ -82,30 +116,20 @@ HAK_INLINE bool hardened_hit_free(struct thread_heap *heap, void *ptr) {
     size_t bytes = size_class_bins[bin].size;
     size_t size;
     // The last page of a slab may be one that nobody may touch.
-    if (HAK_UNLIKELY(bytes > HARDENING_FEW) ||
-        HAK_UNLIKELY((uintptr_t)ptr % ARENA_SLAB > ARENA_SLAB - HAK_PAGE - bytes) ||
-        HAK_UNLIKELY(heap->front_state == NULL) || HAK_UNLIKELY(!HAK_PEEK(&hardening.usual)) ||
-        HAK_UNLIKELY(!hardening_intact(bin, ptr, &size)) ||
+    if (HAK_UNLIKELY((uintptr_t)ptr % ARENA_SLAB > ARENA_SLAB - HAK_PAGE - bytes) ||
+        HAK_UNLIKELY(heap->front_state == NULL) || HAK_UNLIKELY(!HAK_PEEK(&hardening.usual))) {
+        return false;
+    }
+    if (HAK_UNLIKELY(bytes > HARDENING_FEW)) {
+        slow_free_middle(heap, bin, ptr);
+        return true;
+    }
+    if (HAK_UNLIKELY(!hardening_intact(bin, ptr, &size)) ||
         HAK_UNLIKELY(!hardening_intact_below(bin, ptr))) {
         return false;
     }
     hardening_clear(ptr, bytes);
-    struct hardening_heap *state = (struct hardening_heap *)heap->front_state;
-    struct fast_bin *stack = &heap->bins[bin];
-    struct hardening_queue *queue = &state->queues[bin];
-    void **place = &state->blocks[bin][queue->next];
-    void *out = *place;
-    void **top = stack->top;
-    if (HAK_UNLIKELY(out == NULL) || HAK_UNLIKELY(top == stack->limit)) {
-        slow_keep(heap, bin, ptr);
-        return true;
-    }
-    thread_heap_enter(heap);
-    *place = ptr;
-    queue->next = (uint16_t)((queue->next + 1u) & queue->last);
-    top[1] = out;
-    HAK_POKE(&stack->top, top + 1);
-    thread_heap_leave(heap);
+    hardened_hit_keep(heap, bin, ptr);
     return true;
 }
 

@@ -42,6 +42,17 @@ void slow_keep(struct thread_heap *heap, unsigned bin, void *ptr) {
     }
 }
 
+void slow_free_middle(struct thread_heap *heap, unsigned bin, void *ptr) {
+    size_t size;
+    if (HAK_UNLIKELY(!hardening_intact(bin, ptr, &size)) ||
+        HAK_UNLIKELY(!hardening_intact_below(bin, ptr))) {
+        slow_free(ptr);
+        return;
+    }
+    memset(ptr, 0, size_class_bins[bin].size);
+    hardened_hit_keep(heap, bin, ptr);
+}
+
 // The usual path of a freed block. Returns false if anything is unusual. A pointer that does not
 // start a block has no tag where it would be.
 HAK_INLINE bool free_hardened(void *ptr) {
@@ -60,7 +71,11 @@ HAK_INLINE bool free_hardened(void *ptr) {
         return false;
     }
     hardening_bury(bin, ptr);
-    slow_keep(heap, bin, ptr);
+    if (HAK_LIKELY(HAK_PEEK(&hardening.usual))) {
+        hardened_hit_keep(heap, bin, ptr);
+    } else {
+        slow_keep(heap, bin, ptr);
+    }
     return true;
 }
 

@@ -340,10 +340,30 @@ static HAK_COLD HAK_NOINLINE void *alloc_in_recording(size_t size) {
     return recorder_enters_recording() ? recorded_alloc(size) : counted_alloc(size);
 }
 
+#if HAK_HARDENED
+// Serves a request that is no hit because looking at the block takes more instructions than there
+// are in a hit. Returns NULL if anything is unusual; see hardened_hit_alloc().
+HAK_INLINE void *alloc_hardened(size_t size) {
+    unsigned bin;
+    void *block = hardened_hit_pop(thread_heap_current(), size, SIZE_CLASS_HIT_MAX, &bin);
+    if (HAK_LIKELY(block != NULL)) {
+        size_t bytes = size_class_bins[bin].size - sizeof(hardening_pair);
+        hardening_issue_looked(bin, block, size, hardening_any_many(block, bytes));
+    }
+    return block;
+}
+#endif
+
 // While allocations are sampled, every malloc comes here. Requests that would be hits otherwise are
 // served in a few instructions, by a table that says where their stack is. Everything else is a
 // tail call, so no register is saved.
 void *slow_alloc(size_t size) {
+#if HAK_HARDENED
+    void *block = alloc_hardened(size);
+    if (HAK_LIKELY(block != NULL)) {
+        return block;
+    }
+#endif
     if (HAK_UNLIKELY(!thread_heap_ready())) {
         return early_block_alloc(size, 1);
     }
