@@ -15,8 +15,13 @@
 #include "backends/os.h"
 #include "boxes/settings/settings.h"
 
+// Build setting: so many runs wait (a power of two).
+#ifndef HAK_LARGE_WAITING
+#    define HAK_LARGE_WAITING 32
+#endif
+
 #if HAK_HARDENED
-enum { WAITING = 32, RUN_BITS = 24 };
+enum { WAITING = HAK_LARGE_WAITING, RUN_BITS = 24 };
 static_assert(LARGE_BLOCK_FAR >> ARENA_SLAB_SHIFT < 1 << RUN_BITS, "any run fits");
 
 // What memory and rights a waiting run has.

@@ -66,8 +66,9 @@ static bool is_all_free(const struct page_arena_window *window, size_t slab, uns
     return true;
 }
 
-// Holds every block of a slab. If one of them is not free, returns false and holds none. Then *owed
-// is set to the bin for which the caller owes a pool_reclaim_if_free(), if it owes one.
+// Holds every block of a slab without a guard. If one of them is not free, or if the slab has a
+// guard by now, returns false and holds none. Then *owed is set to the bin for which the caller
+// owes a pool_reclaim_if_free(), if it owes one.
 static HAK_NOINLINE bool hold_all(const struct page_arena_window *window, size_t slab, unsigned bin,
                                   unsigned *owed) {
     atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
@@ -75,7 +76,9 @@ static HAK_NOINLINE bool hold_all(const struct page_arena_window *window, size_t
     for (unsigned w = 0; w < words; w++) {
         uint64_t full = superslab_full_word(bin, w);
         uint64_t got = pool_hold(window, slab, bin, w, full, owed);
-        if (got == full) {
+        // The thread that sets a guard holds blocks until the slab says that it has one. So the
+        // look behind the last word is final.
+        if (got == full && !is_guarded(superslab_slab(window, slab))) {
             continue;
         }
         // Another thread has taken a block. The thread that puts the last block back checks again.
@@ -133,7 +136,10 @@ static HAK_NOINLINE void keep_empty(const struct page_arena_window *window, size
 
 void pool_give_if_free(const struct page_arena_window *window, size_t slab, unsigned bin,
                        unsigned word) {
-    while (bin != 0 && is_all_free(window, slab, bin, word)) {
+    // A slab that has got a guard since the caller looked is left alone: hold_all() would fail, and
+    // all blocks would be free again, for ever.
+    struct slab *meta = superslab_slab(window, slab);
+    while (bin != 0 && !is_guarded(meta) && is_all_free(window, slab, bin, word)) {
         unsigned owed = 0;
         if (hold_all(window, slab, bin, &owed)) {
             pool_give_away(window, slab, bin);

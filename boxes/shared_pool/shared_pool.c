@@ -341,11 +341,14 @@ unsigned pool_format(size_t slab, bool zero, unsigned bin, void **blocks, unsign
     return got;
 }
 
+#if HAK_HARDENED
+static _Atomic(size_t) guards; // set so far
+#endif
+
 // Gives a fresh slab its guard. Returns the number of pages that the slab has then; 0 stands for
 // all.
 static unsigned set_guard(size_t slab, unsigned bin) {
 #if HAK_HARDENED
-    static _Atomic(size_t) guards;
     enum { FEW = 8 }; // one block in so many may be lost
     unsigned blocks = size_class_bins[bin].blocks;
     unsigned lost = blocks - superslab_blocks_on(bin, GUARDED_PAGES);

@@ -29,6 +29,12 @@ const volatile void *model_totals(size_t *bytes);
 const volatile void *model_homes(size_t *bytes);
 const volatile void *model_lines(size_t *bytes);
 const volatile void *model_shared(void);
+
+#if HAK_HARDENED
+// The number of slabs that were given a guard, and of slabs without a live block.
+const volatile void *model_guards(void);
+const volatile void *model_empty_slabs(void);
+#endif
 HAK_C_END
 
 #endif

@@ -5,10 +5,14 @@
 // The model runs the pool's own source (shared_pool_model.c), over bins that it has chosen: of
 // 1, 2, 3, 63, 64, 65 and 128 blocks, all with their bitmaps at the same place. Where many blocks
 // would make many states, the threads hold most of them from the start to the end.
+//
+// Built for the hardened flavour, it has searches of slabs that stay their bin's and end in a guard
+// page, too.
 #include "boxes/shared_pool/shared_pool.h"
 
 #include "backends/os.h"
 #include "boxes/diagnostics/diagnostics.h"
+#include "boxes/hardening/hardening.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/settings/settings.h"
 #include "boxes/shared_pool/shared_pool_model.h"
@@ -37,7 +41,7 @@ constexpr size_t kMostThreads = 3;
 
 using Mask = std::array<uint64_t, kWords>;
 
-enum Kind { TAKE, PUT, PURGE, LEAVE };
+enum Kind { TAKE, PUT, PURGE, LEAVE, GIVE };
 
 Op take(unsigned bin, unsigned want = 1) {
     return {TAKE, bin, want};
@@ -50,6 +54,7 @@ const Op kPutOne = put(1);
 const Op kPut = put(0); // all
 const Op kPurge = {PURGE};
 const Op kLeave = {LEAVE}; // the home
+const Op kGive = {GIVE};   // the slabs that stay and have no live block
 
 // Memory as the pool sees it: addresses only.
 struct Memory {
@@ -91,6 +96,9 @@ Memory &memory() {
 } // namespace
 
 int64_t settings_values[SETTING_COUNT];
+#if HAK_HARDENED
+struct hardening hardening;
+#endif
 
 namespace {
 
@@ -100,7 +108,9 @@ enum Part {
     PAGES = 1,   // the bits of pages without memory
     REGIONS = 2, // the summary above the groups
     APART = 4,   // each slab in a SuperSlab of its own
-    HOME = 8     // the first SuperSlab is the home of thread 0's group, its slabs are spare
+    HOME = 8,    // the first SuperSlab is the home of thread 0's group, its slabs are spare
+    GUARDS = 16, // slabs stay their bin's, and end in a guard if that costs few blocks
+    BARE = 32    // of slabs that stay, those without a live block give their pages back at once
 };
 
 class Pool : public model::Checker {
@@ -121,7 +131,16 @@ class Pool : public model::Checker {
                 ignore(&meta.clean, sizeof meta.clean);
             }
             ignore(&meta.active, sizeof meta.active); // a hint to the decay
+            if (stays()) {
+                cells(&meta.pages, sizeof meta.pages, 1, "pages" + of);
+            }
+            if ((parts & BARE) != 0) {
+                cells(&meta.empty, sizeof meta.empty, 1, "empty" + of);
+            } else {
+                ignore(&meta.empty, sizeof meta.empty, 1); // no slab is the one too many
+            }
         }
+        ignore_hardening();
         for (superslab &each : m.superslabs) {
             std::string of = " of SuperSlab " + std::to_string(&each - m.superslabs);
             cells(&each.listed, sizeof each.listed[0], ARENA_GROUP_USER_WORDS, "listed" + of);
@@ -185,6 +204,9 @@ class Pool : public model::Checker {
             if ((shared_.avail >> slab & 1) != 0) {
                 note("a slab was released twice");
             }
+            if ((shared_.guards >> slab & 1) != 0) {
+                note("a slab was released with its guard");
+            }
             for (const Holder &holder : shared_.holders) {
                 if (holder.held[slab] != Mask{}) {
                     note("a slab was released while a block of it was out");
@@ -206,7 +228,30 @@ class Pool : public model::Checker {
         });
     }
 
+    // The last page of a slab loses its access rights, or gets them back. Returns false if the
+    // kernel refuses.
+    bool set_guard(size_t index, bool guard) {
+        size_t slab = index / memory().apart;
+        return step(guard ? "guards slab" : "takes the guard away from slab", [=] {
+                   if ((shared_.avail >> slab & 1) != 0) {
+                       note("the rights of a slab change that the arena holds");
+                   }
+                   if (shared_.refusals > 0) {
+                       shared_.refusals--;
+                       return kSlabs;
+                   }
+                   uint64_t others = shared_.guards & ~(uint64_t{1} << slab);
+                   shared_.guards = others | uint64_t{guard} << slab;
+                   return slab;
+               }) != kSlabs;
+    }
+    void refuses_once() { shared_.refusals = 1; }
+
+    // Thread `t` has taken from the first slab before. (No summary leads to a home.)
+    void knows_first_slab(size_t t) { shared_.holders[t].hint = 0; }
+
     size_t high() const { return (slabs_ - 1) * memory().apart + 1; }
+    bool stays() const { return (parts_ & GUARDS) != 0; }
 
   protected:
     void perform(const Op &op) override {
@@ -248,6 +293,10 @@ class Pool : public model::Checker {
             shared_pool_leave_homes();
             break;
         }
+        case GIVE: {
+            shared_pool_give_kept();
+            break;
+        }
         default: {
             shared_pool_walk walk = {};
             walk.all = true;
@@ -265,6 +314,8 @@ class Pool : public model::Checker {
             return op.a == 0 ? "puts all" : "puts " + std::to_string(op.a);
         case LEAVE:
             return "leaves its home";
+        case GIVE:
+            return "gives empty slabs away";
         default:
             return "purges";
         }
@@ -296,6 +347,10 @@ class Pool : public model::Checker {
                 run_alone(t, kPut);
             }
         }
+        shared_.refusals = 0;
+        if (stays() && !faulty()) {
+            run_alone(0, kGive);
+        }
         check_rest("when all is put back");
         if (!faulty() && shared_.avail != (1u << slabs_) - 1) {
             note("a slab is lost");
@@ -322,6 +377,17 @@ class Pool : public model::Checker {
   private:
     static constexpr uint32_t kOwner = 1; // group 0
     static constexpr uint32_t kIdle = 4;  // visits after which a home is left
+    static constexpr unsigned kGuarded = ARENA_SLAB / HAK_PAGE - 1; // pages of a slab with a guard
+
+    // Keys, counts and settings that only the hardened flavour has.
+    void ignore_hardening() {
+#if HAK_HARDENED
+        ignore(&hardening.on, sizeof hardening.on, stays() ? HARDENING_SEPARATE : 0);
+        ignore(&settings_values[SETTING_GUARD_PAGES], sizeof settings_values[0], kSlabs);
+        ignore(model_guards(), sizeof(size_t));
+        ignore(model_empty_slabs(), sizeof(size_t), (parts_ & BARE) != 0 ? SIZE_MAX / 2 : 0);
+#endif
+    }
 
     // The same at each call, as an operation is run again and again. It is the SuperSlab that says
     // whether the home is the group's.
@@ -374,7 +440,9 @@ class Pool : public model::Checker {
                block * size_class_bins[bin].size;
     }
 
-    static slab &meta_of(size_t s) { return memory().meta_of(s); }
+    static slab &meta_of(size_t s) {
+        return memory().meta_of(s);
+    }
 
     static Mask bits(size_t slab) {
         return {atomic_load(&meta_of(slab).bits[0]), atomic_load(&meta_of(slab).bits[1])};
@@ -402,6 +470,9 @@ class Pool : public model::Checker {
         }
         if ((shared_.avail >> slab & 1) != 0) {
             note("a block of a slab that the arena holds");
+        }
+        if ((shared_.guards >> slab & 1) != 0 && block >= superslab_blocks_on(bin, kGuarded)) {
+            note("a block on a guard");
         }
         Holder &holder = shared_.holders[running()];
         holder.held[slab][block / 64] |= bit;
@@ -446,6 +517,15 @@ class Pool : public model::Checker {
                (group >> slab / ARENA_SUPERSLAB_SLABS & 1) != 0 && (region & 1) != 0;
     }
 
+    // What a word of a slab's bitmap is when all of its blocks are free.
+    static uint64_t full_word(size_t s, unsigned bin, unsigned word) {
+        unsigned guarded = HAK_HARDENED != 0 && atomic_load(&meta_of(s).pages) == kGuarded;
+        unsigned blocks =
+            guarded ? superslab_blocks_on(bin, kGuarded) : unsigned{size_class_bins[bin].blocks};
+        unsigned left = blocks - hak_min(blocks, word * 64);
+        return left >= 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
+    }
+
     // The blocks of a slab that threads hold, and their bin.
     Mask held_of(size_t s, unsigned *bin) const {
         Mask out = {};
@@ -471,14 +551,23 @@ class Pool : public model::Checker {
                 if (atomic_load(&meta_of(s).kind) != SLAB_NONE || in != Mask{} || out != Mask{}) {
                     note("a free slab has blocks" + at);
                 }
+                if ((shared_.guards >> s & 1) != 0 || atomic_load(&meta_of(s).pages) != 0) {
+                    note("a free slab has a guard" + at);
+                }
                 continue;
+            }
+            if (stays() && bin == 0) {
+                bin = atomic_load(&meta_of(s).bin);
+            }
+            if (atomic_load(&meta_of(s).pages) == SUPERSLAB_PAGES_HELD) {
+                note("a slab's pages are held for ever" + at);
             }
             if (atomic_load(&meta_of(s).kind) != SLAB_TINY || bin != atomic_load(&meta_of(s).bin)) {
                 note("a slab without a block that is out is in use" + at);
                 continue;
             }
             for (unsigned w = 0; w < kWords; w++) {
-                uint64_t full = w < size_class_bins[bin].words ? superslab_full_word(bin, w) : 0;
+                uint64_t full = full_word(s, bin, w);
                 if ((in[w] & out[w]) != 0) {
                     note("a block is both free and out" + at);
                 }
@@ -526,7 +615,9 @@ class Pool : public model::Checker {
     const unsigned parts_;
     shared_pool_company company_ = {};
     struct {
-        uint64_t avail; // the arena: bit s is slab s
+        uint64_t avail;      // the arena: bit s is slab s
+        uint64_t guards = 0; // slabs whose last page has no access rights
+        uint64_t refusals = 0;
         std::array<Holder, kMostThreads> holders;
     } shared_;
     void *blocks_[SHARED_POOL_BATCH_MOST];
@@ -554,9 +645,14 @@ bool page_arena_is_tight() {
 size_t page_arena_claim_bare(bool *) {
     return ARENA_NONE;
 }
-bool page_arena_give_rights(size_t, unsigned, unsigned) {
+bool page_arena_give_rights(size_t slab, unsigned page, unsigned pages) {
+    EXPECT_EQ(page + pages, unsigned{ARENA_SLAB / HAK_PAGE});
+    return Pool::current().set_guard(slab, false);
+}
+bool page_arena_clean(size_t, size_t) {
     return false;
 }
+void page_arena_count_sparse(ptrdiff_t) {}
 size_t page_arena_top() {
     return Pool::current().high();
 }
@@ -575,7 +671,7 @@ size_t page_arena_held() {
 }
 size_t page_arena_claim(size_t slabs, size_t, bool *zero) {
     EXPECT_EQ(slabs, 1u);
-    *zero = false;
+    *zero = Pool::current().stays();
     return Pool::current().claim();
 }
 size_t page_arena_claim_filled(size_t slabs, size_t align, bool *zero) {
@@ -602,6 +698,10 @@ size_t os_least_purge() {
 os_result os_purge(void *at, size_t size) {
     Pool::current().purge(at, size);
     return OS_OK;
+}
+os_result os_forbid(void *at, size_t) {
+    size_t slab = page_arena_slab_of(&memory().window, at);
+    return Pool::current().set_guard(slab, true) ? OS_OK : OS_NO_MEMORY;
 }
 void diag_misuse(const char *, const void *, const char *fault) {
     Pool::current().fail(std::string("reported as misuse: ") + fault);
@@ -776,15 +876,17 @@ TEST(SharedPoolModel, BothSuperSlabsAreEmptiedAndFilled) {
 TEST(SharedPoolModel, AHomeIsLeftWhileABlockComesBack) {
     Pool pool({{kLeave}, {kPutOne}}, 1, REGIONS | HOME);
     pool.before(0, take(kX));
+    pool.knows_first_slab(1);
     pool.before(1, take(kX));
-    expect_sound(pool, 100);
+    expect_sound(pool, 300);
 }
 
 TEST(SharedPoolModel, AHomeIsLeftWhileItsLastBlocksComeBack) {
     Pool pool({{kPut, kLeave}, {kPut}}, 1, HOME);
     pool.before(0, take(kX));
+    pool.knows_first_slab(1);
     pool.before(1, take(kX));
-    expect_sound(pool, 100);
+    expect_sound(pool, 1000);
 }
 
 TEST(SharedPoolModel, AHomeIsLeftByAWalkWhileItsThreadTakes) {
@@ -1005,5 +1107,149 @@ TEST_P(SharedPoolGeometry, APurgerIsHeldUp) {
     pool.before(1, kPut);
     expect_sound(pool, 100);
 }
+
+#if HAK_HARDENED
+// Slabs that stay, and end in a guard. Of 63 blocks 59 are in front of the guard, and the next one
+// begins on the page before it. The slabs of kX, which have no guard, would lose one block of two.
+const unsigned kGuarded = MODEL_63;
+constexpr unsigned kInFront = 59;
+
+// Thread `t` holds the last block. All pages but its own have been given back.
+void leave_last_block(Pool &pool, size_t t) {
+    pool.before(1 - t, take(kGuarded, kInFront - 1));
+    pool.before(t, take(kGuarded));
+    pool.before(1 - t, kPut);
+    pool.before(1 - t, kPurge);
+}
+
+// No block is out, and only the page in front of the guard has memory.
+void leave_last_page(Pool &pool) {
+    leave_last_block(pool, 0);
+    pool.before(0, kPut);
+}
+
+TEST(SharedPoolGuards, BinsAreWhatTheSearchesAreMadeFor) {
+    constexpr unsigned kPages = ARENA_SLAB / HAK_PAGE - 1;
+    EXPECT_EQ(superslab_blocks_on(kGuarded, kPages), kInFront);
+    EXPECT_LT(kInFront * size_class_bins[kGuarded].size, kPages * HAK_PAGE);
+    EXPECT_EQ(superslab_blocks_on(kX, kPages), blocks_of(kX) - 1);
+    EXPECT_EQ(superslab_blocks_on(kY, kPages), blocks_of(kY));
+}
+
+TEST(SharedPoolGuards, TwoTakeFromAFreshSlab) {
+    Pool pool({{take(kY), kPut}, {take(kY)}}, 1, GUARDS);
+    expect_sound(pool, 100);
+}
+
+TEST(SharedPoolGuards, PurgeAndGive) {
+    Pool pool({{kPurge}, {kGive}}, 1, GUARDS | PAGES);
+    leave_last_page(pool);
+    expect_sound(pool, 100);
+}
+
+TEST(SharedPoolGuards, PurgePutAndGive) {
+    Pool pool({{kPut}, {kGive}, {kPurge}}, 1, GUARDS | PAGES);
+    leave_last_block(pool, 0);
+    expect_sound(pool, 1000);
+}
+
+TEST(SharedPoolGuards, TwoPurgesAndGive) {
+    Pool pool({{kPurge}, {kGive}, {kPurge}}, 1, GUARDS | PAGES);
+    leave_last_page(pool);
+    expect_sound(pool, 1000);
+}
+
+TEST(SharedPoolGuards, TakeAndGive) {
+    Pool pool({{take(kGuarded), kPut}, {kGive}}, 1, GUARDS);
+    leave_last_page(pool);
+    expect_sound(pool, 100);
+}
+
+TEST(SharedPoolGuards, TwoGive) {
+    Pool pool({{kGive}, {kGive}}, 1, GUARDS);
+    leave_last_page(pool);
+    expect_sound(pool, 100);
+}
+
+// A slab is given away before it has its guard, or while it gets one.
+TEST(SharedPoolGuards, AFreshSlabComesAndGoes) {
+    Pool pool({{take(kGuarded), kPut}, {kGive}}, 1, GUARDS);
+    expect_sound(pool, 100);
+}
+
+TEST(SharedPoolGuards, TheSlabGetsAnotherBin) {
+    for (unsigned bin : {kX, kY, unsigned{MODEL_128}}) {
+        Pool pool({{kGive, take(bin)}, {take(kGuarded, 64)}}, 1, GUARDS);
+        leave_last_page(pool);
+        expect_sound(pool, 100);
+    }
+}
+
+TEST(SharedPoolGuards, TheSlabGetsAnotherBinUnderAPurge) {
+    for (unsigned bin : {kX, kY, unsigned{MODEL_128}}) {
+        Pool pool({{kGive, take(bin), kPut}, {kPurge}}, 1, GUARDS | PAGES);
+        leave_last_page(pool);
+        expect_sound(pool, 100);
+    }
+}
+
+TEST(SharedPoolGuards, TheSlabGetsAnotherBinUnderAGive) {
+    for (unsigned bin : {kX, kY, kGuarded}) {
+        Pool pool({{kGive, take(bin), kPut}, {kGive}}, 1, GUARDS);
+        leave_last_page(pool);
+        expect_sound(pool, 100);
+    }
+}
+
+// The slab has no guard at first.
+TEST(SharedPoolGuards, TheSlabGetsAGuardUnderAGive) {
+    Pool pool({{kGive, take(kY), kPut}, {kGive}}, 1, GUARDS);
+    pool.refuses_once();
+    pool.before(0, take(kY));
+    pool.before(0, kPut);
+    expect_sound(pool, 100);
+}
+
+TEST(SharedPoolGuards, AGuardThatIsKept) {
+    Pool pool({{kGive, take(kGuarded), kPut}, {take(kGuarded), kPut}}, 1, GUARDS);
+    leave_last_page(pool);
+    pool.refuses_once();
+    expect_sound(pool, 100);
+}
+
+// The thread that puts the last block back gives the slab's pages back, too.
+TEST(SharedPoolGuards, PutOfTheLastBlockAndGive) {
+    Pool pool({{kPut}, {kGive}}, 1, GUARDS | PAGES | BARE);
+    leave_last_block(pool, 0);
+    expect_sound(pool, 300);
+}
+
+TEST(SharedPoolGuards, PutOfTheLastBlockAndTake) {
+    Pool pool({{kPut}, {take(kGuarded), kPut}}, 1, GUARDS | PAGES | BARE);
+    leave_last_block(pool, 0);
+    expect_sound(pool, 300);
+}
+
+TEST(SharedPoolGuards, PutOfTheLastBlocks) {
+    Pool pool({{kPut}, {kPut}}, 1, GUARDS | PAGES | BARE);
+    pool.before(0, take(kY));
+    pool.before(1, take(kY));
+    expect_sound(pool, 300);
+}
+
+TEST(SharedPoolGuards, AChildOfAGiveAndATake) {
+    Pool pool({{take(kGuarded), kPut}, {kGive}}, 1, GUARDS);
+    leave_last_page(pool);
+    pool.with_forks({kPurge, kGive, take(kGuarded), take(kY), kPut});
+    expect_sound(pool, 300);
+}
+
+TEST(SharedPoolGuards, AChildOfAGiveAndAPurge) {
+    Pool pool({{kPurge}, {kGive, take(kY)}}, 1, GUARDS | PAGES);
+    leave_last_page(pool);
+    pool.with_forks({kPurge, kGive, take(kGuarded), take(kY), kPut});
+    expect_sound(pool, 300);
+}
+#endif
 
 } // namespace

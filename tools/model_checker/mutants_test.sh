@@ -5,9 +5,9 @@ set -euo pipefail
 cd tools/model_checker
 status=0
 for file in mutants/*.txt; do
-    box=$(basename "$file" .txt)
-    count=$(./mutate.pl "$file" "../../boxes/$box" | wc -l) || status=1
-    echo "$box: $count mutants"
+    part=$(basename "$file" .txt)
+    count=$(./mutate.pl "$file" "../../boxes/${part%%-*}" | wc -l) || status=1
+    echo "$part: $count mutants"
     ((count > 0)) || status=1
 done
 if ./mutate.pl mutants/run_cache.txt ../../boxes/shared_pool 2>/dev/null; then
