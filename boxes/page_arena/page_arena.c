@@ -332,13 +332,16 @@ static size_t give_back(size_t most) {
     return got == most ? got : got + page_arena_purge_highest(most - got);
 }
 
+size_t page_arena_limit(void) {
+    return atomic_load_explicit(&arena_state.limit, memory_order_relaxed) >> ARENA_SLAB_SHIFT;
+}
+
 // Returns how many free slabs with pages go back although the program, which works in phases, would
 // use them again: under a limit on address space or data, they and the held slabs take an eighth of
 // it at most. Of a small limit the least that stays is a share, too: a stack may need the rest.
 static size_t over_limit(size_t dirty, size_t held) {
     enum { LEAST_SHARE = 32, STEP_SHARE = 64 };
-    size_t bytes = atomic_load_explicit(&arena_state.limit, memory_order_relaxed);
-    size_t limit = bytes >> ARENA_SLAB_SHIFT, share = limit / 8;
+    size_t limit = page_arena_limit(), share = limit / 8;
     size_t step = hak_min(limit / STEP_SHARE + 1, DIRTY_CEILING_STEP);
     size_t kept = hak_min(limit / LEAST_SHARE, DIRTY_CEILING_LEAST);
     kept = hak_max(kept, held / DIRTY_CEILING_SHARE);

@@ -234,6 +234,10 @@ enum { ARENA_PURGE_CALL = 256 };
 struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget,
                                           size_t looks);
 
+// Returns the limit under which a purge unmaps what it gives back, in slabs, as it was when the
+// kernel was asked last; 0 if there is none.
+size_t page_arena_limit(void);
+
 // Gives the pages of up to `most` free dirty slabs back, from the highest address down, however
 // recently the slabs were freed. Returns how many slabs: fewer than `most` if there are fewer, if
 // the kernel refuses, or if the slabs are far apart (the work is bounded by about `most` + 4096

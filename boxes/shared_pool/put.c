@@ -108,8 +108,18 @@ void pool_give_away(const struct page_arena_window *window, size_t slab, unsigne
     pool_give_slab(window, slab);
 }
 
+// Returns true if empty slabs take up so much of a limit on address space or data that they cannot
+// all be kept: the program's own mappings need room, too.
+static bool are_many_kept(void) {
+    enum { SHARE = 8 }; // of the limit, one part in so many
+    size_t limit = page_arena_limit();
+    return HAK_UNLIKELY(limit != 0) &&
+           page_arena_sparse() + atomic_load_explicit(&pool_empty_slabs, memory_order_relaxed) >=
+               limit / SHARE;
+}
+
 // As pool_reclaim_if_free(), where slabs stay: gives the pages of the slab back if there are enough
-// empty slabs that keep theirs.
+// empty slabs that keep theirs, or all of the slab.
 static HAK_NOINLINE void keep_empty(const struct page_arena_window *window, size_t slab,
                                     unsigned bin, unsigned word) {
     // So many empty slabs keep their pages: LEAST, or one in SHARE of the slabs in use.
@@ -117,6 +127,10 @@ static HAK_NOINLINE void keep_empty(const struct page_arena_window *window, size
     struct slab *meta = superslab_slab(window, slab);
     // (A purge that puts the last blocks of a slab back comes here with a slab without pages.)
     if (atomic_load(&meta->clean) == UINT16_MAX || !is_all_free(window, slab, bin, word)) {
+        return;
+    }
+    if (are_many_kept()) {
+        pool_give_kept(window, slab);
         return;
     }
     // The purge below puts the slab's blocks back, and so comes here again. If the slab is marked

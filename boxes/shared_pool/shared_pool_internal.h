@@ -300,4 +300,7 @@ size_t pool_skip_unknown(const struct page_arena_window *window, size_t slab);
 // slab of the hint more pages, or puts a fresh slab to use.
 unsigned pool_take_short(unsigned bin, void **blocks, unsigned want, shared_pool_hint *hint);
 
+// Gives a slab that stays its bin's back to the arena if it has no live block.
+void pool_give_kept(const struct page_arena_window *window, size_t slab);
+
 #endif

@@ -110,7 +110,8 @@ enum Part {
     APART = 4,   // each slab in a SuperSlab of its own
     HOME = 8,    // the first SuperSlab is the home of thread 0's group, its slabs are spare
     GUARDS = 16, // slabs stay their bin's, and end in a guard if that costs few blocks
-    BARE = 32    // of slabs that stay, those without a live block give their pages back at once
+    BARE = 32,   // of slabs that stay, those without a live block give their pages back at once
+    CROWDED = 64 // slabs that stay go back as soon as they have no live block
 };
 
 class Pool : public model::Checker {
@@ -252,6 +253,7 @@ class Pool : public model::Checker {
 
     size_t high() const { return (slabs_ - 1) * memory().apart + 1; }
     bool stays() const { return (parts_ & GUARDS) != 0; }
+    bool is_crowded() const { return (parts_ & CROWDED) != 0; }
 
   protected:
     void perform(const Op &op) override {
@@ -661,7 +663,10 @@ size_t page_arena_walk(page_arena_window *window) {
     return page_arena_top();
 }
 size_t page_arena_sparse() {
-    return 0;
+    return kSlabs;
+}
+size_t page_arena_limit() {
+    return Pool::current().is_crowded() ? kSlabs : 0;
 }
 
 void page_arena_mark_dense(bool) {}
@@ -1234,6 +1239,35 @@ TEST(SharedPoolGuards, PutOfTheLastBlocks) {
     Pool pool({{kPut}, {kPut}}, 1, GUARDS | PAGES | BARE);
     pool.before(0, take(kY));
     pool.before(1, take(kY));
+    expect_sound(pool, 300);
+}
+
+// The thread that puts the last block back gives the slab away.
+TEST(SharedPoolGuards, PutOfTheLastBlocksOfACrowd) {
+    for (unsigned bin : {kX, kY}) {
+        Pool pool({{kPut, take(kY)}, {kPut, take(bin)}}, 1, GUARDS | CROWDED);
+        pool.before(0, take(bin));
+        pool.before(1, take(bin));
+        expect_sound(pool, 100);
+    }
+}
+
+TEST(SharedPoolGuards, PutOfTheLastBlockOfACrowdAndPurge) {
+    Pool pool({{kPut, take(kY), kPut}, {kPurge}}, 1, GUARDS | PAGES | CROWDED);
+    leave_last_block(pool, 0);
+    expect_sound(pool, 300);
+}
+
+TEST(SharedPoolGuards, PutOfTheLastBlockOfACrowdTakeAndGive) {
+    Pool pool({{kPut}, {take(kGuarded), kPut}, {kGive}}, 1, GUARDS | CROWDED);
+    leave_last_block(pool, 0);
+    expect_sound(pool, 300);
+}
+
+TEST(SharedPoolGuards, AChildOfACrowd) {
+    Pool pool({{kPut, take(kY)}, {take(kGuarded), kPut}}, 1, GUARDS | CROWDED);
+    leave_last_block(pool, 0);
+    pool.with_forks({kPurge, kGive, take(kGuarded), take(kY), kPut});
     expect_sound(pool, 300);
 }
 

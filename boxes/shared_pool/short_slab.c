@@ -98,7 +98,7 @@ static void give_short(const struct page_arena_window *window, size_t slab) {
     atomic_store(&meta->pages, pages);
 }
 
-static void give_kept(const struct page_arena_window *window, size_t slab) {
+void pool_give_kept(const struct page_arena_window *window, size_t slab) {
     struct slab *meta = superslab_slab(window, slab);
     if (atomic_load(&meta->pages) != 0) {
         give_short(window, slab);
@@ -128,6 +128,6 @@ void shared_pool_give_short(void) {
 
 void shared_pool_give_kept(void) {
     if (stays()) {
-        for_each_slab(give_kept);
+        for_each_slab(pool_give_kept);
     }
 }
