@@ -47,6 +47,12 @@ static uint64_t chance(void) {
     return hak_mix(os_random() + atomic_fetch_add(&chances, 1) * HAK_GOLDEN);
 }
 
+// Draws the distance to the thread's next guarded block: 1 to 2 * every - 1, equally likely. The
+// allocation at hand is not counted.
+static void draw(uint64_t every) {
+    guarded_block_left = (int64_t)(chance() % (2 * every - 1)) * 2 + 1;
+}
+
 bool guarded_block_decides(void) {
     enum { LOOK_AGAIN = 1 << 16 };
     uint64_t every = atomic_load_explicit(&every_now, memory_order_relaxed);
@@ -54,8 +60,15 @@ bool guarded_block_decides(void) {
         guarded_block_left = LOOK_AGAIN;
         return false;
     }
-    // Distances are equally likely, 1 to 2 * every - 1.
-    guarded_block_left = (int64_t)(chance() % (2 * every - 1));
+    // An even countdown is not drawn: without this, the first allocation of each thread would get a
+    // guarded block.
+    if (guarded_block_left % 2 == 0) {
+        draw(every);
+        if (!guarded_block_counts()) {
+            return false;
+        }
+    }
+    draw(every);
     return true;
 }
 

@@ -25,8 +25,8 @@ enum {
     GUARDED_SIZE_MOST = GUARDED_PAGES * HAK_PAGE,
 };
 
-// The number of allocations until the thread's next guarded block; negative:
-// guarded_block_decides() is to be asked.
+// Twice the number of allocations until the thread's next guarded block, and 1 if chance has drawn
+// it; negative: guarded_block_decides() is to be asked.
 extern __thread int64_t guarded_block_left __attribute__((tls_model("initial-exec")));
 
 // From now on about one allocation in `every` gets a guarded block. Returns false if there is no
@@ -35,7 +35,8 @@ bool guarded_block_start(uint64_t every);
 
 // Counts an allocation. Returns true if guarded_block_decides() is to be asked at once.
 HAK_INLINE bool guarded_block_counts(void) {
-    return HAK_UNLIKELY(--guarded_block_left < 0);
+    guarded_block_left -= 2;
+    return HAK_UNLIKELY(guarded_block_left < 0);
 }
 bool guarded_block_decides(void);
 

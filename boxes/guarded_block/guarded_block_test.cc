@@ -115,6 +115,17 @@ TEST_F(GuardedBlock, OneInSoManyIsChosen) {
     EXPECT_NEAR(chosen, kTimes / 10, 300);
 }
 
+// A thread's first allocation is as likely as any other.
+TEST_F(GuardedBlock, OneInSoManyThreadsHasItsFirstBlockChosen) {
+    constexpr int kThreads = 1000;
+    int chosen = 0;
+    for (int i = 0; i < kThreads; i++) {
+        std::thread([&] { chosen += guarded_block_counts() && guarded_block_decides(); }).join();
+    }
+    // One of the 19 distances that are equally likely: 53 of 1000, with a standard deviation of 7.
+    EXPECT_NEAR(chosen, kThreads / 19, 50);
+}
+
 TEST_F(GuardedBlock, ManyThreads) {
     std::vector<std::thread> threads;
     for (int t = 0; t < 4; t++) {
