@@ -485,6 +485,24 @@ class Serve(Case):
                 finally:
                     server.kill()
 
+    @unittest.skipUnless(shutil.which("chromium"), "no chromium")
+    def test_a_browser_shows_it(self):
+        """The page's own script says what it has drawn: looks at the numbers, and rows of the map."""
+        with Program("hakmem_c23") as program, tempfile.TemporaryDirectory() as home:
+            browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={home}", "--virtual-time-budget=20000", "--dump-dom"]
+            with subprocess.Popen([sys.executable, TOOL, "serve", str(program.pid)], stdout=subprocess.PIPE, text=True) as server:
+                try:
+                    url = server.stdout.readline().strip()
+                    for _ in range(5):
+                        page = subprocess.run(browser + [url], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, "HOME": home}, check=False).stdout
+                        if 'data-rows="' in page:
+                            break
+                finally:
+                    server.kill()
+            self.assertRegex(page, r'<body data-(?=[^>]*looks="[1-9])(?=[^>]*rows="[1-9])')
+            self.assertRegex(page, r'id="caption">RSS [\d.]+ MiB .*, live ')
+            self.assertIn("16 B</span>", page)
+
     def test_no_such_process(self):
         self.fails(5, "no process", "serve", 4194303)
 
@@ -602,6 +620,15 @@ class Profiles(Case):
         titles = [e.text for e in xml.etree.ElementTree.parse(flame).iter("{http://www.w3.org/2000/svg}title")]
         self.assertEqual(sorted(titles)[:2], ["a: 1005 B, 99.3 %", "all: 1012 B, 100.0 %"])
         self.fails(2, "must end in .svg", "profile", one, "--flame", "x.png")
+
+    def test_a_flame_graph_is_as_high_as_what_can_be_seen(self):
+        deep = ";".join(f"f{i}" for i in range(120))
+        heights = []
+        for name, text in (("hair", f"main;a 100000\n{deep} 1\n"), ("plain", "main;a 100000\n")):
+            svg = os.path.join(self.folder.name, name + ".svg")
+            self.succeeds("profile", self.file(name, text.encode()), "--flame", svg)
+            heights.append(xml.etree.ElementTree.parse(svg).getroot().get("height"))
+        self.assertEqual(*heights)
 
     def test_what_is_no_profile(self):
         self.fails(5, "No such file", "profile", "/nowhere/profile")

@@ -91,9 +91,29 @@ class _Node:
         self.value, self.grown, self.below = 0, 0, {}
 
 
+# The least width of a box, a thousandth of the picture's: what is thinner only makes it higher, by stacks of up to 128
+# calls.
+_LEAST = 1.2
+
+
+def _boxes(root, wide):
+    """(frame, node, x, width, depth) of each box that can be seen."""
+    stack = [("all", root, 0.0, 0)]
+    while stack:
+        frame, node, x, depth = stack.pop()
+        width = wide * node.value / (root.value or 1)
+        if depth > 0 and width < _LEAST:
+            continue
+        yield frame, node, x, width, depth
+        at = x
+        for below, child in sorted(node.below.items()):
+            stack.append((below, child, at, depth + 1))
+            at += wide * child.value / (root.value or 1)
+
+
 def flame(sums, name):
     """A flame graph. The roots are below; in a difference red is more than before, and blue is less."""
-    root, deepest = _Node(), 1
+    root = _Node()
     differs = any(value < 0 for value in sums.values())
     for stack, value in sums.items():
         node = root
@@ -103,9 +123,9 @@ def flame(sums, name):
             node = node.below.setdefault(frame, _Node())
             node.value += abs(value)
             node.grown += value
-        deepest = max(deepest, len(stack) + 1)
     wide, tall = 1200, 17
-    high = deepest * tall + 40
+    boxes = list(_boxes(root, wide))
+    high = (1 + max(depth for *_, depth in boxes)) * tall + 40
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" font-family="monospace" font-size="11">',
         f'<rect width="{wide}" height="{high}" fill="#fff"/><text x="6" y="18" font-family="sans-serif" font-size="14">{html.escape(name)}: {_amount(name, root.grown)}</text>',
@@ -118,12 +138,7 @@ def flame(sums, name):
         mixed = sum(frame.encode()) * 2654435761 & 0xFFFFFFFF
         return f"rgb({205 + (mixed >> 8) % 50},{90 + (mixed >> 16) % 120},{(mixed >> 24) % 60})"
 
-    stack = [("all", root, 0.0, 0)]
-    while stack:
-        frame, node, x, depth = stack.pop()
-        width = wide * node.value / (root.value or 1)
-        if width < 0.4:
-            continue
+    for frame, node, x, width, depth in boxes:
         y = high - 10 - (depth + 1) * tall
         share = 100 * node.value / (root.value or 1)
         out.append(f'<g><title>{html.escape(frame)}: {_amount(name, node.grown)}, {share:.1f} %</title><rect x="{x:.1f}" y="{y}" width="{max(0.3, width - 0.5):.1f}" height="{tall - 1}" fill="{colour(frame, node)}" rx="1"/>')
@@ -132,8 +147,4 @@ def flame(sums, name):
             text = frame if len(frame) <= letters else frame[: letters - 1] + "…"
             out.append(f'<text x="{x + 3:.1f}" y="{y + 12}">{html.escape(text)}</text>')
         out.append("</g>")
-        at = x
-        for below, child in sorted(node.below.items()):
-            stack.append((below, child, at, depth + 1))
-            at += wide * child.value / (root.value or 1)
     return "\n".join(out + ["</svg>", ""])

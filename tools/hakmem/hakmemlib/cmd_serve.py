@@ -123,7 +123,7 @@ def page(title):
 h2{{font-size:15px;margin:14px 0 4px}}#chart,#bins{{border:1px solid #ddd;display:block}}.key span{{margin-right:12px;font-size:12px}}.key i{{display:inline-block;width:11px;height:11px;margin-right:4px}}</style></head>
 <body><h1>{html.escape(title)}</h1><div id="caption"></div>
 <h2>Memory over time</h2><canvas id="chart" width="1024" height="240"></canvas><div class="key" id="key"></div>
-<h2>By block size: live, cached, free</h2><canvas id="bins" width="1024" height="170"></canvas>
+<h2>By block size: live, cached, free</h2><canvas id="bins" width="1024" height="180"></canvas>
 <h2>Map <button id="again">look again</button></h2><div id="mapcaption"></div><canvas id="map"></canvas><div id="legend"></div><div id="tip"></div>
 <script>{picture.SCRIPT}{_SCRIPT}</script></body></html>
 """
@@ -150,14 +150,14 @@ function draw() {
     history_.forEach((r, k) => k ? g.lineTo(x(r[0]), y(r[i + 1])) : g.moveTo(x(r[0]), y(r[i + 1]))); g.stroke(); });
 }
 function drawBins() {
-  const c = at('bins'), g = c.getContext('2d'), bins = latest.bins.filter(b => b.slabs), H = c.height - 46;
+  const c = at('bins'), g = c.getContext('2d'), bins = latest.bins.filter(b => b.slabs), H = c.height - 56;
   g.clearRect(0, 0, c.width, c.height); g.font = '10px sans-serif';
-  const bytes = b => (b.live + b.cached + b.free) * b.size, most = Math.max(1, ...bins.map(bytes)), w = Math.min(60, (c.width - 10) / Math.max(1, bins.length));
+  const bytes = b => (b.live + b.cached + b.free) * b.size, most = Math.max(1, ...bins.map(bytes)), w = Math.min(60, (c.width - 30) / Math.max(1, bins.length));
   g.fillStyle = '#555'; g.fillText('highest: ' + MiB(most), 6, 10);
-  bins.forEach((b, i) => { let y = c.height - 32;
+  bins.forEach((b, i) => { let y = c.height - 42;
     [['live', '#1f77b4'], ['cached', '#8a8a8a'], ['free', '#cfe2f3']].forEach(([name, colour]) => {
       const h = b[name] * b.size / most * H; g.fillStyle = colour; g.fillRect(6 + i * w, y - h, w - 2, h); y -= h; });
-    g.save(); g.translate(6 + i * w + w / 2 - 4, c.height - 30); g.rotate(w < 30 ? Math.PI / 4 : 0); g.fillStyle = '#333'; g.fillText(b.size, w < 30 ? 2 : -8, 8); g.restore(); });
+    g.save(); g.translate(6 + i * w + w / 2 - 4, c.height - 40); g.rotate(w < 30 ? Math.PI / 4 : 0); g.fillStyle = '#333'; g.fillText(b.size, w < 30 ? 2 : -8, 8); g.restore(); });
 }
 async function look() {
   try {
@@ -172,7 +172,7 @@ async function look() {
 }
 let map = null;
 async function drawMap() {
-  const answer = await fetch('map'); if (!answer.ok) return;
+  const answer = await fetch('map'); if (!answer.ok) { at('mapcaption').textContent = await answer.text(); return; }
   const got = await answer.json(); map = map || new Map_(at('map'), at('tip'), at('legend'), got.common);
   map.show(got.frame); at('mapcaption').textContent = got.frame.caption; document.body.dataset.rows = got.frame.rows.length;
 }

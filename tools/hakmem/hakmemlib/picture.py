@@ -186,13 +186,25 @@ class _Canvas:
 _CELL, _LEFT = 2, 4
 
 
+def _places(words, columns, letters):
+    """(line, column) of each entry of a legend: one longer than a column's letters has the next one, too."""
+    line = column = 0
+    for _, text in words:
+        wide = min(columns, -(-len(text) // letters))
+        if column + wide > columns:
+            line, column = line + 1, 0
+        yield line, column
+        column += wide
+
+
 def png(heap, found, title):
     tall = max(1, min(8, 6000 // max(1, len(found))))
     gap = 1 if tall > 2 else 0
     words = list(legend(heap, found))
     per_line = 5
     head = 20
-    foot = 10 + 14 * ((len(words) + per_line - 1) // per_line)
+    places = list(_places(words, per_line, 22))
+    foot = 10 + 14 * (places[-1][0] + 1 if places else 0)
     per_row = len(found[0].pages) // 3 if found else 512
     canvas = _Canvas(per_row * _CELL + 2 * _LEFT, head + len(found) * (tall + gap) + foot)
     canvas.text(_LEFT, 4, title)
@@ -222,10 +234,10 @@ def png(heap, found, title):
         if gap:
             canvas.box(_LEFT, y + tall, per_row * _CELL, 1, edge)
     y = head + len(found) * (tall + gap) + 6
-    for i, (colour, text) in enumerate(words):
-        x = _LEFT + i % per_line * (per_row * _CELL // per_line)
-        canvas.box(x, y + i // per_line * 14, 10, 10, canvas.colour(colour))
-        canvas.text(x + 14, y + i // per_line * 14, text, 1 if len(text) > 22 else 2)
+    for (colour, text), (line, column) in zip(words, places):
+        x = _LEFT + column * (per_row * _CELL // per_line)
+        canvas.box(x, y + line * 14, 10, 10, canvas.colour(colour))
+        canvas.text(x + 14, y + line * 14, text)
     return canvas.png()
 
 
