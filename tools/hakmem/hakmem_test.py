@@ -209,6 +209,10 @@ class Live(Case):
     def test_where_knows_who_allocated_a_sampled_block(self):
         for flavour in ("hakmem_c23", "hakmem_c23_header"):
             with self.subTest(flavour), tempfile.TemporaryDirectory() as folder, Program(flavour, HAKMEM_PROFILE=folder + "/profile", HAKMEM_PROFILE_RATE="1") as program:
+                found = self.stat(program.pid)
+                self.assertEqual({name: found[name] for name in program.stats}, program.stats)
+                self.assertGreater(found["sampled_live"], 1 << 20)
+                self.assertRegex(self.succeeds("stat", program.pid), r"sampled small blocks +[1-9]")
                 live = [(block, asked) for block, asked, how in program.blocks if how == "live"]
                 answers = self.where(program.pid, *[block + 3 for block, _ in live])
                 sampled = 0
@@ -820,6 +824,11 @@ class Run(Case):
         status, out, err = hakmem("run", *self.LIBRARY, "--stats", "true")
         self.assertEqual((status, out), (0, ""))
         self.assertIn("hakmem statistics", err)
+
+    def test_files_are_written_where_the_tool_was_called(self):
+        with tempfile.TemporaryDirectory(suffix="%n") as folder:
+            self.assertEqual(hakmem("run", *self.LIBRARY, "--profile=p.gz", "--stats=s.json", "env", "-C", "/", "true", cwd=folder), (0, "", ""))
+            self.assertEqual(sorted(os.listdir(folder)), ["p.gz", "s.json"])
 
     def test_what_cannot_be_served(self):
         with tempfile.TemporaryDirectory() as folder:

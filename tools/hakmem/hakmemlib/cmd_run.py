@@ -165,9 +165,19 @@ def settings(pairs):
     return found
 
 
+def _from_here(name):
+    """A file's name, for programs that go to other directories. A % begins something in it, unlike in a directory's."""
+    return os.path.join(os.getcwd().replace("%", "%%"), name)
+
+
 def environment(args, library):
     env = preloading(library, os.environ)
-    wanted = {"STATS": args.stats, "PROFILE": args.profile, "LEAKS": "1" if args.leaks else None, "GUARD": args.guard}
+    stats, profile = args.stats, args.profile
+    if stats is not None and ("/" in stats or "." in stats):  # else it is a word
+        stats = _from_here(stats)
+    if profile is not None:
+        profile = _from_here(profile)
+    wanted = {"STATS": stats, "PROFILE": profile, "LEAKS": "1" if args.leaks else None, "GUARD": args.guard}
     env.update({f"HAKMEM_{name}": str(value) for name, value in wanted.items() if value is not None})
     if args.leaks:  # all blocks, unless it is to be quick: at the default rate a few lost blocks are no sample
         env.setdefault("HAKMEM_PROFILE_RATE", "1")

@@ -76,6 +76,8 @@ def text(s):
         f"  refills / spills    {s['refills']:>10} / {s['spills']}",
         f"  thread heaps        {s['heaps']:>10}, {s['free_heaps']} without a thread",
     ]
+    if s.get("sampled_live"):
+        lines.append(f"  sampled small blocks{show.mib(s['sampled_live']):>10} MiB of the live, in memory of their own")
     if "tiny_quarantined" in s:
         lines.append(f"  in quarantine       {show.mib(s['tiny_quarantined']):>10} MiB of the cached, {show.mib(s['large_quarantined'])} MiB of large blocks")
     if s["private_slabs"]:

@@ -568,6 +568,11 @@ class Heap:
         for row in bins:
             for state in ("live", "cached", "free"):
                 s["tiny_" + state] += row[state] * row["size"]
+        if "sampled.live" in lay:
+            # Sampled small blocks are the program's like any other, but lie in no slab.
+            s["sampled_live"] = lay.variable("sampled.live")
+            s["tiny_live"] += s["sampled_live"]
+            s["tiny_free"] += max(0, lay.variable("sampled.used") * self.slab_bytes - s["sampled_live"])
         s["superslabs"] = len(used)
         s["homes"], s["spare_slabs"] = self.homes, self.spare
         s["committed"] = self.committed * self.slab_bytes

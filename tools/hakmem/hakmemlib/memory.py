@@ -130,7 +130,7 @@ class Process(Memory):
                 user = pwd.getpwuid(uid).pw_name
             except KeyError:
                 user = f"user {uid}"
-            return f"it is {user}'s; run this as root or as {user}"
+            return f"it is {user}'s; run this as root" + (f" or as {user}" if uid != 0 else "")
         scope = "0"
         try:
             with open("/proc/sys/kernel/yama/ptrace_scope") as file:
