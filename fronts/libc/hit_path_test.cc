@@ -378,6 +378,22 @@ TEST_P(EveryFrontTest, SettingsChangeNothingOfAHit) {
     }
 }
 
+// While guards are on, or samples, which switch the same table, malloc takes the slow way, and free
+// is the same hit. So seldom a guard meets none of these blocks.
+TEST(ObservedTest, FreesAreTheSameHits) {
+    for (const char *call : {"malloc", "free", "operator_delete", "operator_delete_sized"}) {
+        Path off;
+        ASSERT_NO_FATAL_FAILURE(Follow(kLibrary, "NONE=", call, 128, &off));
+        Path on;
+        ASSERT_NO_FATAL_FAILURE(Follow(kLibrary, "HAKMEM_GUARD=1000000000", call, 128, &on));
+        if (std::string(call) == "malloc") {
+            EXPECT_GT(on.instructions, off.instructions) << "the setting does nothing";
+        } else {
+            EXPECT_EQ(on.text, off.text) << call;
+        }
+    }
+}
+
 // Freed blocks are looked at, or compared with the topmost one and fetched.
 TEST(EveryLookTest, TakesAFewInstructions) {
     for (const char *call : {"free", "operator_delete", "operator_delete_sized"}) {
