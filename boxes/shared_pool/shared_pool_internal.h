@@ -97,7 +97,8 @@ HAK_INLINE uint64_t full_word(struct slab *meta, unsigned bin, unsigned word) {
     if (HAK_LIKELY(!is_guarded(meta))) {
         return superslab_full_word(bin, word);
     }
-    return blocks_in_word(0, blocks_of(meta, bin) - 1u, word);
+    unsigned blocks = blocks_of(meta, bin); // fewer words may have some than without a guard
+    return blocks <= word * 64 ? 0 : blocks_in_word(0, blocks - 1, word);
 }
 
 HAK_INLINE bool is_word_full(struct slab *meta, atomic_bitmap_word *bits, unsigned bin,

@@ -248,6 +248,9 @@ class Pool : public model::Checker {
     }
     void refuses_once() { shared_.refusals = 1; }
 
+    // When all blocks have been put back, no slab is left.
+    void all_go() { all_go_ = true; }
+
     // Thread `t` has taken from the first slab before. (No summary leads to a home.)
     void knows_first_slab(size_t t) { shared_.holders[t].hint = 0; }
 
@@ -350,6 +353,9 @@ class Pool : public model::Checker {
             }
         }
         shared_.refusals = 0;
+        if (all_go_ && !faulty() && shared_.avail != (1u << slabs_) - 1) {
+            note("a slab without a live block is kept");
+        }
         if (stays() && !faulty()) {
             run_alone(0, kGive);
         }
@@ -615,6 +621,7 @@ class Pool : public model::Checker {
 
     const size_t slabs_;
     const unsigned parts_;
+    bool all_go_ = false;
     shared_pool_company company_ = {};
     struct {
         uint64_t avail;      // the arena: bit s is slab s
@@ -1248,8 +1255,19 @@ TEST(SharedPoolGuards, PutOfTheLastBlocksOfACrowd) {
         Pool pool({{kPut, take(kY)}, {kPut, take(bin)}}, 1, GUARDS | CROWDED);
         pool.before(0, take(bin));
         pool.before(1, take(bin));
+        pool.all_go();
         expect_sound(pool, 100);
     }
+}
+
+// With a guard, the slab has no block in the bitmap's second word.
+TEST(SharedPoolGuards, PutOfTheLastBlocksWhereAWordHasNone) {
+    Pool pool({{kPut}, {kPut}}, 1, GUARDS | CROWDED);
+    EXPECT_LE(superslab_blocks_on(MODEL_65, ARENA_SLAB / HAK_PAGE - 1), 64u);
+    pool.before(0, take(MODEL_65));
+    pool.before(1, take(MODEL_65, 64));
+    pool.all_go();
+    expect_sound(pool, 100);
 }
 
 TEST(SharedPoolGuards, PutOfTheLastBlockOfACrowdAndPurge) {
