@@ -99,6 +99,14 @@ HAK_INLINE void atomic_bitmap_ensure(atomic_bitmap_word *word, uint64_t mask) {
     }
 }
 
+// As above, for a caller that has just written another word: of two threads of which each writes a
+// word and then looks at the other's, one sees what the other has written.
+HAK_INLINE void atomic_bitmap_ensure_now(atomic_bitmap_word *word, uint64_t mask) {
+    if ((atomic_load(word) & mask) != mask) {
+        hak_step_set(word, mask);
+    }
+}
+
 // For runs that may span words; to be called by the functions below.
 bool atomic_bitmap_claim_long_run(atomic_bitmap_word *words, size_t from, size_t count);
 void atomic_bitmap_put_long_run(atomic_bitmap_word *words, size_t from, size_t count);

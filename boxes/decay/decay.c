@@ -5,6 +5,7 @@
 #include "boxes/base/atomic.h"
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/large_block/large_block.h"
+#include "boxes/medium_block/medium_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/probe/probe.h"
 #include "boxes/settings/settings.h"
@@ -27,9 +28,10 @@ static struct {
     uint64_t last_ns;  // when the last step ended
     size_t arena_cursor;
     size_t pool_cursor;
+    size_t medium_cursor;
     size_t grown;        // slabs that the pool had put to use at the last step of growth
     size_t grown_cursor; // where the next one begins
-    enum { IDLE, ARENA, POOL } phase;
+    enum { IDLE, ARENA, POOL, MEDIUM } phase;
     bool round_gave; // something back
     _Atomic(uint64_t) steps, ns, longest, rounds, pages;
 } state;
@@ -38,6 +40,15 @@ enum { GROWTH_EACH = 8, GROWTH_PAGES = 256 };
 
 // A step is made of slices, small enough for the step to read the clock between them.
 enum { SLICE_SLABS = 16, SLICE_LOOKS = 16, SLICE_PAGES = 64, SLICE_WORDS = 1024 };
+
+// Counts pages of slabs in use that a slice has given back.
+static void count_pages(size_t pages, size_t *given) {
+    atomic_fetch_add_explicit(&state.pages, pages, memory_order_relaxed);
+    if (pages != 0) {
+        probe_purge(pages * HAK_PAGE);
+    }
+    *given += pages;
+}
 
 // Does one slice of the round, and adds what it gave back to *given. Returns false at the end of
 // the round. A refusal of the kernel ends the round, as the rest of it would probably be refused
@@ -56,14 +67,20 @@ static bool slice(uint32_t age_ms, bool all, size_t *given) {
         }
         return true;
     }
-    struct shared_pool_walk walk = {.cursor = HAK_PEEK(&state.pool_cursor), .all = all};
-    shared_pool_purge(&walk, SLICE_LOOKS, SLICE_PAGES);
-    HAK_POKE(&state.pool_cursor, walk.cursor);
-    atomic_fetch_add_explicit(&state.pages, walk.pages, memory_order_relaxed);
-    if (walk.pages != 0) {
-        probe_purge(walk.pages * HAK_PAGE);
+    if (HAK_PEEK(&state.phase) == POOL) {
+        struct shared_pool_walk walk = {.cursor = HAK_PEEK(&state.pool_cursor), .all = all};
+        shared_pool_purge(&walk, SLICE_LOOKS, SLICE_PAGES);
+        HAK_POKE(&state.pool_cursor, walk.cursor);
+        count_pages(walk.pages, given);
+        if (walk.cursor == 0 || walk.refused) {
+            HAK_POKE(&state.phase, MEDIUM);
+        }
+        return true;
     }
-    *given += walk.pages;
+    struct medium_block_walk walk = {.cursor = HAK_PEEK(&state.medium_cursor), .all = all};
+    medium_block_purge(&walk, SLICE_LOOKS, SLICE_PAGES);
+    HAK_POKE(&state.medium_cursor, walk.cursor);
+    count_pages(walk.pages, given);
     if (walk.cursor == 0 || walk.refused) {
         HAK_POKE(&state.phase, IDLE);
         return false;
@@ -218,9 +235,14 @@ size_t decay_all(size_t keep) {
     do {
         shared_pool_purge(&pool, SIZE_MAX, SIZE_MAX);
     } while (pool.cursor != 0);
+    struct medium_block_walk medium = {.all = true};
+    do {
+        medium_block_purge(&medium, SIZE_MAX, SIZE_MAX);
+    } while (medium.cursor != 0);
     large_block_age(true);
     size_t slabs = keep / ARENA_SLAB + (keep % ARENA_SLAB != 0);
-    return pool.pages + (slabs == 0 ? purge_all() : trim_to(slabs)) * (ARENA_SLAB / HAK_PAGE);
+    return pool.pages + medium.pages +
+           (slabs == 0 ? purge_all() : trim_to(slabs)) * (ARENA_SLAB / HAK_PAGE);
 }
 
 static void *background(void *arg) {

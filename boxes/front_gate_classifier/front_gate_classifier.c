@@ -6,6 +6,7 @@
 #include "boxes/far_block/far_block.h"
 #include "boxes/guarded_block/guarded_block.h"
 #include "boxes/hardening/hardening.h"
+#include "boxes/medium_block/medium_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/private_heap/private_heap.h"
 #include "boxes/sampled_block/sampled_block.h"
@@ -127,11 +128,28 @@ static void classify_live(struct front_gate_block *answer, const void *ptr) {
 #endif
 }
 
+// Classifies a pointer into a chunk of medium blocks.
+static struct front_gate_block classify_medium(const struct page_arena_window *window,
+                                               const void *ptr, size_t slab) {
+    struct front_gate_block answer = {.kind = FRONT_GATE_FREE_PAGES, .slab = slab};
+    size_t size = medium_block_size(window, ptr, slab);
+    if (size != 0) {
+        answer.kind = FRONT_GATE_LARGE;
+        answer.usable = superslab_usable(size);
+    } else if (medium_block_around(window, ptr, slab) != NULL) {
+        answer.kind = FRONT_GATE_LARGE_INTERIOR;
+    }
+    return answer;
+}
+
 struct front_gate_block front_gate_classify(const void *ptr) {
     struct page_arena_window window = page_arena_get_window();
     size_t slab = page_arena_slab_of(&window, ptr);
     if (!superslab_known(&window, slab)) {
         return classify_outside(ptr, slab);
+    }
+    if (medium_block_owns(&window, slab)) {
+        return classify_medium(&window, ptr, slab);
     }
     struct slab *meta = superslab_slab(&window, slab);
     switch (atomic_load_explicit(&meta->kind, memory_order_acquire)) {

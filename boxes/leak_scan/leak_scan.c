@@ -4,6 +4,7 @@
 #include "backends/os.h"
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
 #include "boxes/elf_symbols/elf_symbols.h"
+#include "boxes/medium_block/medium_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/sampled_block/sampled_block.h"
 #include "boxes/shared_pool/shared_pool.h"
@@ -75,6 +76,15 @@ static size_t sampled_unit(const struct scan *scan, const void *at) {
     return scan->heap_units + ((uintptr_t)at - scan->sampled) / UNIT;
 }
 
+// A word that points into a chunk of medium blocks.
+static void reach_medium(struct scan *scan, uintptr_t word, size_t slab) {
+    char *start = medium_block_around(&scan->window, (const void *)word, slab);
+    if (start != NULL && mark(scan, heap_unit(scan, start))) {
+        size_t own = page_arena_slab_of(&scan->window, start);
+        push(scan, start, superslab_usable(medium_block_size(&scan->window, start, own)));
+    }
+}
+
 // A word that points into the heap.
 static void reach_heap(struct scan *scan, uintptr_t word) {
     size_t slab = page_arena_slab_of(&scan->window, (const void *)word);
@@ -94,6 +104,10 @@ static void reach_heap(struct scan *scan, uintptr_t word) {
         if (mark(scan, heap_unit(scan, start))) {
             push(scan, start, size_class_bins[bin].size);
         }
+        return;
+    }
+    if (medium_block_owns(&scan->window, slab)) {
+        reach_medium(scan, word, slab);
         return;
     }
     if (scan->heads[slab] == 0) {

@@ -3,16 +3,40 @@
 
 size_t superslab_grain = HAK_HARDENED ? 1 : HAK_CACHE_LINE;
 
-static void count_large(struct superslab_stats *stats, size_t run, size_t size) {
+// `most`: the bytes of the block's slabs or pages. (It and `size` may be of different blocks.)
+static void count_large(struct superslab_stats *stats, size_t size, size_t most) {
     stats->large_blocks++;
-    stats->large_slabs += run;
     stats->large_bytes += size;
-    // The two may be of different blocks.
-    size_t pages = hak_min(hak_round_up(size, HAK_PAGE), run << ARENA_SLAB_SHIFT);
+    size_t pages = hak_min(hak_round_up(size, HAK_PAGE), most);
     stats->large_pages += pages;
     if (size >= SUPERSLAB_MAPPED) {
         stats->mapped_blocks++;
         stats->mapped_pages += pages;
+    }
+}
+
+static void count_tiny(struct superslab_stats *stats, const struct page_arena_window *window,
+                       size_t slab) {
+    struct slab *meta = superslab_slab(window, slab);
+    unsigned bin = atomic_load_explicit(&meta->bin, memory_order_relaxed);
+    stats->tiny_slabs++;
+    stats->bin_slabs[bin]++;
+    stats->bin_absent[bin] += superslab_absent(meta, bin);
+    stats->bin_free[bin] +=
+        atomic_bitmap_count_run(superslab_bits(window, slab, bin), 0, size_class_bins[bin].blocks);
+}
+
+// Counts the medium blocks of the chunk that starts with a slab.
+static void count_chunk(struct superslab_stats *stats, const struct page_arena_window *window,
+                        size_t slab) {
+    stats->large_slabs += SUPERSLAB_CHUNK_SLABS;
+    for (size_t page = 0; page < SUPERSLAB_CHUNK_PAGES; page++) {
+        uint64_t entry =
+            atomic_load_explicit(superslab_entry(window, slab, page), memory_order_relaxed);
+        if (entry != 0) {
+            count_large(stats, superslab_entry_size(entry),
+                        (size_t)superslab_entry_pages(entry) << HAK_PAGE_SHIFT);
+        }
     }
 }
 
@@ -36,21 +60,20 @@ void superslab_get_stats(struct superslab_stats *stats) {
             // A slab inside a large run has no kind of its own.
             used |= kind != SLAB_NONE || i < large_end;
             switch (kind) {
-            case SLAB_TINY: {
-                unsigned bin = atomic_load_explicit(&slab->bin, memory_order_relaxed);
-                stats->tiny_slabs++;
-                stats->bin_slabs[bin]++;
-                stats->bin_absent[bin] += superslab_absent(slab, bin);
-                stats->bin_free[bin] += atomic_bitmap_count_run(superslab_bits(&window, i, bin), 0,
-                                                                size_class_bins[bin].blocks);
+            case SLAB_TINY:
+                count_tiny(stats, &window, i);
                 break;
-            }
             case SLAB_LARGE:
                 large_end = i + atomic_load_explicit(&slab->run, memory_order_relaxed);
                 stats->large_guards +=
                     (atomic_load_explicit(&slab->flags, memory_order_relaxed) & SLAB_GUARD) != 0;
-                count_large(stats, large_end - i,
-                            atomic_load_explicit(&slab->size, memory_order_relaxed));
+                stats->large_slabs += large_end - i;
+                count_large(stats, atomic_load_explicit(&slab->size, memory_order_relaxed),
+                            (large_end - i) << ARENA_SLAB_SHIFT);
+                break;
+            case SLAB_CHUNK:
+                large_end = i + SUPERSLAB_CHUNK_SLABS;
+                count_chunk(stats, &window, i);
                 break;
             case SLAB_PRIVATE:
                 large_end = i + atomic_load_explicit(&slab->run, memory_order_relaxed);
@@ -83,4 +106,8 @@ HAK_LAYOUT(
              HAK_NUMBER("slab.inline_words", SLAB_INLINE_WORDS),
              HAK_NUMBER("slab.pages_held", SUPERSLAB_PAGES_HELD),
              HAK_NUMBER("kind.tiny", SLAB_TINY), HAK_NUMBER("kind.large", SLAB_LARGE),
-             HAK_NUMBER("kind.heap", SLAB_HEAP), HAK_NUMBER("kind.private", SLAB_PRIVATE)));
+             HAK_NUMBER("kind.heap", SLAB_HEAP), HAK_NUMBER("kind.private", SLAB_PRIVATE),
+             HAK_NUMBER("kind.chunk", SLAB_CHUNK),
+             HAK_NUMBER("medium.slabs", SUPERSLAB_CHUNK_SLABS),
+             HAK_NUMBER("medium.colour_shift", SUPERSLAB_ENTRY_COLOUR),
+             HAK_NUMBER("medium.size_shift", SUPERSLAB_ENTRY_SIZE)));

@@ -20,6 +20,7 @@ enum slab_kind {
     SLAB_LARGE = 2,   // first slab of a large block
     SLAB_HEAP = 3,    // a thread heap, or a private one
     SLAB_PRIVATE = 4, // first slab of a private heap's run
+    SLAB_CHUNK = 5,   // first slab of a chunk of medium blocks
 };
 
 enum slab_flags {
@@ -46,6 +47,27 @@ struct slab {
     atomic_bitmap_word bits[SLAB_INLINE_WORDS]; // free blocks; anyone sets, takers clear
 };
 
+// A chunk is 8 slabs that hold medium blocks (see medium_block.h). Its bitmaps have a bit for each
+// of its pages. They stand where nothing else is written, because a slow thread may still try to
+// take pages when the slabs serve for something else: then `avail` is 0.
+enum {
+    SUPERSLAB_CHUNK_SLABS = 8,
+    SUPERSLAB_CHUNKS = ARENA_SUPERSLAB_SLABS / SUPERSLAB_CHUNK_SLABS,
+    SUPERSLAB_CHUNK_PAGES = SUPERSLAB_CHUNK_SLABS * (ARENA_SLAB / HAK_PAGE),
+    SUPERSLAB_CHUNK_WORDS = SUPERSLAB_CHUNK_PAGES / 64,
+    SUPERSLAB_CHUNK_LISTS = 13, // words of groups and regions behind those of the bins
+};
+struct superslab_chunk {
+    alignas(HAK_CACHE_LINE) atomic_bitmap_word avail[SUPERSLAB_CHUNK_WORDS]; // pages free to take
+    atomic_bitmap_word touched[SUPERSLAB_CHUNK_WORDS]; // may have memory; by a page's holder
+    _Atomic(uint8_t) list;                             // the chunk's list, plus 1; 0: none. A hint
+};
+
+// The entry of a medium block stands at the number of its first page. From the lowest bit on: the
+// block's pages, the bytes in front of the block, and the bytes that were asked for. 0: no block
+// starts at the page.
+enum { SUPERSLAB_ENTRY_COLOUR = 16, SUPERSLAB_ENTRY_SIZE = 32 };
+
 struct superslab {
     // One bit for each slab and bin: the slab may have free blocks of that bin. The bit is a hint
     // that errs towards set: a thread that frees blocks sets it, a thread that finds none clears
@@ -59,10 +81,11 @@ struct superslab {
     alignas(HAK_CACHE_LINE) _Atomic(uint32_t) owner; // whose home it is; 0: everybody's
     alignas(HAK_CACHE_LINE) _Atomic(uint32_t) spare; // slabs that are held and not in use, as bits
     _Atomic(uint32_t) idle; // visits of the decay since the owner took blocks
+    struct superslab_chunk chunks[SUPERSLAB_CHUNKS];
     char pad_[HAK_PAGE - ARENA_GROUP_USER_WORDS * 4 - ARENA_SUPERSLAB_SLABS -
-              ARENA_SUPERSLAB_SLABS * 64 - HAK_CACHE_LINE - 2 * 4];
-    // Bitmaps of slabs whose blocks are smaller than 256 B. On pages of their own: a SuperSlab of
-    // larger blocks never touches them.
+              ARENA_SUPERSLAB_SLABS * 64 - (2 + SUPERSLAB_CHUNKS) * HAK_CACHE_LINE];
+    // Bitmaps of slabs whose blocks are smaller than 256 B; of the slabs of a chunk, the entries of
+    // its blocks. On pages of their own: a SuperSlab of larger blocks never touches them.
     atomic_bitmap_word bits[ARENA_SUPERSLAB_SLABS][SIZE_CLASS_MAX_BLOCKS / 64];
 };
 
@@ -71,7 +94,11 @@ static_assert(offsetof(struct superslab, slabs) % HAK_CACHE_LINE == 0, "and star
 static_assert(offsetof(struct superslab, bits) == HAK_PAGE, "bitmaps start at the second page");
 static_assert(sizeof(struct superslab) == ARENA_SUPERSLAB_META, "what the arena sets aside");
 static_assert((int)SIZE_CLASS_SLAB == (int)ARENA_SLAB, "a slab of blocks is a slab of the arena");
-static_assert((int)ARENA_GROUP_USER_WORDS >= (int)SIZE_CLASS_BINS, "a word a bin");
+static_assert((int)ARENA_GROUP_USER_WORDS >= (int)SIZE_CLASS_BINS + SUPERSLAB_CHUNK_LISTS + 1,
+              "a word for each bin, for each list of chunks, and for all chunks");
+static_assert((int)SUPERSLAB_CHUNK_PAGES <=
+                  (int)SUPERSLAB_CHUNK_SLABS * (int)SIZE_CLASS_MAX_BLOCKS / 64,
+              "the entries of a chunk stand in the bitmaps of its slabs");
 
 HAK_INLINE struct superslab *superslab_at(const struct page_arena_window *window, size_t slab) {
     return (struct superslab *)(window->meta + slab / ARENA_SUPERSLAB_SLABS * ARENA_SUPERSLAB_META);
@@ -100,6 +127,22 @@ HAK_INLINE atomic_bitmap_word *superslab_bits_where(const struct page_arena_wind
 HAK_INLINE atomic_bitmap_word *superslab_bits(const struct page_arena_window *window, size_t slab,
                                               unsigned bin) {
     return superslab_bits_where(window, slab, superslab_bits_beside(bin));
+}
+
+// Returns the entry of page `page` (0..SUPERSLAB_CHUNK_PAGES - 1) of the chunk that starts with
+// `slab`, and what an entry says.
+HAK_INLINE atomic_bitmap_word *superslab_entry(const struct page_arena_window *window, size_t slab,
+                                               size_t page) {
+    return superslab_at(window, slab)->bits[slab % ARENA_SUPERSLAB_SLABS] + page;
+}
+HAK_INLINE unsigned superslab_entry_pages(uint64_t entry) {
+    return (uint16_t)entry;
+}
+HAK_INLINE size_t superslab_entry_colour(uint64_t entry) {
+    return (uint16_t)(entry >> SUPERSLAB_ENTRY_COLOUR);
+}
+HAK_INLINE size_t superslab_entry_size(uint64_t entry) {
+    return entry >> SUPERSLAB_ENTRY_SIZE;
 }
 
 // The usable bytes of a large block are a multiple of this (a power of two, up to a page). In the

@@ -7,6 +7,7 @@
 #include "boxes/diagnostics/diagnostics.h"
 #include "boxes/front_gate_classifier/front_gate_classifier.h"
 #include "boxes/large_block/large_block.h"
+#include "boxes/medium_block/medium_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/private_heap/private_heap.h"
 #include "boxes/settings/settings.h"
@@ -53,9 +54,12 @@ EXPORT size_t hak_resize_here(void *ptr, size_t size) {
         diag_misuse("hak_resize_here", ptr, front_gate_fault(block.kind));
     }
     struct page_arena_window window = page_arena_get_window();
+    size_t wanted = hak_max(size, 1);
     if (block.kind == FRONT_GATE_LARGE && size <= (size_t)PTRDIFF_MAX &&
-        large_block_resize_here(&window, ptr, block.slab, hak_max(size, 1))) {
-        return large_block_usable(&window, ptr, block.slab);
+        (medium_block_owns_any(&window, block.slab)
+             ? medium_block_resize(&window, ptr, block.slab, wanted)
+             : large_block_resize_here(&window, ptr, block.slab, wanted))) {
+        return large_block_good_size(wanted);
     }
     return block.usable;
 }

@@ -31,13 +31,13 @@ struct Link {
     unsigned char mark;
 };
 
-// The bytes that a block keeps from others: a large one has slabs of its own.
+// The bytes that a block keeps from others: one above 32 KiB has slabs of its own, or pages.
 size_t Taken(void *block) {
-    constexpr uintptr_t kSlab = 64 << 10;
+    constexpr uintptr_t kLarge = 32 << 10, kMedium = 128 << 10;
     const size_t usable = malloc_usable_size(block);
+    const size_t unit = usable <= kMedium && !HAK_HARDENED && !HAK_HEADER ? 4 << 10 : 64 << 10;
     const auto at = reinterpret_cast<uintptr_t>(block);
-    return usable <= kSlab / 2 ? usable
-                               : (at + usable + kSlab - 1) / kSlab * kSlab - at / kSlab * kSlab;
+    return usable <= kLarge ? usable : (at + usable + unit - 1) / unit * unit - at / unit * unit;
 }
 
 struct Blocks {
@@ -101,7 +101,7 @@ size_t Opaque(size_t n) {
 }
 
 // With nothing left, every entry point says so. 0 if all is well. `size` is that of a large block,
-// or a block of another bin might be left.
+// or a block of another bin or in another chunk might be left.
 int EveryEntryPointFails(size_t size) {
     errno = 0;
     if (calloc(1, size) != nullptr || errno != ENOMEM) {
@@ -154,7 +154,7 @@ int LiveWithinLimit(size_t size, size_t at_least) {
         printf(", less than %zu MiB\n", at_least / kMiB);
         return 101;
     }
-    if (int which = EveryEntryPointFails(size > 40000 ? size : 40000); which != 0) {
+    if (int which = EveryEntryPointFails(size >= 40000 ? size : 200000); which != 0) {
         return 110 + which;
     }
     // A failed realloc leaves the block; what is smaller may still fit.

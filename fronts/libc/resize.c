@@ -12,6 +12,7 @@
 #include "boxes/hardening/hardening.h"
 #include "boxes/heap_profile/heap_profile.h"
 #include "boxes/large_block/large_block.h"
+#include "boxes/medium_block/medium_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/recorder/recorder.h"
 #include "boxes/shared_pool/free_bit.h"
@@ -75,7 +76,12 @@ static void *resize_large(const struct front_gate_block *old, void *ptr, size_t 
     const struct page_arena_window window = page_arena_get_window();
     struct heap_profile_sample sample;
     bool sampled = heap_profile_started() && heap_profile_take(ptr, &sample);
-    void *same = large_block_resize(&window, ptr, old->slab, size);
+    void *same = NULL;
+    if (!medium_block_owns_any(&window, old->slab)) {
+        same = large_block_resize(&window, ptr, old->slab, size);
+    } else if (medium_block_resize(&window, ptr, old->slab, size)) {
+        same = ptr;
+    }
     if (HAK_UNLIKELY(sampled)) {
         same != NULL ? heap_profile_drop(&sample) : heap_profile_put_back(&sample);
     }
@@ -190,8 +196,13 @@ HAK_INLINE bool is_put_back(const struct tiny *tiny, const void *ptr) {
 // Resizes a large block in the window (tiny_at() has found its slab, and no bin) that keeps its
 // pages. Returns false for any other block. While there are samples, the block may be one.
 HAK_INLINE bool large_stays(const struct tiny *tiny, void *ptr, size_t size) {
-    return tiny->slab != 0 && size > SIZE_CLASS_TINY_MAX && !heap_profile_started() &&
-           large_block_stays(ptr, tiny->slab, size);
+    if (tiny->slab == 0 || size <= SIZE_CLASS_TINY_MAX || heap_profile_started()) {
+        return false;
+    }
+    const struct page_arena_window window = page_arena_get_window();
+    return medium_block_owns_reached(&window, tiny->slab)
+               ? medium_block_stays(&window, ptr, tiny->slab, size)
+               : large_block_stays(ptr, tiny->slab, size);
 }
 
 // Handles tiny blocks that stay where they are or move into another bin, and large blocks that keep

@@ -12,6 +12,7 @@
 #include "boxes/hardening/hardening.h"
 #include "boxes/heap_profile/heap_profile.h"
 #include "boxes/large_block/large_block.h"
+#include "boxes/medium_block/medium_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/private_heap/private_heap.h"
 #include "boxes/recorder/recorder.h"
@@ -203,8 +204,10 @@ static HAK_NOINLINE void free_large(void *ptr) {
         return;
     }
     struct page_arena_window window = page_arena_get_window();
-    if (HAK_UNLIKELY(!large_block_free(&window, ptr, page_arena_slab_of(&window, ptr)) &&
-                     !private_heap_free(&window, ptr) && !early_block_free(ptr))) {
+    size_t slab = page_arena_slab_of(&window, ptr);
+    bool freed = medium_block_owns_any(&window, slab) ? medium_block_free(&window, ptr, slab)
+                                                      : large_block_free(&window, ptr, slab);
+    if (HAK_UNLIKELY(!freed && !private_heap_free(&window, ptr) && !early_block_free(ptr))) {
         diag_misuse(DIAG_CALL_FREE, ptr, front_gate_fault(front_gate_classify(ptr).kind));
     }
 }
@@ -214,7 +217,10 @@ static HAK_NOINLINE void free_large(void *ptr) {
 static HAK_NOINLINE void free_without_bin(void *ptr) {
     if (!heap_profile_started()) {
         const struct page_arena_window window = page_arena_get_window();
-        if (HAK_LIKELY(large_block_free_reached(ptr, page_arena_slab_of(&window, ptr)))) {
+        size_t slab = page_arena_slab_of(&window, ptr);
+        if (HAK_LIKELY(medium_block_owns_reached(&window, slab)
+                           ? medium_block_free(&window, ptr, slab)
+                           : large_block_free_reached(ptr, slab))) {
             return;
         }
     }

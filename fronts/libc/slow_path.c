@@ -12,6 +12,7 @@
 #include "boxes/hardening/hardening.h"
 #include "boxes/heap_profile/heap_profile.h"
 #include "boxes/large_block/large_block.h"
+#include "boxes/medium_block/medium_block.h"
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/recorder/recorder.h"
 #include "boxes/sampled_block/sampled_block.h"
@@ -46,6 +47,7 @@ HAK_COLD void slow_make_room(void) {
     thread_heap_flush();
     thread_heap_flush_free();
     large_block_flush();
+    medium_block_flush();
     shared_pool_give_short();
     shared_pool_leave_homes();
 }
@@ -246,14 +248,21 @@ static HAK_COLD void sample_large(void *block, size_t size) {
     }
 }
 
+// Allocates a block that no bin serves.
+static void *beyond_bins(size_t size, size_t align, enum large_block_use use) {
+    void *block =
+        size <= MEDIUM_BLOCK_MOST ? medium_block_alloc(size, align, use == LARGE_BLOCK_ZERO) : NULL;
+    return block != NULL ? block : large_block_alloc(size, align, use);
+}
+
 static HAK_NOINLINE void *large(size_t size, size_t align, enum large_block_use use) {
     tick_once();
-    void *block = large_block_alloc(size, align, use);
+    void *block = beyond_bins(size, align, use);
     if (HAK_UNLIKELY(block == NULL) && may_fit(size, align)) {
         slow_make_room();
-        block = large_block_alloc(size, align, use);
+        block = beyond_bins(size, align, use);
         if (block == NULL && make_last_room(size)) {
-            block = large_block_alloc(size, align, use);
+            block = beyond_bins(size, align, use);
         }
     }
     if (HAK_UNLIKELY(block == NULL)) {

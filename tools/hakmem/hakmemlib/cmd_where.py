@@ -131,6 +131,8 @@ def _look(heap, address):
         return _in_tiny(heap, answer, slab, address)
     if slab.kind == "private":
         return _in_private(heap, answer, slab, address)
+    if slab.kind == "chunk":
+        return _in_chunk(heap, answer, slab, address)
     block = large_block(heap, slab)
     offset = address - block["start"]
     if 0 <= offset < block["size"]:
@@ -148,6 +150,9 @@ def _neighbour(heap, index, first):
     slab = heap.head_of(index) if index >= 0 else None
     if slab is None or slab.kind in ("heap", "private"):
         return None
+    if slab.kind == "chunk":
+        blocks = medium_blocks(heap, slab)
+        return blocks[0 if first else -1] if blocks else None
     if slab.kind == "tiny":
         return tiny_block(heap, slab, 0 if first else slab.bin.blocks - 1)
     return large_block(heap, slab)
@@ -163,6 +168,24 @@ def _in_tiny(heap, answer, slab, address):
     answer.update(block=block, offset=within - number * slab.bin.size)
     answer["before"] = tiny_block(heap, slab, number - 1) or _neighbour(heap, slab.index - 1, False)
     answer["behind"] = tiny_block(heap, slab, number + 1) or _neighbour(heap, slab.index + 1, True)
+    return answer
+
+
+def medium_blocks(heap, slab):
+    return [_block("medium", start, heap.usable(asked), LIVE, asked=asked) for start, asked, _ in slab.blocks]
+
+
+def _in_chunk(heap, answer, slab, address):
+    blocks = medium_blocks(heap, slab)
+    below = [b for b in blocks if b["start"] <= address]
+    behind = blocks[len(below)] if len(below) < len(blocks) else None
+    if below and address < below[-1]["start"] + below[-1]["size"]:
+        block = below.pop()
+        answer.update(block=block, offset=address - block["start"])
+    else:
+        answer["what"] = "no block: between medium blocks, or free pages of their chunk"
+    answer["before"] = below[-1] if below else _neighbour(heap, slab.index - 1, False)
+    answer["behind"] = behind or _neighbour(heap, slab.index + slab.run, True)
     return answer
 
 

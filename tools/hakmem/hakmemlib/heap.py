@@ -23,9 +23,9 @@ class Bin:
 
 
 class Slab:
-    """The first slab of something. kind: tiny, large, heap or private."""
+    """The first slab of something. kind: tiny, large, heap, private, or chunk (of medium blocks)."""
 
-    __slots__ = ("index", "kind", "bin", "clean", "colour", "run", "size", "pages", "room", "guard", "free", "cached")
+    __slots__ = ("index", "kind", "bin", "clean", "colour", "run", "size", "pages", "room", "guard", "free", "cached", "blocks")
 
     def __init__(self, index, kind):
         self.index, self.kind = index, kind
@@ -134,7 +134,8 @@ class Heap:
         if has_homes:  # which stand behind the slabs
             size = lay.offset("superslab.spare") + 4 - offset
         raws = memory.read_many([(meta_at + s * meta_bytes + offset, size) for s in self.superslabs])
-        self._kinds = {lay.number("kind." + kind): kind for kind in ("tiny", "large", "heap", "private")}
+        kinds = ("tiny", "large", "heap", "private", "chunk")
+        self._kinds = {lay.number("kind." + kind): kind for kind in kinds if "kind." + kind in lay}
         wanted = []
         for superslab, raw in zip(self.superslabs, raws):
             if raw is not None:
@@ -143,8 +144,19 @@ class Heap:
                     self.spare += bin(lay.field(raw, "superslab.spare", -offset)).count("1")
                 self._read_superslab(superslab, raw, meta_at + superslab * meta_bytes, wanted)
         for (slab, _, _), raw in zip(wanted, memory.read_many([(at, size) for _, at, size in wanted])):
-            if raw is not None:
+            if raw is not None and slab.kind == "chunk":
+                self._read_chunk(slab, raw)
+            elif raw is not None:
                 slab.free = int.from_bytes(raw, "little")
+
+    def _read_chunk(self, slab, raw):
+        """The blocks of a chunk: (start, asked, pages), by address."""
+        lay, start = self.layout, self.address(slab.index)
+        colour, size = lay.number("medium.colour_shift"), lay.number("medium.size_shift")
+        for page, entry in enumerate(struct.unpack(f"<{len(raw) // 8}Q", raw)):
+            if entry:
+                begin = start + page * self.page + (entry >> colour & (1 << size - colour) - 1)
+                slab.blocks.append((begin, entry >> size, entry & (1 << colour) - 1))
 
     def _read_superslab(self, superslab, raw, at, wanted):
         lay = self.layout
@@ -168,6 +180,10 @@ class Heap:
                 else:
                     bits = at + lay.offset("superslab.bits") + i * lay.number("superslab.bits_each")
                     wanted.append((slab, bits, slab.bin.words * 8))
+            elif kind == "chunk":
+                slab.run, slab.blocks = lay.number("medium.slabs"), []
+                entries = at + lay.offset("superslab.bits") + i * lay.number("superslab.bits_each")
+                wanted.append((slab, entries, slab.run * self.slab_bytes // self.page * 8))
             elif kind in ("large", "private"):
                 slab.run = max(1, lay.field(raw, "slab.run", base))
                 slab.size = lay.field(raw, "slab.size", base)
@@ -356,7 +372,10 @@ class Heap:
         return self.address(slab.index) + slab.colour
 
     def large_usable(self, slab):
-        return (slab.size + self.grain - 1) & -self.grain
+        return self.usable(slab.size)
+
+    def usable(self, asked):
+        return (asked + self.grain - 1) & -self.grain
 
     def head_of(self, index):
         """The first slab of the run that slab `index` is in; None if it is in none."""
@@ -364,7 +383,7 @@ class Heap:
         while head >= 0 and index - head < 1 << 22:
             slab = self.slabs.get(head)
             if slab is not None:
-                return slab if slab.kind in ("large", "private") and index - head < slab.run or head == index else None
+                return slab if slab.kind in ("large", "private", "chunk") and index - head < slab.run or head == index else None
             if self.is_avail(head):
                 return None
             head -= 1
@@ -525,6 +544,15 @@ class Heap:
 
     # --- Sums
 
+    def _count_large(self, s, asked, most):
+        pages = min((asked + self.page - 1) & -self.page, most)
+        s["large_live"] += asked
+        s["large_blocks"] += 1
+        s["large_pages"] += pages
+        if asked >= 128 << 10:
+            s["mapped"] += pages
+            s["mapped_blocks"] += 1
+
     def stats(self):
         """What hak_stats() says, by the same names, and "live", the sum of three; bytes unless statistics.h says otherwise."""
         lay = self.layout
@@ -547,18 +575,16 @@ class Heap:
                 s["clean"] += bin(slab.clean).count("1") * self.page
             elif slab.kind == "heap":
                 s["heap_slabs"] += 1
+            elif slab.kind == "chunk":
+                s["large_slabs"] += slab.run
+                for _, asked, pages in slab.blocks:
+                    self._count_large(s, asked, pages * self.page)
             else:
                 used.update(range(slab.index // self.superslab_slabs, (slab.index + slab.run - 1) // self.superslab_slabs + 1))
                 s[slab.kind + "_slabs"] += slab.run
                 if slab.kind == "large":
-                    pages = min((slab.size + self.page - 1) & -self.page, slab.run * self.slab_bytes)
-                    s["large_live"] += slab.size
-                    s["large_blocks"] += 1
                     s["large_guards"] += slab.guard != 0
-                    s["large_pages"] += pages
-                    if slab.size >= 128 << 10:
-                        s["mapped"] += pages
-                        s["mapped_blocks"] += 1
+                    self._count_large(s, slab.size, slab.run * self.slab_bytes)
         s["large_slack"] = s["large_slabs"] * self.slab_bytes - s["large_pages"]
         for address, size in self.far:
             for name in ("far", "large_live", "large_pages", "mapped"):

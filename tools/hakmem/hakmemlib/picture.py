@@ -12,7 +12,7 @@ import zlib
 from html import escape
 
 # What a page is. The codes from BIN on are of slabs of blocks: BIN + the number of their bin.
-UNMAPPED, CLEAN, DIRTY, ASIDE, OWN, PRIVATE, LARGE, ROOM, UNTOUCHED, EMPTY, WAITING, BIN = range(12)
+UNMAPPED, CLEAN, DIRTY, ASIDE, OWN, PRIVATE, LARGE, ROOM, UNTOUCHED, EMPTY, WAITING, MEDIUM, BIN = range(13)
 
 NAMES = {
     UNMAPPED: "not mapped",
@@ -26,6 +26,7 @@ NAMES = {
     UNTOUCHED: "large block, never touched",
     EMPTY: "slab of blocks, page without memory",
     WAITING: "large block, freed, in quarantine",
+    MEDIUM: "medium block",
 }
 COLOURS = {
     UNMAPPED: "#ffffff",
@@ -39,6 +40,7 @@ COLOURS = {
     UNTOUCHED: "#d5dde7",
     EMPTY: "#f7f7f7",
     WAITING: "#7d8ca0",
+    MEDIUM: "#5d88b3",
 }
 CACHED_COLOUR = "#8a8a8a"
 
@@ -84,13 +86,16 @@ def rows(heap):
         resident = heap.memory.resident(row.address, heap.superslab_slabs * per_slab)
         for index in range(first, first + heap.superslab_slabs):
             slab = heap.slabs.get(index)
-            if slab is not None and slab.kind in ("large", "private"):
+            if slab is not None and slab.kind in ("large", "private", "chunk"):
                 run_until, run = index + slab.run, slab
             at = (index - first) * per_slab
             held = resident[at : at + per_slab] if resident else bytes([1]) * per_slab
             if slab is not None and slab.kind == "tiny":
                 pages += _tiny(heap, slab, masks[slab.bin.number])
                 row.slabs.append([BIN + slab.bin.number, slab.bin.size, *heap.counts(slab)])
+            elif index < run_until and run is not None and run.kind == "chunk":
+                pages += _chunk(heap, run, index, held)
+                row.slabs.append([MEDIUM, len(run.blocks), sum(asked for _, asked, _ in run.blocks), 0, 0])
             elif index < run_until and run is not None:
                 code = PRIVATE if run.kind == "private" else ROOM if index >= run.index + run.run - run.room else LARGE
                 for p in range(per_slab):
@@ -104,6 +109,17 @@ def rows(heap):
         row.pages = bytes(pages)
         found.append(row)
     return found
+
+
+def _chunk(heap, chunk, index, held):
+    """The pages of slab `index` of a chunk of medium blocks."""
+    at = heap.address(index)
+    codes = [DIRTY if has_memory else CLEAN for has_memory in held]
+    for start, _, count in chunk.blocks:
+        first = start // heap.page - at // heap.page
+        for p in range(max(first, 0), min(first + count, len(codes))):
+            codes[p] = MEDIUM if held[p] else UNTOUCHED
+    return b"".join(bytes([code, 255, 0]) for code in codes)
 
 
 def _tiny(heap, slab, masks):
@@ -310,6 +326,7 @@ def common(heap):
         "firstBin": BIN,
         "large": LARGE,
         "room": ROOM,
+        "medium": MEDIUM,
     }
 
 
@@ -359,6 +376,8 @@ function Map_(canvas, tip, legend, common) {
       text += code < common.firstBin ? 'this page has no memory' : 'this page: ' + Math.round(p[3 * i + 1] / 2.55) + ' % live, ' + Math.round(p[3 * i + 2] / 2.55) + ' % cached';
     } else if (s[0] === common.large || s[0] === common.room)
       text += common.names[code] + ' of ' + s[1].toLocaleString() + ' bytes (slab ' + (s[2] + 1) + ' of ' + s[3] + ')';
+    else if (s[0] === common.medium)
+      text += common.names[code] + '; its chunk has ' + s[1] + ' blocks of ' + s[2].toLocaleString() + ' bytes in all';
     else text += common.names[code];
     tip.textContent = text; tip.style.display = 'block';
     tip.style.left = Math.min(e.clientX + 14, innerWidth - tip.offsetWidth - 8) + 'px'; tip.style.top = (e.clientY + 14) + 'px';

@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "boxes/medium_block/medium_block.h"
+
+#include "boxes/medium_block/medium_block_internal.h"
+#include "boxes/settings/settings.h"
+
+#include <string.h>
+
+static_assert(MEDIUM_BLOCK_MOST <= (size_t)128 << 10, "a chunk has a few such blocks");
+
+// Returns true if blocks of `size` bytes that start at a multiple of `align` are medium ones.
+static bool is_medium(size_t size, size_t align) {
+    return HAK_HEADER == 0 && HAK_HARDENED == 0 && size <= MEDIUM_BLOCK_MOST && align <= HAK_PAGE &&
+           settings_get(SETTING_LIMIT) == 0 && page_arena_init() &&
+           !HAK_UNLIKELY(page_arena_is_tight());
+}
+
+// --- Entries
+
+static uint64_t entry_of(unsigned pages, size_t colour, size_t size) {
+    return pages | (uint64_t)colour << SUPERSLAB_ENTRY_COLOUR |
+           (uint64_t)size << SUPERSLAB_ENTRY_SIZE;
+}
+static unsigned pages_for(size_t bytes) {
+    return (unsigned)((bytes + HAK_PAGE - 1) >> HAK_PAGE_SHIFT);
+}
+
+// A block that may start at ptr.
+struct medium {
+    size_t chunk;
+    unsigned page;
+    atomic_bitmap_word *at;
+    uint64_t entry; // 0: no block starts at ptr
+};
+
+HAK_INLINE struct medium find(const struct page_arena_window *window, const void *ptr,
+                              size_t slab) {
+    struct medium found = {.chunk = slab & ~(size_t)(CHUNK_SLABS - 1)};
+    size_t offset = (size_t)((const char *)ptr - (char *)page_arena_address(window, found.chunk));
+    found.page = (unsigned)(offset >> HAK_PAGE_SHIFT);
+    found.at = superslab_entry(window, found.chunk, found.page);
+    uint64_t entry = atomic_load_explicit(found.at, memory_order_relaxed);
+    found.entry = superslab_entry_colour(entry) == offset % HAK_PAGE ? entry : 0;
+    return found;
+}
+
+// --- Pages that were freed a moment ago
+
+// The threads of a slot keep the pages of some blocks that were freed, for blocks of the same
+// number of pages. A word has the number of the first page, and how many there are; 0: none.
+//
+// What is kept also keeps the chunk that it is in, with all of the chunk's pages. So there are no
+// more such words than a quarter of the chunks, and when chunks are given back until half of them
+// are left, what is kept goes first.
+enum { KEPT = 16, KEPT_COUNT_BITS = 8 };
+static struct { alignas(HAK_CACHE_LINE) _Atomic(uint64_t) runs[KEPT]; } kept[HAK_THREAD_SLOTS];
+
+static uint64_t kept_word(size_t chunk, unsigned page, unsigned count) {
+    return (chunk * SLAB_PAGES + page) << KEPT_COUNT_BITS | count;
+}
+
+static struct pages_taken kept_pages(uint64_t word) {
+    size_t page = word >> KEPT_COUNT_BITS;
+    return (struct pages_taken){page / CHUNK_PAGES * CHUNK_SLABS, page % CHUNK_PAGES};
+}
+
+HAK_INLINE _Atomic(uint64_t) *kept_at(unsigned slot, unsigned count) {
+    enum { CHUNKS_EACH = 4 };
+    uint64_t most = hak_min(chunk_count() / CHUNKS_EACH, (size_t)KEPT) | 1;
+    uint64_t ways = UINT64_C(1) << (63 - __builtin_clzll(most)); // a power of two
+    return &kept[slot].runs[count & (ways - 1)];
+}
+
+// Takes `count` pages that are kept.
+HAK_INLINE bool take_kept(unsigned slot, unsigned count, struct pages_taken *taken) {
+    _Atomic(uint64_t) *at = kept_at(slot, count);
+    uint64_t word = atomic_load_explicit(at, memory_order_relaxed);
+    if (word % (1 << KEPT_COUNT_BITS) != count || !hak_step_swap(at, word, 0)) {
+        return false;
+    }
+    *taken = kept_pages(word);
+    return true;
+}
+
+static void give_kept(const struct page_arena_window *window, uint64_t word) {
+    struct pages_taken pages = kept_pages(word);
+    chunk_put(window, pages.chunk, pages.page, word % (1 << KEPT_COUNT_BITS));
+}
+
+// Keeps the pages of a freed block for the threads of a slot. Gives back those that it replaces.
+static void keep(const struct page_arena_window *window, size_t chunk, unsigned page,
+                 unsigned count, unsigned slot) {
+    _Atomic(uint64_t) *at = kept_at(slot, count);
+    uint64_t word = kept_word(chunk, page, count);
+    uint64_t before = atomic_load_explicit(at, memory_order_relaxed);
+    if (MEDIUM_BLOCK_KEPT == 0 || HAK_UNLIKELY(!hak_step_swap(at, before, word))) {
+        before = word;
+    }
+    if (before != 0) {
+        give_kept(window, before);
+    }
+}
+
+void medium_give_kept(const struct page_arena_window *window) {
+    for (unsigned i = 0; i < HAK_THREAD_SLOTS * KEPT; i++) {
+        _Atomic(uint64_t) *at = &kept[i / KEPT].runs[i % KEPT];
+        if (atomic_load_explicit(at, memory_order_relaxed) != 0) {
+            uint64_t word = atomic_exchange(at, 0);
+            if (word != 0) {
+                give_kept(window, word);
+            }
+        }
+    }
+}
+
+// --- Blocks
+
+// As long as there are fewer chunks, blocks start at different lines of their first page: if all of
+// them started at a page, their first lines would share a few sets of the processor's cache.
+enum { COLOURED_MOST = 64 };
+
+static char *page_at(const struct page_arena_window *window, size_t chunk, unsigned page) {
+    return (char *)page_arena_address(window, chunk) + ((size_t)page << HAK_PAGE_SHIFT);
+}
+
+// Returns how many bytes a block starts behind the start of its first page, up to `room`.
+static size_t colour_for(const char *start, size_t room) {
+    uint64_t hash = hak_hash((uintptr_t)start >> HAK_PAGE_SHIFT) >> 32;
+    return (hash * (room / HAK_CACHE_LINE + 1) >> 32) * HAK_CACHE_LINE;
+}
+
+// Marks pages as touched. Returns those of them, by their number in the chunk, that were before.
+static page_set touch(struct superslab_chunk *chunk, unsigned page, unsigned count) {
+    page_set pages = (((page_set)1 << count) - 1) << page;
+    page_set before = load_pages(chunk->touched) & pages;
+    if (HAK_UNLIKELY(before != pages)) {
+        atomic_bitmap_ensure_run(chunk->touched, page, count);
+    }
+    return before;
+}
+
+// Clears those of the pages from `page` on that are in `touched`.
+static HAK_NOINLINE void clear(const struct page_arena_window *window, size_t chunk,
+                               page_set touched) {
+    while (touched != 0) {
+        unsigned from = lowest_page(touched);
+        unsigned count = run_from(touched, from);
+        memset(page_at(window, chunk, from), 0, (size_t)count << HAK_PAGE_SHIFT);
+        touched &= ~((((page_set)1 << count) - 1) << from);
+    }
+}
+
+void *medium_block_alloc(size_t size, size_t align, bool zero) {
+    if (!is_medium(size, align)) {
+        return NULL;
+    }
+    const struct page_arena_window window = page_arena_get_window();
+    size_t bytes = superslab_usable(size);
+    unsigned count = (unsigned)hak_max(pages_for(bytes), LEAST_PAGES);
+    struct pages_taken taken;
+    unsigned slot = hak_thread_slot();
+    if (!take_kept(slot, count, &taken) && !chunk_take(&window, count, slot, &taken)) {
+        return NULL;
+    }
+    char *start = page_at(&window, taken.chunk, taken.page);
+    size_t room = ((size_t)count << HAK_PAGE_SHIFT) - bytes;
+    size_t colour =
+        align <= HAK_CACHE_LINE && chunk_count() < COLOURED_MOST ? colour_for(start, room) : 0;
+    page_set touched = touch(chunk_of(&window, taken.chunk), taken.page, count);
+    if (zero && touched != 0) {
+        clear(&window, taken.chunk, touched);
+    }
+    mark_used(&window, taken.chunk);
+    atomic_store_explicit(superslab_entry(&window, taken.chunk, taken.page),
+                          entry_of(count, colour, size), memory_order_release);
+    return start + colour;
+}
+
+bool medium_block_free(const struct page_arena_window *window, const void *ptr, size_t slab) {
+    struct medium block = find(window, ptr, slab);
+    if (HAK_UNLIKELY(block.entry == 0) || !hak_step_swap(block.at, block.entry, 0)) {
+        return false;
+    }
+    unsigned owner =
+        atomic_load_explicit(&superslab_slab(window, block.chunk)->owner, memory_order_relaxed);
+    keep(window, block.chunk, block.page, superslab_entry_pages(block.entry),
+         owner % HAK_THREAD_SLOTS);
+    if (HAK_UNLIKELY(chunk_are_half())) {
+        medium_give_kept(window);
+    }
+    return true;
+}
+
+size_t medium_block_size(const struct page_arena_window *window, const void *ptr, size_t slab) {
+    uint64_t entry = find(window, ptr, slab).entry;
+    return entry == 0 ? 0 : superslab_entry_size(entry);
+}
+
+bool medium_block_stays(const struct page_arena_window *window, const void *ptr, size_t slab,
+                        size_t size) {
+    struct medium block = find(window, ptr, slab);
+    size_t need = superslab_usable(size) + superslab_entry_colour(block.entry);
+    if (block.entry == 0 || size > MEDIUM_BLOCK_MOST ||
+        pages_for(need) != superslab_entry_pages(block.entry)) {
+        return false;
+    }
+    atomic_store_explicit(
+        block.at,
+        entry_of(superslab_entry_pages(block.entry), superslab_entry_colour(block.entry), size),
+        memory_order_relaxed);
+    return true;
+}
+
+bool medium_block_resize(const struct page_arena_window *window, const void *ptr, size_t slab,
+                         size_t size) {
+    struct medium block = find(window, ptr, slab);
+    size_t colour = superslab_entry_colour(block.entry);
+    unsigned have = superslab_entry_pages(block.entry);
+    if (block.entry == 0 || size > MEDIUM_BLOCK_MOST) {
+        return false;
+    }
+    unsigned want = pages_for(superslab_usable(size) + colour);
+    struct superslab_chunk *chunk = chunk_of(window, block.chunk);
+    if (want > have) {
+        if (block.page + want > CHUNK_PAGES ||
+            !atomic_bitmap_claim_run(chunk->avail, block.page + have, want - have)) {
+            return false;
+        }
+        touch(chunk, block.page + have, want - have);
+    }
+    atomic_store_explicit(block.at, entry_of(want, colour, size), memory_order_relaxed);
+    if (want < have) {
+        chunk_put(window, block.chunk, block.page + want, have - want);
+    }
+    return true;
+}
+
+char *medium_block_around(const struct page_arena_window *window, const void *ptr, size_t slab) {
+    size_t chunk = slab & ~(size_t)(CHUNK_SLABS - 1);
+    size_t offset = (size_t)((const char *)ptr - (char *)page_arena_address(window, chunk));
+    for (size_t page = offset >> HAK_PAGE_SHIFT, back = 0;; page--, back++) {
+        uint64_t entry =
+            atomic_load_explicit(superslab_entry(window, chunk, page), memory_order_acquire);
+        if (entry != 0) {
+            char *start = page_at(window, chunk, (unsigned)page) + superslab_entry_colour(entry);
+            size_t usable = superslab_usable(superslab_entry_size(entry));
+            return (size_t)((const char *)ptr - start) < usable ? start : NULL;
+        }
+        if (page == 0 || back > MEDIUM_BLOCK_MOST >> HAK_PAGE_SHIFT) {
+            return NULL;
+        }
+    }
+}
