@@ -14,12 +14,22 @@ bool pool_are_free(atomic_bitmap_word *bits, size_t first, size_t last) {
     return true;
 }
 
+// Puts blocks of a word back. Where slabs stay, the slab is left as it is then, even if all of its
+// blocks are free: the purge may be the one of a slab that has become empty, and a program's hook
+// of madvise() that uses the heap would make the slab empty again and again.
+static void put_some(const struct page_arena_window *window, size_t slab, unsigned bin, size_t w,
+                     uint64_t mask) {
+    atomic_bitmap_word *at = superslab_bits(window, slab, bin) + w;
+    if (put_mask(window, slab, bin, at, (unsigned)w, mask, false) && !stays()) {
+        pool_reclaim_if_free(window, slab, bin, (unsigned)w);
+    }
+}
+
 // Puts the blocks [first, last] back. The caller holds all of them.
 static HAK_NOINLINE void put_blocks(const struct page_arena_window *window, size_t slab,
                                     unsigned bin, size_t first, size_t last) {
-    atomic_bitmap_word *bits = superslab_bits(window, slab, bin);
     for (size_t w = first / 64; w <= last / 64; w++) {
-        put_word(window, slab, bin, bits + w, (unsigned)w, blocks_in_word(first, last, w), false);
+        put_some(window, slab, bin, w, blocks_in_word(first, last, w));
     }
 }
 
@@ -32,8 +42,7 @@ bool pool_hold_blocks(const struct page_arena_window *window, size_t slab, unsig
             continue;
         }
         if (got != 0) {
-            put_word(window, slab, bin, superslab_bits(window, slab, bin) + w, (unsigned)w, got,
-                     false);
+            put_some(window, slab, bin, w, got);
         }
         if (w > first / 64) {
             put_blocks(window, slab, bin, first, w * 64 - 1);
