@@ -296,9 +296,10 @@ void page_arena_set_aside(size_t from, size_t slabs, unsigned slot) {
     }
     size_t most = aside_most();
     struct run_cache_run run = run_cache_put(slot, from, slabs, most);
-    for (unsigned i = 0; run.slabs != 0 && i < RUN_CACHE_WAYS; i++) {
+    // Bounded, because other threads may fill the line as quickly.
+    for (unsigned i = 0; run.slabs != 0; i++) {
         page_arena_release(run.from, run.slabs, true);
-        run = run_cache_evict(slot, most);
+        run = i < RUN_CACHE_WAYS ? run_cache_evict(slot, most) : (struct run_cache_run){0};
     }
 }
 
