@@ -493,8 +493,8 @@ TEST_F(MediumBlockModel, AThreadLeavesAChunkWhileAnotherFrees) {
     expect_good(chunks);
 }
 
-// A chunk leaves a list when another one of its SuperSlab comes on it.
-TEST_F(MediumBlockModel, AListLosesAChunkAndGetsAnother) {
+// Two threads free in the same two chunks, and list them by what they have seen.
+TEST_F(MediumBlockModel, TwoThreadsFreeInTwoChunks) {
     Chunks chunks({{kFree, kFree}, {kFree, kFree}, {}}, 3, kFew);
     const struct {
         size_t thread;
@@ -502,6 +502,22 @@ TEST_F(MediumBlockModel, AListLosesAChunkAndGetsAnother) {
     } blocks[] = {{0, 32}, {0, 32}, {2, 32}, {2, 23}, // and 9 that are free
                   {1, 9},  {2, 23}, {1, 9},  {2, 32},
                   {2, 32}, {2, 23}, {2, 9}}; // full; the next one
+    for (const auto &block : blocks) {
+        chunks.before(block.thread, alloc(block.pages));
+    }
+    expect_good(chunks);
+}
+
+// A chunk leaves the list of 9 pages, as a neighbour of 22 becomes free, while another chunk of the
+// SuperSlab comes on that list. (Pages that a block gives up are not kept.)
+TEST_F(MediumBlockModel, AChunkLeavesAListThatAnotherComesOn) {
+    Chunks chunks({{resize(10)}, {resize(11)}, {}}, 3, kFew);
+    const struct {
+        size_t thread;
+        unsigned pages;
+    } blocks[] = {{0, 32}, {2, 32}, {2, 32}, {2, 23},          // and 9 that are free
+                  {1, 20}, {2, 32}, {2, 32}, {2, 32}, {2, 12}, // full
+                  {2, 32}};                                    // remembered
     for (const auto &block : blocks) {
         chunks.before(block.thread, alloc(block.pages));
     }
