@@ -13,9 +13,8 @@ static struct { alignas(HAK_CACHE_LINE) _Atomic(size_t) chunk; } remembered[HAK_
 _Atomic(uint64_t) chunk_counted;
 _Atomic(uint64_t) chunk_mark; // half as many chunks as there were
 
-bool chunk_pass_mark(void) {
+void chunk_set_mark(void) {
     atomic_store_explicit(&chunk_mark, chunk_count() / 2, memory_order_relaxed);
-    return true;
 }
 
 // --- Lists
@@ -32,25 +31,11 @@ static unsigned list_for(unsigned pages) {
 }
 static_assert((MOST_PAGES - 8) / STEP_PAGES == LISTS - 1, "the last list");
 
-static atomic_bitmap_word *group_word(const struct page_arena_window *window, size_t chunk,
-                                      unsigned word) {
-    return &window->groups[chunk / ARENA_GROUP_SLABS].user[word];
-}
-static uint64_t group_bit(size_t chunk) {
-    return UINT64_C(1) << chunk / ARENA_SUPERSLAB_SLABS % ARENA_GROUP_SUPERSLABS;
-}
-static atomic_bitmap_word *region_word(const struct page_arena_window *window, size_t chunk,
-                                       unsigned word) {
-    return &window->regions[chunk / ARENA_REGION_SLABS].user[word];
-}
-static uint64_t region_bit(size_t chunk) {
-    return UINT64_C(1) << chunk / ARENA_GROUP_SLABS % ARENA_REGION_GROUPS;
-}
-
 // Sets the bits that lead to a SuperSlab, the lowest level first.
 static void summarize(const struct page_arena_window *window, size_t chunk, unsigned word) {
-    atomic_bitmap_ensure_now(group_word(window, chunk, word), group_bit(chunk));
-    atomic_bitmap_ensure_now(region_word(window, chunk, word), region_bit(chunk));
+    atomic_bitmap_ensure_now(superslab_group_word(window, chunk, word), superslab_group_bit(chunk));
+    atomic_bitmap_ensure_now(superslab_region_word(window, chunk, word),
+                             superslab_region_bit(chunk));
 }
 
 static unsigned list_in(const struct page_arena_window *window, size_t chunk) {
@@ -80,10 +65,12 @@ static bool clear_bit(atomic_bitmap_word *word, uint64_t bit) {
 // Clears the bits that lead to a SuperSlab of which no chunk seems to be on the list.
 static void pass_over(const struct page_arena_window *window, size_t chunk, unsigned list) {
     unsigned word = LIST_FIRST + list;
-    atomic_bitmap_word *group = group_word(window, chunk, word);
-    if (clear_bit(group, group_bit(chunk)) &&
-        clear_bit(region_word(window, chunk, word), region_bit(chunk)) && atomic_load(group) != 0) {
-        atomic_bitmap_ensure_now(region_word(window, chunk, word), region_bit(chunk));
+    atomic_bitmap_word *group = superslab_group_word(window, chunk, word);
+    if (clear_bit(group, superslab_group_bit(chunk)) &&
+        clear_bit(superslab_region_word(window, chunk, word), superslab_region_bit(chunk)) &&
+        atomic_load(group) != 0) {
+        atomic_bitmap_ensure_now(superslab_region_word(window, chunk, word),
+                                 superslab_region_bit(chunk));
     }
     if (has_listed(window, chunk, list)) {
         summarize(window, chunk, word);
@@ -228,7 +215,8 @@ static bool search_superslab(struct search *search, size_t first) {
 
 static bool search_group(struct search *search, size_t group) {
     size_t first = group * ARENA_GROUP_SLABS;
-    uint64_t bits = atomic_load(group_word(search->window, first, LIST_FIRST + search->list));
+    uint64_t bits =
+        atomic_load(superslab_group_word(search->window, first, LIST_FIRST + search->list));
     for (; bits != 0 && search->looks > 0; bits &= bits - 1) {
         if (search_superslab(search, first + (size_t)__builtin_ctzll(bits) *
                                                  (size_t)ARENA_SUPERSLAB_SLABS)) {
@@ -288,7 +276,7 @@ static HAK_NOINLINE bool take_new(const struct page_arena_window *window, unsign
     atomic_store(&meta->kind, SLAB_CHUNK);
     atomic_fetch_add_explicit(&chunk_counted, 1, memory_order_relaxed);
     if (chunk_count() / 2 > atomic_load_explicit(&chunk_mark, memory_order_relaxed)) {
-        chunk_pass_mark();
+        chunk_set_mark();
     }
     summarize(window, chunk, CHUNKS_WORD);
     atomic_bitmap_put_run(pages->avail, count, CHUNK_PAGES - count);

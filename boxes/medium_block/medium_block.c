@@ -119,10 +119,6 @@ void medium_give_kept(const struct page_arena_window *window) {
 // them started at a page, their first lines would share a few sets of the processor's cache.
 enum { COLOURED_MOST = 64 };
 
-static char *page_at(const struct page_arena_window *window, size_t chunk, unsigned page) {
-    return (char *)page_arena_address(window, chunk) + ((size_t)page << HAK_PAGE_SHIFT);
-}
-
 // Returns how many bytes a block starts behind the start of its first page, up to `room`.
 static size_t colour_for(const char *start, size_t room) {
     uint64_t hash = hak_hash((uintptr_t)start >> HAK_PAGE_SHIFT) >> 32;
@@ -131,7 +127,7 @@ static size_t colour_for(const char *start, size_t room) {
 
 // Marks pages as touched. Returns those of them, by their number in the chunk, that were before.
 static page_set touch(struct superslab_chunk *chunk, unsigned page, unsigned count) {
-    page_set pages = (((page_set)1 << count) - 1) << page;
+    page_set pages = pages_at(page, count);
     page_set before = load_pages(chunk->touched) & pages;
     if (HAK_UNLIKELY(before != pages)) {
         atomic_bitmap_ensure_run(chunk->touched, page, count);
@@ -139,14 +135,14 @@ static page_set touch(struct superslab_chunk *chunk, unsigned page, unsigned cou
     return before;
 }
 
-// Clears those of the pages from `page` on that are in `touched`.
+// Clears the pages of a chunk that are in `touched`.
 static HAK_NOINLINE void clear(const struct page_arena_window *window, size_t chunk,
                                page_set touched) {
     while (touched != 0) {
         unsigned from = lowest_page(touched);
         unsigned count = run_from(touched, from);
         memset(page_at(window, chunk, from), 0, (size_t)count << HAK_PAGE_SHIFT);
-        touched &= ~((((page_set)1 << count) - 1) << from);
+        touched &= ~pages_at(from, count);
     }
 }
 

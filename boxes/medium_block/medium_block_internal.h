@@ -10,9 +10,10 @@
 // - A page's contents, its bit in `touched` and its block's entry go from thread to thread with its
 //   bit in `avail`: setting the bit releases, taking it acquires. Whoever has taken all bits of a
 //   chunk has the chunk.
-// - A thread that frees pages sets their bits and then reads `listed`; a thread that takes a chunk
-//   off its list clears `listed` and then reads the bits. One of the two must see the other, so all
-//   four steps are sequentially consistent.
+// - A thread that frees pages sets their bits and then reads which list their chunk is on; a thread
+//   that changes the list writes it and then reads the bits. One of the two must see the other, so
+//   all four steps are sequentially consistent. The same holds at each level above, between a
+//   chunk's list and the summaries.
 // - An entry is written by the thread that has taken the block's pages, and cleared, in one atomic
 //   step, by the thread that frees the block: of two threads that free it, one finds no entry.
 #ifndef HAKMEM_BOXES_MEDIUM_BLOCK_MEDIUM_BLOCK_INTERNAL_H
@@ -32,7 +33,7 @@ enum {
     CHUNK_WORDS = SUPERSLAB_CHUNK_WORDS,
     SLAB_PAGES = ARENA_SLAB / HAK_PAGE,
     LISTS = SUPERSLAB_CHUNK_LISTS,
-    LIST_FIRST = SIZE_CLASS_BINS, // `listed`, `user`: the words behind those of the bins
+    LIST_FIRST = SIZE_CLASS_BINS, // of the words of groups and regions
     CHUNKS_WORD = LIST_FIRST + LISTS,
 };
 
@@ -80,10 +81,19 @@ HAK_INLINE page_set starts_of(page_set pages, unsigned count) {
     return pages & pages >> (count - 8);
 }
 
+// Returns the pages [page, page + count), with a count of 1 or more.
+HAK_INLINE page_set pages_at(unsigned page, unsigned count) {
+    return ALL_PAGES >> (CHUNK_PAGES - count) << page;
+}
+
 // Returns how many pages of the set follow each other from `page` on.
 HAK_INLINE unsigned run_from(page_set pages, unsigned page) {
     page_set behind = ~(pages >> page);
     return behind == 0 ? CHUNK_PAGES : lowest_page(behind);
+}
+
+HAK_INLINE char *page_at(const struct page_arena_window *window, size_t chunk, unsigned page) {
+    return (char *)page_arena_address(window, chunk) + ((size_t)page << HAK_PAGE_SHIFT);
 }
 
 // --- medium_block.c
@@ -116,10 +126,13 @@ HAK_INLINE size_t chunk_count(void) {
 // Returns true, once, when half as many chunks are in use as at the last time, or as at their most
 // since then.
 extern _Atomic(uint64_t) chunk_mark;
-bool chunk_pass_mark(void);
+void chunk_set_mark(void);
 HAK_INLINE bool chunk_are_half(void) {
-    return chunk_count() < atomic_load_explicit(&chunk_mark, memory_order_relaxed) &&
-           chunk_pass_mark();
+    bool half = chunk_count() < atomic_load_explicit(&chunk_mark, memory_order_relaxed);
+    if (HAK_UNLIKELY(half)) {
+        chunk_set_mark();
+    }
+    return half;
 }
 
 // Gives a chunk back to the arena if none of its pages is taken.

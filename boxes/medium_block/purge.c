@@ -12,8 +12,7 @@ static bool purge_run(const struct page_arena_window *window, size_t chunk, unsi
     if (bytes < os_least_purge() || !atomic_bitmap_claim_run(pages->avail, page, count)) {
         return true;
     }
-    char *start = (char *)page_arena_address(window, chunk) + ((size_t)page << HAK_PAGE_SHIFT);
-    bool done = os_purge(start, bytes) == OS_OK;
+    bool done = os_purge(page_at(window, chunk, page), bytes) == OS_OK;
     if (done) {
         atomic_bitmap_clear_run(pages->touched, page, count);
         *given += count;
@@ -31,7 +30,7 @@ static bool purge_chunk(const struct page_arena_window *window, size_t chunk, si
         if (!purge_run(window, chunk, page, count, given)) {
             return false;
         }
-        idle &= count == CHUNK_PAGES ? 0 : ~((((page_set)1 << count) - 1) << page);
+        idle &= ~pages_at(page, count);
     }
     return true;
 }
@@ -65,16 +64,12 @@ static void visit(const struct page_arena_window *window, size_t first,
     }
 }
 
-static atomic_bitmap_word *word_of(const struct page_arena_window *window, size_t slab) {
-    return &window->groups[slab / ARENA_GROUP_SLABS].user[CHUNKS_WORD];
-}
-
 // No longer visits a SuperSlab without a chunk. A thread that makes a chunk sets the bit after it.
 static void forget(const struct page_arena_window *window, size_t first) {
-    uint64_t bit = UINT64_C(1) << first / ARENA_SUPERSLAB_SLABS % ARENA_GROUP_SUPERSLABS;
-    atomic_fetch_and(word_of(window, first), ~bit);
+    atomic_bitmap_word *word = superslab_group_word(window, first, CHUNKS_WORD);
+    atomic_fetch_and(word, ~superslab_group_bit(first));
     if (has_chunk(window, first)) {
-        atomic_fetch_or(word_of(window, first), bit);
+        atomic_fetch_or(word, superslab_group_bit(first));
     }
 }
 
@@ -83,7 +78,7 @@ static size_t skip(const struct page_arena_window *window, size_t slab) {
     if (!page_arena_reaches(slab)) {
         return hak_round_up(slab + 1, ARENA_GROUP_SLABS);
     }
-    uint64_t bits = atomic_load(word_of(window, slab));
+    uint64_t bits = atomic_load(superslab_group_word(window, slab, CHUNKS_WORD));
     bits >>= slab / ARENA_SUPERSLAB_SLABS % ARENA_GROUP_SUPERSLABS;
     return bits == 0 ? hak_round_up(slab + 1, ARENA_GROUP_SLABS)
                      : slab + (size_t)__builtin_ctzll(bits) * ARENA_SUPERSLAB_SLABS;

@@ -125,7 +125,6 @@ static HAK_NOINLINE void keep_empty(const struct page_arena_window *window, size
     // So many empty slabs keep their pages: LEAST, or one in SHARE of the slabs in use.
     enum { LEAST = 128, SHARE = 4 };
     struct slab *meta = superslab_slab(window, slab);
-    // (A purge that puts the last blocks of a slab back comes here with a slab without pages.)
     if (atomic_load(&meta->clean) == UINT16_MAX || !is_all_free(window, slab, bin, word)) {
         return;
     }
@@ -133,9 +132,8 @@ static HAK_NOINLINE void keep_empty(const struct page_arena_window *window, size
         pool_give_kept(window, slab);
         return;
     }
-    // The purge below puts the slab's blocks back, and so comes here again. If the slab is marked
-    // empty then and still has pages, the kernel did not take them: they are locked, or the process
-    // is in a sandbox.
+    // If the slab is marked empty and still has pages, it is among those that keep theirs, or the
+    // kernel did not take them: they are locked, or the process is in a sandbox.
     size_t most = hak_max(LEAST, (shared_pool_guess_totals().slabs >> ARENA_SLAB_SHIFT) / SHARE);
     if (atomic_exchange(&meta->empty, 1) != 0 ||
         atomic_fetch_add_explicit(&pool_empty_slabs, 1, memory_order_relaxed) < most) {

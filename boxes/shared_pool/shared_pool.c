@@ -9,42 +9,16 @@
 
 #include <string.h>
 
-// The summaries of `listed`: each group has a word for each bin, with a bit for each SuperSlab;
-// each region has a word for each bin, with a bit for each group.
-static atomic_bitmap_word *group_word(const struct page_arena_window *window, size_t slab,
-                                      unsigned bin) {
-    return &window->groups[slab / ARENA_GROUP_SLABS].user[bin];
-}
-
-static uint64_t group_bit(size_t slab) {
-    return UINT64_C(1) << (slab / ARENA_SUPERSLAB_SLABS % ARENA_GROUP_SUPERSLABS);
-}
-
-static atomic_bitmap_word *region_word(const struct page_arena_window *window, size_t slab,
-                                       unsigned bin) {
-    return &window->regions[slab / ARENA_REGION_SLABS].user[bin];
-}
-
-static uint64_t region_bit(size_t slab) {
-    return UINT64_C(1) << (slab / ARENA_GROUP_SLABS % ARENA_REGION_GROUPS);
-}
-
 static uint32_t listed_bit(size_t slab) {
     return UINT32_C(1) << (slab % ARENA_SUPERSLAB_SLABS);
-}
-
-static void set_bit(atomic_bitmap_word *word, uint64_t bit) {
-    if ((atomic_load(word) & bit) == 0) {
-        atomic_fetch_or(word, bit);
-    }
 }
 
 void pool_summarize(const struct page_arena_window *window, size_t slab, unsigned bin) {
     if (is_home(window, slab)) {
         return;
     }
-    set_bit(group_word(window, slab, bin), group_bit(slab));
-    set_bit(region_word(window, slab, bin), region_bit(slab));
+    atomic_bitmap_ensure_now(superslab_group_word(window, slab, bin), superslab_group_bit(slab));
+    atomic_bitmap_ensure_now(superslab_region_word(window, slab, bin), superslab_region_bit(slab));
 }
 
 void pool_list(const struct page_arena_window *window, size_t slab, unsigned bin) {
@@ -62,11 +36,12 @@ static void clear_summaries(const struct page_arena_window *window, size_t slab,
     if (is_home(window, slab)) {
         return;
     }
-    atomic_bitmap_word *group = group_word(window, slab, bin);
-    if ((atomic_fetch_and(group, ~group_bit(slab)) & ~group_bit(slab)) == 0) {
-        atomic_fetch_and(region_word(window, slab, bin), ~region_bit(slab));
+    atomic_bitmap_word *group = superslab_group_word(window, slab, bin);
+    if ((atomic_fetch_and(group, ~superslab_group_bit(slab)) & ~superslab_group_bit(slab)) == 0) {
+        atomic_fetch_and(superslab_region_word(window, slab, bin), ~superslab_region_bit(slab));
         if (atomic_load(group) != 0) {
-            set_bit(region_word(window, slab, bin), region_bit(slab));
+            atomic_bitmap_ensure_now(superslab_region_word(window, slab, bin),
+                                     superslab_region_bit(slab));
         }
     }
     if (atomic_load(&superslab_at(window, slab)->listed[bin]) != 0) {

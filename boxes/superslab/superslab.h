@@ -108,6 +108,24 @@ HAK_INLINE struct slab *superslab_slab(const struct page_arena_window *window, s
     return &superslab_at(window, slab)->slabs[slab % ARENA_SUPERSLAB_SLABS];
 }
 
+// The summaries that lead to a SuperSlab: word `word` of its group, with a bit for each SuperSlab,
+// and the same word of its region, with a bit for each group. The words have the numbers of the
+// bins, in `listed` and here; behind them are those of chunks.
+HAK_INLINE atomic_bitmap_word *superslab_group_word(const struct page_arena_window *window,
+                                                    size_t slab, unsigned word) {
+    return &window->groups[slab / ARENA_GROUP_SLABS].user[word];
+}
+HAK_INLINE uint64_t superslab_group_bit(size_t slab) {
+    return UINT64_C(1) << (slab / ARENA_SUPERSLAB_SLABS % ARENA_GROUP_SUPERSLABS);
+}
+HAK_INLINE atomic_bitmap_word *superslab_region_word(const struct page_arena_window *window,
+                                                     size_t slab, unsigned word) {
+    return &window->regions[slab / ARENA_REGION_SLABS].user[word];
+}
+HAK_INLINE uint64_t superslab_region_bit(size_t slab) {
+    return UINT64_C(1) << (slab / ARENA_GROUP_SLABS % ARENA_REGION_GROUPS);
+}
+
 // superslab_bits() returns the bitmap of a slab that holds (or is to hold) blocks of `bin`.
 // superslab_bits_beside() returns true if that bitmap lies beside the slab's other fields.
 HAK_INLINE bool superslab_bits_beside(unsigned bin) {
