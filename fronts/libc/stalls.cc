@@ -354,7 +354,8 @@ constexpr unsigned kSlots = 1024;
 constexpr unsigned kThreads = 48;
 
 Slot slots[kSlots];
-Regime regime;                   // written while it does not matter who sees the old one
+// What is done. One that is drawn is never changed or freed: an operation reads it several times.
+std::atomic<const Regime *> drawn;
 std::atomic<uint32_t> sweeps;    // asked for so far
 std::atomic<uint64_t> next_id;   // of blocks
 std::atomic<uint64_t> *progress; // operations
@@ -878,6 +879,7 @@ std::atomic<uint64_t> *Live::bits_;
 // --- Operations
 
 size_t DrawSize(Random *random) {
+    const Regime &regime = *drawn;
     if (regime.size_count > 0) {
         // One size at a time: what a sweep empties is put to use for another.
         uint64_t which = regime.in_turn ? sweeps.load() : random->Below(regime.size_count);
@@ -998,7 +1000,7 @@ void Thin(unsigned char *p, size_t size) {
 void Resize(Slot *slot, Random *random) {
     static std::atomic<bool> far; // one at a time
     bool is_far = slot->size >= kFar;
-    if (regime.keeps || (is_far && (!random->OneIn(4) || far.exchange(true)))) {
+    if (drawn.load()->keeps || (is_far && (!random->OneIn(4) || far.exchange(true)))) {
         slot->state = Slot::kLive;
         return;
     }
@@ -1076,6 +1078,7 @@ void UseSlot(Slot *slot, Random *random) {
 
 // Frees all blocks, or half of them, and gives back what can be.
 void Sweep(Random *random) {
+    const Regime &regime = *drawn;
     for (Slot &slot : slots) {
         if (!regime.keeps && (!regime.sweeps_halve || random->OneIn(2)) &&
             Take(&slot, Slot::kLive)) {
@@ -1088,6 +1091,7 @@ void Sweep(Random *random) {
 // Many blocks of a size come and go: the caches of that size become deep.
 void Batch(Random *random) {
     static constexpr unsigned kMost = 4000;
+    const Regime &regime = *drawn;
     std::vector<Slot> some(std::min(regime.batch, kMost));
     size_t size = std::min(DrawSize(random), size_t{512});
     for (int times = 0; times < 2; times++) {
@@ -1187,7 +1191,7 @@ void UsePrivateHeap(Random *random) {
 
 // The program is about to give itself a filter, which then fails; the library takes it that it has.
 void PretendFilter(Random *random) {
-    if (!regime.filters) {
+    if (!drawn.load()->filters) {
         return;
     }
     constexpr uintptr_t kNoFilter = 8;
@@ -1246,6 +1250,7 @@ void GrowSparse(Random *random) {
 
 // What the program does now and then in the kinds of processes that are there for it.
 void DoWhatIsRare(Random *random) {
+    const Regime &regime = *drawn;
     if (random->OneIn(4)) {
         GrowSparse(random);
     }
@@ -1294,7 +1299,10 @@ void Fork(Random *random) {
     if (child == 0) {
         static std::atomic<uint64_t> own_progress;
         progress = &own_progress;
-        regime.fork_in = 0;
+        static Regime without_forks;
+        without_forks = *drawn;
+        without_forks.fork_in = 0;
+        drawn = &without_forks;
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         BeChild(random);
     }
@@ -1314,6 +1322,7 @@ void Fork(Random *random) {
 }
 
 void OneOperation(Random *random) {
+    const Regime &regime = *drawn;
     if (regime.fork_in != 0 && random->OneIn(regime.fork_in)) {
         Fork(random);
     } else if (random->OneIn(regime.trim_in)) {
@@ -1366,7 +1375,7 @@ void AtEnd(void *arg) {
     uintptr_t round = reinterpret_cast<uintptr_t>(arg);
     Random random(*progress + round);
     for (int i = 0; i < 4; i++) {
-        UseSlot(&slots[random.Below(regime.slots)], &random);
+        UseSlot(&slots[random.Below(drawn.load()->slots)], &random);
     }
     if (round < PTHREAD_DESTRUCTOR_ITERATIONS - 1) {
         pthread_setspecific(at_end, reinterpret_cast<void *>(round + 1));
@@ -1380,6 +1389,7 @@ void *Work(void *arg) {
         PauseUs(20);
     }
     uint32_t swept = sweeps;
+    const Regime &regime = *drawn;
     bool frees = regime.most_free && me - workers >= kFewest;
     if (!frees && random.OneIn(3)) {
         pthread_setspecific(at_end, reinterpret_cast<void *>(1));
@@ -1587,7 +1597,11 @@ void DrawRegime(Random *random, const Plan &plan) {
         r.slots = 256;
         r.life = 40;
     }
-    regime = r;
+    if (plan.crowd && drawn != nullptr) {
+        r.fork_in = 0; // a child would look at each of the heaps
+        r.life = 50;
+    }
+    drawn = new Regime(r);
 }
 
 // Hands a system call to a filter, for all threads of the process. Nothing happens in a sandbox
@@ -2263,6 +2277,8 @@ void SetHandlers() {
     Catch(SIGSYS, OnTrappedCall);
     Catch(SIGSEGV, OnFault);
     Catch(SIGBUS, OnFault);
+    Catch(SIGFPE, OnFault);
+    Catch(SIGILL, OnFault);
 }
 
 [[noreturn]] void RunProcess(uint64_t seed, bool only_new) {
@@ -2318,10 +2334,6 @@ void SetHandlers() {
             DrawPlaces(&of_places, only_new, plan.threads);
             stall_seed = random.Next();
             DrawRegime(&random, plan);
-            if (plan.crowd) {
-                regime.fork_in = 0; // a child would look at each of the heaps
-                regime.life = 50;
-            }
             Arm();
         }
         // One thread; or some, where all that was never held is armed, as long as some come by.
