@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // emptied: estimates how full each SuperSlab was when its pages went back to the kernel.
 //
-// The count of a SuperSlab begins anew when the SuperSlab is mapped afresh. Threads that count at
-// the same time may lose some of it, which an estimate can bear.
+// The count of a SuperSlab begins anew when the SuperSlab is put to use again as a whole. If two
+// threads count at the same time, one count may be lost, which an estimate can bear.
 #include "boxes/page_arena/page_arena_internal.h"
 
 enum {
     SLAB_PAGES = ARENA_SLAB / HAK_PAGE,
-    EMPTIED_SHIFT = 16,                        // slabs above the pages of them that were in memory
-    EMPTIED_LEAST = ARENA_SUPERSLAB_SLABS / 2, // slabs by which a SuperSlab is judged
+    EMPTIED_SHIFT = 16, // above: slabs given back; below: pages of these that were in memory
+    EMPTIED_LEAST = ARENA_SUPERSLAB_SLABS / 2, // a SuperSlab is judged by so many slabs or more
 };
 
 static _Atomic(uint32_t) *emptied_of(const struct page_arena_window *window, size_t superslab) {
@@ -17,13 +17,13 @@ static _Atomic(uint32_t) *emptied_of(const struct page_arena_window *window, siz
 }
 
 // Counts the slabs [from, from + slabs) of a SuperSlab, and their pages in memory, by a look at one
-// slab of `each`. Returns 0 if the slabs are not worth the look, or if the kernel does not tell.
+// slab in `each`. Returns 0 if there are fewer than `each` slabs, or if the kernel does not tell.
 static uint32_t count_of(const struct page_arena_window *window, size_t from, size_t slabs,
                          size_t each) {
-    // One slab at a time, so that the list of pages fits on a signal's stack. A hash chooses which:
-    // blocks whose sizes are powers of two all begin at the same slab of `each`, and a program may
-    // use only their beginnings.
-    uint64_t touched[SLAB_PAGES / 8]; // a byte a page
+    // One slab at a time, so that the list of pages fits on a signal's stack. A hash chooses the
+    // slab: blocks whose sizes are powers of two all begin at the same slab of `each`, and a
+    // program may use only their beginnings.
+    uint64_t touched[SLAB_PAGES / 8]; // one byte for each page
     uint32_t count = 0;
     for (size_t end = from + slabs; from + each <= end; from += each) {
         size_t at = from + (hak_hash(from) >> 32) % each;
@@ -39,8 +39,9 @@ static uint32_t count_of(const struct page_arena_window *window, size_t from, si
     return count;
 }
 
-// Returns of how many slabs one is looked at, where `slabs` slabs are emptied at a time: a power of
-// two. A look takes three system calls. For a block of many SuperSlabs one in each must do.
+// Returns the number of slabs, a power of two, of which one is looked at when `slabs` slabs are
+// emptied at a time. A look takes three system calls: of a long run, only one slab in each
+// SuperSlab is looked at.
 static size_t looked_at(size_t slabs) {
     enum { EACH = 4, LOOKS = 32 };
     size_t each = EACH;
@@ -64,7 +65,8 @@ void arena_note_emptied(const struct page_arena_window *window, size_t from, siz
         if (seen >> EMPTIED_SHIFT >= SLABS_MOST) {
             continue;
         }
-        // When a part of a huge page goes back, the kernel leaves a table of small pages.
+        // When a part of a huge page goes back, the kernel leaves a table of small pages, which
+        // would keep a huge page out. Such a SuperSlab counts as full.
         const uint32_t torn = EMPTIED_LEAST << EMPTIED_SHIFT | EMPTIED_LEAST * SLAB_PAGES;
         uint32_t count = !is_huge(window, superslab)         ? count_of(window, at, next - at, each)
                          : next - at < ARENA_SUPERSLAB_SLABS ? torn

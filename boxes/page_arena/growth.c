@@ -3,28 +3,29 @@
 //
 // New slabs are readable and writable. The heap grows by a SuperSlab at a time, and by less while
 // it is small or after the kernel has refused memory. The slabs of a SuperSlab are mapped in order,
-// and its metadata with the first one. A thread that maps slabs takes their SuperSlabs. A SuperSlab
-// stays taken once all of it is available, or if a foreign mapping is in the way.
+// and its metadata with the first one. A thread that maps slabs takes their SuperSlabs, and leaves
+// them afterwards. A SuperSlab stays taken for good once all of it is available, or if a foreign
+// mapping is in the way.
 //
-// Where address space costs the process nothing, a large heap is mapped ahead of its need, an
-// eighth of it at a time, because a call of the kernel for each SuperSlab takes longer than all
-// else that a growth takes. What is mapped ahead has no memory and is not available: a growth makes
-// it so, a SuperSlab at a time, as if it had mapped it.
+// If address space costs the process nothing, a large heap is mapped ahead of its need, an eighth
+// of its size at a time, because a system call for each SuperSlab would take longer than the rest
+// of a growth. SuperSlabs that are mapped ahead have no pages and are not available. A growth makes
+// them available, one at a time, as if it had mapped them.
 #include "boxes/page_arena/page_arena_internal.h"
 
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
 
-// Build setting: the SuperSlabs that are mapped ahead at most. 0: none.
+// Build setting: the most SuperSlabs that are mapped ahead. 0: none.
 #ifndef PAGE_ARENA_AHEAD
 #    define PAGE_ARENA_AHEAD 32
 #endif
-enum { AHEAD_SHARE = 8 }; // one part in so many of the heap
+enum { AHEAD_SHARE = 8 }; // one part in so many of the heap is mapped ahead
 
 static atomic_bitmap_word *taken_word(const struct page_arena_window *window, size_t group) {
     return &window->regions[group / ARENA_REGION_GROUPS].taken[group % ARENA_REGION_GROUPS];
 }
 
-// Returns the word of SuperSlabs of a group that are taken.
+// Returns the SuperSlabs of a group that are taken, as bits.
 static uint64_t taken_in(const struct page_arena_window *window, size_t group) {
     if (is_group_open(group)) {
         return atomic_load(taken_word(window, group));
@@ -39,9 +40,9 @@ static void leave_superslabs(const struct page_arena_window *window, size_t firs
     }
 }
 
-// Takes the SuperSlabs [first, last] in order to map slabs of them, from slab `from` of the first
-// on. Returns false, and takes none, if one of them is taken already, or if more slabs of one are
-// mapped by now than the caller has seen.
+// Takes the SuperSlabs [first, last] in order to map slabs of them, from slab `from` on. Returns
+// false, and takes none, if one of them is taken already, or if other slabs of one are mapped than
+// those below `from`.
 static bool take_superslabs(const struct page_arena_window *window, size_t from, size_t first,
                             size_t last) {
     for (size_t s = first; s <= last; s++) {
@@ -65,7 +66,7 @@ static bool is_whole(const struct page_arena_window *window, size_t superslab) {
            atomic_bitmap_test(&window->groups[group].whole, superslab % ARENA_GROUP_SUPERSLABS);
 }
 
-// Returns the first slab in [from, end) whose SuperSlab is whole, or is not, as said; or `end`.
+// Returns the first slab in [from, end) for whose SuperSlab is_whole() returns `whole`, or `end`.
 static size_t find_whole(const struct page_arena_window *window, size_t from, size_t end,
                          bool whole) {
     while (from < end && is_whole(window, from / ARENA_SUPERSLAB_SLABS) != whole) {
@@ -100,8 +101,8 @@ static enum os_result ask_for(const struct page_arena_window *window, size_t fro
     return OS_OK;
 }
 
-// Maps those of the slabs [from, end) of SuperSlabs that the caller has taken which are not mapped
-// ahead.
+// Maps those of the slabs [from, end) that are not mapped ahead. The caller has taken their
+// SuperSlabs.
 static HAK_NOINLINE enum os_result map_rest(const struct page_arena_window *window, size_t from,
                                             size_t end) {
     enum os_result result = OS_OK;
@@ -113,7 +114,8 @@ static HAK_NOINLINE enum os_result map_rest(const struct page_arena_window *wind
     return result;
 }
 
-// Makes mapped slabs available. (Not inlined: the frame would lie below the calls of the kernel.)
+// Makes mapped slabs available. (Not inlined, so that its locals are not on the stack during the
+// system calls of the caller.)
 static HAK_NOINLINE void make_available(const struct page_arena_window *window, size_t from,
                                         size_t end, bool huge) {
     if (huge || settings_get(SETTING_THP) == 1) {
@@ -144,8 +146,8 @@ static enum os_result map_slabs(const struct page_arena_window *window, size_t f
 
 // Maps the slabs [from, end); `from` is the first slab of its SuperSlab that is not mapped. Returns
 // OS_NO_MEMORY if the kernel refuses; some of the slabs may be available then. Returns OS_TAKEN if
-// something was in the way: it is gone by now, or the SuperSlab has been excluded. The caller then
-// searches again.
+// another thread or a foreign mapping was in the way. The caller then searches again: a SuperSlab
+// with a foreign mapping stays taken, so that the search passes it.
 static enum os_result extend(const struct page_arena_window *window, size_t from, size_t end,
                              bool huge) {
     for (size_t piece = from / PIECE_SLABS; piece <= (end - 1) / PIECE_SLABS; piece++) {
@@ -187,7 +189,7 @@ static enum os_result extend(const struct page_arena_window *window, size_t from
     return result;
 }
 
-// Returns true if no slab of a SuperSlab is mapped, and no thread is about to map some.
+// Returns true if no slab of a SuperSlab is mapped, and no thread is about to map any.
 static bool is_untouched(const struct page_arena_window *window, size_t superslab) {
     size_t group = superslab / ARENA_GROUP_SUPERSLABS;
     return superslab < window->slabs / ARENA_SUPERSLAB_SLABS && is_group_open(group) &&
@@ -195,8 +197,8 @@ static bool is_untouched(const struct page_arena_window *window, size_t supersla
            mapped_in(window, superslab) == 0 && !is_whole(window, superslab);
 }
 
-// Maps SuperSlabs ahead, from slab `end` on, which the heap has grown to. Maps none where the
-// kernel gives what is mapped pages at once (mlockall(MCL_FUTURE)).
+// Maps SuperSlabs ahead, from slab `end` on, which the heap has just grown to. Maps none if the
+// kernel gives new mappings their pages at once (mlockall(MCL_FUTURE)).
 static HAK_NOINLINE void map_ahead(const struct page_arena_window *window, size_t end) {
     size_t most = atomic_load_explicit(&arena_state.reserved, memory_order_relaxed) / AHEAD_SHARE;
     size_t first = end / ARENA_SUPERSLAB_SLABS;
@@ -208,17 +210,18 @@ static HAK_NOINLINE void map_ahead(const struct page_arena_window *window, size_
     if (count == 0) {
         return;
     }
-    arena_look_at_limits(); // A growth into what was mapped ahead has not looked.
+    arena_look_at_limits(); // A growth into SuperSlabs that were mapped ahead has not looked.
     if (arena_is_spacious() && os_is_absent((char *)page_arena_address(window, end) - HAK_PAGE) &&
         take_superslabs(window, end, first, first + count - 1)) {
-        // A growth that needs the SuperSlabs asks again, if the kernel refuses.
+        // If the kernel refuses, the growth that needs the SuperSlabs asks again.
         ask_for(window, end, end + count * ARENA_SUPERSLAB_SLABS);
         leave_superslabs(window, first, first + count);
     }
 }
 
-// Returns how far to grow instead of to `end`: to the end of the last SuperSlab, but by no more
-// than a step: a quarter of the heap, or the share of it that may be mapped ahead.
+// Returns where a growth to `end` should end instead: at the end of the last SuperSlab, but no more
+// than a step further than is needed. The step is a quarter of the heap, or the share of the heap
+// that may be mapped ahead. `most` bounds the quarter.
 static HAK_NOINLINE size_t round_growth(const struct page_arena_window *window, size_t from,
                                         size_t end, size_t most) {
     if (find_whole(window, from, end, false) != end) {
@@ -232,8 +235,8 @@ static HAK_NOINLINE size_t round_growth(const struct page_arena_window *window, 
     return hak_min(hak_round_up(end, ARENA_SUPERSLAB_SLABS), bound);
 }
 
-// As extend(), rounded up. A refusal makes the step small, so that the next growth does not ask in
-// vain for memory that the heap does not need yet.
+// As extend(), to an end that is rounded up. A refusal makes the step small, so that the next
+// growth does not ask in vain for memory that the heap does not need yet.
 static enum os_result extend_rounded(const struct page_arena_window *window, size_t from,
                                      size_t end, bool huge) {
     size_t most = atomic_load_explicit(&arena_state.step, memory_order_relaxed);
@@ -274,16 +277,16 @@ struct room {
     size_t from, end;
 };
 
-// Finds the lowest slabs to map so that there are `slabs` adjacent, aligned available slabs. Maps
-// nothing below the SuperSlab of the first of those, however large the alignment. Returns false if
-// the window has no such room.
+// Finds the lowest slabs to map so that there are `slabs` adjacent, aligned available slabs. None
+// of them is below the SuperSlab in which that run starts, however large the alignment. Returns
+// false if the window has no such room.
 static bool find_room(const struct page_arena_window *window, size_t slabs, size_t align,
                       struct room *room) {
     enum { EACH = ARENA_SUPERSLAB_SLABS };
     size_t step = align >> ARENA_SLAB_SHIFT;
     size_t origin = ((uintptr_t)window->base >> ARENA_SLAB_SHIFT) & (step - 1);
     size_t superslabs = window->slabs / EACH;
-    size_t end = 0; // unless 0: the run ends in the SuperSlab before this one, if that is not taken
+    size_t end = 0; // the SuperSlab behind the run, if all before it can be taken; 0: no run yet
     for (size_t s = arena_first_superslab(window); s < superslabs; s++) {
         uint64_t taken = taken_in(window, s / ARENA_GROUP_SUPERSLABS);
         if (s % ARENA_GROUP_SUPERSLABS == 0 && taken == ~UINT64_C(0)) {
@@ -301,7 +304,7 @@ static bool find_room(const struct page_arena_window *window, size_t slabs, size
             if (from >= window->slabs || slabs > window->slabs - from) {
                 break;
             }
-            if (from / EACH > s) { // go on at that SuperSlab, which may be taken
+            if (from / EACH > s) { // The search goes on at that SuperSlab, which may be taken.
                 end = 0;
                 s = from / EACH - 1;
                 continue;

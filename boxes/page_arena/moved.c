@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// moved: moves pages from one run to another by mremap(), and cleans up behind that.
+// moved: moves pages from one run to another by mremap(), and later merges the mappings that this
+// leaves.
 //
 // The kernel remembers where moved pages came from, so a run that pages were moved to is a mapping
-// of its own. Mapped afresh, the run merges with its neighbours. A part of it mapped afresh would
-// leave more mappings than before. So the arena notes moved runs, and maps a noted run afresh as a
-// whole, without its pages, when it is free: a purge does so, a holder that discards the run, and
-// arena_settle(). Only whole runs are mapped afresh, so a heap has at most two more mappings for
-// each run noted.
+// of its own. If the run is mapped afresh, it merges with its neighbours. If only a part of it were
+// mapped afresh, there would be more mappings than before. So the arena notes moved runs, and maps
+// a noted run afresh as a whole, without its pages, when it is free: a purge does so, a holder that
+// discards the run, and arena_settle(). So a heap has at most two more mappings for each run noted.
 #include "boxes/page_arena/page_arena_internal.h"
 
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
@@ -98,11 +98,14 @@ HAK_NOINLINE bool arena_purge_held(const struct page_arena_window *window, size_
     return true;
 }
 
-// Returns true if unmapping a run of held slabs is worth while. Each may cost a mapping, of which
-// the kernel grants a process 65,530, so short runs are not. A process above its limit, which was
-// lowered, would gain nothing from it either.
+// Returns true if unmapping a run of held slabs is worth while. Each run may cost a mapping, of
+// which the kernel grants a process 65,530, so it is not worth while for short runs. Nor is it for
+// a process that holds more than a limit that was lowered: the process would gain nothing.
 static bool is_worth_unmapping(size_t slabs) {
-    enum { UNMAP_RUNS = 4096, REST = 8 << 20 }; // runs a limit; what a process has besides, bytes
+    enum {
+        UNMAP_RUNS = 4096, // a run of one part in so many of the limit is long enough
+        REST = 8 << 20,    // bytes that a process has besides its heap
+    };
     size_t limit = atomic_load_explicit(&arena_state.limit, memory_order_relaxed);
     return slabs << ARENA_SLAB_SHIFT >= limit / UNMAP_RUNS &&
            (counted_held() << ARENA_SLAB_SHIFT) + REST <= limit;
@@ -113,7 +116,7 @@ bool arena_unmap(const struct page_arena_window *window, size_t from, size_t sla
     if (HAK_LIKELY(atomic_load_explicit(&arena_state.limit, memory_order_relaxed) == 0)) {
         return false;
     }
-    arena_look_at_limits(); // they may have changed, and the call below costs much more
+    arena_look_at_limits(); // Limits may have changed, and os_unmap() costs much more than a look.
     if (!is_worth_unmapping(slabs) || noted_in(held) == NOTED_PART ||
         os_unmap(page_arena_address(window, from), slabs << ARENA_SLAB_SHIFT) != OS_OK) {
         return false;
@@ -138,8 +141,8 @@ bool arena_purge_for_good(const struct page_arena_window *window, size_t from, s
         result = refresh(window, held);
     }
     if (result == OS_NO_MEMORY) {
-        // Counted here, and not where a holder gives pages back: a holder mostly copies or clears a
-        // block that is used a little, and the look would cost more than that.
+        // Counted here, and not in arena_purge_held(): a holder that keeps the slabs mostly does so
+        // to copy or clear a sparsely used block, and the look would cost more than that.
         arena_note_emptied(window, from, slabs);
         return arena_purge_held(window, from, slabs);
     }
@@ -148,8 +151,8 @@ bool arena_purge_for_good(const struct page_arena_window *window, size_t from, s
 }
 
 // Maps the run of note `index` afresh, with all noted runs that overlap it, if all of these slabs
-// are free and no more than `most` of them are dirty. Returns true if it did. Adds its cost to
-// *looks.
+// are free and no more than `most` of them are dirty. Returns true if the run was mapped afresh.
+// Adds the words that it read to *looks.
 static bool settle_run(const struct page_arena_window *window, size_t index, size_t most,
                        size_t *looks) {
     struct moved_run run = moved_runs_at(index);
@@ -166,7 +169,7 @@ static bool settle_run(const struct page_arena_window *window, size_t index, siz
             size_t last = hak_max(run.from + run.slabs, other.from + other.slabs);
             run.from = hak_min(run.from, other.from);
             run.slabs = last - run.from;
-            i = (size_t)-1; // the wider run may overlap runs before this one: start again
+            i = (size_t)-1; // The wider run may overlap runs before this one: start again.
         }
     }
     if (!arena_all_avail(window, run.from, run.slabs) ||
@@ -186,8 +189,8 @@ static bool settle_run(const struct page_arena_window *window, size_t index, siz
     return done;
 }
 
-// Makes room for a note by removing that of a free run with no more than `most` dirty slabs. Looks
-// at a few notes, from where the last call ended. Returns false if none of them was free.
+// Makes room for a note by removing the note of a free run with no more than `most` dirty slabs.
+// Looks at a few notes, from where the last call ended. Returns false if none could be removed.
 static bool settle_one(const struct page_arena_window *window, size_t most) {
     enum { NOTES = 64 };
     size_t end = moved_runs_end();
@@ -214,9 +217,9 @@ bool arena_settle(const struct page_arena_window *window, size_t *note, size_t l
     return false;
 }
 
-// Updates the notes after pages were moved from `from` to `to`; `to` is noted. Pages that were
-// several mappings are several mappings at the new place too, so their notes move along. The old
-// place is mapped afresh, and merges with its neighbours.
+// Updates the notes after pages were moved from `from` to `to`, which is noted already. Pages that
+// were several mappings are several mappings at the new place too, so their notes move along. The
+// old place, if it was noted, is mapped afresh, so that it merges with its neighbours.
 static void note_move(const struct page_arena_window *window, struct moved_run from,
                       struct moved_run to) {
     bool noted = false;
@@ -253,12 +256,13 @@ bool page_arena_move(size_t from, size_t to, size_t slabs) {
     struct page_arena_window window = page_arena_get_window();
     struct moved_run source = {from, slabs};
     struct moved_run run = {to, slabs};
-    // Otherwise the caller copies the pages, so giving more pages back would cost more.
+    // Runs with up to `slabs` dirty slabs may lose their pages to make room for the note: without a
+    // note the caller would have to copy as many pages.
     if (!moved_runs_add(run) && !(settle_one(&window, slabs) && moved_runs_add(run))) {
         return false;
     }
-    // A source that overlaps a part of a noted run is several mappings, which would move along
-    // without a note.
+    // If the source contains only a part of a noted run, it is several mappings, which would move
+    // along without a note.
     if (noted_in(source) == NOTED_PART) {
         forget(run);
         return false;

@@ -8,13 +8,13 @@
 // Properties of a claim.
 struct wish {
     bool huge;    // advise huge pages
-    bool again;   // advise them to what is filled again
+    bool again;   // advise them to SuperSlabs that were filled before
     bool bare;    // without rights, if the process is tight
-    bool counted; // its slabs are counted as held already
+    bool counted; // the slabs of the claim are counted as held already
 };
 
-// For a tight process that was refused memory: takes the pages of free slabs that have some, and
-// with the pages their rights. Returns true if there were such slabs.
+// For a tight process that was refused memory: gives back the pages of free slabs, and with the
+// pages their rights, which the kernel counts as data. Returns true if there were such slabs.
 static bool give_rights_back(void) {
     size_t cursor = 0;
     size_t given = 0;
@@ -44,7 +44,8 @@ static bool is_ready(const struct page_arena_window *window, size_t from, size_t
     return (ready & mask) == mask;
 }
 
-// Opens both ends: a run is looked up by its first slab, and may be cut in two.
+// Marks the metadata of the first and of the last slab: a run is looked up by its first slab, and
+// may be cut in two.
 HAK_INLINE void use_meta(const struct page_arena_window *window, size_t from, size_t slabs) {
     arena_use_meta(window, from);
     size_t last = from + slabs - 1;
@@ -67,8 +68,7 @@ static HAK_NOINLINE enum os_result make_ready(const struct page_arena_window *wi
     return OS_OK;
 }
 
-// Undoes a claim that the kernel refused with `result`: releases its slabs, except those that are
-// gone for good.
+// Undoes a claim that ended in `result`: releases its slabs, except those that are gone for good.
 static HAK_COLD void undo_claim(const struct page_arena_window *window, size_t from, size_t slabs,
                                 enum os_result result) {
     if (result == OS_TAKEN) {
@@ -78,8 +78,8 @@ static HAK_COLD void undo_claim(const struct page_arena_window *window, size_t f
     }
 }
 
-// Ends a claim: counts and commits its slabs, and sets *zero if every page of the run is untouched.
-// After OS_TAKEN the claim may be tried again.
+// Ends a claim: counts and commits its slabs, and sets *zero to true if all of them are clean. If
+// the result is not OS_OK, the slabs are released; after OS_TAKEN the claim may be tried again.
 static HAK_NOINLINE enum os_result finish_claim(const struct page_arena_window *window, size_t from,
                                                 size_t slabs, const struct wish *wish, bool *zero) {
     if (wish->again) {
@@ -130,7 +130,7 @@ static bool take_quota(size_t slabs, struct wish *wish) {
     while (held + page_arena_dirty() > limit) {
         size_t over = held + page_arena_dirty() - limit;
         if (page_arena_purge(&cursor, 0, over, SIZE_MAX).failed || cursor == 0) {
-            break; // others are at it, or have taken them
+            break; // other threads purge, or have claimed the free slabs
         }
     }
     return true;
@@ -268,16 +268,16 @@ bool page_arena_give_rights(size_t slab, unsigned page, unsigned pages) {
 size_t page_arena_reuse(size_t slabs) {
     static_assert(RUN_CACHE_NONE == ARENA_NONE, "no run is no slab");
     size_t from = run_cache_take(slabs);
-    if (from != ARENA_NONE) { // it may be a part of the run that was set aside
+    if (from != ARENA_NONE) { // The run may be a part of the one that was set aside.
         struct page_arena_window window = page_arena_get_window();
         use_meta(&window, from, slabs);
     }
     return from;
 }
 
-// Returns how many slabs a thread may have set aside. A single thread finds others as quickly in
-// the bits, which are in its processor's cache. If there are several threads, each keeps some, and
-// all together one part in ASIDE_SHARE of what is held.
+// Returns how many slabs a thread may have set aside. Few, if it is the only thread that sets slabs
+// aside: then the bits of free slabs are in its processor's cache, and searching them is as quick.
+// If there are several such threads, all together have one part in ASIDE_SHARE of what is held.
 static size_t aside_most(void) {
     enum { ASIDE_ALONE = 64, ASIDE_LEAST = 8, ASIDE_ALL = 40, ASIDE_SHARE = 4 };
     unsigned lines = run_cache_lines();
@@ -296,7 +296,7 @@ void page_arena_set_aside(size_t from, size_t slabs, unsigned slot) {
     }
     size_t most = aside_most();
     struct run_cache_run run = run_cache_put(slot, from, slabs, most);
-    // Bounded, because other threads may fill the line as quickly.
+    // Bounded, because other threads may fill the line as quickly as this one empties it.
     for (unsigned i = 0; run.slabs != 0; i++) {
         page_arena_release(run.from, run.slabs, true);
         run = i < RUN_CACHE_WAYS ? run_cache_evict(slot, most) : (struct run_cache_run){0};
@@ -322,9 +322,9 @@ bool page_arena_claim_at(size_t from, size_t slabs, bool *zero) {
     return false;
 }
 
-// Gives back up to `most` free slabs with pages: those that have been free for a while, or else the
-// highest, which a claim would take last. In a fragmented heap, slabs just freed at the top may be
-// all that large claims can use.
+// Gives back the pages of up to `most` free slabs. Slabs that have been free for a while come
+// first: in a fragmented heap, slabs just freed at the top may be all that large claims can use.
+// The highest slabs, which a claim would take last, come second.
 static size_t give_back(size_t most) {
     enum { WHILE_MS = 50, LOOKS = 32 * ARENA_PURGE_CALL };
     size_t word = hak_max(atomic_load_explicit(&arena_state.given_word, memory_order_relaxed), 1);
@@ -337,9 +337,10 @@ size_t page_arena_limit(void) {
     return atomic_load_explicit(&arena_state.limit, memory_order_relaxed) >> ARENA_SLAB_SHIFT;
 }
 
-// Returns how many free slabs with pages go back although the program, which works in phases, would
-// use them again: under a limit on address space or data, they and the held slabs take an eighth of
-// it at most. Of a small limit the least that stays is a share, too: a stack may need the rest.
+// Returns how many free slabs with pages go back because of a limit on address space or data,
+// although the program, if it works in phases, would use them again. They and the held slabs may
+// take an eighth of the limit. The slabs that stay in any case are a share of a small limit, too: a
+// thread's stack may need the rest.
 static size_t over_limit(size_t dirty, size_t held) {
     enum { LEAST_SHARE = 32, STEP_SHARE = 64 };
     size_t limit = page_arena_limit(), share = limit / 8;
@@ -361,7 +362,7 @@ static void keep_ceiling(size_t freed, uint32_t now) {
     }
     size_t dirty = counted_dirty();
     size_t held = counted_held();
-    if (HAK_HARDENED) { // slabs that stay their bin's are held without a page
+    if (HAK_HARDENED) { // There, empty slabs that stay with their bin are held without a page.
         held -= hak_min(held, page_arena_sparse());
     }
     size_t surplus =
@@ -390,7 +391,7 @@ void page_arena_discard(size_t from, size_t slabs) {
     page_arena_release(from, slabs, !arena_purge_for_good(&window, from, slabs));
 }
 
-// Slabs that are set aside still count as held in the arena's own counts.
+// Slabs that are set aside count as held in arena_state.counts.
 size_t page_arena_dirty(void) {
     return counted_dirty() + run_cache_slabs();
 }
@@ -446,7 +447,7 @@ char *page_arena_readable(size_t *length) {
 }
 
 void page_arena_get_stats(struct page_arena_stats *stats) {
-    size_t high = page_arena_high(); // before the window, as in page_arena_walk()
+    size_t high = page_arena_high(); // read before the window, as in page_arena_walk()
     struct page_arena_window window = page_arena_get_window();
     *stats = (struct page_arena_stats){
         .reserved_bytes = atomic_load(&arena_state.reserved),

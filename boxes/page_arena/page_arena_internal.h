@@ -15,23 +15,25 @@
 //
 // What is ordered, and by what:
 //
-// - What a holder did with a slab comes before what the next one does: putting the bit into `avail`
-//   releases, claiming it acquires. `dirty` is written between the two, by the holder.
+// - What a holder did with a slab comes before what the next holder does: putting the slab's bit
+//   into `avail` releases, claiming the bit acquires. `dirty` is written between the two, by the
+//   holder.
 // - `config`, `arena_control.open` and `high` publish mapped metadata: they are stored by a
 //   read-modify-write and loaded with acquire.
-// - A thread that takes a SuperSlab in order to map slabs of it counts the mapped ones afterwards:
-//   no other thread can add any as long as the SuperSlab is taken.
+// - A thread that takes a SuperSlab in order to map slabs of it counts the mapped ones after it has
+//   taken the SuperSlab: from then on no other thread can add any.
 // - A release sets a bit and then looks at `lowest`; a search raises `lowest` and then looks at the
 //   bits that it has passed. One of the two must see the other: all four are sequentially
 //   consistent.
 // - A release sets a bit and then looks at the summaries above it (raise()); a survey marks a
 //   summary and then looks at the bits (arena_survey()). One of the two sees the other, as above.
 // - A claim clears bits and then looks at `top`; lower_top() lowers `top` and then looks at the
-//   bits again. Likewise `meta_used` and the region's `meta`.
-// - `committed` stands for rights that the kernel gave before the bit was set. They are not data of
-//   this process: a relaxed look is enough, as it is for hints and counts. The bit is cleared by
-//   someone who holds all of the SuperSlab, and `lost` is set by someone who holds the slabs: both
-//   before these are put into `avail`.
+//   bits again. Likewise a claim sets `meta_used` and then looks at the region's `meta`; a purge
+//   clears the bit of `meta` and then looks at `meta_used` again.
+// - `committed` stands for rights that the kernel gave before the bit was set. Rights are not data
+//   of this process: a relaxed look is enough, as it is for hints and counts. The thread that
+//   clears the bit holds the whole SuperSlab, and the thread that sets `lost` holds the slabs: both
+//   do so before they put the slabs into `avail`.
 #ifndef HAKMEM_BOXES_PAGE_ARENA_PAGE_ARENA_INTERNAL_H
 #define HAKMEM_BOXES_PAGE_ARENA_PAGE_ARENA_INTERNAL_H
 
@@ -41,7 +43,7 @@
 #include "boxes/page_arena/page_arena.h"
 #include "boxes/settings/settings.h"
 
-// Build setting: 0 advises huge pages to no SuperSlab because it was filled before.
+// Build setting: 1 advises huge pages to SuperSlabs that were filled before; 0 does not.
 #ifndef PAGE_ARENA_HUGE_AGAIN
 #    define PAGE_ARENA_HUGE_AGAIN 1
 #endif
@@ -54,8 +56,8 @@
 #    define WINDOW_MOST  ((size_t)4 << 40)
 #    define WINDOW_USUAL ((size_t)1 << 40)
 #else
-// ThreadSanitizer has no shadow for the addresses there. It has for the topmost 1.5 TiB, of which
-// the kernel uses the upper 1 TiB.
+// ThreadSanitizer has no shadow memory for those addresses. It has shadow memory for the topmost
+// 1.5 TiB, of which the kernel uses the upper 1 TiB.
 #    define ZONE_START   ((uintptr_t)0x7e8000000000)
 #    define ZONE_SIZE    ((uintptr_t)512 << 30)
 #    define WINDOW_MOST  ((size_t)256 << 30)
@@ -74,7 +76,7 @@ struct arena_state {
     alignas(HAK_CACHE_LINE) _Atomic size_t high;     // see page_arena_high()
     _Atomic size_t top;                              // see page_arena_top()
     _Atomic size_t reserved;                         // bytes
-    _Atomic size_t readable_end;                     // see page_arena_readable(), a slab's index
+    _Atomic size_t readable_end;                     // slab index, see page_arena_readable()
     _Atomic size_t step;                             // most slabs to grow by, see extend_rounded()
     _Atomic size_t growths;                          // see page_arena_growths()
     _Atomic size_t limit;                            // see arena_look_at_limits()
@@ -91,7 +93,7 @@ struct arena_state {
     _Atomic size_t given_word; // see give_back()
     _Atomic size_t settled;    // see settle_one()
     _Atomic size_t pieces;     // see refresh_huge()
-    _Atomic uint64_t refilled; // SuperSlabs that were advised huge pages there
+    _Atomic uint64_t refilled; // how often refresh_huge() advised a SuperSlab huge pages
 };
 extern struct arena_state arena_state;
 
@@ -109,7 +111,7 @@ HAK_INLINE void lower(_Atomic size_t *at, size_t value) {
 }
 
 // Returns true if the kernel charges the process for all memory that can be written, touched or not
-// (overcommit_memory 2). Then SuperSlabs out of use are decommitted.
+// (vm.overcommit_memory is 2). Then a purge takes the rights of SuperSlabs that are not in use.
 HAK_INLINE bool is_charged(void) {
     return atomic_load_explicit(&arena_state.charged, memory_order_relaxed);
 }
@@ -132,8 +134,8 @@ HAK_INLINE uint32_t now_ms(void) {
 // in order, the first one before the window is published.
 //
 // The thread that sets a piece's bit in `begun` maps the piece. Other threads grow elsewhere
-// meanwhile, so no thread waits. The bit stays set where a foreign mapping is in the way, and in a
-// child that was forked in between: such a piece is never used.
+// meanwhile, so no thread waits. If a foreign mapping is in the way, the bit stays set and the
+// piece is never used; likewise in a child that was forked before the piece was mapped.
 enum {
     PIECE_SLABS = HAK_PAGE,
     PIECE_GROUPS = PIECE_SLABS / ARENA_GROUP_SLABS,
@@ -147,7 +149,7 @@ struct arena_control {
     atomic_bitmap_word open[PIECES_MOST / 64]; // mapped
     _Atomic size_t more_regions;               // regions with rights after the first one
     _Atomic bool adding;                       // see add_alone()
-    _Atomic size_t pieces;                     // all below are open; may be behind
+    _Atomic size_t pieces;                     // all pieces below are open; may be behind
 };
 extern struct arena_control arena_control;
 
@@ -288,8 +290,8 @@ HAK_INLINE bool is_huge(const struct page_arena_window *window, size_t superslab
                               superslab % ARENA_GROUP_SUPERSLABS);
 }
 
-// Returns true if SuperSlabs may be advised huge pages that the settings do not ask for. Under a
-// limit none may: such a SuperSlab may be in memory without being held.
+// Returns true if the arena itself may choose SuperSlabs to advise huge pages to (HAKMEM_THP=2).
+// Under HAKMEM_LIMIT it may not: of a huge page, slabs that nobody holds are in memory, too.
 HAK_INLINE bool may_be_huge(void) {
     return settings_get(SETTING_THP) == 2 && limit_slabs() == 0 && !page_arena_is_tight();
 }
@@ -302,9 +304,9 @@ HAK_INLINE atomic_bitmap_word *gone_word(const struct page_arena_window *window,
 // Returns true if some of the slabs are gone. Exact for held slabs.
 bool arena_any_gone(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// Maps those of the held slabs that are gone again. Clears the mark of each SuperSlab all of whose
-// slabs are among them. Returns OS_NO_MEMORY if the kernel refuses. Returns OS_TAKEN if something
-// else has been mapped there; the slabs that are still gone are to be left alone for good.
+// Maps again those of the held slabs that are gone. Clears the mark of each SuperSlab all of whose
+// slabs are held. Returns OS_NO_MEMORY if the kernel refuses. Returns OS_TAKEN if something else
+// has been mapped there; the slabs that are still gone are to be left alone for good.
 enum os_result arena_map_lost(const struct page_arena_window *window, size_t from, size_t slabs);
 
 // Marks held slabs as gone, and their SuperSlabs as having such slabs.
@@ -313,8 +315,9 @@ void arena_mark_lost(const struct page_arena_window *window, size_t from, size_t
 // After OS_TAKEN: makes those held slabs available that are not gone.
 void arena_put_mapped(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// Notes the limit on address space or data, whichever is lower, in bytes. Notes 0 if no limit
-// matters here, so that free slabs stay mapped. Notes beside that whether there is any limit.
+// Asks the kernel for the limits on address space and data, and notes the lower one, in bytes, in
+// arena_state.limit: 0 if a purge need not unmap for its sake (see page_arena_purge()). Notes in
+// arena_state.limited whether there is any limit.
 void arena_look_at_limits(void);
 
 // Returns true if address space cost the process nothing when the limits were last looked at.
@@ -330,14 +333,14 @@ void arena_mark_huge(const struct page_arena_window *window, size_t from, size_t
 void arena_mark_committed(const struct page_arena_window *window, size_t index,
                           uint64_t superslabs);
 
-// Gives the SuperSlabs of held slabs the rights back that a purge took, and maps those slabs again
-// that are gone; results as of arena_map_lost(). Only a thread that holds all of a SuperSlab takes
-// its rights, so those of the caller's SuperSlabs stay.
+// Gives the SuperSlabs of held slabs the rights back that a purge took, and maps again those of the
+// slabs that are gone. Returns what arena_map_lost() returns. Only a thread that holds all of a
+// SuperSlab takes its rights, so the rights of the caller's SuperSlabs stay.
 enum os_result arena_commit(const struct page_arena_window *window, size_t from, size_t slabs,
                             bool huge);
 
-// Marks the metadata of SuperSlabs, bits of group `index`, as in use, so that the purge visits it;
-// and that of a slab's SuperSlab.
+// Mark metadata as in use, so that the purge visits it: arena_mark_meta() that of SuperSlabs, the
+// bits `superslabs` of group `index`, and arena_use_meta() that of a slab's SuperSlab.
 void arena_mark_meta(const struct page_arena_window *window, size_t index, uint64_t superslabs);
 HAK_INLINE void arena_use_meta(const struct page_arena_window *window, size_t slab) {
     size_t index = slab / ARENA_GROUP_SLABS;
@@ -362,7 +365,7 @@ HAK_INLINE size_t mapped_in(const struct page_arena_window *window, size_t super
     return bits == 0 ? 0 : hak_log2(bits) + 1u;
 }
 
-// Maps so many new slabs that there are `slabs` adjacent, aligned ones, and makes the new ones
+// Maps as many new slabs as are missing for a run of `slabs` aligned slabs, and makes the new ones
 // available. Returns OS_NO_MEMORY if the kernel refuses or no address is left. After OS_TAKEN the
 // caller tries again.
 enum os_result arena_grow(const struct page_arena_window *window, size_t slabs, size_t align,
@@ -382,11 +385,11 @@ size_t arena_find_run(const struct page_arena_window *window, size_t slabs, size
 // --- release.c
 
 // Adds to the counts of claimed slabs (lower half of the word) and of free dirty slabs (upper half)
-// in one step. Neither is ever below 0: slabs count as dirty before they are available.
+// in one step. Neither count is ever below 0: slabs count as dirty before they are available.
 HAK_INLINE void count_slabs(ptrdiff_t held, ptrdiff_t dirty) {
     hak_step_add(&arena_state.counts, (uint64_t)held + ((uint64_t)dirty << 32));
     if (held > 0) {
-        // For statistics only: if two threads write it at once, the lower value may win.
+        // For statistics only: if two threads write `peak` at once, the lower value may win.
         uint32_t now = __atomic_load_n((uint32_t *)&arena_state.counts, __ATOMIC_RELAXED);
         if (now > __atomic_load_n(&arena_state.peak, __ATOMIC_RELAXED)) {
             __atomic_store_n(&arena_state.peak, now, __ATOMIC_RELAXED);
@@ -406,9 +409,9 @@ HAK_INLINE size_t counted_dirty(void) {
 // slabs have pages; if that is not 0, sets *now to the clock.
 size_t arena_release(size_t from, size_t slabs, bool dirty, uint32_t *now);
 
-// Releases the slabs that are set aside, at all places or at this thread's. Returns true if there
-// were any. Leaves the ceiling of dirty memory to the next page_arena_release(), because the purges
-// for many runs would add up in one call.
+// Releases the slabs that are set aside: those of all threads, or of the calling thread's slot
+// alone. Returns true if there were any. Leaves the ceiling of dirty memory to the next
+// page_arena_release(), because the purges for many runs would add up in one call.
 bool arena_release_aside(bool all);
 
 // --- emptied.c
@@ -426,21 +429,21 @@ bool arena_take_was_filled(const struct page_arena_window *window, size_t supers
 // --- moved.c
 
 // Maps held slabs without pages afresh, with the advice that their SuperSlabs have. Returns
-// OS_NO_MEMORY if nothing has changed: the kernel refuses, or the slabs include a part of a moved
-// run. The kernel may lose the slabs in this; the next claim maps them again.
+// OS_NO_MEMORY, and changes nothing, if the kernel refuses or if the slabs include a part of a
+// moved run. Returns OS_LOST if the kernel unmapped the slabs and did not map them again; the next
+// claim does.
 enum os_result arena_refresh(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// Gives back the pages of a run that the caller goes on holding. Returns false if the kernel
-// refuses.
+// Gives back the pages of a run that the caller keeps. Returns false if the kernel refuses.
 bool arena_purge_held(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// If there is a limit on addresses, unmaps a run that the caller holds and releases next. Returns
-// false if it did not.
+// For a run that the caller holds and releases next: unmaps the run if a limit makes that worth
+// while. Returns true if the run was unmapped.
 bool arena_unmap(const struct page_arena_window *window, size_t from, size_t slabs);
 
-// As arena_purge_held(), for a run that the caller releases next. The run may be gone then:
-// unmapped because of a limit, or lost by the kernel as a moved run was mapped afresh. The next
-// claim maps it again.
+// As arena_purge_held(), for a run that the caller releases next. The run may be gone after the
+// call: unmapped because of a limit, or lost by the kernel when a moved run was mapped afresh. The
+// next claim maps the run again.
 bool arena_purge_for_good(const struct page_arena_window *window, size_t from, size_t slabs);
 
 // Maps free and clean moved runs afresh, from note *note on, while done->looks is below `looks`.
@@ -451,7 +454,7 @@ bool arena_settle(const struct page_arena_window *window, size_t *note, size_t l
 // --- refilled.c
 
 // Advises huge pages to those SuperSlabs of claimed slabs that were filled before and have no page
-// in use. The slabs may be lost after the call.
+// in use. Slabs may be gone after the call.
 void arena_make_huge_again(const struct page_arena_window *window, size_t from, size_t slabs);
 
 #endif

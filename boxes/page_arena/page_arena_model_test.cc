@@ -4,8 +4,8 @@
 //
 // The model runs the arena's own source. Its window has two groups, and in each test two words of
 // 64 slabs of them take part: beside each other, or on both sides of the groups' border. All other
-// slabs are in use for ever. The kernel and the run cache (which has a model of its own) are stood
-// in for by steps that say what they did.
+// slabs are in use for ever. Steps of the model, which note what was asked, take the place of the
+// kernel and of the run cache (which has a model of its own).
 #include "boxes/page_arena/page_arena.h"
 
 #include "backends/os.h"
@@ -33,7 +33,7 @@ using model::Op;
 using model::Program;
 
 constexpr size_t kGroupWords = ARENA_GROUP_SLABS / 64;
-constexpr size_t kWords = 2; // that take part
+constexpr size_t kWords = 2; // words of slabs that take part
 using Mask = std::array<uint64_t, kWords>;
 
 enum Kind { CLAIM, CLAIM_AT, RELEASE, RELEASE_CLEAN, ASIDE, REUSE, PURGE, PURGE_HIGHEST };
@@ -45,8 +45,8 @@ Op claim(unsigned slabs) {
 Op claim_at(unsigned from, unsigned slabs) {
     return {CLAIM_AT, from, slabs};
 }
-const Op kRelease = {RELEASE};            // the thread's lowest run, which has been written to
-const Op kReleaseClean = {RELEASE_CLEAN}; // and which has not
+const Op kRelease = {RELEASE};            // the thread's lowest run, after it was written to
+const Op kReleaseClean = {RELEASE_CLEAN}; // the thread's lowest run, not written to
 const Op kSetAside = {ASIDE};
 Op reuse(unsigned slabs) {
     return {REUSE, slabs};
@@ -76,8 +76,8 @@ page_arena_window the_window() {
 
 class Arena : public model::Checker {
   public:
-    // Words `first` and `second` of the window take part. charged: and so do rights. groups: that
-    // are reserved.
+    // Words `first` and `second` of the window take part, and if `charged` rights do, too. The
+    // window has reserved `groups` groups.
     Arena(std::vector<Program> programs, size_t first, size_t second, bool charged = false,
           size_t groups = MODEL_GROUPS)
         : Checker(std::move(programs)), words_{first, second}, charged_(charged) {
@@ -285,7 +285,7 @@ class Arena : public model::Checker {
 
     void threads_are_gone() override {
         for (size_t t = 0; t < shared_.holders.size(); t++) {
-            if (t != running()) { // what it holds stays out for ever
+            if (t != running()) { // The slabs that such a thread holds stay in use for ever.
                 shared_.holders[t].giving = {0, 0};
                 shared_.holders[t].got = 0;
             }
@@ -297,7 +297,7 @@ class Arena : public model::Checker {
         if (is_child || faulty()) {
             return;
         }
-        // Whatever the summaries say, the longest run there is can be claimed.
+        // Whatever the summaries say, the longest free run can be claimed.
         for (bool released : {false, true}) {
             for (size_t t = 0; released && t < threads(); t++) {
                 for (unsigned i = 0; i < 4; i++) {
@@ -348,7 +348,7 @@ class Arena : public model::Checker {
     struct Holder {
         Mask held = {};
         Run giving = {0, 0}; // the thread's until the step that sets their bits
-        uint64_t got = 0;    // its last claim did not fail
+        uint64_t got = 0;    // 1: the thread's last claim did not fail
     };
 
     size_t slab_of(size_t number) const { return words_[number / 64] * 64 + number % 64; }
@@ -510,7 +510,7 @@ class Arena : public model::Checker {
             count += static_cast<size_t>(__builtin_popcountll(in[w] & with_pages[w]));
         }
         if (is_child) {
-            return; // what the others were about to say is not said
+            return; // Threads that the child lacks were perhaps about to change what follows.
         }
         for (size_t w = 0; w < kWords; w++) {
             if (in[w] != 0 && *vars_.lowest > words_[w]) {
@@ -544,7 +544,7 @@ class Arena : public model::Checker {
         }
     }
 
-    // No summary says less than there is.
+    // No summary is below the true length of its run.
     void check_bounds(const Mask &free, bool of_dirty) {
         std::string kind = of_dirty ? " dirty" : " free";
         size_t region = 0;
@@ -734,7 +734,7 @@ TEST(PageArenaModel, TheFirstWordIsEmptiedAndFilled) {
     expect_sound(arena, 1000);
 }
 
-// A run over two words is claimed word by word, and put back if the second is not to be had.
+// A run over two words is claimed word by word, and put back if the second word cannot be claimed.
 TEST(PageArenaModel, ARunOverTwoWordsAndItsSecondHalf) {
     Arena arena({{claim(2)}, {claim_at(64, 1)}}, kFirst, kFirst + 1);
     arena.free_at_start(63, 2);
@@ -789,7 +789,7 @@ TEST(PageArenaModel, ADirtyRunOverTwoWordsIsPutBackWhileOneSearches) {
     expect_sound(arena, 200);
 }
 
-// One that surveys in vain, a release, and another survey that has the mark again.
+// A survey that misses a release, the release, and another survey that sets the mark again.
 TEST(PageArenaModel, TwoSurveysWithAReleaseInBetween) {
     Arena arena({{claim(2)}, {kRelease, claim(3)}}, kFirst, kFirst + 1);
     arena.free_at_start(5, 2);
@@ -797,7 +797,7 @@ TEST(PageArenaModel, TwoSurveysWithAReleaseInBetween) {
     expect_sound(arena, 1000);
 }
 
-// A heap of one group passes nothing by.
+// A heap of one group has no group to pass.
 TEST(PageArenaModel, TwoClaimAndReleaseInTheOnlyGroup) {
     Arena arena({{claim(1), kRelease}, {claim(1), kRelease}}, kFirst, kFirst + 1, false, 1);
     arena.free_at_start(3, 1);

@@ -22,22 +22,22 @@
 #include <utility>
 #include <vector>
 
-// The test's link puts these between the arena and the backend: a clock that the test moves, and
-// calls that fail when it says so.
+// The linker (--wrap) puts these between the arena and the backend: a clock that the test moves,
+// and calls of the kernel that fail when the test says so.
 static std::atomic<uint64_t> clock_ms{1000};
-static std::atomic<size_t> advised;    // bytes, huge pages
-static bool all_touched;               // whatever the kernel says
-static std::atomic<size_t> looks;      // at what is in memory
+static std::atomic<size_t> advised;    // bytes that were advised huge pages
+static bool all_touched;               // all pages count as in memory, whatever the kernel says
+static std::atomic<size_t> looks;      // calls of os_touched()
 static std::function<void()> on_clock; // called when the arena looks at the clock
 static bool refuse_commit, refuse_reserve, refuse_map, refuse_purge, refuse_move;
 static size_t map_most = SIZE_MAX;               // larger mappings are refused
 static std::atomic<size_t> map_calls, map_bytes; // bytes that were mapped
 static std::atomic<size_t> purge_calls, refreshes, decommits;
 static size_t address_limit = SIZE_MAX;
-static bool locked; // what is mapped has pages at once
+static bool locked; // as under mlockall(): new mappings have their pages at once
 static bool refuse_unmap;
 static bool lose_refresh, lose_decommit, refuse_decommit, late_commit;
-static bool only_alone; // rights are given by os_commit_alone() alone
+static bool only_alone; // only os_commit_alone() gives rights
 static char overcommit = '0';
 
 extern "C" {
@@ -71,7 +71,7 @@ uint64_t __wrap_os_now_ms(void) {
 enum os_result __wrap_os_commit(void *at, size_t size) {
     return refuse_commit ? OS_NO_MEMORY : only_alone ? OS_TAKEN : __real_os_commit(at, size);
 }
-// Any time may go by before the call is made.
+// `late_commit`: time goes by before the call, so that other threads overtake this one.
 enum os_result __wrap_os_commit_alone(void *at, size_t size) {
     if (late_commit) {
         usleep(500);
@@ -82,7 +82,7 @@ void __wrap_os_huge_pages(void *at, size_t size, bool on) {
     advised += on ? size : 0;
     __real_os_huge_pages(at, size, on);
 }
-// On a machine with swap, too.
+// `all_touched` is for machines with swap, where pages that were written may be out of memory.
 bool __wrap_os_touched(const void *at, size_t size, unsigned char *pages) {
     looks++;
     if (all_touched) {
@@ -128,7 +128,7 @@ enum os_result __wrap_os_refresh(void *at, size_t size) {
     if (refuse_purge) {
         return OS_NO_MEMORY;
     }
-    if (lose_refresh) { // the kernel has unmapped it before it found that it cannot map it
+    if (lose_refresh) { // The kernel unmapped the range, and then would not map it again.
         os_release(at, size);
         return OS_LOST;
     }
@@ -215,7 +215,7 @@ class PageArena : public testing::Test {
             summaries(slab, dirty).group[slab / ARENA_GROUP_SLABS % ARENA_REGION_GROUPS]);
     }
 
-    // No summary says less than there is.
+    // No summary is below the true length of its run.
     void check_summaries() {
         for (bool dirty : {false, true}) {
             size_t carry = 0;
@@ -291,13 +291,13 @@ class PageArena : public testing::Test {
     bool zero = false;
 };
 
-// More slabs than were ever available or mapped ahead: a claim of so many needs the kernel.
+// Returns more slabs than were ever available or mapped ahead: a claim of so many needs the kernel.
 size_t more_than(size_t bytes) {
     constexpr size_t kAhead = 32 * ARENA_SUPERSLAB_SLABS;
     return (bytes >> ARENA_SLAB_SHIFT) + kAhead + 1;
 }
 
-// A purge that begins before there is a window, and goes on when another thread has made one.
+// A purge begins before there is a window, and goes on when another thread has made one.
 TEST(PageArenaDeathTest, InitMayComeInTheMiddleOfAPurge) {
     testing::FLAGS_gtest_death_test_style = "threadsafe";
     auto check = [] {
@@ -474,8 +474,9 @@ TEST_F(PageArena, RegionsAreBehindTheGroupsAndZero) {
     }
 }
 
-// Claims slabs, 17 at a time, up to so many, one page of each run is touched. Returns how many
-// calls of the kernel that took. *most: the mapped slabs at a time that were not claimed.
+// Claims slabs, 17 at a time, until `slabs` are held, and touches one page of each run. Returns how
+// many calls of os_map() that took. Sets *most to the most slabs at a time that were mapped and not
+// claimed.
 size_t calls_to_claim(size_t slabs, size_t *most) {
     size_t before = map_calls;
     for (*most = 0; page_arena_held() < slabs;) {
@@ -514,7 +515,7 @@ TEST(PageArenaDeathTest, ASmallHeapMapsLittle) {
         ok = ok && from != ARENA_NONE;
         EXPECT_LE(status_bytes("VmData:") - data, size_t{320} << 10);
         EXPECT_LE(status_bytes("VmSize:") - all, size_t{1} << 20);
-        // No more than a quarter above what it needs, or 2 MiB.
+        // The heap takes no more than a quarter, or 2 MiB, above its need.
         for (size_t slabs = 2; slabs < 200; slabs++) {
             ok = ok && page_arena_claim(1, 1, &zero) != ARENA_NONE;
             page_arena_stats stats;
@@ -555,7 +556,7 @@ TEST(PageArenaDeathTest, ALargeHeapIsMappedAheadWhereThatCostsNothing) {
                 EXPECT_LE(most, ARENA_SUPERSLAB_SLABS + 17u);
                 EXPECT_GE(calls, kGiB * 4 / ARENA_SUPERSLAB_SLABS);
             }
-            // A limit that comes later is noticed when the heap has used what is mapped.
+            // A limit that comes later is noticed when the heap has used all that is mapped ahead.
             address_limit = size_t{1} << 40;
             bool zero;
             while (page_arena_is_spacious(1) && page_arena_held() < kGiB * 6) {
@@ -623,7 +624,7 @@ TEST(PageArenaDeathTest, InATightProcessSlabsAreDataWhileTheyAreInUse) {
         };
         size_t first = page_arena_claim(1, 1, &zero);
         at(first)[ARENA_SLAB - 1] = 1;
-        // One without rights, of which pages get some.
+        // A slab without rights, some of whose pages get rights.
         size_t bare = page_arena_claim_bare(&zero);
         EXPECT_TRUE(zero);
         EXPECT_EQ(bare, first + 1);
@@ -631,14 +632,15 @@ TEST(PageArenaDeathTest, InATightProcessSlabsAreDataWhileTheyAreInUse) {
         EXPECT_TRUE(page_arena_give_rights(bare, 2, 3));
         EXPECT_EQ(status_bytes("VmData:"), data + 3 * HAK_PAGE);
         at(bare)[2 * HAK_PAGE] = at(bare)[5 * HAK_PAGE - 1] = 1;
-        // All there may be is used up; then what is free gives way, wherever it is.
+        // All the data that the process may have is used up. Then free slabs give way, wherever
+        // they are.
         std::vector<size_t> slabs;
         size_t slab;
         while ((slab = page_arena_claim(1, 1, &zero)) != ARENA_NONE) {
             at(slab)[0] = at(slab)[ARENA_SLAB - 1] = 1;
             slabs.push_back(slab);
         }
-        EXPECT_GE(slabs.size(), 7u * 16); // MiB; UBSan takes 6 of the 15
+        EXPECT_GE(slabs.size(), 7u * 16); // 7 MiB: UBSan takes 6 of the 15 MiB
         EXPECT_EQ(page_arena_claim(2, 1, &zero), ARENA_NONE);
         for (size_t i = 0; i < slabs.size(); i += 2) {
             page_arena_release(slabs[i], 1, true);
@@ -649,7 +651,7 @@ TEST(PageArenaDeathTest, InATightProcessSlabsAreDataWhileTheyAreInUse) {
         at(bare)[ARENA_SLAB - 1] = 1;
         // Free slabs are zero when they come back, and a release that says "clean" is no promise.
         page_arena_release(run, slabs.size() / 4, false);
-        for (size_t i = 0; i + 4 < slabs.size(); i += 2) { // the bare one has more by now
+        for (size_t i = 0; i + 4 < slabs.size(); i += 2) { // fewer: the bare slab has more pages
             slab = page_arena_claim(1, 1, &zero);
             if (slab == ARENA_NONE) {
                 ADD_FAILURE() << i;
@@ -702,7 +704,7 @@ TEST(PageArenaDeathTest, AKernelThatRefusesIsNotAskedAgainAndAgain) {
 }
 #endif
 
-// Where the kernel would have mapped it if it had been asked to: nothing of the arena's.
+// Maps a page that is not the arena's at `at`, and fills it.
 char *map_page_of_another(char *at) {
     void *got = mmap(at, HAK_PAGE, PROT_READ | PROT_WRITE,
                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
@@ -730,7 +732,7 @@ TEST(PageArenaDeathTest, WhatOthersHaveMappedInTheControlAreaIsSkipped) {
             pieces.insert(from / kPiece);
             pieces.insert((from + 511) / kPiece);
             EXPECT_TRUE(page_arena_reaches(from));
-            // A run that grows does not grow into it.
+            // A run that grows does not grow into the foreign mapping.
             if (page_arena_claim_at(from + 512, 1, &zero)) {
                 page_arena_release(from + 512, 1, false);
             }
@@ -755,7 +757,7 @@ TEST(PageArenaDeathTest, WhatOthersHaveMappedInTheControlAreaIsSkipped) {
             purged += page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX).slabs;
         } while (cursor != 0);
         EXPECT_EQ(purged, 512u);
-        cursor = kPiece / 64 + 1; // a walk that stood there may go on
+        cursor = kPiece / 64 + 1; // a walk that has stopped there may go on
         EXPECT_EQ(page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX).slabs, 0u);
         EXPECT_EQ(page_arena_claim(512, ARENA_SUPERSLAB, &zero), 4 * kPiece);
         page_arena_stats stats;
@@ -769,7 +771,7 @@ TEST(PageArenaDeathTest, WhatOthersHaveMappedInTheControlAreaIsSkipped) {
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 
-// What another has mapped where the heap would be mapped ahead is left alone.
+// A foreign mapping where the heap would be mapped ahead is left alone.
 TEST(PageArenaDeathTest, WhatOthersHaveMappedIsNotMappedAhead) {
     testing::FLAGS_gtest_death_test_style = "threadsafe";
     auto check = [] {
@@ -782,7 +784,7 @@ TEST(PageArenaDeathTest, WhatOthersHaveMappedIsNotMappedAhead) {
         for (size_t i = 1; i < 40; i += 3) {
             char *at = static_cast<char *>(page_arena_address(&window, page_arena_high())) +
                        i * (i + 5) * ARENA_SUPERSLAB;
-            // The first of them may be mapped ahead already.
+            // The heap may be mapped ahead to the first of these places already.
             if (mincore(at, HAK_PAGE, &in_memory) != 0) {
                 others.push_back(map_page_of_another(at));
             }
@@ -798,8 +800,8 @@ TEST(PageArenaDeathTest, WhatOthersHaveMappedIsNotMappedAhead) {
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 
-// The arena does not look there either as it puts the first SuperSlab behind it on huge pages
-// again.
+// When the arena advises the first SuperSlab behind a foreign mapping huge pages again, it does not
+// look at the SuperSlab before, whose metadata is not mapped.
 TEST(PageArenaDeathTest, WhatIsFilledAgainMayBeBehindWhatOthersHaveMapped) {
     testing::FLAGS_gtest_death_test_style = "threadsafe";
     auto check = [] {
@@ -824,9 +826,9 @@ TEST(PageArenaDeathTest, WhatIsFilledAgainMayBeBehindWhatOthersHaveMapped) {
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 
-// The last groups of a region are not mapped, as something of others' is in the way, or as another
-// thread is about to map them; those behind are. A search for a run that might go on from region to
-// region does not look there.
+// The last groups of a region are not mapped, because a foreign mapping is in the way, or because
+// another thread is about to map them; the groups behind are mapped. A search for a run that might
+// extend from region to region does not look at the groups that are not mapped.
 TEST(PageArenaDeathTest, ARegionWhoseEndIsNotMappedIsPassedBy) {
     testing::FLAGS_gtest_death_test_style = "threadsafe";
     auto check = [] {
@@ -837,7 +839,7 @@ TEST(PageArenaDeathTest, ARegionWhoseEndIsNotMappedIsPassedBy) {
         page_arena_window window = page_arena_get_window();
         char *groups = reinterpret_cast<char *>(window.groups + ARENA_REGION_GROUPS - 2);
         EXPECT_EQ(mprotect(map_page_of_another(groups), HAK_PAGE, PROT_NONE), 0);
-        // All there is before that is held, but for a run that is too short.
+        // All slabs before those groups are held, except for a run that is too short.
         size_t first = page_arena_claim(1, ARENA_SLAB, &zero);
         while (page_arena_claim(ARENA_GROUP_SLABS / 2, ARENA_SLAB, &zero) < ARENA_REGION_SLABS) {
         }
@@ -846,7 +848,7 @@ TEST(PageArenaDeathTest, ARegionWhoseEndIsNotMappedIsPassedBy) {
         EXPECT_FALSE(page_arena_reaches(ARENA_REGION_SLABS - 1));
         for (bool dirty : {false, true}) {
             page_arena_release(first, kShort, dirty);
-            // Twice: the first search leaves a bound of the region that is too short.
+            // Twice: after the first search the region's bound is too short for the run.
             for (int i = 0; i < 2; i++) {
                 size_t from = page_arena_claim(kLong, ARENA_SLAB, &zero);
                 EXPECT_NE(from, ARENA_NONE);
@@ -864,7 +866,7 @@ TEST_F(PageArena, ALargeRunIsRefusedAndASmallOneIsNot) {
     size_t more = std::max(more_than(stats().reserved_bytes), size_t{100});
     map_most = 16 * ARENA_SLAB;
     EXPECT_EQ(page_arena_claim(more, 1, &zero), ARENA_NONE);
-    // By what is allowed at a time it grows to any size.
+    // In steps of the size that is allowed, the heap grows to any size.
     std::vector<size_t> held;
     for (size_t i = 0; i < more + 100; i++) {
         held.push_back(claim(1));
@@ -1054,9 +1056,9 @@ TEST_F(PageArena, WhatIsSetAsideComesBackAsItWas) {
 }
 
 TEST_F(PageArena, WhatIsSetAsideComesBackInParts) {
-    // Over several SuperSlabs: each part's metadata can be used.
+    // The run extends over several SuperSlabs: the metadata of each part can be used.
     size_t run = claim(2 * ARENA_SUPERSLAB_SLABS, ARENA_SUPERSLAB);
-    size_t far = claim(8 * ARENA_SUPERSLAB_SLABS); // so much may be set aside
+    size_t far = claim(8 * ARENA_SUPERSLAB_SLABS); // so that so much may be set aside
     page_arena_set_aside(run, 2 * ARENA_SUPERSLAB_SLABS, hak_thread_slot());
     ASSERT_EQ(stats().aside_slabs, 2u * ARENA_SUPERSLAB_SLABS);
     ASSERT_EQ(page_arena_reuse(ARENA_SUPERSLAB_SLABS + 3), run);
@@ -1076,7 +1078,7 @@ TEST_F(PageArena, WhatIsSetAsideComesBackInParts) {
 TEST_F(PageArena, NoMoreIsSetAsideThanABoundSays) {
     constexpr size_t kAlone = 64;
     size_t run = claim(4 * kAlone);
-    for (size_t i = 0; i + 7 < 4 * kAlone; i += 16) { // none adjacent: what is between is held
+    for (size_t i = 0; i + 7 < 4 * kAlone; i += 16) { // not adjacent: the slabs between are held
         page_arena_set_aside(run + i, 15, hak_thread_slot());
         EXPECT_LE(stats().aside_slabs, kAlone);
     }
@@ -1176,7 +1178,8 @@ TEST_F(PageArena, PurgeTakesOnlyWhatIsOldEnough) {
     page_arena_release(high + 7, ARENA_SUPERSLAB_SLABS - 7, false);
 }
 
-// A slab that its holder has not written to may be dirty from before: it waits as long as the rest.
+// A slab that its last holder did not write to may be dirty from before. It waits as long as
+// others.
 TEST_F(PageArena, ACleanReleaseOfDirtySlabsCountsAsFreedNow) {
     size_t run = claim(8);
     page_arena_release(run, 8, true);
@@ -1190,7 +1193,7 @@ TEST_F(PageArena, ACleanReleaseOfDirtySlabsCountsAsFreedNow) {
     EXPECT_EQ(purge(500, SIZE_MAX), 8u);
 }
 
-// Releases one slab at a time: how many have pages then.
+// Each release of a slab gives back pages of others if there are more dirty slabs than allowed.
 TEST_F(PageArena, ReleasesGiveBackWhatIsAboveTheCeiling) {
     constexpr size_t kSlabs = 4000;
     constexpr size_t kLeast = 16;         // DIRTY_CEILING_LEAST of the production build
@@ -1217,7 +1220,7 @@ TEST_F(PageArena, ReleasesGiveBackWhatIsAboveTheCeiling) {
         release(run);
         EXPECT_EQ(stats().dirty_slabs, kSlabs);
     }
-    // The kernel refuses: it is not asked at each release.
+    // A kernel that refuses is not asked at each release.
     clock_ms += 100000;
     ASSERT_EQ(claim(kSlabs), run);
     refuse_purge = true;
@@ -1228,7 +1231,7 @@ TEST_F(PageArena, ReleasesGiveBackWhatIsAboveTheCeiling) {
     EXPECT_GE(purge_calls, 1u);
     EXPECT_EQ(stats().dirty_slabs, kSlabs);
     refuse_purge = false;
-    // With a thread that does it, or where nothing is to go back, releases have no part in it.
+    // If a background thread gives memory back, or if none is to go back, releases give none back.
     for (bool background : {false, true}) {
         settings_values[SETTING_DECAY_MS] = background ? 1000 : -1;
         settings_values[SETTING_BACKGROUND] = background;
@@ -1328,7 +1331,7 @@ TEST_F(PageArena, MoveOfARunOfSeveralMappings) {
     bool moved = page_arena_move(run, to, 8); // kernels before 6.17 cannot
     EXPECT_TRUE(all(moved ? to : run, 4, 1));
     EXPECT_TRUE(all((moved ? to : run) + 4, 4, 2));
-    // Either way both are there, and can be written.
+    // Whether the pages have moved or not, both runs are mapped, and can be written.
     fill(run, 8, 3);
     fill(to, 8, 4);
     page_arena_release(first, 4, false);
@@ -1368,7 +1371,7 @@ TEST_F(PageArena, MovedRunsMergeWhenTheyAreFree) {
     }
     EXPECT_EQ(stats().moved_runs, noted + kRuns);
     EXPECT_GE(mappings(), before + kRuns) << "the kernel keeps them apart";
-    // Moved on: where they were they merge.
+    // When the pages move on, the mappings at the old places merge.
     for (size_t i = 0; i < 3 * kRuns; i += 3) {
         ASSERT_TRUE(page_arena_move(runs[i + 1], runs[i], kSlabs));
         EXPECT_TRUE(all(runs[i], kSlabs, 1));
@@ -1395,7 +1398,7 @@ TEST_F(PageArena, NoMoreRunsAreMovedThanMayBe) {
 #ifdef __SANITIZE_THREAD__
     GTEST_SKIP() << "the sanitizer has mappings of its own beside these";
 #endif
-    constexpr size_t kMost = 1000; // more than that
+    constexpr size_t kMost = 1000; // more than may be noted
     size_t from = claim(2);
     size_t first = claim(3 * kMost);
     size_t before = mappings();
@@ -1514,7 +1517,7 @@ TEST_F(PageArena, AClaimAtGrowsTheHeapOrReturnsWhatItTook) {
 }
 
 TEST_F(PageArena, WhatOthersHaveMappedIsSkipped) {
-    // One page 32 MiB behind the heap, another one in the metadata of what is 32 MiB further.
+    // One page is 32 MiB behind the heap, another one in the metadata of slabs 32 MiB further on.
     constexpr size_t kApart = 32 << 20;
     char *in_heap = address(page_arena_high()) + kApart;
     size_t meta = (page_arena_high() + (2 * kApart >> ARENA_SLAB_SHIFT)) / ARENA_SUPERSLAB_SLABS;
@@ -1759,7 +1762,7 @@ TEST_F(PageArena, ARefusedClaimDoesNotGrowTheHeap) {
     EXPECT_EQ(stats().reserved_bytes, after);
 }
 
-// A request that does not fit is in nobody's way, at any moment.
+// A request that does not fit never makes another one fail that does.
 TEST_F(PageArena, UnderALimitATooLargeRequestFailsNoOther) {
     settings_values[SETTING_LIMIT] = 100 * int64_t{ARENA_SLAB};
     size_t held = claim(40);
@@ -1869,20 +1872,20 @@ TEST_F(PageArena, WhereAddressesAreLimitedFreeSlabsAreUnmapped) {
         EXPECT_TRUE(all(from + 3, 70, 1));
         fill(from, kSlabs, 7);
     }
-    // A process that has as many mappings as it may have gives back the pages alone.
+    // A process that has as many mappings as it may have gives back the pages only.
     refuse_unmap = true;
     page_arena_release(from, kSlabs, true);
     EXPECT_EQ(purge(0, SIZE_MAX), kSlabs);
     EXPECT_TRUE(is_mapped(from + kSlabs / 2));
     refuse_unmap = false;
-    // So does one whose limit was lowered to less than it holds.
+    // So does a process whose limit was lowered to less than it holds.
     ASSERT_TRUE(page_arena_claim_at(from, kSlabs, &zero));
     fill(from, kSlabs, 7);
     address_limit = size_t{1} << 20;
     page_arena_release(from, kSlabs, true);
     EXPECT_EQ(purge(0, SIZE_MAX), kSlabs);
     EXPECT_TRUE(is_mapped(from + kSlabs / 2));
-    // Runs that are short for the limit may be many.
+    // Runs that are short in proportion to the limit are not unmapped: there may be many.
     ASSERT_TRUE(page_arena_claim_at(from, kSlabs, &zero));
     fill(from, kSlabs, 7);
     address_limit = size_t{4} << 30;
@@ -2036,9 +2039,8 @@ TEST(PageArenaDeathTest, WhereWritableMemoryIsChargedFreeSuperSlabsAreDecommitte
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 
-// Rights can only be given there by a mapping that replaces what there was: threads that claim
-// slabs of one SuperSlab do not lose what they have written, nor are SuperSlabs decommitted any
-// more.
+// In a sandbox only a mapping that replaces the old one can give rights. Threads that claim slabs
+// of one SuperSlab do not lose what they have written, and SuperSlabs are not decommitted any more.
 TEST(PageArenaDeathTest, InASandboxDecommittedSuperSlabsAreCommittedOnce) {
     testing::FLAGS_gtest_death_test_style = "threadsafe";
     auto check = [] {
@@ -2099,8 +2101,9 @@ TEST(PageArenaDeathTest, InASandboxDecommittedSuperSlabsAreCommittedOnce) {
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 
-// Nor does the arena lose what it knows of the first region as it adds others, which are beside it
-// on a page; likewise behind a filter that nobody has seen coming.
+// In a sandbox the arena does not lose the content of the first region when it adds others, which
+// are on the same page; likewise if the process entered the sandbox without the backend's
+// knowledge.
 TEST(PageArenaDeathTest, InASandboxRegionsAreAdded) {
     testing::FLAGS_gtest_death_test_style = "threadsafe";
     auto check = [](bool seen) {
@@ -2126,8 +2129,8 @@ TEST(PageArenaDeathTest, InASandboxRegionsAreAdded) {
     EXPECT_EXIT(check(false), testing::ExitedWithCode(0), "");
 }
 
-// Nobody is refused memory while another thread adds some, whether the sandbox was there from the
-// start or was entered later.
+// No claim fails while another thread adds regions, whether the sandbox was there from the start or
+// was entered later.
 TEST(PageArenaDeathTest, InASandboxNoClaimIsRefusedWhileRegionsAreAdded) {
     testing::FLAGS_gtest_death_test_style = "threadsafe";
     auto check = [](bool later) {
@@ -2247,9 +2250,9 @@ TEST_F(PageArena, FirstFitAgainstAModel) {
     }
 }
 
-// Threads claim, extend, move and return runs while others purge; a shadow knows each slab's owner,
-// and each slab's first word does, too.
-// Half of the claims are of what is filled again, as all pages are said to be.
+// Threads claim, extend, move and return runs while others purge. A shadow table and the first word
+// of each slab both say who owns the slab. Half of the claims are of slabs that are filled again:
+// all pages count as having been in memory.
 TEST_F(PageArena, Storm) {
     all_touched = true;
     uint64_t before = stats().refilled_superslabs;
@@ -2354,7 +2357,7 @@ TEST_F(PageArena, Storm) {
     EXPECT_GT(stats().refilled_superslabs, before);
 }
 
-// Tests that reserve much come last: others walk over all that was ever reserved.
+// Tests that reserve much come last: other tests walk over all slabs that were ever reserved.
 
 TEST_F(PageArena, WhatIsFilledAgainIsOnHugePages) {
     constexpr size_t kSuperSlabs = 4;
@@ -2362,7 +2365,7 @@ TEST_F(PageArena, WhatIsFilledAgainIsOnHugePages) {
     std::vector<Extent> held;
     // A run behind all that was ever in use is claimed, written to, given back in pieces, and
     // claimed once more. Returns the bytes that were advised huge pages then.
-    size_t of_eight = 8; // slabs of each eight are written to
+    size_t of_eight = 8; // so many slabs of each eight are written to
     auto again = [&](size_t pages, size_t piece, auto second) -> size_t {
         size_t high = page_arena_high();
         size_t from;
@@ -2511,7 +2514,7 @@ TEST_F(PageArena, ASuperSlabInUseIsNotMadeHuge) {
 }
 
 TEST_F(PageArena, RunsAcrossGroupsAndRegionsAreFound) {
-    // Free runs over each kind of border, in a heap that is held but for them.
+    // Free runs over each kind of border, in a heap whose other slabs are held.
     constexpr size_t kSlabs = 2 * ARENA_REGION_SLABS;
     size_t run = claim(kSlabs);
     size_t region = hak_round_up(run + 1, ARENA_REGION_SLABS);
@@ -2581,7 +2584,7 @@ TEST_F(PageArena, AnAlignmentOfGiBsKeepsNoMoreThanItNeeds) {
         page_arena_release(from, 3, false);
         EXPECT_EQ(stats().reserved_bytes, after);
     }
-    // The room that was left out serves others.
+    // The slabs that the alignment left out serve other claims.
     size_t high = page_arena_high();
     size_t more = more_than(stats().reserved_bytes);
     if (more < ARENA_REGION_SLABS) {

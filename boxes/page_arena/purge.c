@@ -4,7 +4,7 @@
 
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
 
-// A release may be newer than the time that a purge has read before: by less than this.
+// A purge reads the clock once, so a release may be newer than that reading, by less than this.
 enum { CLOCK_SLACK_MS = 1 << 24 };
 
 static bool is_old(_Atomic uint32_t *freed_at, uint32_t now, uint32_t age_ms) {
@@ -12,8 +12,8 @@ static bool is_old(_Atomic uint32_t *freed_at, uint32_t now, uint32_t age_ms) {
     return age_ms == 0 || (age + CLOCK_SLACK_MS >= age_ms + CLOCK_SLACK_MS);
 }
 
-// Gives back what is free and dirty among `bits` of one word (4 MiB), up to `budget` slabs, from
-// the top down or from the bottom up.
+// Gives back the pages of those slabs among `bits` of one word (4 MiB) that are still free and
+// dirty, until done->slabs is `budget`. Starts at the highest slab if `down`, else at the lowest.
 static void purge_bits(const struct page_arena_window *window, size_t word, uint64_t bits,
                        size_t budget, bool down, struct page_arena_purged *done) {
     while (bits != 0 && done->slabs < budget && !done->failed) {
@@ -36,7 +36,7 @@ static void purge_bits(const struct page_arena_window *window, size_t word, uint
         if (!atomic_bitmap_claim_run(avail_word(window, word), from, count)) {
             continue; // in use again
         }
-        // A slab may have been purged by another thread since the look: count what is dirty now.
+        // Another thread may have purged a slab since `bits` was read: count what is dirty now.
         size_t dirty = atomic_bitmap_count_run(dirty_word(window, word), from, count);
         if (dirty > 0) {
             done->looks += ARENA_PURGE_CALL;
@@ -70,9 +70,9 @@ static HAK_NOINLINE void purge_word(const struct page_arena_window *window, size
     purge_bits(window, word, bits, budget, false, done);
 }
 
-// Gives back what a SuperSlab costs the process: its addresses under a limit on them, its rights if
-// the kernel charges for them. The caller holds all its slabs, which are clean. Returns false if
-// the kernel refuses. (A frame of its own, see arena_purge_held().)
+// Gives back what a SuperSlab costs the process: its addresses if there is a limit on them, its
+// rights if the kernel charges for them. The caller holds all its slabs, which are clean. Returns
+// false if the kernel refuses. (Not inlined, for the same reason as arena_purge_held().)
 static HAK_NOINLINE bool give_up_slabs(const struct page_arena_window *window, size_t first) {
     struct page_arena_group *group = &window->groups[first / ARENA_GROUP_SLABS];
     uint64_t bit = superslab_mask(first % ARENA_GROUP_SLABS, 1);
@@ -81,7 +81,7 @@ static HAK_NOINLINE bool give_up_slabs(const struct page_arena_window *window, s
         arena_map_lost(window, first, ARENA_SUPERSLAB_SLABS) != OS_OK) {
         return false;
     }
-    // Rights are taken only if several threads at a time can get them back later.
+    // Rights are taken only if several threads can get them back later at the same time.
     if (!unmapped && is_charged() && os_commits() &&
         (atomic_load_explicit(&group->committed, memory_order_relaxed) & bit) != 0) {
         enum os_result result = os_decommit(page_arena_address(window, first), ARENA_SUPERSLAB);
@@ -98,15 +98,15 @@ static HAK_NOINLINE bool give_up_slabs(const struct page_arena_window *window, s
     return true;
 }
 
-// As above, but gives the metadata of the SuperSlab back first, which other threads may read
-// meanwhile.
+// As above, but first gives back the pages of the SuperSlab's metadata. Other threads may read the
+// metadata meanwhile, so it has to stay mapped.
 static bool purge_superslab(const struct page_arena_window *window, size_t first) {
     char *meta = window->meta + first / ARENA_SUPERSLAB_SLABS * ARENA_SUPERSLAB_META;
     return (!os_purges_in_place() || os_purge(meta, ARENA_SUPERSLAB_META) == OS_OK) &&
            give_up_slabs(window, first);
 }
 
-// As above, for those SuperSlabs of a word that have no slab in use and no dirty slab.
+// As above, for those SuperSlabs of a word that have neither a slab in use nor a dirty slab.
 static HAK_NOINLINE void purge_meta(const struct page_arena_window *window, size_t word,
                                     struct page_arena_purged *done) {
     struct page_arena_group *group = &window->groups[word / 32];
@@ -122,7 +122,7 @@ static HAK_NOINLINE void purge_meta(const struct page_arena_window *window, size
         }
         size_t first = word * 64 + half * 32;
         if (arena_claim_avail(window, first, ARENA_SUPERSLAB_SLABS)) {
-            // It may have been in use since the look.
+            // The SuperSlab may have been in use since the look.
             bool clean = arena_count_dirty(window, first, ARENA_SUPERSLAB_SLABS) == 0;
             if (clean) {
                 done->looks += ARENA_PURGE_CALL;
@@ -206,7 +206,7 @@ static HAK_NOINLINE void lower_top(const struct page_arena_window *window, size_
             !atomic_compare_exchange_strong(&arena_state.top, &top, below)) {
             return;
         }
-        // A claim in the group may have looked at the old value before it was lowered.
+        // A claim in the group may have looked at `top` before it was lowered.
         if (!is_unused(window, group)) {
             load_max(&arena_state.top, top);
             return;
@@ -215,7 +215,7 @@ static HAK_NOINLINE void lower_top(const struct page_arena_window *window, size_
     }
 }
 
-// A cursor beyond the window: the walk goes on at a note of moved runs.
+// A cursor from here on, beyond any window, stands for a note of a moved run at which to go on.
 static const size_t settling = SIZE_MAX / 2;
 
 struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_t budget,
@@ -262,7 +262,7 @@ struct page_arena_purged page_arena_purge(size_t *cursor, uint32_t age_ms, size_
     return done;
 }
 
-// Not inlined: their locals would lie on the stack below each purge.
+// Not inlined, so that their locals are not on the stack during a purge.
 static HAK_NOINLINE void lower_runs(const struct page_arena_window *window, size_t group) {
     arena_survey(window, group, true);
 }
@@ -276,7 +276,7 @@ size_t page_arena_purge_highest(size_t most) {
     if (!page_arena_is_known()) {
         return 0;
     }
-    // No copy on the stack, because a free on a signal's stack may come here.
+    // No copy of the window, because a free on a signal's stack, which is small, may come here.
     const struct page_arena_window *window = &page_arena_known.window;
     struct page_arena_purged done = {0};
     size_t group = page_arena_top() / ARENA_GROUP_SLABS;

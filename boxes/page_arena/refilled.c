@@ -3,10 +3,10 @@
 //
 // A program that frees much and allocates as much again, such as a large temporary or a burst of
 // blocks, pays twice for each page: when the page goes back and when it is touched anew. The memory
-// is not kept, as nobody knows when the program will want it. But one fault for 2 MiB costs a sixth
-// of 512 faults. So if nearly all of a SuperSlab was in memory when it went back, it is advised
-// huge pages when it is put to use again as a whole: the program has shown that it fills the
-// SuperSlab.
+// is not kept, because nobody knows when the program will want it. But one fault for 2 MiB costs a
+// sixth of 512 faults. So if nearly all of a SuperSlab was in memory when its pages went back, the
+// SuperSlab is advised huge pages when it is put to use again as a whole: the program has shown
+// that it fills the SuperSlab.
 #include "boxes/page_arena/page_arena_internal.h"
 
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
@@ -37,13 +37,13 @@ static bool claim_rest(const struct page_arena_window *window, struct moved_run 
     return true;
 }
 
-// Maps a SuperSlab, all of which is held, afresh with the advice: a table of small pages would keep
-// a huge page out. SuperSlabs apart from each other may be mappings of their own from then on, so
-// their number is bounded.
+// Maps a SuperSlab afresh, with the advice; the caller holds all its slabs. (If it were only
+// advised, a table of small pages might keep a huge page out.) A SuperSlab whose neighbour is not
+// advised may be a mapping of its own from then on, so the number of such SuperSlabs is bounded.
 static void refresh_huge(const struct page_arena_window *window, struct moved_run all) {
     enum { SHARE = 1024 }; // of the mappings that the kernel grants
     size_t superslab = all.from / ARENA_SUPERSLAB_SLABS;
-    size_t before = superslab - 1; // It may lie in a piece that is not used.
+    size_t before = superslab - 1; // It may be in a piece that is not open.
     bool alone = !is_huge(window, superslab) &&
                  !(is_group_open(before / ARENA_GROUP_SUPERSLABS) && is_huge(window, before));
     if (alone && atomic_fetch_add_explicit(&arena_state.pieces, 1, memory_order_relaxed) >=
@@ -71,8 +71,8 @@ static bool is_committed(const struct page_arena_window *window, size_t supersla
                               superslab % ARENA_GROUP_SUPERSLABS);
 }
 
-// Maps a SuperSlab whose slabs [from, end) the caller holds afresh, if the others are free and none
-// has pages.
+// Maps the SuperSlab of the held slabs [from, end) afresh, if its other slabs are free and none of
+// its slabs has pages.
 static HAK_NOINLINE void refresh_around(const struct page_arena_window *window, size_t from,
                                         size_t end, bool huge) {
     size_t superslab = from / ARENA_SUPERSLAB_SLABS;
@@ -82,7 +82,7 @@ static HAK_NOINLINE void refresh_around(const struct page_arena_window *window, 
         return;
     }
     bool filled = arena_take_was_filled(window, superslab);
-    // Slabs that are gone may be taken by another mapping, which must not be mapped over.
+    // Where slabs are gone, another mapping may be by now, which must not be replaced.
     if (arena_count_dirty(window, all.from, all.slabs) == 0 &&
         !arena_any_gone(window, all.from, all.slabs)) {
         if (!huge) {

@@ -7,7 +7,7 @@
 
 size_t arena_release(size_t from, size_t slabs, bool dirty, uint32_t *now) {
     struct page_arena_window window = page_arena_get_window();
-    dirty = dirty || HAK_UNLIKELY(page_arena_is_tight()); // the purge takes rights, too
+    dirty = dirty || HAK_UNLIKELY(page_arena_is_tight()); // so that a purge takes the rights
     if (dirty) {
         for (size_t at = from, end = from + slabs; at < end; at = next_group(at)) {
             struct group_part part = group_part(&window, at, end);
@@ -25,7 +25,7 @@ size_t arena_release(size_t from, size_t slabs, bool dirty, uint32_t *now) {
             }
         }
     }
-    // Under a limit, a slab counts as room for others only once they can claim it.
+    // Under HAKMEM_LIMIT, a slab must not count as free before others can claim it.
     bool at_once = limit_slabs() == 0;
     if (at_once || added > 0) {
         count_slabs(at_once ? -(ptrdiff_t)slabs : 0, (ptrdiff_t)added);

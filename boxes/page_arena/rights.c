@@ -4,7 +4,7 @@
 
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
 
-// SuperSlabs without rights from `superslab` on, `most` at most.
+// Returns how many SuperSlabs from `superslab` on have no rights, up to `most`.
 static size_t count_uncommitted(const struct page_arena_window *window, size_t superslab,
                                 size_t most) {
     size_t count = 0;
@@ -22,11 +22,12 @@ static size_t count_uncommitted(const struct page_arena_window *window, size_t s
     return hak_min(count, most);
 }
 
-// Slabs of [from, end) that are gone: the first ones that are adjacent, in one word.
+// A run of slabs that are gone, in one word.
 struct gone {
-    size_t from, count; // count 0: there are none
+    size_t from, count; // count 0: there is none
 };
 
+// Returns the first such run in [from, end); an empty one at `end` if there is none.
 static struct gone find_gone(const struct page_arena_window *window, size_t from, size_t end) {
     while (from < end) {
         uint64_t bits =
@@ -62,7 +63,7 @@ static enum os_result map_gone(const struct page_arena_window *window, struct go
     return result;
 }
 
-// As above, for all slabs of [from, end) that are gone.
+// Maps all slabs of [from, end) that are gone.
 static enum os_result map_all_gone(const struct page_arena_window *window, size_t from,
                                    size_t end) {
     enum os_result result = OS_OK;
@@ -74,8 +75,8 @@ static enum os_result map_all_gone(const struct page_arena_window *window, size_
     return result;
 }
 
-// As above, for those SuperSlabs of group `index` that are bits of `lost`. (A frame of its own,
-// because mostly nothing is lost: see arena_purge_held().)
+// As above, for those SuperSlabs of group `index` whose bits are set in `lost`. (Not inlined,
+// because it is rarely called, and stacks of signals are small.)
 static HAK_NOINLINE enum os_result map_lost_of(const struct page_arena_window *window, size_t index,
                                                uint64_t lost, size_t from, size_t end) {
     for (; lost != 0; lost &= lost - 1) {
@@ -126,7 +127,8 @@ void arena_put_mapped(const struct page_arena_window *window, size_t from, size_
 }
 
 void arena_look_at_limits(void) {
-    const size_t most = (size_t)16 << 30; // for the sake of UNMAP_RUNS
+    // Above, no run that a purge gives back (4 MiB at most) would be worth unmapping.
+    const size_t most = (size_t)16 << 30;
     size_t limit = 0;
     if (!page_arena_is_tight()) {
         limit = hak_min(os_address_limit(), os_data_limit());
@@ -165,15 +167,15 @@ void arena_mark_meta(const struct page_arena_window *window, size_t index, uint6
 void arena_mark_committed(const struct page_arena_window *window, size_t index,
                           uint64_t superslabs) {
     atomic_bitmap_put(&window->groups[index].committed, superslabs);
-    if (is_charged()) { // so that the purge visits it
+    if (is_charged()) { // so that a purge visits the SuperSlabs, and takes their rights
         arena_mark_meta(window, index, superslabs);
     }
 }
 
-// Gives the held slabs [from, end) of a decommitted SuperSlab their rights back, where that empties
-// slabs that have rights already. The whole SuperSlab gets rights if the rest of it can be held
-// meanwhile. Otherwise the slabs of others are left alone and the SuperSlab is not marked, so the
-// next claims of its slabs do the same.
+// Gives the held slabs [from, end) of a SuperSlab without rights their rights back, if the kernel
+// can do so only by a new mapping, which empties slabs that have rights already. If the rest of the
+// SuperSlab can be held meanwhile, the whole SuperSlab gets rights. Otherwise the slabs of others
+// are left alone and the SuperSlab is not marked, so the next claims of its slabs do the same.
 static bool commit_held(const struct page_arena_window *window, size_t from, size_t end) {
     size_t superslab = from / ARENA_SUPERSLAB_SLABS;
     size_t first = superslab * ARENA_SUPERSLAB_SLABS;
@@ -197,13 +199,14 @@ static bool commit_held(const struct page_arena_window *window, size_t from, siz
     return done;
 }
 
-// Slabs [from, end) of a claim.
+// The slabs [from, end) of a claim.
 struct held {
     size_t from, end;
 };
 
-// Gives `count` decommitted SuperSlabs, of held slabs, their rights back in one call, or only the
-// first of them if the kernel has to map it anew. Returns how many are done; 0: the kernel refuses.
+// Gives `count` SuperSlabs without rights, in which the slabs `held` are, their rights back in one
+// call, or only the first SuperSlab if that takes a new mapping. Returns how many SuperSlabs are
+// done; 0 if the kernel refuses.
 static size_t commit_some(const struct page_arena_window *window, size_t superslab, size_t count,
                           struct held held, bool huge) {
     size_t from = superslab * ARENA_SUPERSLAB_SLABS;

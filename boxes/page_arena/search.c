@@ -19,7 +19,8 @@ static size_t first_word(const struct page_arena_window *window, size_t word, si
     return end;
 }
 
-// Returns the index of the word at which searches may start; `words` if nothing is free.
+// Returns the index of the word at which searches may start, or `words` if no slab is free. Raises
+// `lowest` to it.
 static size_t raise_lowest(const struct page_arena_window *window, size_t words) {
     size_t lowest = atomic_load(&arena_state.lowest);
     if (lowest >= words ||
@@ -43,7 +44,7 @@ struct search {
     const struct page_arena_window *window;
     size_t slabs;
     size_t step;   // the start is aligned to so many slabs
-    size_t origin; // the slab index that address 0 would have, negated
+    size_t origin; // slabs from address 0 to the window, modulo `step`
     bool dirty;    // of dirty slabs only
 };
 
@@ -60,7 +61,7 @@ HAK_INLINE uint64_t search_word(const struct search *search, size_t word) {
     return bits;
 }
 
-// Returns a word whose bit i is set if `count` (1..64) bits from i on are.
+// Returns a word whose bit i is set if the `count` (1..64) bits of `bits` from i on are set.
 static uint64_t starts_of_runs(uint64_t bits, size_t count) {
     for (size_t have = 1; bits != 0 && have < count;) {
         size_t more = hak_min(have, count - have);
@@ -70,10 +71,11 @@ static uint64_t starts_of_runs(uint64_t bits, size_t count) {
     return bits;
 }
 
-// Returns the lowest run in [from, end) that fits wherever it starts; ARENA_NONE if there is none.
+// Returns the start of the lowest run in [from, end) of search->slabs slabs, aligned or not;
+// ARENA_NONE if there is none.
 static size_t find_within(const struct search *search, size_t from, size_t end) {
     const struct search wanted = *search; // in registers
-    size_t carry = 0;                     // slabs at the end of the words before
+    size_t carry = 0;                     // free slabs right before word `w`
     uint64_t mask = ~UINT64_C(0) << from % 64;
     for (size_t w = from / 64; w < end / 64; w++, mask = ~UINT64_C(0)) {
         uint64_t bits = search_word(&wanted, w) & mask;
@@ -98,23 +100,23 @@ static size_t find_within(const struct search *search, size_t from, size_t end) 
     return ARENA_NONE;
 }
 
-// Claims the lowest run in [from, end) that is not lost to another thread.
+// Claims the lowest run in [from, end). If another thread is faster, goes on behind that run.
 static size_t claim_in_order(const struct search *search, size_t from, size_t end) {
     while (from < end && (from = find_within(search, from, end)) != ARENA_NONE) {
         if (arena_claim_avail(search->window, from, search->slabs)) {
             return from;
         }
-        from += search->slabs; // The search goes on behind.
+        from += search->slabs;
     }
     return ARENA_NONE;
 }
 
-// As above, for a thread that has lost a run. It passes some runs by, the more the more it loses,
-// and another number than other threads do. If all threads took the lowest run that is left, all
-// but one would lose again, and so on. The runs passed by come last.
+// As above, for a thread that has just lost a run to another one. If all such threads tried the
+// lowest run that is left, all but one would lose again, and so on. So a thread skips some runs:
+// how many depends on the thread, and grows with its losses. The skipped runs are tried last.
 static HAK_NOINLINE size_t claim_apart(const struct search *search, size_t from, size_t end) {
     enum { LOSSES_MOST = 6 };
-    size_t passed = ARENA_NONE; // the lowest of them
+    size_t passed = ARENA_NONE; // the lowest run that was skipped
     for (unsigned losses = 1; from < end; losses += losses < LOSSES_MOST) {
         size_t at = find_within(search, from, end);
         uint64_t hash = hak_hash((uint64_t)hak_thread_mark() << 8 | losses) >> 32;
@@ -159,8 +161,7 @@ static size_t next_free(const struct search *search, size_t at, size_t end) {
     return end;
 }
 
-// Returns how many slabs of [at, end) are free from `at` on. Counts no further than the search
-// needs.
+// Returns how many slabs from `at` on are free, up to `end` and up to search->slabs.
 static size_t free_from(const struct search *search, size_t at, size_t end) {
     size_t count = 0;
     while (count < search->slabs && at + count < end) {
@@ -183,20 +184,20 @@ static HAK_NOINLINE size_t claim_aligned_within(const struct search *search, siz
         if (count == search->slabs && arena_claim_avail(search->window, at, count)) {
             return at;
         }
-        // The run is too short, or was lost to another thread: the search goes on behind it.
+        // The run is too short, or another thread was faster: the search goes on behind it.
         at = align_up(search, next_free(search, at + count, end));
     }
     return ARENA_NONE;
 }
 
-// Claims the lowest run in [from, end) that will do; ARENA_NONE if there is none.
+// Claims the lowest run in [from, end). Returns ARENA_NONE if there is none.
 static size_t claim_within(const struct search *search, size_t from, size_t end) {
     return HAK_LIKELY(search->step == 1) ? claim_anywhere_within(search, from, end)
                                          : claim_aligned_within(search, from, end);
 }
 
-// Surveys the groups before `group` that a run of `carry` slabs, according to their summaries, lies
-// in. Returns the true length of the run at their end.
+// Surveys the groups before `group` over which, by their summaries, a run of `carry` slabs extends.
+// Returns the true length of the run that ends right before `group`.
 static size_t survey_carry(const struct search *search, size_t group, size_t carry) {
     size_t counted = 0;
     for (size_t g = group; counted < carry && g-- > 0;) {
@@ -210,8 +211,8 @@ static size_t survey_carry(const struct search *search, size_t group, size_t car
 }
 
 // Claims the lowest run whose last slab is in the group. Returns ARENA_NONE if there is none.
-// *carry bounds the run that ends before the group, and is set to a bound of the run at the group's
-// end.
+// *carry is an upper bound of the free run that ends right before the group. The call sets it to
+// that of the run that ends at the group's end.
 static size_t claim_in_group(const struct search *search, size_t group, size_t least,
                              size_t *carry) {
     struct runs runs = group_runs(search->window, group, search->dirty);
@@ -226,7 +227,7 @@ static size_t claim_in_group(const struct search *search, size_t group, size_t l
             if (from != ARENA_NONE) {
                 return from;
             }
-            // Not if only the alignment is in the way, of which the summary says nothing.
+            // The summary promised too much, unless only the alignment is in the way.
             if (search->step == 1 || runs.longest == ARENA_GROUP_SLABS) {
                 *carry = crossing ? survey_carry(search, group, *carry) : *carry;
                 runs = arena_survey(search->window, group, search->dirty);
@@ -251,8 +252,8 @@ static HAK_NOINLINE size_t claim_in_only_group(const struct search *search, size
     return from;
 }
 
-// As above, for a region, group by group: the region's bound does not say where its run lies, and
-// groups at its end may not be mapped.
+// As carry_over(), for the region that ends at group `region_end`. Goes group by group: the
+// region's bound does not say where its longest run is, and groups at its end may not be mapped.
 static size_t carry_over_region(const struct page_arena_window *window, size_t region_end,
                                 bool dirty, size_t carry) {
     size_t at_end = 0;
@@ -266,7 +267,7 @@ static size_t carry_over_region(const struct page_arena_window *window, size_t r
     return carry + at_end;
 }
 
-// Passes regions and groups that have no run of that length.
+// Claims the lowest run. Passes regions and groups that have no run of that length.
 static HAK_NOINLINE size_t claim_in_groups(const struct search *search, size_t least,
                                            size_t groups) {
     const struct page_arena_window *window = search->window;

@@ -25,7 +25,7 @@ static void raise(atomic_bitmap_word *summary, uint64_t most) {
     }
 }
 
-// To be called after slabs of the group have become available (or dirty ones have).
+// To be called after slabs (`dirty`: dirty slabs) of the group have become available.
 static void raise_runs(const struct page_arena_window *window, size_t group, bool dirty) {
     struct page_arena_runs *runs = runs_of(window, group, dirty);
     raise(&runs->group[group % ARENA_REGION_GROUPS], group_most);
@@ -162,7 +162,7 @@ size_t arena_count_dirty(const struct page_arena_window *window, size_t from, si
     if (HAK_LIKELY(atomic_bitmap_is_short(from, count, &mask))) {
         uint64_t bits =
             atomic_load_explicit(dirty_word(window, from / 64), memory_order_relaxed) & mask;
-        // Mostly all of them or none are dirty; then no count is needed.
+        // Mostly all of the slabs or none are dirty; then no count is needed.
         return bits == mask ? count : bits == 0 ? 0 : (size_t)__builtin_popcountll(bits);
     }
     size_t sum = 0;

@@ -10,8 +10,8 @@ struct arena_state arena_state = {.step = STEP_MOST};
 struct page_arena_known page_arena_known;
 struct arena_control arena_control;
 
-// The whole configuration in one word, so that it is published by one compare-and-swap: the base
-// (2 MiB aligned), log2 of the window's slabs in bits 0..7, and whether all regions have rights.
+// The whole configuration in one word, so that one compare-and-swap publishes it: the base (2 MiB
+// aligned), log2 of the window's slabs in bits 0..7, and ALL_REGIONS if all regions have rights.
 static _Atomic uintptr_t config;
 enum { ALL_REGIONS = 1 << 8 };
 
@@ -22,7 +22,7 @@ static size_t window_slabs(uintptr_t word) {
     return (size_t)1 << (word & 0xff);
 }
 
-// At the start of the window lie the page map, the groups and the regions.
+// The window starts with the page map, the groups and the regions, in this order.
 static size_t groups_offset(size_t slabs) {
     return hak_round_up(slabs, HAK_PAGE);
 }
@@ -59,10 +59,9 @@ size_t arena_first_superslab(const struct page_arena_window *window) {
     return hak_round_up(control, ARENA_SUPERSLAB) / ARENA_SUPERSLAB;
 }
 
-// Reserves the regions of a window at `at`, which makes the place the arena's, and gives the first
-// region rights. If only a mapping that replaces the old one can give rights, all regions get them
-// and *all is set: no thread uses the regions yet, while later only one thread at a time could add
-// some.
+// Takes a place for a window by reserving its regions, and gives the first region rights. If the
+// kernel can give rights only by a new mapping, all regions get them now, and *all is set to true:
+// no thread uses the regions yet, whereas later only one thread at a time could add some.
 static enum os_result take_place(uintptr_t at, size_t slabs, bool *all) {
     char *regions = (char *)at + regions_offset(slabs);
     enum os_result result = os_reserve(regions, regions_size(slabs), NULL);
@@ -102,8 +101,8 @@ static uintptr_t place_window(size_t *slabs, bool *all) {
             return at;
         }
     }
-    // There is no memory, or no such address on this kernel. A range of the kernel's choice tells
-    // which, and hints at a place.
+    // Either there is no memory, or the kernel does not have such addresses. A range that the
+    // kernel chooses tells which, and where there is a place.
     void *range;
     if (os_reserve(NULL, regions_size(*slabs), &range) != OS_OK) {
         return 0;
@@ -127,8 +126,8 @@ bool page_arena_is_tight(void) {
     return atomic_load_explicit(&arena_state.tight, memory_order_relaxed);
 }
 
-// Gives the regions up to `region` rights by `call`. Regions behind it that share its last page get
-// them too.
+// Gives the regions up to `region` rights by `call`, which also gives them to regions behind that
+// start on the same page.
 static enum os_result add_regions(const struct page_arena_window *window, size_t region,
                                   enum os_result (*call)(void *, size_t)) {
     size_t have = 1 + atomic_load(&arena_control.more_regions);
@@ -146,10 +145,10 @@ static bool has_rights(size_t region) {
            (atomic_load_explicit(&config, memory_order_relaxed) & ALL_REGIONS) != 0;
 }
 
-// As add_regions(), if giving rights empties pages that have rights already, as in a filter that
-// refuses mprotect() and that the backend has not seen coming. So one thread at a time does it, and
-// first looks whether another thread has. Returns OS_NO_MEMORY, without waiting, while another
-// thread is in here.
+// As add_regions(), if giving rights empties pages that have rights already: in a sandbox that
+// refuses mprotect() and that the backend was not told of. So one thread at a time does it, after a
+// look whether another thread has done it. Returns OS_NO_MEMORY, without waiting, while another
+// thread is in this function.
 static enum os_result add_alone(const struct page_arena_window *window, size_t region) {
     if (atomic_exchange(&arena_control.adding, true)) {
         return OS_NO_MEMORY;
@@ -160,8 +159,8 @@ static enum os_result add_alone(const struct page_arena_window *window, size_t r
     return result;
 }
 
-// Gives all regions rights, before the process enters a sandbox, as long as other threads can use
-// some meanwhile. A tight process has no room for that, and none for so large a heap.
+// Gives all regions rights before the process enters a sandbox, while that does not yet disturb
+// other threads that use regions. A tight process has no room for all regions, and needs but one.
 static void give_all_regions(void) {
     struct page_arena_window window = page_arena_get_window();
     if (window.base == NULL || page_arena_is_tight()) {
@@ -178,19 +177,18 @@ bool page_arena_find_place(void) {
         return true;
     }
     os_before_sandbox(give_all_regions);
-    // Four times the memory there is, and 1 TiB at least: addresses, of which few are mapped.
+    // Four times the machine's memory, and at least 1 TiB of addresses, of which few are mapped.
     size_t bytes = WINDOW_USUAL;
     size_t memory = os_physical_memory();
     while (bytes < WINDOW_MOST && bytes / 4 < memory) {
         bytes *= 2;
     }
     size_t slabs = bytes >> ARENA_SLAB_SHIFT;
-    bool all = false; // regions have rights
+    bool all = false; // all regions have rights
     uintptr_t at = place_window(&slabs, &all);
     if (at == 0) {
         return false;
     }
-    // In a tight process, slabs have rights only while they are in use.
     bool tight = os_data_limit() < data_tight;
     atomic_store_explicit(&arena_state.tight, tight, memory_order_relaxed);
     char policy;
@@ -206,7 +204,7 @@ bool page_arena_find_place(void) {
     }
     page_arena_known.window = window_of(word);
     __atomic_store_n(&page_arena_known.ready, true, __ATOMIC_RELEASE);
-    if (!all && !os_commits()) { // since the place was taken
+    if (!all && !os_commits()) { // The process has entered a sandbox since it took the place.
         give_all_regions();
     }
     return true;
