@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// shared_pool, a look at one block's bit: for callers that have found the block's slab and its
-// number there already.
+// shared_pool, a look at one block's bit: for callers that know the block's slab and the block's
+// number in the slab.
 #ifndef HAKMEM_BOXES_SHARED_POOL_FREE_BIT_H
 #define HAKMEM_BOXES_SHARED_POOL_FREE_BIT_H
 

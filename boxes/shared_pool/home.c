@@ -22,7 +22,7 @@
 #    define SHARED_POOL_GROUP_THREADS 4
 #endif
 
-enum { HOMES = SHARED_POOL_HOMES == 0 ? 1 : SHARED_POOL_HOMES }; // places
+enum { HOMES = SHARED_POOL_HOMES == 0 ? 1 : SHARED_POOL_HOMES }; // places for homes in a group
 
 // A line for each group.
 static struct {
@@ -54,8 +54,8 @@ static uint32_t owner_of(unsigned group) {
     return group + 1;
 }
 
-// Returns the first slab of the home at that place. Returns ARENA_NONE if there is none, or if it
-// is no longer the group's.
+// Returns the first slab of the home at that place. Returns ARENA_NONE if there is no home, or if
+// it is no longer the group's.
 static size_t home_at(const struct page_arena_window *window, unsigned group, unsigned place) {
     _Atomic(size_t) *at = &groups[group].at[place];
     size_t noted = atomic_load(at);
@@ -142,7 +142,7 @@ static void give_spare(const struct page_arena_window *window, size_t first) {
 }
 
 void pool_give_slab(const struct page_arena_window *window, size_t slab) {
-    enum { KEPT_MOST = 2 }; // with pages
+    enum { KEPT_MOST = 2 }; // spare slabs with pages
     if (!is_home(window, slab)) {
         page_arena_release(slab, 1, true);
         return;
@@ -211,8 +211,9 @@ void shared_pool_leave_homes(void) {
     }
 }
 
-// Claims a SuperSlab. Returns ARENA_NONE while more than a few free slabs have pages, because these
-// would be left unused, and where a claimed SuperSlab would be missing elsewhere.
+// Claims a SuperSlab. Returns ARENA_NONE while more than a few free slabs have pages, because a
+// home would leave these unused. Also returns ARENA_NONE under HAKMEM_LIMIT and in a tight process,
+// where the slabs of a home would be missing elsewhere.
 static size_t claim_superslab(bool huge) {
     enum { DIRTY_LEAST = ARENA_SUPERSLAB_SLABS, DIRTY_SHARE = 128 }; // of what is claimed
     if (settings_get(SETTING_LIMIT) != 0 || page_arena_is_tight() ||

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// purge: gives pages without a live block back to the kernel, and holds their blocks meanwhile.
+// purge: gives pages without a live block back to the kernel. Holds their blocks meanwhile.
 #include "boxes/shared_pool/shared_pool_internal.h"
 
 #include "backends/os.h"
@@ -14,9 +14,9 @@ bool pool_are_free(atomic_bitmap_word *bits, size_t first, size_t last) {
     return true;
 }
 
-// Puts blocks of a word back. Where slabs stay, the slab is left as it is then, even if all of its
-// blocks are free: the purge may be the one of a slab that has become empty, and a program's hook
-// of madvise() that uses the heap would make the slab empty again and again.
+// Puts blocks of a word back. If slabs stay, leaves the slab alone even if all of its blocks are
+// free: this purge may have been started by the slab's becoming empty, and if the program has a
+// madvise() of its own that uses the heap, the slab would become empty again and again.
 static void put_some(const struct page_arena_window *window, size_t slab, unsigned bin, size_t w,
                      uint64_t mask) {
     atomic_bitmap_word *at = superslab_bits(window, slab, bin) + w;
@@ -106,9 +106,9 @@ static size_t last_on(unsigned bin, unsigned end, unsigned blocks) {
     return hak_min(size_class_block_at(bin, ((uint32_t)end << HAK_PAGE_SHIFT) - 1), blocks - 1u);
 }
 
-// Puts the blocks on `pages`, of the first `blocks` ones, back. A block may be on more than one
-// page. (Which blocks there are is not asked again: a slab that is about to lose its guard seems to
-// have those on the guard, too.)
+// Puts those of the first `blocks` blocks back that are on `pages`. A block may be on more than one
+// page. (`blocks` is the number from before the purge: a slab that is about to lose its guard seems
+// to have the blocks on the guard, too.)
 static void put_pages(const struct page_arena_window *window, size_t slab, unsigned bin,
                       unsigned blocks, uint32_t pages) {
     size_t next = 0; // the blocks below have been put back
@@ -162,7 +162,7 @@ bool pool_purge_slab(const struct page_arena_window *window, size_t slab, unsign
     return pages == 0 || count != 0;
 }
 
-// Returns true if a slab may have idle pages. Marks the slab as not used since now.
+// Returns true if a slab may have idle pages. Marks the slab as not used from now on.
 static bool is_quiet(struct slab *meta, bool all) {
     if (atomic_load_explicit(&meta->kind, memory_order_relaxed) != SLAB_TINY) {
         return false;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// put: takes blocks out of a slab's bitmap and puts them back; gives slabs away that are free as a
+// put: takes blocks out of a slab's bitmap and puts them back; gives back slabs that are free as a
 // whole. All of this is in one file, so that the compiler knows which registers each step leaves
-// alone. In two files, putting a batch back took 5 % more instructions.
+// alone: in two files, putting a batch back took 5 % more instructions.
 //
 // In the hardened flavour a slab serves one bin for good (it *stays*), so that no address is ever
 // used for blocks of another size. While there are few slabs without a live block, they keep their
@@ -23,8 +23,8 @@ void pool_freed_twice(const struct page_arena_window *window, size_t slab, unsig
 
 bool pool_put_first_or_last(const struct page_arena_window *window, size_t slab, unsigned bin,
                             unsigned word, uint64_t before, uint64_t after) {
-    if (before ==
-        0) { // Otherwise the slab is listed, or the thread that set the first bit lists it.
+    // Otherwise the slab is listed, or the thread that set the word's first bit lists it.
+    if (before == 0) {
         pool_list(window, slab, bin);
     }
     return after == full_word(superslab_slab(window, slab), bin, word);
@@ -46,7 +46,7 @@ uint64_t pool_hold(const struct page_arena_window *window, size_t slab, unsigned
     return got;
 }
 
-// Returns true if every block of the slab is free. `word` is one that was full a moment ago.
+// Returns true if every block of the slab is free. `word` was full a moment ago.
 static bool is_all_free(const struct page_arena_window *window, size_t slab, unsigned bin,
                         unsigned word) {
     struct slab *meta = superslab_slab(window, slab);
@@ -76,8 +76,8 @@ static HAK_NOINLINE bool hold_all(const struct page_arena_window *window, size_t
     for (unsigned w = 0; w < words; w++) {
         uint64_t full = superslab_full_word(bin, w);
         uint64_t got = pool_hold(window, slab, bin, w, full, owed);
-        // The thread that sets a guard holds blocks until the slab says that it has one. So the
-        // look behind the last word is final.
+        // The thread that sets a guard holds blocks until the slab says that it has a guard. So the
+        // look at is_guarded() after the last word is final.
         if (got == full && !is_guarded(superslab_slab(window, slab))) {
             continue;
         }

@@ -15,8 +15,8 @@ unsigned bin_of_block(size_t size) {
     return size_class_bin_of(size - SIZE_CLASS_HEADER);
 }
 
-// A batch out and back again: what a miss and an overflow cost behind the cache. Threads meet in
-// the same slabs.
+// Takes a batch and puts it back: what a miss and an overflow cost behind the cache. Threads meet
+// in the same slabs.
 void TakeAndPut(benchmark::State &state) {
     const unsigned bin = bin_of_block(static_cast<size_t>(state.range(0)));
     const auto want = static_cast<unsigned>(state.range(1));
@@ -38,7 +38,7 @@ BENCHMARK(TakeAndPut)
     ->ThreadRange(1, 2)
     ->UseRealTime();
 
-// Blocks that come back in no order, as a program frees them.
+// Puts blocks back in no order, as a program frees them.
 void PutScattered(benchmark::State &state) {
     const unsigned bin = bin_of_block(128);
     constexpr size_t kBlocks = 64 * 64;
@@ -63,7 +63,7 @@ void PutScattered(benchmark::State &state) {
 }
 BENCHMARK(PutScattered);
 
-// A slab put to use and given back, again and again.
+// Puts a slab to use and gives it back, again and again.
 void FreshSlab(benchmark::State &state) {
     const unsigned bin = bin_of_block(4096);
     void *block;

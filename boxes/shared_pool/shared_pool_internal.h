@@ -3,7 +3,7 @@
 //
 //   totals.c        counts over the whole pool
 //   shared_pool.c   lists slabs with free blocks, and takes blocks from them
-//   put.c           moves bits out of a slab's bitmap and back; gives slabs away that are free
+//   put.c           moves bits out of a slab's bitmap and back; gives free slabs back
 //   home.c          SuperSlabs that few threads have for themselves
 //   purge.c         gives pages without a live block back to the kernel
 //   short_slab.c    slabs with a part of their pages, in tight processes
@@ -23,8 +23,8 @@
 // - Reads that only choose where to try (find_listed(), the first look at a word, `active`, whether
 //   `clean` is zero) are relaxed: a read-modify-write follows.
 // - Totals order nothing.
-// - While the process has one thread nothing needs an order: then a bit is set without an atomic
-//   step (atomic_bitmap_put_clear()).
+// - While the process has one thread, no order is needed: bits are set without an atomic step
+//   (atomic_bitmap_put_clear()).
 #ifndef HAKMEM_BOXES_SHARED_POOL_SHARED_POOL_INTERNAL_H
 #define HAKMEM_BOXES_SHARED_POOL_SHARED_POOL_INTERNAL_H
 
@@ -92,12 +92,12 @@ HAK_INLINE unsigned blocks_of(struct slab *meta, unsigned bin) {
     return is_guarded(meta) ? superslab_blocks_on(bin, GUARDED_PAGES) : size_class_bins[bin].blocks;
 }
 
-// Returns what word `word` of a slab's bitmap is when all blocks that the slab has are free.
+// Returns the value of word `word` of a slab's bitmap when all blocks that the slab has are free.
 HAK_INLINE uint64_t full_word(struct slab *meta, unsigned bin, unsigned word) {
     if (HAK_LIKELY(!is_guarded(meta))) {
         return superslab_full_word(bin, word);
     }
-    unsigned blocks = blocks_of(meta, bin); // fewer words may have some than without a guard
+    unsigned blocks = blocks_of(meta, bin); // The last word may have none, because of the guard.
     return blocks <= word * 64 ? 0 : blocks_in_word(0, blocks - 1, word);
 }
 
@@ -132,7 +132,7 @@ void pool_count_clean(uint16_t gained, uint16_t lost);
 // From now on each thread counts on a line that it shares with few others, and not in the totals.
 void pool_share_totals(void);
 
-// Tells the arena whether the heap should be on huge pages.
+// Tells the arena whether the heap is dense (see page_arena_mark_dense()).
 void pool_mark_dense(void);
 
 // --- shared_pool.c
@@ -144,10 +144,10 @@ void pool_list(const struct page_arena_window *window, size_t slab, unsigned bin
 // slab again if a block has become free.
 void pool_unlist(const struct page_arena_window *window, size_t slab, unsigned bin);
 
-// Adds blocks of a slab to the `got` blocks in blocks[], up to `want`. Returns the number of blocks
-// there then. Sets *more if the slab may have more blocks, for which there was no room. Once the
-// batch has blocks, no word is split to fill it up: splitting takes a step for each block, and the
-// rest of the word would split the next batch's words.
+// Adds blocks of a slab to the `got` blocks in blocks[], up to `want`. Returns the new number of
+// blocks. Sets *more to true if the slab may have more blocks, for which there was no room. Once
+// the batch has blocks, no word is split to fill it up: splitting takes a step for each block, and
+// the rest of the word would split the next batch's words.
 unsigned pool_take_from(const struct page_arena_window *window, size_t slab, unsigned bin,
                         void **blocks, unsigned got, unsigned want, bool *more);
 
@@ -227,8 +227,8 @@ HAK_NORETURN HAK_COLD void pool_freed_twice(const struct page_arena_window *wind
                                             unsigned bin, unsigned word, uint64_t before,
                                             uint64_t mask);
 
-// Called when bits were set in a word that had none, or that may be full now. If it had none, lists
-// the slab. Returns true if the word is full.
+// Called when bits were set in a word that had none, or that may be full now. If the word had none,
+// lists the slab. Returns true if the word is full.
 bool pool_put_first_or_last(const struct page_arena_window *window, size_t slab, unsigned bin,
                             unsigned word, uint64_t before, uint64_t after);
 
@@ -260,10 +260,9 @@ HAK_INLINE void put_word(const struct page_arena_window *window, size_t slab, un
 }
 
 // The one way to take blocks out of a bitmap. Takes those of the bits `want` of word `word` that
-// are set, and returns them. The slab may serve another bin by now. This is checked after the bits
-// are taken, because bits that are held keep the slab from changing again. If the slab does serve
-// another bin, the bits go back to that bin, and 0 is returned; *owed is set to that bin if the
-// caller owes a pool_reclaim_if_free() for it.
+// are set, and returns them. Afterwards checks whether the slab serves another bin by now: while
+// bits are held, the slab cannot change again. If it does, the bits go back to that bin, and 0 is
+// returned; *owed is set to that bin if the caller owes a pool_reclaim_if_free() for it.
 uint64_t pool_hold(const struct page_arena_window *window, size_t slab, unsigned bin, unsigned word,
                    uint64_t want, unsigned *owed);
 
@@ -301,7 +300,7 @@ size_t pool_skip_unknown(const struct page_arena_window *window, size_t slab);
 // slab of the hint more pages, or puts a fresh slab to use.
 unsigned pool_take_short(unsigned bin, void **blocks, unsigned want, shared_pool_hint *hint);
 
-// Gives a slab that stays its bin's back to the arena if it has no live block.
+// Gives a slab back to the arena if it has no live block, even if slabs stay.
 void pool_give_kept(const struct page_arena_window *window, size_t slab);
 
 #endif

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/model_checker/atomics.h"
 
-// The pool as one source. (A mutant of the last file uses what is in those above.)
+// The pool as one source. (A mutant of the last file uses functions of the files above.)
 #include "boxes/shared_pool/purge.c"
 #include "boxes/shared_pool/put.c"
 #include "boxes/shared_pool/shared_pool.c"
@@ -12,8 +12,8 @@
 
 #include "boxes/shared_pool/shared_pool_model.h"
 
-// Stands in for the product's table. The bins differ in all that they can, but have their bitmaps
-// at the same place. Their numbers of blocks are the smallest ones, and those around the end of a
+// Takes the place of the product's table. The bins have their bitmaps at the same place, and differ
+// in everything else. Their numbers of blocks are the smallest ones, and those around the end of a
 // word.
 #define BIN(bytes, count)                                                                \
     {                                                                                    \
@@ -22,7 +22,7 @@
     }
 
 const struct size_class_bin size_class_bins[SIZE_CLASS_BINS] = {
-    [0] = BIN(65536, 1), // of slabs that were never in use
+    [0] = BIN(65536, 1), // the bin of slabs that were never in use
     [MODEL_1] = BIN(65536, 1),  [MODEL_2] = BIN(32768, 2),   [MODEL_2_SMALLER] = BIN(27648, 2),
     [MODEL_3] = BIN(18432, 3),  [MODEL_63] = BIN(1040, 63),  [MODEL_64] = BIN(1024, 64),
     [MODEL_65] = BIN(1008, 65), [MODEL_128] = BIN(512, 128),

@@ -21,7 +21,7 @@ enum model_bin {
     MODEL_BINS,
 };
 
-// The counters of the pool that only its statistics read.
+// The counters of the pool that only its statistics read. Sets *bytes to their size, as below.
 const volatile void *model_totals(size_t *bytes);
 
 // The homes of groups, from the first place of group 0 on; the lines on which few threads count;

@@ -35,8 +35,8 @@ namespace {
 using model::Op;
 using model::Program;
 
-constexpr size_t kSlabs = 2; // the model's slabs, as it numbers them
-constexpr size_t kWords = 2; // of a slab's bitmap, at most
+constexpr size_t kSlabs = 2; // the model's slabs are numbered 0 and 1
+constexpr size_t kWords = 2; // the most words of a slab's bitmap
 constexpr size_t kMostThreads = 3;
 
 using Mask = std::array<uint64_t, kWords>;
@@ -46,17 +46,17 @@ enum Kind { TAKE, PUT, PURGE, LEAVE, GIVE };
 Op take(unsigned bin, unsigned want = 1) {
     return {TAKE, bin, want};
 }
-// The lowest of the blocks that the thread holds, all in one slab.
+// Puts back the lowest blocks that the thread holds, all in one slab.
 Op put(unsigned count) {
     return {PUT, count};
 }
 const Op kPutOne = put(1);
-const Op kPut = put(0); // all
+const Op kPut = put(0); // 0: all blocks
 const Op kPurge = {PURGE};
 const Op kLeave = {LEAVE}; // the home
 const Op kGive = {GIVE};   // the slabs that stay and have no live block
 
-// Memory as the pool sees it: addresses only.
+// The heap as the pool sees it: addresses only.
 struct Memory {
     page_arena_window window;
     page_arena_group group;
@@ -329,7 +329,7 @@ class Pool : public model::Checker {
     void threads_are_gone() override {
         for (size_t t = 0; t < kMostThreads; t++) {
             Holder &holder = shared_.holders[t];
-            if (t != running()) { // what it has in its program's hands stays out for ever
+            if (t != running()) { // Blocks that its program has are never put back.
                 holder.hint = 0;
                 holder.putting = {};
                 holder.putting_slab = 0;
@@ -416,13 +416,13 @@ class Pool : public model::Checker {
     struct Holder {
         shared_pool_hint hint = ARENA_NONE;
         std::array<Mask, kSlabs> held = {};
-        std::array<uint64_t, kSlabs> bin = {}; // of the blocks held
-        // Being put back: the thread's until the step that sets their bits, another's afterwards.
+        std::array<uint64_t, kSlabs> bin = {}; // the bin of the blocks held
+        // Blocks being put back: the thread has them until the step that sets their bits.
         Mask putting = {};
         uint64_t putting_slab = 0;
     };
 
-    // Chooses what a put is about: blocks of the first slab that the thread has some of.
+    // Chooses the blocks of a put: blocks of the first slab of which the thread has any.
     static void start_put(Holder &holder, unsigned count) {
         for (size_t s = 0; s < kSlabs; s++) {
             if (holder.held[s] == Mask{}) {
@@ -487,7 +487,7 @@ class Pool : public model::Checker {
         holder.bin[slab] = bin;
     }
 
-    // No block that a thread holds lies in these bytes.
+    // Checks that no block that a thread holds is in these bytes.
     void check_no_live(size_t from, size_t to) {
         for (const Holder &holder : shared_.holders) {
             for (size_t s = 0; s < kSlabs; s++) {
@@ -525,7 +525,7 @@ class Pool : public model::Checker {
                (group >> slab / ARENA_SUPERSLAB_SLABS & 1) != 0 && (region & 1) != 0;
     }
 
-    // What a word of a slab's bitmap is when all of its blocks are free.
+    // Returns the value of a word of a slab's bitmap when all of its blocks are free.
     static uint64_t full_word(size_t s, unsigned bin, unsigned word) {
         unsigned guarded = HAK_HARDENED != 0 && atomic_load(&meta_of(s).pages) == kGuarded;
         unsigned blocks =
@@ -534,7 +534,7 @@ class Pool : public model::Checker {
         return left >= 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1;
     }
 
-    // The blocks of a slab that threads hold, and their bin.
+    // Returns the blocks of a slab that threads hold, and their bin.
     Mask held_of(size_t s, unsigned *bin) const {
         Mask out = {};
         for (const Holder &holder : shared_.holders) {
@@ -590,7 +590,7 @@ class Pool : public model::Checker {
         }
     }
 
-    // In a child, blocks and slabs that the others had in their hands may be lost.
+    // In a child, blocks and slabs that the other threads were working on may be lost.
     void check_child() {
         for (size_t s = 0; s < slabs_; s++) {
             unsigned bin = 0;
@@ -606,7 +606,8 @@ class Pool : public model::Checker {
         }
     }
 
-    // A child's thread has purged, which lists what others were about to list, and gets no block.
+    // The child's thread has purged, which lists slabs that other threads were about to list, and
+    // gets no block.
     void check_nothing_is_free(unsigned bin) {
         for (size_t s = 0; s < slabs_; s++) {
             if ((shared_.avail >> s & 1) != 0) {
@@ -812,7 +813,7 @@ TEST(SharedPoolModel, DISABLED_ThreeAndAReformat) {
     Pool pool({{kPut, take(kY)}, {kPut}, {take(kX)}}, 1);
     pool.before(0, take(kX));
     pool.before(1, take(kX));
-    pool.before(2, take(kX)); // nothing; but its hint
+    pool.before(2, take(kX)); // takes nothing, but sets the thread's hint
     expect_sound(pool, 1000);
 }
 
@@ -935,7 +936,7 @@ TEST(SharedPoolModel, TwoWordsAndASlowTakerOfAnotherBin) {
     expect_sound(pool, 1000);
 }
 
-// The decay takes the blocks of a page out for a while. Its bits of pages are cells here, too.
+// The decay takes the blocks of a page out for a while. The bits of pages take part here, too.
 TEST(SharedPoolModel, PurgeAndPut) {
     Pool pool({{kPut}, {kPurge}}, 1, PAGES);
     pool.before(0, take(kX));
@@ -954,15 +955,15 @@ TEST(SharedPoolModel, PurgeAndReformat) {
     expect_sound(pool, 1000);
 }
 
-// What is a page without a live block to the old bin holds one of the new bin.
+// A page without a live block of the old bin has a live block of the new bin.
 TEST(SharedPoolModel, PurgeByTheOldBin) {
     Pool pool({{kPut, take(kY, 2), kPutOne}, {kPurge}}, 1, PAGES);
     pool.before(0, take(kX));
     expect_sound(pool, 5000);
 }
 
-// Of a slab of 64 blocks, four a page: thread `t` holds the last one, and all other pages but the
-// first are purged.
+// A slab of 64 blocks, four a page: thread `t` holds the last block, and all other pages except for
+// the first are purged.
 void leave_a_page(Pool &pool, size_t t) {
     pool.before(1 - t, take(MODEL_64, 63));
     pool.before(t, take(MODEL_64));
@@ -990,8 +991,8 @@ TEST(SharedPoolModel, DISABLED_PurgePutAndTake) {
     expect_sound(pool, 1000);
 }
 
-// Forks. What a child does: it gives back memory, which lists what others were about to list, and
-// allocates.
+// Forks. The child gives back memory, which lists slabs that other threads were about to list, and
+// then allocates.
 const Program kChild = {kPurge, take(kX), take(kY), kPut};
 
 TEST(SharedPoolModel, AChildOfTwoThatTakeAndPut) {
@@ -1042,8 +1043,8 @@ TEST(SharedPoolModel, AChildWithTwoSuperSlabsOfABin) {
     expect_sound(pool, 500);
 }
 
-// Bins in pairs: a slab of the first becomes one of the second while someone is held up who was
-// busy with it.
+// Bins in pairs: a slab of the first bin becomes one of the second while a thread that was working
+// on the slab is held up.
 class SharedPoolGeometry : public testing::TestWithParam<std::pair<unsigned, unsigned>> {
   protected:
     const unsigned old_ = GetParam().first;
@@ -1059,8 +1060,8 @@ class SharedPoolGeometry : public testing::TestWithParam<std::pair<unsigned, uns
             pool.before(1, kPut);
         }
     }
-    // Of the new bin's blocks, as many as make the bitmap look as if all of the old one's were
-    // free.
+    // Takes as many of the new bin's blocks as make the bitmap look as if all blocks of the old bin
+    // were free.
     unsigned as_if_all() const { return hak_min(blocks_of(old_), hak_max(blocks_of(new_) - 1, 1)); }
 };
 
@@ -1088,7 +1089,7 @@ INSTANTIATE_TEST_SUITE_P(Two, SharedPoolGeometry, testing::ValuesIn(pairs(false)
 INSTANTIATE_TEST_SUITE_P(DISABLED_One, SharedPoolGeometry, testing::ValuesIn(pairs(true)),
                          name_of_pair);
 
-// Thread 0 sets the last bit, and looks at the bitmap when it is another bin's.
+// Thread 0 sets the last bit, and looks at the bitmap when the slab serves another bin.
 TEST_P(SharedPoolGeometry, AReclaimerIsHeldUp) {
     Pool pool({{kPut}, {take(old_), kPut, take(new_, blocks_of(new_)), put(as_if_all())}}, 1);
     start(pool);

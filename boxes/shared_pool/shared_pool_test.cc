@@ -69,8 +69,8 @@ class SharedPool : public testing::Test {
     }
     size_t slab_of(const void *ptr) const { return page_arena_slab_of(&window, ptr); }
 
-    // Every slab with free blocks is listed, in both levels; no slab in use is all free; and the
-    // totals are what they should be.
+    // Expects that every slab with free blocks is listed, in both levels, that no slab in use has
+    // only free blocks, and that the totals are the sums over all slabs.
     void expect_listed() {
         size_t slabs = 0;
         size_t clean = 0;
@@ -103,7 +103,7 @@ class SharedPool : public testing::Test {
     page_arena_window window;
 };
 
-// Huge pages are for a heap that is mostly of small blocks, and no longer than it is.
+// A heap is advised huge pages while it consists mostly of small blocks, and no longer.
 TEST_F(SharedPool, AHeapIsDenseAsLongAsItIsOfSmallBlocks) {
     constexpr unsigned kSlabs = 200;
     for (size_t size : {size_t{64}, size_t{16384} - SIZE_CLASS_HEADER}) {
@@ -156,7 +156,7 @@ TEST_F(SharedPool, ManyBlocksComeInAddressOrder) {
         std::vector<void *> blocks(64);
         ASSERT_EQ(shared_pool_take(bin, blocks.data(), 64, &hint), 64u);
         EXPECT_TRUE(std::is_sorted(blocks.begin(), blocks.end())) << "of a fresh slab, bin " << bin;
-        // Every third one stays away.
+        // Every third block is not put back.
         std::vector<void *> out;
         std::vector<void *> back;
         for (size_t i = 0; i < blocks.size(); i++) {
@@ -171,15 +171,15 @@ TEST_F(SharedPool, ManyBlocksComeInAddressOrder) {
     }
 }
 
-// A word of 64 blocks is not split to fill up a batch, and what is left of it is found the next
-// time.
+// A word of 64 blocks is not split to fill up a batch, and the next call finds the blocks that are
+// left.
 TEST_F(SharedPool, ABatchThatHasSomeTakesWholeWordsOnly) {
     constexpr unsigned kBin = 4;
     shared_pool_hint hint = ARENA_NONE;
     std::vector<void *> all = take(kBin, 256, hint);
     ASSERT_EQ(all.size(), 256u);
     const size_t slabs = slabs_in_use();
-    // Free of the four words: 40, 40, 10 and 64 blocks.
+    // 40, 40, 10 and 64 blocks of the four words are free.
     std::vector<void *> back;
     for (size_t i = 0; i < all.size(); i++) {
         const size_t kFree[] = {40, 40, 10, 64};
@@ -284,7 +284,7 @@ TEST_F(SharedPool, LowestSlabIsUsedFirstAndTheHintBeforeIt) {
     EXPECT_EQ(take(kBin, 1, hint), std::vector<void *>{blocks[7]});
     put(kBin, {blocks[7]});
     EXPECT_EQ(take(kBin, 1), std::vector<void *>{blocks[1]});
-    // A stale hint (a slab of another bin, or none at all) costs nothing but a look.
+    // A stale hint (a slab of another bin, or no slab at all) costs nothing but a look.
     hint = slab_of(blocks[0]);
     std::vector<void *> other = take(kBin - 1, 1, hint);
     EXPECT_NE(slab_of(other[0]), slab_of(blocks[0]));
@@ -300,7 +300,7 @@ TEST_F(SharedPool, BatchComesFromSeveralSlabs) {
     constexpr unsigned kBin = kLastBin; // 2 blocks a slab
     std::vector<void *> first = take(kBin, 1);
     std::vector<void *> second = take(kBin, 1);
-    put(kBin, {}); // nothing
+    put(kBin, {}); // an empty batch
     ASSERT_EQ(slab_of(first[0]), slab_of(second[0]));
     std::vector<void *> third = take(kBin, 1);
     put(kBin, second);
@@ -325,8 +325,8 @@ TEST_F(SharedPool, EmptySlabGoesBackAndServesAnotherBin) {
     put(40 % kLastBin + 1, other);
 }
 
-// Pieces of the bitmap's words, of every length, upwards and downwards, beside blocks that are
-// kept.
+// Puts back pieces of the bitmap's words, of every length, upwards and downwards, beside blocks
+// that are kept.
 TEST_F(SharedPool, RunsOfNeighboursComeBackAndNoOtherBlock) {
     std::mt19937 random(1);
     for (unsigned bin = 1; bin <= kLastBin; bin++) {
@@ -422,7 +422,7 @@ TEST_F(SharedPoolPurge, PagesWithoutALiveBlockGoBackAndOthersStay) {
         memset(block, 0x5a, 63);
     }
     EXPECT_EQ(resident_pages(slab), 16u);
-    // Pages 1, 2, 3 and 9 become free of live blocks; page 5 but for its last block.
+    // Pages 1, 2, 3 and 9 lose all their live blocks; page 5 loses all but its last block.
     std::vector<void *> back;
     std::set<void *> live(blocks.begin(), blocks.end());
     for (size_t page : {1, 2, 3, 9, 5}) {
@@ -526,7 +526,7 @@ TEST_F(SharedPoolPurge, OfEveryBinOnlyWholePagesGo) {
     }
 }
 
-// While its process has one thread, the pool takes a way of its own.
+// While the process has one thread, the pool sets bits without atomic steps.
 enum Threads { kAlone, kBesideAnother };
 
 class SharedPoolDeathTest : public SharedPool, public testing::WithParamInterface<Threads> {};
@@ -548,7 +548,7 @@ std::string line(const void *ptr, const char *fault) {
     EXPECT_EXIT((be(GetParam()), statement), testing::KilledBySignal(SIGABRT), \
                 testing::Eq(line(ptr, fault)))
 
-// In a process that may have little data slabs get their pages as blocks are asked for.
+// In a tight process slabs get their pages as blocks are asked for.
 TEST(SharedPoolTightDeathTest, SlabsAreAsLongAsTheyNeedToBe) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
     GTEST_SKIP() << "the sanitizer needs more data than the limit allows";
@@ -587,7 +587,7 @@ TEST(SharedPoolTightDeathTest, SlabsAreAsLongAsTheyNeedToBe) {
             runs.push_back(run);
             pages += (size_class_bins[bin].size + HAK_PAGE - 1) / HAK_PAGE;
         }
-        // Its pages, and the metadata of the SuperSlabs.
+        // The pages of the slabs, and the metadata of the SuperSlabs.
         ok = ok && data() - before <= pages * HAK_PAGE + (size_t{200} << 10);
         superslab_stats stats;
         superslab_get_stats(&stats);
@@ -595,7 +595,7 @@ TEST(SharedPoolTightDeathTest, SlabsAreAsLongAsTheyNeedToBe) {
             ok = ok && stats.bin_slabs[bin] == 1 &&
                  stats.bin_free[bin] + stats.bin_absent[bin] == size_class_bins[bin].blocks - 1u;
         }
-        // Two slabs of each, block by block and in batches: every block once, and none of another.
+        // Two slabs of each bin, block by block and in batches: every block comes once.
         for (Run &run : runs) {
             while (run.blocks.size() < 2u * size_class_bins[run.bin].blocks) {
                 void *some[20];
@@ -632,7 +632,8 @@ TEST(SharedPoolTightDeathTest, SlabsAreAsLongAsTheyNeedToBe) {
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
 }
 
-// In the sandbox of a forked process with much memory only many pages in a row are worth a call.
+// In the sandbox of a forked process with much memory, only many pages in a row are worth a system
+// call.
 TEST(SharedPoolSandboxDeathTest, PurgesLoseNoBlock) {
     auto check = [] {
         os_start(OS_SANDBOXED);
@@ -640,7 +641,7 @@ TEST(SharedPoolSandboxDeathTest, PurgesLoseNoBlock) {
         bool ok = page_arena_init();
         bool zero;
         constexpr size_t kSlabs = (size_t{128} << 20) / ARENA_SLAB;
-        size_t large = page_arena_claim(kSlabs, ARENA_SLAB, &zero); // nothing is written to it
+        size_t large = page_arena_claim(kSlabs, ARENA_SLAB, &zero); // never written to
         ok = ok && large != ARENA_NONE && os_least_purge() > HAK_PAGE &&
              os_least_purge() < ARENA_SLAB / 2;
         constexpr unsigned kBin = 5;
@@ -656,7 +657,7 @@ TEST(SharedPoolSandboxDeathTest, PurgesLoseNoBlock) {
         for (void *block : all) {
             memset(block, 1, size_class_bins[kBin].size);
         }
-        // A page alone is not worth a call; half of the slab is.
+        // One page is not worth a system call; half of the slab is.
         auto offset = [&](void *block) { return (uintptr_t)block % ARENA_SLAB; };
         auto is_kept = [&](void *block) {
             return offset(block) < ARENA_SLAB / 2 && offset(block) / HAK_PAGE % 2 == 0;
@@ -705,7 +706,7 @@ TEST_P(SharedPoolDeathTest, MisuseIsReported) {
         EXPECT_MISUSE(call(1, &foreign), foreign, "not a pointer of this heap");
         foreign = reinterpret_cast<void *>(0x7fff12340000);
         EXPECT_MISUSE(call(1, &foreign), foreign, "not a pointer of this heap");
-        // In the window, where the arena's own control area is, and where nothing is yet.
+        // In the window: in the arena's own control area, and where nothing is mapped yet.
         foreign = window.base;
         EXPECT_MISUSE(call(1, &foreign), foreign, "not a pointer of this heap");
         foreign = page_arena_address(&window, page_arena_high());
@@ -724,7 +725,8 @@ TEST_P(SharedPoolDeathTest, MisuseIsReported) {
     put(kBin, blocks);
 }
 
-// As when C++'s sized delete was told a smaller size: it goes back as what it is.
+// A block that is put back for a smaller bin, as when C++'s sized delete was told a smaller size,
+// goes back to its own bin.
 TEST_P(SharedPoolDeathTest, ABlockOfALargerBinIsPutBackAsThat) {
     if (HAK_HEADER || HAK_DEBUG) {
         GTEST_SKIP() << "that is reported";
@@ -732,7 +734,7 @@ TEST_P(SharedPoolDeathTest, ABlockOfALargerBinIsPutBackAsThat) {
     constexpr unsigned kBin = 5;
     std::vector<void *> blocks = take(kBin, 70);
     std::vector<void *> small = take(1, 8);
-    // Beside blocks of the smaller bin, in the order that gathers them and in another.
+    // Beside blocks of the smaller bin, in the order in which they are gathered and in another.
     void *mixed[] = {small[0], small[1], blocks[3], blocks[4], small[2], blocks[9], small[3]};
     shared_pool_check(1, mixed, 7);
     shared_pool_put(1, mixed, 7);
@@ -757,8 +759,8 @@ INSTANTIATE_TEST_SUITE_P(, SharedPoolDeathTest, testing::Values(kAlone, kBesideA
                              return threads.param == kAlone ? "Alone" : "BesideAnother";
                          });
 
-// A storm: threads take and put blocks of a few bins, their own and each other's. A shadow knows
-// the owner of every block, and the blocks' contents know it too, which tells of overlaps.
+// A storm: threads take and put blocks of a few bins, their own and each other's. A shadow table
+// and the blocks' contents both say who owns each block, which shows overlaps.
 class SharedPoolStorm : public SharedPool,
                         public testing::WithParamInterface<std::vector<unsigned>> {};
 
@@ -850,7 +852,7 @@ TEST_P(SharedPoolStorm, NoBlockIsOwnedTwiceAndNoneIsLost) {
                 break;
             }
             default:
-                if (random() % 32 == 0) { // never the pages of what someone holds
+                if (random() % 32 == 0) { // gives back no page of a block that a thread holds
                     shared_pool_walk walk = {};
                     walk.all = random() % 2 == 0;
                     shared_pool_purge(&walk, SIZE_MAX, SIZE_MAX);
@@ -912,7 +914,7 @@ INSTANTIATE_TEST_SUITE_P(
         std::vector<unsigned>{kLastBin / 2}));
 
 TEST_F(SharedPool, ProducerAndConsumerNeedNoMoreSlabs) {
-    // One thread takes, another puts: what comes back is used before fresh slabs are.
+    // One thread takes, another puts: blocks that come back are used before fresh slabs are.
     constexpr unsigned kBin = 4;
     constexpr int kRounds = 3000;
     std::mutex lock;
@@ -972,7 +974,7 @@ class SharedPoolHomes : public SharedPool {
         shared_pool_leave_homes();
         SharedPool::TearDown();
     }
-    // Of a thread that has met others often enough.
+    // The company of a thread that has met others often enough.
     static shared_pool_company met(uint8_t group) {
         shared_pool_company some = {};
         some.met = UINT8_MAX;
@@ -1003,8 +1005,8 @@ TEST_F(SharedPoolHomes, AThreadThatMeetsNoOthersHasNone) {
     put(9, blocks);
 }
 
-// Threads leave free blocks in slabs of theirs, and meet each other there: where there are enough
-// processors they get homes.
+// Threads leave free blocks in slabs that they take from, and meet each other there. If there are
+// enough processors, they get homes.
 TEST_F(SharedPoolHomes, AThreadThatMeetsOthersOftenGetsOne) {
     constexpr unsigned kBin = 9;
     constexpr size_t kThreads = 12;
@@ -1014,7 +1016,7 @@ TEST_F(SharedPoolHomes, AThreadThatMeetsOthersOftenGetsOne) {
     size_t in_groups = 0;
     auto one = [&](size_t t) {
         ready++;
-        while (ready != kThreads) { // all at once, so that their marks differ
+        while (ready != kThreads) { // All run at the same time, so that their marks differ.
             std::this_thread::yield();
         }
         shared_pool_company mine = {};
@@ -1023,7 +1025,7 @@ TEST_F(SharedPoolHomes, AThreadThatMeetsOthersOftenGetsOne) {
             std::lock_guard<std::mutex> lock(turn);
             void *some[64];
             unsigned got = shared_pool_take_home(kBin, some, 64, &hint, &mine);
-            shared_pool_put(kBin, some, got - 1); // one stays out
+            shared_pool_put(kBin, some, got - 1); // one block is not put back
             blocks[t].push_back(some[got - 1]);
             hint = ARENA_NONE;
         }
@@ -1062,7 +1064,7 @@ TEST_F(SharedPoolHomes, AllSlabsOfAThreadAreFromItsHome) {
     EXPECT_EQ(stats().homes, 1u);
     EXPECT_EQ(stats().spare_slabs, ARENA_SUPERSLAB_SLABS - kBins);
     expect_listed();
-    // What is free there is found again by the thread and by no other.
+    // Only the thread finds the free blocks there.
     std::vector<void *> own = take_home(7, 1, company);
     EXPECT_EQ(slab_of(own[0]), slab_of(all[6][0]));
     std::vector<void *> other = take(7, 1);
@@ -1074,7 +1076,7 @@ TEST_F(SharedPoolHomes, AllSlabsOfAThreadAreFromItsHome) {
     }
 }
 
-// Threads of a group share its homes, and take from different slabs where there are some.
+// Threads of a group share its homes, and take from different slabs if there are several.
 TEST_F(SharedPoolHomes, AGroupSharesItsHomes) {
     constexpr unsigned kBin = 7;
     shared_pool_company same = met(1);
@@ -1103,7 +1105,7 @@ TEST_F(SharedPoolHomes, AHomeThatIsLeftIsEverybodys) {
     put(kBin, other);
 }
 
-// Slabs that become free stay the thread's, but only a few of them.
+// A few slabs that become free stay in the thread's home.
 TEST_F(SharedPoolHomes, AFewFreeSlabsStay) {
     const unsigned bin = size_class_bin_of(size_t{16384} - SIZE_CLASS_HEADER);
     std::vector<void *> all;
@@ -1140,7 +1142,7 @@ TEST_F(SharedPoolHomes, AHomeThatIsNotUsedIsLeftByTheWalk) {
     EXPECT_EQ(stats().homes, 0u);
     EXPECT_EQ(slabs_in_use(), 1u);
     expect_listed();
-    // The thread has another one when it wants a slab again.
+    // The thread gets another home when it wants a slab again.
     std::vector<void *> more = take_home(kBin + 1, 1, company);
     EXPECT_EQ(stats().homes, 1u);
     put(kBin, own);
@@ -1160,7 +1162,8 @@ TEST_F(SharedPoolHomes, AGroupHasNoMoreThanItMayHave) {
     put(bin, all);
 }
 
-// Threads take and put in homes while one leaves them again and again, and another walks.
+// Threads take and put blocks in homes while one thread leaves the homes again and again, and
+// another one walks.
 TEST_F(SharedPoolHomes, HomesOfManyThreads) {
     constexpr unsigned kThreads = 4;
     std::mutex exchange_lock;

@@ -18,7 +18,8 @@ static struct {
 } totals;
 
 // Once a thread has a home, each thread counts on a line that it shares with few others. A line's
-// count is added to the total when it has reached a bound, so the totals are a little behind then.
+// count is added to the total when the count has reached a bound, so the totals are a little
+// behind.
 enum count { SLABS, SMALL, CLEAN, GROWN, COUNTS };
 enum { COUNT_LINES = SHARED_POOL_HOMES == 0 ? 1 : 64 };
 static struct {
@@ -33,8 +34,7 @@ static _Atomic(size_t) *total_of(enum count what) {
                            : &totals.grown;
 }
 
-// Returns a total as it is now. It may be below 0, because some counts have not been added yet;
-// then returns 0.
+// Returns a total, without what the lines have not added yet. Returns 0 if the total is below 0.
 static size_t look(enum count what) {
     size_t total = atomic_load_explicit(total_of(what), memory_order_relaxed);
     return total > SIZE_MAX / 2 ? 0 : total;
@@ -48,7 +48,7 @@ static HAK_NOINLINE void count_apart(enum count what, size_t more, size_t most) 
     unsigned line = own_line();
     _Atomic(size_t) *at = &lines[line].counts[what];
     size_t sum = atomic_fetch_add_explicit(at, more, memory_order_relaxed) + more;
-    if (sum + most > 2 * most) { // beyond -most or most
+    if (sum + most > 2 * most) { // below -most or above most
         sum = atomic_exchange_explicit(at, 0, memory_order_relaxed);
         atomic_fetch_add_explicit(total_of(what), sum, memory_order_relaxed);
         if (what == GROWN) {
@@ -96,7 +96,7 @@ struct shared_pool_totals shared_pool_guess_totals(void) {
     return in_bytes(look(SLABS), look(CLEAN));
 }
 
-// Returns a total and all that has not been added to it yet.
+// Returns the sum of a total and of the lines' counts that have not been added to it yet.
 static size_t sum_of(enum count what) {
     size_t sum = atomic_load_explicit(total_of(what), memory_order_relaxed);
     for (unsigned i = 0; i < COUNT_LINES; i++) {
@@ -134,7 +134,7 @@ void pool_count_fresh(unsigned bin) {
 
 void pool_count_gone(unsigned bin) {
     count_slabs(bin, (size_t)-1);
-    // What is allocated after a dense heap, perhaps large blocks, is not put on huge pages.
+    // The next blocks may be large ones, which are not to be put on huge pages.
     if (is_small_heap(look(SMALL))) {
         page_arena_mark_dense(false);
     }
@@ -147,14 +147,14 @@ void pool_count_clean(uint16_t gained, uint16_t lost) {
     }
 }
 
-// Returns true if the heap should be on huge pages. A heap that is much larger than what the
-// processor's TLB covers is faster on them. If it consists of full slabs of small blocks, it loses
-// little memory by them. Larger blocks leave the ends of their slabs unused, and a huge page covers
-// these too. Many mostly idle threads do not make a heap dense.
+// Returns true if the heap should be on huge pages. A heap much larger than the memory that the
+// processor's TLB covers is faster on huge pages. If the heap consists of full slabs of small
+// blocks, huge pages cost little memory. Larger blocks leave the ends of their slabs unused, and a
+// huge page covers these too. Many mostly idle threads do not make a heap dense.
 static bool is_dense(void) {
     size_t slabs = look(SMALL);
     if (is_small_heap(slabs)) {
-        return false; // so that page_arena_held(), which takes tens of loads, is not called
+        return false; // without a call of page_arena_held(), which takes tens of loads
     }
     size_t clean = look(CLEAN);
     size_t held = page_arena_held();
