@@ -3,7 +3,8 @@
 
 size_t superslab_grain = HAK_HARDENED ? 1 : HAK_CACHE_LINE;
 
-// `most`: the bytes of the block's slabs or pages. (It and `size` may be of different blocks.)
+// Counts a block of `size` bytes, whose slabs or pages have `most` bytes. (If other threads use the
+// heap, `size` and `most` may be those of different blocks.)
 static void count_large(struct superslab_stats *stats, size_t size, size_t most) {
     stats->large_blocks++;
     stats->large_bytes += size;
@@ -44,7 +45,7 @@ void superslab_get_stats(struct superslab_stats *stats) {
     *stats = (struct superslab_stats){0};
     struct page_arena_window window;
     size_t top = page_arena_walk(&window);
-    size_t large_end = 0; // of the run seen last
+    size_t large_end = 0; // the end of the run seen last
     for (size_t first = 0; first < top; first += ARENA_SUPERSLAB_SLABS) {
         if (!superslab_known(&window, first)) {
             continue;

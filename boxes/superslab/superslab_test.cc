@@ -42,7 +42,6 @@ TEST_F(Superslab, MetadataIsOutOfLineAndOfItsOwn) {
 
 TEST_F(Superslab, BitmapsOfNoTwoSlabsShareAWord) {
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
-        // Of any two bins, too: a slab's metadata in its cache line is not among another's bits.
         std::set<atomic_bitmap_word *> words;
         for (size_t i = first; i < first + 2 * kSlabs; i++) {
             atomic_bitmap_word *bits = superslab_bits(&window, i, bin);
@@ -88,7 +87,7 @@ TEST_F(Superslab, KnownIsWhatHasBeenCommitted) {
     EXPECT_FALSE(superslab_known(&none, 0));
 }
 
-// As where slabs get rights one by one: a SuperSlab that has none as a whole may have slabs in use.
+// If slabs get rights one by one, a SuperSlab that has no rights as a whole may have slabs in use.
 TEST_F(Superslab, KnownIsWhatIsInUseInASuperSlabWithoutRightsAsAWhole) {
     page_arena_group *group = &window.groups[first / ARENA_GROUP_SLABS];
     uint64_t bit = uint64_t{1} << first / kSlabs % ARENA_GROUP_SUPERSLABS;
@@ -137,8 +136,8 @@ TEST_F(Superslab, StatisticsCountByUse) {
     EXPECT_EQ(stats.large_bytes, 40 * size_t{ARENA_SLAB} - 5);
     EXPECT_EQ(stats.heap_slabs, 1u);
 
-    // A SuperSlab counts as long as one of its slabs is in use, if only by a run from the one
-    // below.
+    // A SuperSlab counts as long as one of its slabs is in use, even if only as the end of a run
+    // that starts in the SuperSlab below.
     for (size_t i : tiny) {
         superslab_slab(&window, i)->kind = SLAB_NONE;
         atomic_bitmap_clear_run(superslab_bits(&window, i, kBin), 0, size_class_bins[kBin].blocks);
