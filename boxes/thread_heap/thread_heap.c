@@ -11,8 +11,8 @@
 #include <pthread.h>
 #include <string.h>
 
-// The most heaps: more than a machine of this kind runs threads. The places of the first few heaps
-// are static, those of the others in slabs that are claimed as heaps are made.
+// HEAPS_MOST is more than a machine of this kind runs threads. The places of the first few heaps
+// are static. Those of the others are in slabs that are claimed as heaps are made.
 enum {
     HEAPS_MOST = 131072,
     HEAPS_FIRST = 128,
@@ -40,7 +40,7 @@ __thread struct thread_heap_link thread_heap_tls
                                                   .operators = (struct thread_heap *)&gone_heap,
                                                   .sizes = SIZE_CLASS_ALLOC_MAX + 1};
 
-// In the order of use, so that a process with few threads touches few pages of it.
+// The fields are in such an order that a process with few threads touches few pages of them.
 static struct {
     _Atomic(uint64_t) key;                                // pthread key + 1, 0: none yet
     _Atomic(uint32_t) made;                               // heaps in the directory
@@ -48,7 +48,7 @@ static struct {
     _Atomic(heap_place *) slabs[HEAPS_MOST / HEAPS_SLAB]; // by id / HEAPS_SLAB, from HEAPS_FIRST on
     heap_place first[HEAPS_FIRST];                        // by id
     atomic_bitmap_word free[HEAPS_MOST / 64];             // heaps without a thread
-    atomic_bitmap_word cold[HEAPS_MOST / 64];             // of them, without pages; start as new
+    atomic_bitmap_word cold[HEAPS_MOST / 64];             // free heaps without pages
 } directory;
 
 // Returns the place of a heap that was made.
@@ -70,7 +70,7 @@ static void register_exit(struct thread_heap *heap) {
     if (key == 0) {
         pthread_key_t fresh;
         if (pthread_key_create(&fresh, on_thread_exit) != 0) {
-            return; // the heap is not given back at exit; all else works
+            return; // The heap is not given back when the thread ends; all else works.
         }
         if (atomic_compare_exchange_strong(&directory.key, &key, (uint64_t)fresh + 1)) {
             key = (uint64_t)fresh + 1;
@@ -129,7 +129,7 @@ void thread_heap_give_back(void *memory, size_t slabs, bool dirty) {
 
 static _Atomic(bool) sizes_closed;
 
-// Starts a heap whose first part is zero. `zeroed`: its slots are zero too.
+// Starts a heap whose struct is zero. `zeroed`: its slots are zero too.
 static void start(struct thread_heap *heap, uint32_t id, bool zeroed) {
     fast_cache_init(heap->bins, heap->slots, zeroed);
     if (!atomic_load_explicit(&sizes_closed, memory_order_relaxed)) {
@@ -143,8 +143,8 @@ static void start(struct thread_heap *heap, uint32_t id, bool zeroed) {
     }
 }
 
-// Makes room in the directory for a heap of that id, unless there is some. Returns false if it
-// cannot.
+// Makes room in the directory for a heap of that id, unless there is some. Returns false if the id
+// is too high, or if there is no memory.
 static bool make_place(uint32_t id) {
     if (id < HEAPS_FIRST || id >= HEAPS_MOST ||
         atomic_load(&directory.slabs[id / HEAPS_SLAB]) != NULL) {
@@ -176,8 +176,9 @@ static uint32_t take_place(void) {
     return id;
 }
 
-// Closes the sizes of the calling thread: no malloc of another size than 0 is a hit from now on.
-// Every size has place 0, whose stack is always empty; with headers there is no table.
+// Closes the sizes of the calling thread: from now on only a malloc of 0 bytes passes the
+// comparison with `sizes`. The table gives every size place 0, whose stack is always empty; with
+// headers there is no table.
 static void close_sizes_here(struct thread_heap *heap) {
     thread_heap_tls.sizes = 1;
     if (!HAK_HEADER && is_own(heap)) {
@@ -224,7 +225,8 @@ static struct thread_heap *make(void) {
 }
 
 static struct thread_heap *adopt(void) {
-    // A thread that has no heap because there are too many comes here in each of its calls.
+    // A thread that has no heap because there are too many comes here in each of its calls, so the
+    // usual case, that no heap is free, must be cheap.
     if (atomic_load(&directory.idle) <= 0) {
         return NULL;
     }
@@ -245,7 +247,7 @@ static struct thread_heap *adopt(void) {
 // The heap that the thread has set aside (see thread_heap_set_aside()), or NULL.
 static __thread struct thread_heap *aside __attribute__((tls_model("initial-exec")));
 
-// Switches the thread to another heap. The operators stay open or closed as they are.
+// Switches the thread to another heap. The operators stay open if they are open, else closed.
 static void switch_to(struct thread_heap *heap) {
     bool open = thread_heap_operators_open();
     const struct thread_heap *other = heap == &gone_heap ? &empty_heap : &gone_heap;
@@ -253,7 +255,8 @@ static void switch_to(struct thread_heap *heap) {
     thread_heap_tls.heap = heap;
 }
 
-// A thread that has left the call by a jump may make another call before it takes its heap back.
+// `aside` may be set: a thread that has left the call by a jump may make another call before it
+// takes its heap back.
 void thread_heap_set_aside(void) {
     if (aside == NULL) {
         aside = thread_heap_tls.heap;
@@ -272,7 +275,7 @@ void thread_heap_take_back(void) {
 
 struct thread_heap *thread_heap_get(void) {
     if (HAK_UNLIKELY(aside != NULL) && !os_is_outside()) {
-        thread_heap_take_back(); // the thread has left the call by a jump
+        thread_heap_take_back(); // The thread has left the call by a jump.
     }
     struct thread_heap *heap = thread_heap_tls.heap;
     if (HAK_LIKELY(is_own(heap))) {
@@ -292,7 +295,7 @@ struct thread_heap *thread_heap_get(void) {
         thread_heap_tls.gate = front_gate_of(&window, false);
         thread_heap_tls.heap = heap;
         if (HAK_UNLIKELY(atomic_load_explicit(&sizes_closed, memory_order_relaxed))) {
-            close_sizes_here(heap); // A heap from before may have been adopted.
+            close_sizes_here(heap); // The heap may be older than the call that closed the sizes.
         }
         int saved = errno;
         register_exit(heap);
@@ -331,8 +334,8 @@ void thread_heap_flush_free(void) {
     }
 }
 
-// Frees a heap for the next thread. A few free heaps keep their pages; if a thousand threads end
-// together, the heaps of the others lose them.
+// Frees a heap for the next thread. A few free heaps keep their pages: if a thousand threads end
+// together, most of their heaps lose their pages.
 static void give(struct thread_heap *heap) {
     enum { KEEP = 16 };
     uint32_t id = heap->id;
@@ -350,7 +353,7 @@ static void give(struct thread_heap *heap) {
 
 static void on_thread_exit(void *arg) {
     os_thread_ends();
-    thread_heap_take_back(); // where the thread has ended within a call outside
+    thread_heap_take_back(); // in case the thread has ended within a call of others' code
     // A program that writes to a key that it never created may have written to this one.
     struct thread_heap *heap = thread_heap_tls.heap;
     if (arg != heap || !is_own(heap)) {
@@ -363,9 +366,9 @@ static void on_thread_exit(void *arg) {
 }
 
 void thread_heap_after_fork(void) {
-    // The other threads are gone, in the middle of whatever they did. A heap is marked as busy
-    // before the first store behind thread_heap_enter() is visible, and until all of them are. So a
-    // heap that is not busy is whole; a busy one is left alone.
+    // The other threads are gone, perhaps in the middle of something. A heap is marked as busy
+    // before any store after thread_heap_enter() is visible, and until all of these stores are
+    // visible. So a heap that is not busy is whole. A busy one is left alone.
     struct thread_heap *current = aside != NULL ? aside : thread_heap_tls.heap;
     if (!is_own(current) && thread_heap_tls.getting) {
         return; // This thread was interrupted while it acquired a heap, and any could be that one.

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// thread_heap: a thread's state. Birth, exit, adoption by a later thread, fork.
+// thread_heap: a thread's caches and counters; their birth, exit, adoption by a later thread, fork.
 //
-// The current thread's heap is found through one initial-exec TLS pointer. Until the thread's first
-// miss the pointer leads to a static empty heap. After the thread's destructors have given its heap
-// back it leads to another empty one, "gone": from then on the pool serves the thread, block by
-// block. A heap lives in one slab. A free heap is a set bit, and may still have blocks in its
-// caches: the thread that adopts the heap gets these too. In a forked child all heaps but the
-// current one become free.
+// One initial-exec TLS pointer leads to the current thread's heap. Until the thread's first miss
+// the pointer leads to a static empty heap. Once a destructor of thread-specific data has given the
+// heap back, the pointer leads to another empty heap, "gone": from then on the pool serves the
+// thread, block by block. A heap lives in one slab. A free heap, one without a thread, is a set
+// bit. It may still have blocks in its caches, which the thread that adopts the heap gets, too. In
+// a forked child all heaps become free except for the current one and those that are busy.
 #ifndef HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_H
 #define HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_H
 
@@ -23,35 +23,35 @@ HAK_C_BEGIN
 
 // A heap's counts. Only its thread writes them, with HAK_COUNT, on misses.
 struct thread_heap_counts {
-    uint64_t refills, refilled; // times and blocks
-    uint64_t spills, spilled;
+    uint64_t refills, refilled; // how often blocks came from the pool, and how many
+    uint64_t spills, spilled;   // how often blocks went to the pool, and how many
 };
 
-// What a heap has for a size class besides the stack: only misses touch it, and one cache line has
-// all of it. Written by the functions of this box only.
+// The part of a bin that only misses touch, in one cache line. Only the functions of this box write
+// it; fields with HAK_POKE are read by other threads.
 struct heap_bin {
     void **bottom;         // slot 0 of the stack; HAK_POKE
-    shared_pool_hint hint; // where the pool is asked first
-    uint16_t taken;        // blocks from the pool since the stack was narrow, up to 65535
-    uint16_t given;        // and to the pool
+    shared_pool_hint hint; // the slab that the pool tries first
+    uint16_t taken;        // blocks from the pool since a flush narrowed the stack; 65535 at most
+    uint16_t given;        // blocks to the pool since then; 65535 at most
     uint16_t behind;       // blocks that a front holds behind the cache; HAK_POKE
-    uint8_t want;          // blocks that the next refill asks for; 0: as many as a first one does
-    uint8_t width;         // enum fast_cache_width: no less is asked for again
+    uint8_t want;          // blocks that the next refill asks for; 0: as many as a first refill
+    uint8_t width;         // enum fast_cache_width: the largest width that was tried
     uint8_t missed;        // the bin has been refilled or spilled since the last trim
 };
 
 struct thread_heap {
-    struct fast_bin bins[SIZE_CLASS_BINS]; // hit path; at the start, as places are counted from it
+    struct fast_bin bins[SIZE_CLASS_BINS];     // hit path; first, because places count from here
     struct fast_bin closed[SIZE_CLASS_CLOSED]; // never written, so empty and full: the places of
                                                // bins without hits, see size_class_place()
     uint8_t table[SIZE_CLASS_TABLE];           // hit path of malloc: from size to stack
-    uint8_t sizes[SIZE_CLASS_SIZES];           // hit path of sized delete: likewise
-    // From here on: misses only.
-    _Atomic(uint8_t) busy; // its thread is between two steps that belong together
-    uint8_t trim_bin;      // bin that the trim goes on with; 0: none is under way
+    uint8_t sizes[SIZE_CLASS_SIZES];           // hit path of sized delete: from size to stack
+    // Only misses touch the fields below.
+    _Atomic(uint8_t) busy; // the thread is between thread_heap_enter() and thread_heap_leave()
+    uint8_t trim_bin;      // bin that the trim goes on with; 0: no trim is under way
     uint32_t id;           // index in the directory of heaps
     uint64_t seen_ms;      // clock of the thread's last miss; 0 in an empty heap
-    uint64_t trim_ms;      // clock at which unused caches are emptied next
+    uint64_t trim_ms;      // clock at which the next trim begins
     size_t gate_growths;   // page_arena_growths() when the thread's gate was copied last
     void **deep;           // slots of deep stacks; NULL: there are none
     struct shared_pool_company company;
@@ -61,7 +61,7 @@ struct thread_heap {
     void *slots[]; // FAST_CACHE_SLOTS
 };
 
-static_assert(HAK_CACHE_LINE % sizeof(struct heap_bin) == 0, "one line has all of it");
+static_assert(HAK_CACHE_LINE % sizeof(struct heap_bin) == 0, "no heap_bin crosses a line");
 
 static_assert(offsetof(struct thread_heap, table) == SIZE_CLASS_PLACES * sizeof(void *),
               "every place is one of a stack, or closed");
@@ -71,20 +71,20 @@ static_assert(sizeof(struct thread_heap) + FAST_CACHE_SLOTS * sizeof(void *) <= 
 // The thread-local data of the hit path, in one cache line.
 //
 // A call may come before the dynamic linker has relocated the library, from the IFUNC resolver of
-// another one. Then the variable's address is wrong: either that of the thread pointer, so that the
-// fields lie over glibc's thread control block, or the right one, where all is still zero. So the
-// fields that are read first (`sizes`, the gate's `units`, and its `checked` or `length`) stand
-// where that control block has zeros in a process of one thread: at 0x18 (its flags of threads),
-// 0x20 (unused on x86-64) and 0x38 (unused).
+// another library. Then the variable is either at the address of the thread pointer, so that its
+// fields overlay glibc's thread control block, or at its right address, where all bytes are still
+// zero. So the fields that are read first (`sizes`, the gate's `units`, and its `checked` or
+// `length`) are where that control block has zeros in a process of one thread: at 0x18 (whether
+// there are several threads), 0x20 (unused on x86-64) and 0x38 (unused).
 struct thread_heap_link {
     alignas(HAK_CACHE_LINE) struct thread_heap *heap;
     // True while this thread acquires a heap: a fork from a signal handler must then adopt none.
     bool getting;
     struct thread_heap *operators; // see thread_heap_of_operators()
-    // A malloc of less may be a hit. 0: see above. 1 from thread_heap_close_sizes() on, in threads
-    // that have called it or got their heap since; otherwise constant.
+    // A malloc of fewer bytes may be a hit. 0 before the library is relocated (see above). 1 in a
+    // thread that has called thread_heap_close_sizes(), or got its heap after such a call.
     size_t sizes;
-    struct front_gate gate; // a copy of the window's; no units until the thread's first miss
+    struct front_gate gate; // a copy of the window's gate; `units` is 0 until the first miss
 };
 static_assert(offsetof(struct thread_heap_link, sizes) == 0x18, "zero in a thread control block");
 #if HAK_HEADER
@@ -98,7 +98,7 @@ static_assert(sizeof(struct thread_heap_link) == HAK_CACHE_LINE, "static TLS is 
 extern __thread struct thread_heap_link thread_heap_tls __attribute__((tls_model("initial-exec")));
 
 // Number of slots that can be read downwards from the top of any stack of a medium bin, in any
-// heap: the stacks of smaller bins lie below, or other slots in their place.
+// heap: below are the stacks of smaller bins, or slots in their place.
 enum { THREAD_HEAP_NEWEST = 8 };
 
 // Returns the current thread's heap, or one of the two static empty ones. Never NULL.
@@ -106,18 +106,19 @@ HAK_INLINE struct thread_heap *thread_heap_current(void) {
     return thread_heap_tls.heap;
 }
 
-// Returns true if the library can run. If not, only early_block can.
+// Returns true if the library is relocated. Until then, only early_block can serve the call.
 HAK_INLINE bool thread_heap_ready(void) {
     return thread_heap_tls.sizes != 0;
 }
 
-// Returns the least size of a malloc that is no hit. If it is 0, the current heap must not be read.
+// Returns the size from which on no malloc is a hit. If it is 0, the current heap must not be read.
 HAK_INLINE size_t thread_heap_sizes(void) {
     return thread_heap_tls.sizes;
 }
 
-// Returns the heap that C++'s operators hit in: the current one from thread_heap_open_operators()
-// on, before that an empty one, which makes each of them take the slow path. Never NULL.
+// Returns the heap in which C++'s operators look for a hit: the current heap after
+// thread_heap_open_operators(), before that an empty heap, so that each operator takes the slow
+// path. Never NULL.
 HAK_INLINE struct thread_heap *thread_heap_of_operators(void) {
     return thread_heap_tls.operators;
 }
@@ -136,27 +137,27 @@ HAK_INLINE struct front_gate *thread_heap_gate(void) {
     return &thread_heap_tls.gate;
 }
 
-// Returns the current thread's own heap, made or adopted if it has none. Returns NULL if the thread
-// is past its destructors, or if there is no memory for one.
+// Returns the current thread's own heap. If the thread has none, adopts or makes one. Returns NULL
+// if the thread has given its heap back, or if there is no memory for a heap.
 struct thread_heap *thread_heap_get(void);
 
-// Returns true if the block is in the heap's stack of a bin. The heap is the current thread's.
-// Reads each slot.
+// Returns true if the block is in the heap's stack of a bin, after a look at every slot. The heap
+// is the current thread's.
 bool thread_heap_caches(const struct thread_heap *heap, unsigned bin, const void *block);
 
-// Moves every cached block of the current thread to the pool, which checks each.
+// Moves every cached block of the current thread to the pool, which checks each block.
 void thread_heap_flush(void);
 
-// As above, for all heaps without a thread: in a forked child, the heaps of the parent's other
-// threads may have blocks.
+// As above, for all heaps without a thread. In a forked child these may be the heaps of the
+// parent's other threads, with many blocks.
 void thread_heap_flush_free(void);
 
-// To be called at every miss, with the clock in ms. Empties the caches of bins without a miss for
-// `idle_ms` or more (UINT64_MAX: never), a bounded number of blocks in each call.
+// To be called at every miss, with the clock in ms. Empties the caches of bins that have had no
+// miss for `idle_ms` or more (UINT64_MAX: never). Each call moves a bounded number of blocks.
 void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms);
 
-// Sets the function that moves the blocks of a bin that a front holds to the pool. A flush of a
-// heap calls it for every bin. Set once, before the first thread ends.
+// Sets the function that moves the blocks which a front holds for a bin to the pool. A flush of a
+// heap calls it for every bin. To be called once, before the first thread ends.
 void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin));
 
 // Returns one zeroed slab for a front's own state, which stays with the heap for good. Returns NULL
@@ -166,18 +167,19 @@ void *thread_heap_make_state(void);
 // The operations on a heap's stack of a bin, for the fronts. All of them but the counts are to be
 // called between thread_heap_enter() and thread_heap_leave().
 
-// Makes the stack of a bin deep (see fast_cache), in slabs that the heap keeps as long as it has a
-// deep stack. Returns false if the stack is deep already, or cannot be: never under HAKMEM_LIMIT.
+// Makes the stack of a bin deep (see fast_cache.h), in slabs that the heap keeps as long as it has
+// a deep stack. Returns false if the stack is deep already, or cannot be: because of the bin, under
+// HAKMEM_LIMIT, or if there is no memory.
 bool thread_heap_deepen(struct thread_heap *heap, unsigned bin);
 
-// Makes the stack of a bin wider. Returns false if the stack is as wide already. `width` is
-// FAST_CACHE_MIDDLE or FAST_CACHE_WIDE.
+// Makes the stack of a bin as wide as `width`, which is FAST_CACHE_MIDDLE or FAST_CACHE_WIDE.
+// Returns false if the stack is as wide already.
 bool thread_heap_widen_to(struct thread_heap *heap, unsigned bin, enum fast_cache_width width);
 
-// Returns the width that the use of a stack asks for. A burst that does not come again leaves the
-// stack narrow; once enough blocks have come from the pool the stack becomes wide, and deep once
-// many have gone back, too. A thread that only frees gets middle width, as it has no use for the
-// blocks that it keeps. The bounds are numbers of blocks.
+// Returns the width that the use of a stack asks for. A short burst leaves the stack narrow. The
+// stack becomes wide when enough blocks have come from the pool, and deep when many have come and
+// many have gone back. For a thread that only frees it gets middle width, because such a thread has
+// no use for the blocks that it keeps. The bounds are numbers of blocks.
 enum { THREAD_HEAP_WIDEN_AFTER = 64, THREAD_HEAP_DEEPEN_AFTER = 1024 };
 HAK_INLINE enum fast_cache_width heap_bin_due(const struct heap_bin *cold) {
     if (cold->taken < THREAD_HEAP_WIDEN_AFTER) {
@@ -196,21 +198,23 @@ HAK_INLINE bool thread_heap_widen(struct thread_heap *heap, unsigned bin) {
 
 // Makes room in a full stack, by making the stack wider or by taking out its oldest blocks. Returns
 // NULL if the stack is wider now, or had no block. Otherwise returns the blocks that were taken
-// out: *count or fewer (1 at least), and no more than half of the stack; sets *count to their
-// number. They stay in their slots until thread_heap_settle().
+// out: at most *count and at most half of the stack, but at least 1. Sets *count to their number.
+// They stay in their slots until thread_heap_settle().
 void **thread_heap_detach(struct thread_heap *heap, unsigned bin, unsigned *count);
 HAK_INLINE void thread_heap_settle(struct thread_heap *heap, unsigned bin, void **blocks) {
     fast_cache_settle(&heap->bins[bin], &heap->cold[bin].bottom, blocks);
 }
 
-// Returns the size of the next refill by demand: one block at first, twice as many each time, up to
-// the bin's batch. A thread that needs one block does not take sixty-four.
+// Returns the size of the next refill: one block at first, or a cache line of small blocks, and
+// twice as many each time, up to the bin's batch. So a thread that needs one block does not take
+// sixty-four.
 unsigned thread_heap_next_batch(struct thread_heap *heap, unsigned bin);
 
-// Returns the size of the next spill: the bin's batch, or a quarter of what a deep stack holds.
+// Returns the size of the next spill: the bin's batch, or a quarter of the stack if that is more.
 unsigned thread_heap_spill_batch(const struct thread_heap *heap, unsigned bin);
 
-// Count `count` blocks that came from the pool, and that went to the pool.
+// thread_heap_count_refill() counts `count` blocks that came from the pool,
+// thread_heap_count_spill() `count` blocks that went to the pool.
 HAK_INLINE uint16_t heap_bin_add(uint16_t counter, unsigned count) {
     return (uint16_t)hak_min(counter + count, UINT16_MAX);
 }
@@ -229,12 +233,13 @@ HAK_INLINE void thread_heap_count_spill(struct thread_heap *heap, unsigned bin, 
     HAK_COUNT(&heap->counts.spilled, count);
 }
 
-// Counts blocks that a front holds behind the cache from now on (negative: no longer).
+// Counts `more` blocks that a front holds behind the cache from now on (a negative number: no
+// longer holds).
 HAK_INLINE void thread_heap_count_behind(struct thread_heap *heap, unsigned bin, int more) {
     HAK_POKE(&heap->cold[bin].behind, (uint16_t)(heap->cold[bin].behind + more));
 }
 
-// Returns true if the stack of a bin has no slots.
+// Returns true if the stack of a bin has no slots (see fast_cache_is_closed()).
 HAK_INLINE bool thread_heap_is_closed(const struct thread_heap *heap, unsigned bin) {
     return fast_cache_is_closed(&heap->bins[bin], heap->cold[bin].bottom);
 }
@@ -247,20 +252,22 @@ HAK_INLINE size_t thread_heap_held(const struct thread_heap *heap, unsigned bin)
 }
 
 // For os_around_calls(): to be called before and after a call in which code of others may allocate
-// and free on the calling thread, between any two steps of this library. Meanwhile the thread is
-// served as one past its destructors is, so that its heap stays as the call has left it.
+// and free on the calling thread, between any two steps of this library. Meanwhile the pool serves
+// the thread, as it serves threads that have given their heap back. So the thread's heap stays as
+// it was before the call.
 void thread_heap_set_aside(void);
 void thread_heap_take_back(void);
 
 // From now on no malloc is a hit, in any heap: malloc takes the slow path, where allocations are
-// counted for the sampler. Frees hit as before. Other threads' heaps follow at once. With headers,
-// where the size alone gives the stack, they follow when their thread gets another heap.
+// counted for the sampler. Frees hit as before. Other threads' heaps follow at once, except with
+// headers, where no table leads to the stack: there they follow when the thread gets another heap.
 void thread_heap_close_sizes(void);
 
-// To be called in the child, by pthread_atfork().
+// To be called in the child of a fork (pthread_atfork()).
 void thread_heap_after_fork(void);
 
-// Bracket the steps that must all be done for another thread (in a forked child) to adopt the heap.
+// Enclose steps between which a heap is not whole: in a child that is forked in between, no thread
+// adopts the heap.
 HAK_INLINE void thread_heap_enter(struct thread_heap *heap) {
     atomic_store_explicit(&heap->busy, 1, memory_order_relaxed);
     cpu_store_fence();
@@ -271,13 +278,13 @@ HAK_INLINE void thread_heap_leave(struct thread_heap *heap) {
 }
 
 struct thread_heap_stats {
-    size_t heaps;      // made so far
-    size_t free_heaps; // of them, without a thread
-    struct thread_heap_counts counts;
+    size_t heaps;                       // heaps made so far
+    size_t free_heaps;                  // those of them that have no thread
+    struct thread_heap_counts counts;   // sums over all heaps
     size_t bin_cached[SIZE_CLASS_BINS]; // blocks in caches
 };
 
-// Sums over all heaps; exact when no other thread uses the allocator.
+// Looks at all heaps. Exact when no other thread uses the allocator.
 void thread_heap_get_stats(struct thread_heap_stats *stats);
 
 // For readers outside of the process, see layout.h.

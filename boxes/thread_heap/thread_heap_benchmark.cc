@@ -41,7 +41,7 @@ void ThreadWithHeap(benchmark::State &state) {
 }
 BENCHMARK(ThreadWithHeap)->UseRealTime();
 
-// What malloc_trim() does first: every cached block to the pool.
+// Moves every cached block to the pool, as malloc_trim() does first.
 void Flush(benchmark::State &state) {
     const auto count = static_cast<unsigned>(state.range(0));
     const unsigned bin = size_class_bin_of(100);

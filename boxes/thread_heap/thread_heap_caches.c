@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// thread_heap_caches: the stacks of one heap: made deep, emptied, and emptied when they are idle.
+// thread_heap_caches: makes the stacks of a heap wider and deep, and empties them, also when they
+// are idle.
 #include "boxes/thread_heap/thread_heap_internal.h"
 
 #include "boxes/fast_cache/fast_cache.h"
@@ -18,7 +19,7 @@ static_assert(DEEP_SLABS * ARENA_SLAB == FAST_CACHE_DEEP_SLOTS * sizeof(void *),
 bool thread_heap_deepen(struct thread_heap *heap, unsigned bin) {
     struct heap_bin *cold = &heap->cold[bin];
     cold->width = FAST_CACHE_DEEP;
-    // Under a limit, memory that one thread keeps is missing elsewhere.
+    // Under HAKMEM_LIMIT, memory that one thread keeps is missing elsewhere.
     if (!fast_cache_can_be_deep(bin) || settings_get(SETTING_LIMIT) != 0) {
         return false;
     }
@@ -143,8 +144,8 @@ void thread_heap_flush_all(struct thread_heap *heap) {
     drop_deep(heap);
 }
 
-// Empties caches that have not missed since the last trim, from heap->trim_bin on, until as many
-// blocks have been moved as one call may pay for.
+// Empties caches that have not missed since the last trim, from heap->trim_bin on, until MOVE_MOST
+// blocks have been moved, which is as much as one call may take.
 static void trim(struct thread_heap *heap) {
     enum { MOVE_MOST = 2048 };
     unsigned moved = 0;
@@ -170,7 +171,7 @@ void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms) 
     heap->seen_ms = now;
     if (HAK_UNLIKELY(now >= heap->trim_ms && idle_ms != UINT64_MAX)) {
         if (heap->trim_ms != 0) {
-            heap->trim_bin = 1; // A trim that has not ended in this time starts again.
+            heap->trim_bin = 1; // A trim that has not ended by now starts again.
         }
         heap->trim_ms = now + hak_max(idle_ms, 1);
     }

@@ -26,7 +26,7 @@ struct model_directory model_start(int32_t idle) {
 void model_ignored(void (*ignore)(volatile void *at, size_t bytes)) {
     ignore(&retired, sizeof retired);
     ignore(&flush_front, sizeof flush_front);
-    ignore(&sizes_closed, sizeof sizes_closed); // a switch that no test of the model turns
+    ignore(&sizes_closed, sizeof sizes_closed); // No test of the model sets it.
     ignore(directory.slabs, sizeof directory.slabs);
 }
 

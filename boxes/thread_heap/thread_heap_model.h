@@ -21,14 +21,14 @@ struct model_directory model_start(int32_t idle);
 // Calls `ignore(at, bytes)` for each other variable.
 void model_ignored(void (*ignore)(volatile void *at, size_t bytes));
 
-// A thread's state between its operations: the pointer that it has in TLS. NULL: a new thread.
+// Set and return a thread's state between its operations: its heap in TLS. NULL: a new thread.
 void model_set_thread(void *heap);
 void *model_thread(void);
 
-// What the C library calls at a thread's end with the value of its key.
+// The destructor that the C library calls at a thread's end with the value of its key.
 void model_exit(void *heap);
 
-// In place of the C library's.
+// Take the place of the C library's functions.
 int model_key_create(unsigned *key, void (*at_exit)(void *));
 int model_key_delete(unsigned key);
 int model_set_specific(unsigned key, const void *value);

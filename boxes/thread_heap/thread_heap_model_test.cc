@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Model checking of the thread heaps' directory: every interleaving of threads that start, end, and
-// flush the heaps of none, and every fork in between, with its handler.
+// flush heaps without a thread, and every fork in between, with its handler.
 //
 // The model runs the box's own source, with the bins of the header strategy, which are fewer. The
-// heaps' caches are empty, and stood in for: what counts here is whose a heap is.
+// heaps' caches are replaced by ones that are always empty: the model is about who has a heap.
 #include "boxes/thread_heap/thread_heap.h"
 
 #include "backends/os.h"
@@ -29,14 +29,14 @@ namespace {
 using model::Op;
 using model::Program;
 
-constexpr size_t kHeaps = 4; // at most
+constexpr size_t kHeaps = 4; // the most heaps
 
 enum Kind { GET, EXIT, FLUSH_FREE, START };
 
 const Op kGet = {GET};
 const Op kExit = {EXIT};
 const Op kFlushFree = {FLUSH_FREE};
-const Op kStart = {START}; // the thread that ended is followed by a new one
+const Op kStart = {START}; // a new thread takes the place of the one that ended
 
 struct Memory {
     page_arena_window window = {};
@@ -196,7 +196,7 @@ class Directory : public model::Checker {
     }
 
     void threads_are_gone() override {
-        // A heap that is busy is not whole, unless this thread is at it itself.
+        // A busy heap is not whole, unless this thread itself is working on it.
         const Own &mine = shared_.threads[running()];
         for (size_t i = 0; i < kHeaps; i++) {
             bool others = mine.flushing == 0;
@@ -275,7 +275,7 @@ class Directory : public model::Checker {
         uint64_t heap = 0; // its number + 1; 0: none
         uint64_t key = 0;
         uint64_t ended = 0;
-        uint64_t flushing = 0; // the heaps of no thread
+        uint64_t flushing = 0; // 1: the thread flushes heaps without a thread
     };
 
     static size_t number_of(const void *heap) { return page_arena_slab_of(&memory().window, heap); }
@@ -320,8 +320,8 @@ class Directory : public model::Checker {
     model_directory vars_;
     struct {
         std::array<Own, 3> threads;
-        uint64_t claimed, started; // heaps with memory; and with their stacks
-        uint64_t broken;           // heaps that others left in the middle of something
+        uint64_t claimed, started; // heaps that have memory; heaps whose stacks were set up
+        uint64_t broken;           // heaps that other threads left in the middle of something
         uint64_t keys, next_key;
     } shared_ = {};
     // Of the run in hand.

@@ -47,7 +47,7 @@ bool all_free(unsigned bin, const std::vector<void *> &blocks) {
     return !blocks.empty();
 }
 
-// A block that keeps its slab in use, so that one can ask about the others.
+// A block that keeps its slab in use, so that the test can ask about the slab's other blocks.
 class Anchor {
   public:
     explicit Anchor(unsigned bin) : bin_(bin) {
@@ -79,7 +79,7 @@ TEST(ThreadHeap, BeforeTheFirstMissTheHeapIsEmptyAndFull) {
         for (unsigned i = 0; i < SIZE_CLASS_CLOSED; i++) {
             EXPECT_FALSE(fast_cache_push(&heap->closed[i], heap));
         }
-        // No pointer is known to it, so that every free is a miss, too.
+        // The gate knows no pointer yet, so that every free is a miss, too.
         EXPECT_EQ(front_gate_lookup(thread_heap_gate(), heap), 0u);
         thread_heap_flush(); // nothing to flush
         EXPECT_EQ(thread_heap_current(), heap);
@@ -323,7 +323,7 @@ TEST(ThreadHeapTick, UnusedCachesAreEmptied) {
         thread_heap_tick(heap, now + 100, 100);
         EXPECT_TRUE(all_free(kBin + 1, idle));
         EXPECT_FALSE(all_free(kBin, used));
-        // A bin that has not missed since the last time goes, too.
+        // The cache of a bin that has not missed since the last trim is emptied, too.
         thread_heap_tick(heap, now + 199, 100);
         EXPECT_FALSE(all_free(kBin, used));
         thread_heap_tick(heap, now + 100000, UINT64_MAX);
@@ -334,7 +334,7 @@ TEST(ThreadHeapTick, UnusedCachesAreEmptied) {
     });
 }
 
-// Runs `child` in a forked child; true if it said so.
+// Runs `child` in a forked child. Returns what it returned.
 template <typename Function> bool in_child(Function child) {
     pid_t pid = fork();
     if (pid == 0) {
@@ -350,7 +350,7 @@ TEST(ThreadHeapFork, ChildAdoptsTheHeapsOfTheOthers) {
 #ifdef __SANITIZE_THREAD__
     GTEST_SKIP() << "ThreadSanitizer lets no child of a threaded process start threads";
 #endif
-    // One thread at rest, with blocks in its cache, and one in the middle of something.
+    // One thread rests, with blocks in its cache; another one is busy.
     std::atomic<int> ready{0};
     std::atomic<bool> done{false};
     std::vector<void *> blocks;
@@ -380,9 +380,9 @@ TEST(ThreadHeapFork, ChildAdoptsTheHeapsOfTheOthers) {
         thread_heap *mine = thread_heap_get();
         EXPECT_TRUE(in_child([&] {
             thread_heap_stats s = stats();
-            // All but this thread's and the busy one.
+            // All heaps but this thread's and the busy one.
             bool ok = s.free_heaps == s.heaps - 2 && thread_heap_get() == mine;
-            // New threads get them all, and with the resting one its blocks.
+            // New threads get all free heaps, and one of them gets the resting thread's blocks.
             std::set<thread_heap *> adopted;
             std::vector<void *> found;
             std::vector<std::thread> threads;
@@ -413,7 +413,7 @@ TEST(ThreadHeapFork, ChildAdoptsTheHeapsOfTheOthers) {
             }
             return ok && adopted.count(resting) == 1 && found == blocks && stats().heaps == s.heaps;
         }));
-        // Or nobody does, and their blocks are wanted.
+        // If no thread adopts them, a flush gets at their blocks.
         EXPECT_TRUE(in_child([&] {
             Anchor anchor(kBin);
             size_t free_heaps = stats().free_heaps;
