@@ -24,24 +24,26 @@ static struct {
     _Atomic(uint64_t) beat;   // clock of the background thread's last look; 0: there is none
     // Written by the thread that has the lease, with HAK_POKE.
     uint64_t round_ms; // when this round began
-    uint64_t round_ns; // what it has taken so far
+    uint64_t round_ns; // the time that this round has taken so far
     uint64_t last_ns;  // when the last step ended
     size_t arena_cursor;
     size_t pool_cursor;
     size_t medium_cursor;
     size_t grown;        // slabs that the pool had put to use at the last step of growth
-    size_t grown_cursor; // where the next one begins
+    size_t grown_cursor; // where the next step of growth begins
     enum { IDLE, ARENA, POOL, MEDIUM } phase;
-    bool round_gave; // something back
+    bool round_gave; // the round has given something back
     _Atomic(uint64_t) steps, ns, longest, rounds, pages;
 } state;
 
+// A step of growth is due when the pool has put GROWTH_EACH slabs to use, and gives back about
+// GROWTH_PAGES pages at most.
 enum { GROWTH_EACH = 8, GROWTH_PAGES = 256 };
 
 // A step is made of slices, small enough for the step to read the clock between them.
 enum { SLICE_SLABS = 16, SLICE_LOOKS = 16, SLICE_PAGES = 64, SLICE_WORDS = 1024 };
 
-// Counts pages of slabs in use that a slice has given back.
+// Counts pages of slabs in use and of chunks that a slice has given back.
 static void count_pages(size_t pages, size_t *given) {
     atomic_fetch_add_explicit(&state.pages, pages, memory_order_relaxed);
     if (pages != 0) {
@@ -50,9 +52,10 @@ static void count_pages(size_t pages, size_t *given) {
     *given += pages;
 }
 
-// Does one slice of the round, and adds what it gave back to *given. Returns false at the end of
-// the round. A refusal of the kernel ends the round, as the rest of it would probably be refused
-// too; the cursors stay, and the next round goes on behind the refused place.
+// Does one slice of the round, and adds the number of pages that it gave back to *given. Returns
+// false at the end of the round. A refusal of the kernel ends the walk over one kind of memory,
+// because the rest would probably be refused too. The cursor stays, and the next round goes on
+// behind the refused place.
 static bool slice(uint32_t age_ms, bool all, size_t *given) {
     if (HAK_PEEK(&state.phase) == ARENA) {
         size_t cursor = HAK_PEEK(&state.arena_cursor);
@@ -105,7 +108,7 @@ static void begin_round(uint64_t now) {
     large_block_age(settings_get(SETTING_DECAY_MS) == 0);
 }
 
-// Returns the clock at which the round after the one that has just ended may begin.
+// A round has just ended: returns the clock at which the next one may begin.
 static uint64_t next_round(uint64_t half, uint64_t now) {
     uint64_t next = HAK_PEEK(&state.round_ms) + half + 1;
     // If a walk over a large heap finds nothing, the next one begins later.
@@ -168,18 +171,18 @@ static void do_step(int64_t decay, uint64_t now, uint64_t most_ns) {
     }
 }
 
-// A background thread that has not looked for long does not exist any more, as in a child of
-// _Fork().
+// Returns true if there is a background thread. One that has not looked at the clock for long does
+// not exist any more, as in a child of _Fork().
 static bool has_background(uint64_t now) {
     enum { GONE_MS = 10000 };
     uint64_t beat = atomic_load_explicit(&state.beat, memory_order_relaxed);
     return beat != 0 && (int64_t)(now - beat) < GONE_MS;
 }
 
-// A heap may grow while pages of its slabs are idle, because the program wants other sizes than are
-// free. Such a heap does not wait until the pages are old: for each slab that the pool puts to use,
-// DECAY_GROWTH others are visited, and those whose blocks have not moved since the last visit lose
-// their idle pages.
+// A heap may grow while pages of its slabs are idle, because the program wants other sizes than the
+// free blocks have. Then these pages go back before they are old: for each slab that the pool puts
+// to use, DECAY_GROWTH others are visited, and those whose blocks have not moved since the last
+// visit lose their idle pages.
 static HAK_NOINLINE void grow_step(size_t grown) {
     struct shared_pool_walk walk = {.cursor = HAK_PEEK(&state.grown_cursor), .apart = true};
     size_t look = hak_min(grown - HAK_PEEK(&state.grown), (size_t)2 * GROWTH_EACH) * DECAY_GROWTH;
@@ -206,11 +209,12 @@ void decay_tick(uint64_t now) {
     do_step(decay, now, most);
 }
 
-// Gives free slabs back, highest address first, because claims take the lowest.
+// Gives back the pages of all free slabs but `keep`, highest address first, because claims take the
+// lowest. Returns the number of slabs.
 static size_t trim_to(size_t keep) {
     size_t given = 0;
     size_t cursor = 0;
-    page_arena_purge(&cursor, INT32_MAX, 1, 1); // for the slabs set aside, which are released
+    page_arena_purge(&cursor, INT32_MAX, 1, 1); // releases the slabs that are set aside
     for (;;) {
         size_t dirty = page_arena_dirty();
         size_t now = dirty <= keep ? 0 : page_arena_purge_highest(dirty - keep);
@@ -259,7 +263,7 @@ static void *background(void *arg) {
     return NULL;
 }
 
-// Adds the size of an object's thread-local storage, which lies on each thread's stack.
+// Adds the size of an object's thread-local storage, which takes room on each thread's stack.
 static int add_tls(struct dl_phdr_info *info, size_t size, void *sum) {
     (void)size;
     for (int i = 0; i < info->dlpi_phnum; i++) {
@@ -270,7 +274,7 @@ static int add_tls(struct dl_phdr_info *info, size_t size, void *sum) {
     return 0;
 }
 
-// Returns pthread_create()'s error. If the stack is too small for libc, tries a larger one.
+// Returns pthread_create()'s error. If libc finds the stack too small, tries larger ones.
 static int start_thread(void) {
     enum { STACK = 64 << 10, STACK_MOST = 256 << 20 };
     size_t stack = STACK;
@@ -310,8 +314,8 @@ void decay_start(void) {
 }
 
 void decay_after_fork(void) {
-    // In the child, misses do the steps. A thread that was doing a step is gone; the cursors that
-    // it left are good.
+    // In the child, misses do the steps. If a thread was doing a step, it is gone; the cursors that
+    // it left can be used.
     atomic_store(&state.beat, 0);
     atomic_store(&state.lease, 0);
 }

@@ -22,12 +22,12 @@
 #include <utility>
 #include <vector>
 
-// The test's link puts these in the place of the backend's: time passes when the test says so, and
-// one us with every look at the fine clock.
+// The linker (--wrap) puts these in the place of the backend's: time passes when the test says so,
+// and by one us with every look at the fine clock.
 static std::atomic<uint64_t> clock_ms{100000};
 static std::atomic<uint64_t> looked_us{0};
 static std::atomic<uint64_t> us_a_look{1};
-static int looks_left = 0; // to the one that does not return; 0: all do
+static int looks_left = 0; // looks at the clock up to the one that does not return; 0: all return
 static jmp_buf left_step;
 extern "C" {
 uint64_t __wrap_os_now_ms(void) {
@@ -78,7 +78,7 @@ class Decay : public testing::Test {
         set(SETTING_BACKGROUND, 0);
     }
 
-    // `slabs` free slabs with pages, however many: the release is not to give any of them back.
+    // Makes `slabs` free slabs with pages. The release gives none of them back, however many.
     static void make_dirty(size_t slabs) {
         bool zero;
         size_t run = page_arena_claim(slabs, 1, &zero);
@@ -89,7 +89,7 @@ class Decay : public testing::Test {
         set(SETTING_DECAY_MS, decay);
     }
 
-    // A miss every ms until `done`, for `ms` at most; how long it took.
+    // Misses every ms until `done`, for `ms` at most. Returns how long that took.
     template <typename Done> static uint64_t tick_until(Done done, uint64_t ms) {
         uint64_t begin = clock_ms;
         while (!done() && clock_ms < begin + ms) {
@@ -103,7 +103,7 @@ class Decay : public testing::Test {
     static void jump_out_of_a_step() {
         bool out = false;
         while (!out) {
-            looks_left = 2; // the look at the begin of a step is not the first one
+            looks_left = 2; // The first look is not the one at which a step begins.
             if (setjmp(left_step) == 0) {
                 decay_tick(++clock_ms);
             } else {
@@ -113,7 +113,7 @@ class Decay : public testing::Test {
         looks_left = 0;
     }
 
-    // Runs fn() in a child; 0 if all it expected was so.
+    // Runs fn() in a child. Returns 0 if no expectation failed there.
     template <typename Function> static int in_child(pid_t (*make)(), Function fn) {
         pid_t pid = make();
         if (pid == 0) {
@@ -130,14 +130,14 @@ class DecayUptime : public Decay, public testing::WithParamInterface<uint64_t> {
 
 TEST_P(DecayUptime, FreeSlabsGoBackAfterTheSetTime) {
     clock_ms = ((clock_ms >> 32) + 1) << 32 | GetParam(); // never back
-    tick_until([] { return false; }, 2 * kDecay);         // wherever in a round it is
+    tick_until([] { return false; }, 2 * kDecay);         // ends a round that is under way
     make_dirty(500);
     EXPECT_EQ(tick_until([] { return page_arena_dirty() < 500; }, kDecay - 1), kDecay - 1u)
         << "too early";
     // The next round begins within half a decay time; it takes a few steps.
     EXPECT_LE(tick_until(clean, 10 * kDecay), kDecay / 2 + 100u);
     EXPECT_TRUE(clean());
-    // A rest of weeks without a miss, and the same again.
+    // Weeks go by without a miss, and then the same happens again.
     clock_ms += 0x90000000;
     make_dirty(5);
     EXPECT_LE(tick_until(clean, 10 * kDecay), kDecay + kDecay / 2 + 100u);
@@ -184,7 +184,7 @@ TEST_F(Decay, PagesInsideSlabsGoBackWhenTheSlabHasBeenQuiet) {
     shared_pool_put(kBin, blocks.data(), 2);
 }
 
-// Where the kernel refuses, each round ends; the next one goes on behind that place.
+// If the kernel refuses, the round ends; the next one goes on behind that place.
 TEST_F(Decay, APageThatTheKernelWillNotTakeIsInNobodysWay) {
     const unsigned kBin = size_class_bin_of(32768); // 2 blocks a slab
     shared_pool_hint hint = ARENA_NONE;
@@ -218,7 +218,7 @@ TEST_F(Decay, OneStepIsBounded) {
     tick_until([] { return false; }, 2 * kDecay);
     make_dirty(4000);
     tick_until([] { return page_arena_dirty() < 4000; }, 10 * kDecay);
-    // As long as it goes on: each step gives something, none gives it all.
+    // While the round goes on, each step gives something back, and none gives all of it back.
     size_t steps = 0;
     for (size_t last = page_arena_dirty(); last > 0 && steps < 1000; steps++) {
         tick_until([last] { return page_arena_dirty() < last; }, 100);
@@ -297,14 +297,14 @@ void in_another_thread(uint8_t mark, const std::function<void()> &fn) {
         if (hak_thread_mark() != mark) {
             fn();
         } else {
-            in_another_thread(mark, fn); // while this one has its place
+            in_another_thread(mark, fn); // while this thread still has the unwanted mark
         }
     }).join();
 }
 
 TEST_F(Decay, AThreadThatNeverComesBackFromAStepEndsNothing) {
     make_dirty(10);
-    // Another thread goes on after a while,
+    // Another thread can do steps after a while,
     jump_out_of_a_step();
     uint64_t took = 0;
     in_another_thread(hak_thread_mark(),
@@ -352,7 +352,7 @@ TEST_F(Decay, BackgroundThreadThatCannotStartGetsOneLine) {
     make_dirty(10);
     tick_until(clean, 10 * kDecay);
     EXPECT_TRUE(clean()) << "misses do the steps";
-    // A few refusals of a stack's size are no reason to do without.
+    // A few refusals of a stack's size do not keep the thread from being started.
     EXPECT_EQ(in_child(fork,
                        [] {
                            set(SETTING_BACKGROUND, 1);
@@ -406,7 +406,7 @@ TEST_F(Decay, BackgroundThreadDoesTheSteps) {
               0);
 }
 
-// Blocks of one size after the other, of which few stay: time does not pass.
+// Blocks of one size after the other come, and few stay. Time does not pass.
 TEST_F(Decay, AHeapThatGrowsGivesBackWhatIsIdleInItsSlabs) {
     constexpr size_t kSlabs = 400;
     shared_pool_hint hints[SIZE_CLASS_BINS];
@@ -430,7 +430,7 @@ TEST_F(Decay, AHeapThatGrowsGivesBackWhatIsIdleInItsSlabs) {
             }
         }
     }
-    // All but what the last of them has left.
+    // All idle pages but those that the last size has left.
     const shared_pool_totals totals = shared_pool_get_totals();
     EXPECT_GE(totals.slabs, 5 * (kSlabs - 5) * ARENA_SLAB);
     EXPECT_LE(totals.slabs - totals.clean, totals.slabs / 3 * 2);
