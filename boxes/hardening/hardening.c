@@ -9,8 +9,8 @@
 
 #    include <string.h>
 
-// Everything is on until the settings are read, so that blocks of before lack nothing that the
-// settings ask for.
+// Everything is on until the settings are read, so that blocks that were allocated before have all
+// that the settings may ask for.
 struct hardening hardening = {
     .on = HARDENING_STATE | HARDENING_CANARY | HARDENING_NEIGHBOUR | HARDENING_SIZES |
           HARDENING_ZERO | HARDENING_CHECK_ZERO | HARDENING_QUARANTINE | HARDENING_RANDOM |
@@ -61,8 +61,8 @@ void hardening_start(void) {
     HAK_POKE(&hardening.usual, (on & HARDENING_USUAL) == HARDENING_USUAL);
 }
 
-// Returns how many bytes at each end of a block of `bytes` bytes are made zero and checked: all of
-// them, or few.
+// Returns how many bytes at each end of a block of `bytes` bytes are made zero and checked: all
+// bytes, or a few if the block is large.
 static size_t at_each_end(size_t bytes) {
     enum { END = HARDENING_ZERO_LEAST / 2 };
     return bytes <= HAK_PEEK(&hardening.zero_most) ? bytes : END;
@@ -100,7 +100,7 @@ uint64_t hardening_any_many(void *at, size_t bytes) {
 }
 
 bool hardening_is_clear_many(void *at, size_t bytes) {
-    // What follows in the block is its last pair.
+    // `bytes` does not include the block's last pair.
     size_t part = at_each_end(bytes + sizeof(hardening_pair));
     if (part > bytes) {
         return hardening_any_many(at, bytes) == 0;
@@ -156,8 +156,7 @@ void hardening_measure(struct hardening_heap *heap) {
     heap->measured = true;
     for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
         size_t blocks = bytes / size_class_bins[bin].size;
-        // (Blocks that wait in places beyond the new last one stay there until the queue is
-        // flushed.)
+        // Blocks in places behind the new last one stay there until the queue is flushed.
         heap->queues[bin].next = 0;
         unsigned places = 1u << hak_log2(hak_min(hak_max(blocks, 1), HARDENING_QUEUE_MOST));
         heap->queues[bin].last = (uint16_t)(places - 1);

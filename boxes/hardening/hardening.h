@@ -4,21 +4,21 @@
 //     |<---------------- block of a bin ----------------->|
 //     | the user's bytes | slack: 8 bytes are filled      | tag |
 //
-// The tag is the last word of a block. In a live block it is a keyed hash of the block's address
-// and of the number of bytes of slack. In a free block it is zero, as is the whole block if it is
-// not larger than `zero_most`. So the tag tells whether the block is live, how many bytes the user
-// asked for, and whether somebody wrote past these bytes. The 8 bytes behind the user's last byte
-// hold the hash too, so that a write of one byte too much is noticed. A write below a block meets
-// the tag of the block before it.
+// The tag is the last word of a block. In a live block the tag is a keyed hash of the block's
+// address, combined with the slack, the number of bytes that the user did not ask for. In a free
+// block the tag is zero, as is the whole block if it is not larger than `zero_most`. So the tag
+// tells whether the block is live, how many bytes the user asked for, and whether somebody wrote
+// past the block's end. The 8 bytes behind the user's last byte hold the hash too, so that a write
+// of one byte too much is noticed. A write below a block meets the tag of the block before it.
 //
 // Freed blocks wait in the quarantine of their thread's heap, first in, first out, in one queue for
 // each size class. The keys come from the kernel's random bytes. The hash is quick and no cipher:
 // an attacker who can read many tags may compute others.
 //
-// In the other flavours (HAK_HARDENED is 0) nothing of this is compiled. Functions on a block may
-// be called by the thread that owns the block. If two threads free a block at the same moment, both
-// frees may pass the check. Then the block is found to be live when it is handed out the second
-// time, or free when it goes back to the pool.
+// In the other flavours (HAK_HARDENED is 0) nothing of this is compiled. Only the thread that has a
+// block may call a function on the block, except for hardening_intact_below(). If two threads free
+// a block at the same moment, both frees may pass the check. Then the second malloc that hands the
+// block out finds it live, or the pool finds it free when it comes back for the second time.
 #ifndef HAKMEM_BOXES_HARDENING_HARDENING_H
 #define HAKMEM_BOXES_HARDENING_HARDENING_H
 
@@ -34,8 +34,8 @@
 
 HAK_C_BEGIN
 
-// A tag is the hash xor the slack (in bytes) times HARDENING_SLACK. The topmost 15 bits of
-// the product are the slack, the bits below check it, and the lowest byte is zero.
+// A tag is the hash xor the product of the slack (in bytes) and HARDENING_SLACK. The topmost 15
+// bits of the product are the slack, the bits below check these, and the lowest byte is zero.
 enum { HARDENING_SLACK_SHIFT = 49 };
 
 // The version of tags, for readers outside of the process (layout.h). Another way to make tags, or
@@ -46,26 +46,26 @@ static_assert(SIZE_CLASS_TINY_MAX < 1 << (64 - HARDENING_SLACK_SHIFT), "any slac
 
 // The checks that are on, as bits.
 enum {
-    HARDENING_STATE = 1,       // a free of what is not live is stopped
-    HARDENING_CANARY = 2,      // so is one of a block with writes past its end,
-    HARDENING_NEIGHBOUR = 4,   // or of the block behind that
-    HARDENING_SIZES = 8,       // so is one with a wrong size
+    HARDENING_STATE = 1,       // a free of a block that is not live stops the program
+    HARDENING_CANARY = 2,      // so does a free of a block that was written past its end,
+    HARDENING_NEIGHBOUR = 4,   // a free of the block behind such a block,
+    HARDENING_SIZES = 8,       // and a free with a wrong size or alignment
     HARDENING_ZERO = 16,       // freed blocks are made zero
-    HARDENING_CHECK_ZERO = 32, // and looked at when they are handed out
+    HARDENING_CHECK_ZERO = 32, // a malloc whose block is not zero stops the program
     HARDENING_QUARANTINE = 64, // freed blocks wait
     HARDENING_RANDOM = 128,    // blocks are chosen at random
-    HARDENING_SEPARATE = 256,  // a slab stays its bin's
+    HARDENING_SEPARATE = 256,  // a slab serves one bin for good
 };
 
 struct hardening {
     uint64_t keys[2];
     uint32_t on;         // HARDENING_ bits
-    uint32_t quarantine; // bytes, a bin and heap
+    uint32_t quarantine; // bytes that wait in each bin of each heap
     uint32_t choice;     // blocks among which one is chosen at random, a power of two, less 1
-    uint64_t zero_most;  // bytes of a block all of which become zero, HARDENING_ZERO_LEAST or more
-    bool usual;          // all that HARDENING_USUAL names is on
+    uint64_t zero_most; // larger blocks become zero at both ends only; HARDENING_ZERO_LEAST or more
+    bool usual;         // all bits of HARDENING_USUAL are on
 };
-// The checks of the usual path of a malloc and of a free.
+// The checks that are on in the usual path of a malloc and of a free.
 #    define HARDENING_USUAL                                                          \
         (HARDENING_STATE | HARDENING_CANARY | HARDENING_NEIGHBOUR | HARDENING_ZERO | \
          HARDENING_CHECK_ZERO | HARDENING_QUARANTINE | HARDENING_RANDOM)
@@ -77,8 +77,8 @@ extern const uint64_t hardening_bytes[9] __attribute__((visibility("hidden")));
 typedef uint64_t hardening_word __attribute__((may_alias));
 typedef uint64_t hardening_unaligned __attribute__((may_alias, aligned(1)));
 
-// Makes the keys, once. To be called before the first block is handed out, by any thread at any
-// time.
+// Makes the keys, unless they are made. To be called before the first block is handed out. Any
+// thread may call at any time.
 void hardening_prepare(void);
 
 // Applies the settings. Called once, from the library's constructor.
@@ -90,15 +90,15 @@ HAK_INLINE bool hardening_has(uint32_t what) {
 
 // --- Tags
 
-// Mixes a number with the keys: xors both halves of one product.
+// Mixes a number with the keys: multiplies them, and xors both halves of the product.
 HAK_INLINE uint64_t hardening_mix(uint64_t value) {
     __extension__ typedef unsigned __int128 product;
     product both = (product)(value ^ hardening.keys[0]) * hardening.keys[1];
     return (uint64_t)both ^ (uint64_t)(both >> 64);
 }
 
-// Returns the hash of a block. Its lowest byte, which a write past the end meets first, is not 0,
-// so that the zero at the end of a string is noticed too.
+// Returns the hash of a block. The lowest byte of a hash, which a write past the end meets first,
+// is not 0, so that the zero at the end of a string is noticed too.
 HAK_INLINE uint64_t hardening_hash(const void *block) {
     return hardening_mix((uintptr_t)block) | 1;
 }
@@ -125,9 +125,9 @@ HAK_INLINE hardening_unaligned *hardening_behind(const void *block, size_t size)
     return (hardening_unaligned *)((char *)(uintptr_t)block + size);
 }
 
-// Fills the word behind the `size` bytes of a block whose tag is `tag` already. The bytes that the
-// word shares with the tag are written as they are: the thread that frees the block above may look
-// at the tag at any time, and must never find another value than that of a live or a free block.
+// Fills the word behind the `size` bytes of a block whose tag is `tag` already. Bytes that the word
+// shares with the tag keep their values: the thread that frees the block above may look at the tag
+// at any time, and must never find another value than the tag of a live or of a free block.
 HAK_INLINE void hardening_fill(void *block, size_t size, size_t slack, uint64_t hash,
                                uint64_t tag) {
     size_t filled = hak_min(slack, 8);
@@ -150,7 +150,7 @@ HAK_INLINE void hardening_set(unsigned bin, void *block, size_t size) {
 enum hardening_kind {
     HARDENING_LIVE,
     HARDENING_FREE,    // freed before, or never allocated
-    HARDENING_DAMAGED, // written to past its end
+    HARDENING_DAMAGED, // written past its end
 };
 
 // Returns true if a block's tag and slack are as they were written, and sets *size to the bytes
@@ -171,11 +171,11 @@ HAK_INLINE bool hardening_intact(unsigned bin, const void *block, size_t *size) 
 // that its user asked for if it is live.
 enum hardening_kind hardening_look(unsigned bin, const void *block, size_t *size);
 
-// Returns true if the word below a block, which is the tag of the block before it on the same page
-// of the slab, is the tag of a free or of a live block. The owner of that block may be making it
-// zero with memset(), whose stores need not be of whole words: a caller that gets false looks once
-// more before it refuses. Under ThreadSanitizer, which would report these reads, always returns
-// true.
+// Returns true if the word below a block, the tag of the block before it, is the tag of a free or
+// of a live block. Also returns true if there is no such block on the same page of the slab. The
+// thread that has that block may be making it zero with memset(), whose stores need not be of whole
+// words: a caller that gets false looks once more before it refuses. Under ThreadSanitizer, which
+// would report these reads, always returns true.
 HAK_INLINE bool hardening_intact_below(unsigned bin, const void *block) {
 #    if defined(__SANITIZE_THREAD__)
     return true;
@@ -189,22 +189,22 @@ HAK_INLINE bool hardening_intact_below(unsigned bin, const void *block) {
     return tag == 0 || hardening_slack_in(tag, hardening_hash((const char *)block - size), &slack);
 }
 
-// hardening_clear_many() makes bytes zero; both their number and their address are multiples of 16.
-// hardening_is_clear_many() returns true if they are zero; it is told the bytes of a block without
-// its last 16. If there are more than `zero_most` bytes, only HARDENING_ZERO_LEAST of them count,
-// one half at each end.
+// hardening_clear_many() makes all bytes of a block zero. hardening_is_clear_many() returns true if
+// a block without its last 16 bytes is zero. Number and address of the bytes are multiples of 16.
+// Of a block of more than `zero_most` bytes, both touch only HARDENING_ZERO_LEAST bytes, one half
+// at each end.
 enum { HARDENING_FEW = 256, HARDENING_ZERO_LEAST = 4096 };
 void hardening_clear_many(void *at, size_t bytes);
 bool hardening_is_clear_many(void *at, size_t bytes);
 
-// Returns 0 if `bytes` bytes are zero; both their number (16 or more) and their address are
-// multiples of 16. Writes to each page before it reads it, see hardening_add().
+// Returns 0 if `bytes` bytes are zero. Their number (16 or more) and their address are multiples of
+// 16. Writes to each page before it reads the page; see hardening_add().
 uint64_t hardening_any_many(void *at, size_t bytes);
 
 typedef uint64_t hardening_pair __attribute__((vector_size(16), may_alias));
 
-// `bytes` is 16 to 256. The stores of both ends overlap in the middle, so that few branches depend
-// on the number.
+// Makes `bytes` bytes (16 to HARDENING_FEW) zero. The stores from both ends overlap in the middle,
+// so that few branches depend on the number.
 HAK_INLINE void hardening_clear(void *at, size_t bytes) {
     const hardening_pair zero = {0, 0};
     hardening_pair *from = (hardening_pair *)at;
@@ -240,10 +240,12 @@ HAK_INLINE uint64_t hardening_any(const void *at, size_t bytes) {
     return any[0] | any[1];
 }
 
-// hardening_refuse() reports a block that cannot be freed, and stops the program if the failed
-// check is on. hardening_refuse_written() reports a block that was written to after it was freed.
+// hardening_refuse() is for a block for which hardening_may_free() returned false, and
+// hardening_refuse_absent() for a block whose slab does not have the block's pages. Both stop the
+// program with a report if the check that failed is on, else return.
+// hardening_refuse_written() reports a block that was written to after it was freed.
 HAK_COLD void hardening_refuse(unsigned bin, const void *block);
-HAK_COLD void hardening_refuse_absent(const void *block); // for a block whose slab has no memory
+HAK_COLD void hardening_refuse_absent(const void *block);
 HAK_NORETURN HAK_COLD void hardening_refuse_written(const char *call, const void *block);
 
 // Returns true if `block`, the start of a block of `bin`, is live and not damaged.
@@ -268,8 +270,8 @@ HAK_INLINE void hardening_bury(unsigned bin, void *block) {
     }
 }
 
-// Adds to a word. If the page was never touched, this one access gives it memory; a load would map
-// the page of zeros first, and the store behind it would fault once more.
+// Adds to a word. If the word's page was never touched, this one access gives it memory. A load
+// would make the kernel map its page of zeros first, and the store would fault once more.
 HAK_INLINE void hardening_add(hardening_word *word, uint64_t more) {
 #    if CPU_PLAIN_STEPS
     cpu_plain_add(word, more);
@@ -278,17 +280,17 @@ HAK_INLINE void hardening_add(hardening_word *word, uint64_t more) {
 #    endif
 }
 
-// Makes a free block of `bin` live as it is handed out. Stops the program if the block was written
-// to. `any` is not 0 if the caller has seen that already; the caller does not look at the last pair
-// of words.
+// Makes a free block of `bin` live before it is handed out. Stops the program if the block was
+// written to. `any` is not 0 if the caller has found that the block was. This function looks at the
+// last pair of words, which the caller has not looked at.
 HAK_INLINE void hardening_issue_looked(unsigned bin, void *block, size_t size, uint64_t any) {
     size_t bytes = size_class_bins[bin].size;
     hardening_word *tag = hardening_tag(bin, block);
     uint64_t hash = hardening_hash(block);
     size_t slack = bytes - sizeof *tag - size;
     uint64_t fresh = hardening_tag_of(hash, slack);
-    // The last pair is not read as one: its words were written at different times, and the
-    // processor would wait for both.
+    // The two words of the last pair are read one by one. They were written at different times, and
+    // for a load of both the processor would have to wait until both stores are done.
     hardening_add(tag, fresh);
     any |= tag[-1] | (*tag ^ fresh);
     if (HAK_UNLIKELY(any != 0)) {
@@ -297,14 +299,14 @@ HAK_INLINE void hardening_issue_looked(unsigned bin, void *block, size_t size, u
     hardening_fill(block, size, slack, hash, fresh);
 }
 
-// As above, for a block of HARDENING_FEW bytes at most whose user asks for `size` bytes (not 0),
-// while HARDENING_CHECK_ZERO is on.
+// As above, for a block of HARDENING_FEW bytes at most, of which no byte was looked at. `size` is
+// not 0, and HARDENING_CHECK_ZERO is on.
 HAK_INLINE void hardening_issue_small(unsigned bin, void *block, size_t size) {
     size_t bytes = size_class_bins[bin].size - sizeof(hardening_pair);
     hardening_issue_looked(bin, block, size, hardening_any(block, bytes));
 }
 
-// As above, for any block and any `size`.
+// As above, for any block, any `size` and any settings.
 HAK_INLINE void hardening_issue(unsigned bin, void *block, size_t size) {
     if (HAK_UNLIKELY(!hardening_has(HARDENING_CHECK_ZERO))) {
         hardening_set(bin, block, size);
@@ -319,8 +321,8 @@ HAK_INLINE void hardening_issue(unsigned bin, void *block, size_t size) {
     hardening_issue_looked(bin, block, size, any);
 }
 
-// Stops the program unless `size` is what a live block's user asked for and the block starts at a
-// multiple of `align` (0: not checked). `usable` is the block's usable bytes.
+// Stops the program unless `size` is the number of bytes that a live block's user asked for, and
+// the block starts at a multiple of `align` (0: not checked). `usable` is the block's usable bytes.
 void hardening_check_size(const char *call, const void *block, size_t usable, size_t align,
                           size_t size);
 
@@ -338,19 +340,19 @@ enum { HARDENING_QUEUE_MOST = 64 }; // blocks of a bin that wait
 // A ring. A block that begins to wait takes the next place, and pushes the block there out, which
 // has waited longest.
 struct hardening_queue {
-    uint16_t next; // place
-    uint16_t last; // of the places in use, which are a power of two, 1 to HARDENING_QUEUE_MOST
+    uint16_t next; // the place that the next block takes
+    uint16_t last; // the last place: 1 to HARDENING_QUEUE_MOST places, a power of two, are in use
 };
 struct hardening_heap {
     uint64_t random;
-    uint32_t quarantine; // what the queues were measured for
+    uint32_t quarantine; // the setting for which the queues were measured
     bool measured;
     struct hardening_queue queues[SIZE_CLASS_BINS];
     void *blocks[SIZE_CLASS_BINS][HARDENING_QUEUE_MOST]; // NULL: empty
 };
-static_assert(sizeof(struct hardening_heap) <= SIZE_CLASS_SLAB, "a heap's fit in a slab");
+static_assert(sizeof(struct hardening_heap) <= SIZE_CLASS_SLAB, "a heap's queues fit in a slab");
 
-// Sets the lengths of the queues, again if the setting has changed.
+// Sets the lengths of the queues by the setting HAKMEM_QUARANTINE. Does nothing if they are set.
 void hardening_measure(struct hardening_heap *heap);
 
 // Puts a block into its queue. Returns the block that has waited longest if the queue was full,

@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr size_t kBlocks = 2; // the one that is written, and its neighbour above
+constexpr size_t kBlocks = 2; // the block that is written, and its neighbour above
 
 struct alignas(HAK_PAGE) Slab {
     unsigned char bytes[SIZE_CLASS_SLAB];
@@ -64,7 +64,7 @@ TEST_P(HardeningTest, AWriteOfOneByteIsSeen) {
 
 #if defined(__x86_64__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 
-// What the handler of SIGTRAP looks at, before each instruction of the thread that it stops.
+// The block that the handler of SIGTRAP looks at before each instruction of the stopped thread.
 unsigned watched_bin;
 const void *watched_above;
 volatile size_t steps, torn;
@@ -76,7 +76,7 @@ void look(int /*signal*/) {
     }
 }
 
-// Below the stack pointer, 128 bytes are the compiler's.
+// The assembly leaves the 128 bytes below the stack pointer alone, which the compiler may use.
 constexpr uint64_t kTrapFlag = 0x100;
 void set_trap_flag(bool on) {
     if (on) {
@@ -94,8 +94,8 @@ void set_trap_flag(bool on) {
     }
 }
 
-// A thread that is stopped in the middle of malloc or realloc can stay there for as long as it
-// takes another one to free the block above.
+// While a thread is stopped in the middle of malloc or realloc, another one can free the block
+// above.
 TEST_P(HardeningTest, NoStepOfAnOwnerLooksLikeDamageToTheNeighbour) {
     struct sigaction action = {}, before = {};
     action.sa_handler = look;
