@@ -12,15 +12,15 @@ uintptr_t guarded_block_base;
 size_t guarded_block_bytes;
 
 enum {
-    STRIDE = (GUARDED_PAGES + 1) * HAK_PAGE, // of slots, each with the guard page before it
+    STRIDE = (GUARDED_PAGES + 1) * HAK_PAGE, // a slot with the guard page before it
     RANGE = GUARDED_SLOTS * STRIDE + HAK_PAGE,
-    FILL = 0xb5, // of a slot's bytes that are not the block's
+    FILL = 0xb5, // the value of bytes that are on a block's pages but not the block's
 };
 
 static struct guarded_block *slots;
 static _Atomic(uint64_t) every_now; // 0: off
 static _Atomic(uint64_t) chances;
-static _Atomic(uint32_t) turn; // slot that is tried next
+static _Atomic(uint32_t) turn; // the slot that is tried next
 static _Atomic(uint64_t) made_count;
 
 bool guarded_block_start(uint64_t every) {
@@ -42,13 +42,13 @@ bool guarded_block_start(uint64_t every) {
     return true;
 }
 
-// Returns splitmix64 of a counter, so each caller gets another number.
+// Returns splitmix64 of a counter: a different number at each call.
 static uint64_t chance(void) {
     return hak_mix(os_random() + atomic_fetch_add(&chances, 1) * HAK_GOLDEN);
 }
 
-// Draws the distance to the thread's next guarded block: 1 to 2 * every - 1, equally likely. The
-// allocation at hand is not counted.
+// Draws the number of allocations until the thread's next guarded block, without the current one: 1
+// to 2 * every - 1, all equally likely.
 static void draw(uint64_t every) {
     guarded_block_left = (int64_t)(chance() % (2 * every - 1)) * 2 + 1;
 }
@@ -81,7 +81,7 @@ static void note_calls(struct guarded_calls *calls) {
     calls->depth = stack_trace(calls->pcs, GUARDED_DEPTH);
 }
 
-// Returns a slot that the caller then holds, GUARDED_SLOTS if there is none among the next few.
+// Returns a slot that the caller then holds, or GUARDED_SLOTS if none of the next few is free.
 static size_t take_slot(void) {
     enum { LOOKS = 64 };
     for (unsigned i = 0; i < LOOKS; i++) {
@@ -95,7 +95,7 @@ static size_t take_slot(void) {
     return GUARDED_SLOTS;
 }
 
-// Returns the pages of a slot that its block lies on.
+// Return the bounds of a block's pages, and the end of the block.
 static char *first_page(const struct guarded_block *block) {
     return (char *)((uintptr_t)block->start & ~(uintptr_t)(HAK_PAGE - 1));
 }
@@ -154,7 +154,7 @@ const char *guarded_block_free(void *ptr) {
     if (block == NULL || block->start != ptr || atomic_load(&block->state) == GUARDED_NEVER) {
         return "pointer into a block, not to its start";
     }
-    // Notes the calls that free the block, for the report of a second free.
+    // Notes the calls that free the block, for the report of an access to it or of a second free.
     struct guarded_calls calls;
     note_calls(&calls);
     if (!atomic_compare_exchange_strong(&block->state, &live, GUARDED_BUSY)) {
@@ -172,7 +172,8 @@ const char *guarded_block_free(void *ptr) {
         atomic_store(&block->state, GUARDED_LIVE);
         return fault;
     }
-    // To take the pages away as well takes twice as long.
+    // Gives the pages back only if their rights cannot be taken otherwise: that takes twice as
+    // long.
     if (os_hide(from, (size_t)(end - from)) != OS_OK) {
         os_forbid(from, (size_t)(end - from));
     }
@@ -180,7 +181,7 @@ const char *guarded_block_free(void *ptr) {
     return NULL;
 }
 
-// Returns how far an address is from a block, SIZE_MAX if no block has been there.
+// Returns how far an address is from a block, or SIZE_MAX if the slot has had no block.
 static size_t distance(const struct guarded_block *block, uintptr_t at) {
     uintptr_t start = (uintptr_t)block->start;
     if (guarded_block_state(block) == GUARDED_NEVER) {

@@ -11,12 +11,12 @@ struct chunk {
     atomic_bitmap_word bits[SIZE_CLASS_MAX_BLOCKS / 64]; // free blocks
     _Atomic(uint32_t) next;                              // in the stack of its bin, index + 1
     _Atomic(uint8_t) bin;                                // 0: not in use yet
-    // The chunk is in the stack of its bin, or a thread has it. A chunk that is neither has no free
-    // block.
+    // 1: the chunk is in the stack of its bin, or a thread has it. 0: the chunk has no free block,
+    // or the thread that frees one is about to list it.
     _Atomic(uint8_t) listed;
 };
 
-// The range. Written once, the size last.
+// The range. Both are written once, the size last.
 uintptr_t sampled_block_base;
 size_t sampled_block_bytes;
 
@@ -46,7 +46,7 @@ static bool make_place(size_t bytes) {
     return true;
 }
 
-// Returns true if there is a range. While one thread makes it, others go without.
+// Returns true if there is a range. Returns false while another thread reserves it.
 static bool has_place(void) {
     static const size_t most = (size_t)16 << 30, least = (size_t)4 << 20;
     int seen = atomic_load_explicit(&place, memory_order_acquire);
@@ -113,7 +113,7 @@ static struct chunk *fresh(unsigned bin) {
 }
 
 static bool has_free(struct chunk *chunk, unsigned words) {
-    unsigned word = 0; // A bin has one at least.
+    unsigned word = 0; // Each bin has one word at least.
     do {
         if (atomic_load(&chunk->bits[word]) != 0) {
             return true;
@@ -122,12 +122,12 @@ static bool has_free(struct chunk *chunk, unsigned words) {
     return false;
 }
 
-// Lists a chunk again that the calling thread has, if it may have free blocks.
+// Lists a chunk that the calling thread has again, if the chunk may have free blocks.
 static void give_back(struct chunk *chunk, unsigned bin) {
     unsigned words = size_class_bins[bin].words;
     if (!has_free(chunk, words)) {
         atomic_store(&chunk->listed, 0);
-        // A block that was freed before the chunk was listed did not list it.
+        // A thread that freed a block while `listed` was 1 has not listed the chunk.
         if (!has_free(chunk, words) || atomic_exchange(&chunk->listed, 1) != 0) {
             return;
         }
@@ -135,7 +135,7 @@ static void give_back(struct chunk *chunk, unsigned bin) {
     push(bin, (uint32_t)(chunk - chunks));
 }
 
-// Returns a free block of a chunk that the calling thread has, NULL if there is none.
+// Returns a free block of a chunk that the calling thread has, or NULL if there is none.
 static void *take(struct chunk *chunk, unsigned bin) {
     for (unsigned word = 0; word < size_class_bins[bin].words; word++) {
         uint64_t got = atomic_bitmap_take(&chunk->bits[word], 1);
@@ -172,7 +172,8 @@ void *sampled_block_alloc(size_t size, size_t align) {
     return block;
 }
 
-// Returns the block that a pointer is into, NULL if there is none.
+// Returns the chunk of the block that a pointer is in. Sets *block to the block's number, and
+// *is_start to whether the block starts there. Returns NULL if there is no such block.
 static struct chunk *find(const void *ptr, size_t *block, bool *is_start) {
     if (!sampled_block_owns(ptr)) {
         return NULL;

@@ -65,7 +65,7 @@ TEST(SampledBlock, AnyPointerGetsAnAnswer) {
     EXPECT_EQ(Look(block + 1, nullptr, &start), SAMPLED_BLOCK_INTERIOR);
     EXPECT_EQ(start, block);
     EXPECT_FALSE(sampled_block_free(block + 16));
-    // Far behind all that is in use, in the same range.
+    // In the same range, far behind all blocks in use.
     EXPECT_EQ(Look(block + (size_t{1} << 21)), SAMPLED_BLOCK_FREE);
     EXPECT_FALSE(sampled_block_free(block + (size_t{1} << 21)));
     EXPECT_TRUE(sampled_block_free(block));
@@ -88,7 +88,7 @@ TEST(SampledBlock, FreeBlocksAreUsedAgain) {
     EXPECT_EQ(held[0], held[1]);
 }
 
-// Blocks go from thread to thread; each bears a number that no other thread may write over.
+// Blocks go from thread to thread. Each has a number in it that no other thread may overwrite.
 TEST(SampledBlock, ManyThreads) {
     constexpr int kThreads = 4, kPlaces = 512, kSteps = 40000;
     static std::atomic<uint64_t *> places[kPlaces];
