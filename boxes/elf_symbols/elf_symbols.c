@@ -9,8 +9,8 @@
 
 enum {
     MAPS_FIRST = 256 << 10, // bytes of the first attempt to read /proc/self/maps
-    MAPS_MOST = 64 << 20,   // and of the last
-    SHORTEST_LINE = 40,     // of that file, about
+    MAPS_MOST = 64 << 20,   // bytes of the last attempt
+    SHORTEST_LINE = 40,     // bytes of a line of that file, about
     PIECES = HAK_PAGE * 16 / (int)sizeof(struct elf_piece),
     PATH_MOST = 512,
 };
@@ -144,8 +144,8 @@ static void read_build_id(const char *image, size_t size, struct elf_mapping *ma
     }
 }
 
-// Returns the mapping of a file's start, if that is mapped readably: the mappings of one file
-// follow each other.
+// The mapping of a file's start, if that is mapped and can be read. The mappings of one file follow
+// each other.
 struct image {
     const char *at;
     size_t size;
@@ -249,7 +249,7 @@ static size_t first_from(const struct elf_name *names, size_t count, uintptr_t p
     return low;
 }
 
-// Gives a name to the addresses in [start, end) that have none, or one of a larger function.
+// Gives a name to those addresses in [start, end) that have none, or the name of a larger function.
 static void name_range(struct elf_name *names, size_t count, uintptr_t start, uintptr_t end,
                        const char *name, size_t length) {
     for (size_t i = first_from(names, count, start); i < count && names[i].pc < end; i++) {
@@ -274,8 +274,8 @@ static struct section section_of(const char *image, size_t size, const Elf64_Shd
     return (struct section){image + header->sh_offset, header->sh_size};
 }
 
-// Names addresses by the symbols of a table. `moved` is the distance of the addresses from those in
-// the file.
+// Names addresses by the symbols of a table. `moved` is the distance of the addresses from the
+// addresses in the file.
 static void name_by_table(struct section table, struct section strings, uintptr_t moved,
                           struct elf_name *names, size_t count) {
     for (size_t at = 0; at + sizeof(Elf64_Sym) <= table.size; at += sizeof(Elf64_Sym)) {
@@ -293,7 +293,7 @@ static void name_by_table(struct section table, struct section strings, uintptr_
     }
 }
 
-// Returns true if the file has a table of the type.
+// Names addresses by the file's tables of type `type`. Returns true if the file has such a table.
 static bool name_by_file(const char *image, size_t size, uint32_t type, uintptr_t moved,
                          struct elf_name *names, size_t count) {
     const Elf64_Ehdr *header = (const Elf64_Ehdr *)image;
@@ -342,7 +342,7 @@ static bool same_build(const char *image, size_t size, const struct elf_mapping 
            memcmp(of_file.build_id, mapping->build_id, mapping->build_id_size) == 0;
 }
 
-// All of the addresses are in the mapping.
+// Names addresses, all of which are in the mapping.
 static void name_in_mapping(struct elf_symbols *symbols, struct elf_mapping *mapping,
                             struct elf_name *names, size_t count) {
     if (mapping->image == NULL) {
@@ -380,7 +380,8 @@ static void name_in_mapping(struct elf_symbols *symbols, struct elf_mapping *map
     }
 }
 
-// The file has lines of "START SIZE NAME", with numbers in hexadecimal.
+// Names addresses by /tmp/perf-PID.map. The file has lines of "START SIZE NAME", with numbers in
+// hexadecimal.
 static void name_by_perf_map(struct elf_symbols *symbols, struct elf_name *names, size_t count) {
     char path[64] = "/tmp/perf-";
     char digits[HAK_DIGITS + 1];
@@ -393,7 +394,7 @@ static void name_by_perf_map(struct elf_symbols *symbols, struct elf_name *names
     while (at != NULL && at < end) {
         char *line_end = memchr(at, '\n', (size_t)(end - at));
         if (line_end == NULL) {
-            return; // It is being written.
+            return; // The compiler is writing the file.
         }
         uintptr_t start = read_hex(&at);
         at += *at == ' ';

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// elf_symbols: what code of the process is at an address: file, build id, function.
+// elf_symbols: finds the code of the process at an address: its file, build id and function.
 //
-// Mappings come from /proc/self/maps and build ids from the mapped headers. Names come from the
+// Mappings come from /proc/self/maps, and build ids from the mapped headers. Names come from the
 // files' symbol tables (.symtab, that of a separate debug file, or .dynsym). Names of code of a
 // just-in-time compiler come from /tmp/perf-PID.map, if the compiler writes that file.
 // Async-signal-safe: takes no lock of the dynamic linker; memory comes from mappings that are given
-// back. One thread at a time may use a struct. Nothing here touches errno.
+// back. Only one thread at a time may use a struct. Nothing here touches errno.
 #ifndef HAKMEM_BOXES_ELF_SYMBOLS_ELF_SYMBOLS_H
 #define HAKMEM_BOXES_ELF_SYMBOLS_ELF_SYMBOLS_H
 
@@ -23,7 +23,8 @@ struct elf_map_line {
     const char *path; // "" if there is none
 };
 
-// Reads all lines. Returns false if that cannot be done; there is nothing to release then.
+// elf_maps_read() reads /proc/self/maps; if it returns false, there is nothing to release.
+// elf_maps_each() calls `visit` for each line.
 struct elf_maps {
     char *text;
     size_t length, mapped;
@@ -33,36 +34,35 @@ void elf_maps_release(struct elf_maps *maps);
 typedef void elf_map_visitor(void *to, const struct elf_map_line *line);
 void elf_maps_each(const struct elf_maps *maps, elf_map_visitor *visit, void *to);
 
-// A mapping with code in it. In the order of addresses.
+// A mapping with code in it.
 struct elf_mapping {
     uintptr_t start, end;
     uint64_t offset;  // in the file
     const char *path; // "" if there is none
     uint8_t build_id[ELF_BUILD_ID_MOST];
     unsigned build_id_size; // 0: none found
-    const char *image;      // the file, once names were looked up in it; NULL before
+    const char *image;      // the mapped file, once names were looked up in it; NULL before
     size_t image_size;
 };
 
-// A piece of memory of the struct's, or a file.
+// Memory of a struct elf_symbols, or a file that it has mapped.
 struct elf_piece {
     void *at;
     size_t size;
 };
 
 struct elf_symbols {
-    struct elf_mapping *mappings;
+    struct elf_mapping *mappings; // in the order of addresses
     size_t mapping_count;
     struct elf_piece *pieces;
     size_t piece_count;
 };
 
-// Reads the process's mappings. Returns false if that cannot be done; there is nothing to close
-// then.
+// Reads the process's mappings. If this returns false, there is nothing to close.
 bool elf_symbols_open(struct elf_symbols *symbols);
 void elf_symbols_close(struct elf_symbols *symbols);
 
-// Returns the index + 1 of the mapping that an address is in, 0 if it is in none.
+// Returns the index + 1 of the mapping that an address is in, or 0 if there is none.
 size_t elf_symbols_mapping_of(const struct elf_symbols *symbols, uintptr_t pc);
 
 struct elf_name {
@@ -72,7 +72,7 @@ struct elf_name {
     unsigned length;  // 0: not found
 };
 
-// Fills in the names of `count` addresses, which are sorted.
+// Fills in the names of `count` addresses, which are sorted by `pc`.
 void elf_symbols_name(struct elf_symbols *symbols, struct elf_name *names, size_t count);
 HAK_C_END
 

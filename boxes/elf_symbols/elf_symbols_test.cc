@@ -51,7 +51,7 @@ TEST(ElfSymbols, NamesOfTheProgramAndOfLibraries) {
     Symbols symbols;
     ASSERT_TRUE(symbols.open);
     EXPECT_EQ(symbols.Names({AddressOf(&function_of_the_test) + 2})[0], "function_of_the_test");
-    // The name of a function of libc's that has one.
+    // A function of libc that is exported, and so has a name.
     void *exported = dlsym(RTLD_DEFAULT, "qsort_r");
     std::string name = symbols.Names({reinterpret_cast<uintptr_t>(exported) + 5})[0];
     EXPECT_TRUE(name.find("qsort_r") != std::string::npos) << name;
@@ -61,7 +61,7 @@ TEST(ElfSymbols, EveryExportedFunctionHasItsName) {
     Symbols symbols;
     for (const char *name : {"printf", "setlocale", "getaddrinfo", "qsort_r"}) {
         auto at = reinterpret_cast<uintptr_t>(dlsym(RTLD_DEFAULT, name));
-        // Of several names for one function any is right.
+        // If a function has several names, any of them is right.
         std::string found = symbols.Names({at + 1})[0];
         void *again = dlsym(RTLD_DEFAULT, found.c_str());
         EXPECT_TRUE(found.find(name) != std::string::npos ||

@@ -172,8 +172,7 @@ const char *guarded_block_free(void *ptr) {
         atomic_store(&block->state, GUARDED_LIVE);
         return fault;
     }
-    // Gives the pages back only if their rights cannot be taken otherwise: that takes twice as
-    // long.
+    // os_forbid() takes the pages away, too, and takes twice as long.
     if (os_hide(from, (size_t)(end - from)) != OS_OK) {
         os_forbid(from, (size_t)(end - from));
     }

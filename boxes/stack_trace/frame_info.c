@@ -11,8 +11,8 @@
 #include <link.h>
 #include <string.h>
 
-// Reads from the program headers what the object covers that is `moved` from where it was linked
-// for. Returns false if pc is not in it.
+// Fills in an object from its program headers. `moved` is the distance from the address that it was
+// linked for. Returns false if `pc` is not in the object.
 static bool describe(uintptr_t moved, const Elf64_Phdr *parts, unsigned count, uintptr_t pc,
                      struct frame_object *object) {
     const Elf64_Phdr *table = NULL;
@@ -52,7 +52,7 @@ static bool own_object(uintptr_t pc, struct frame_object *object) {
 }
 
 #    if HAK_GLIBC(2, 35)
-// Takes no lock. Not in every static program.
+// glibc's, from 2.35 on. Takes no lock. NULL in some static programs.
 extern __typeof(_dl_find_object) _dl_find_object __attribute__((weak));
 
 bool frame_object_of(uintptr_t pc, struct frame_object *object) {
@@ -82,7 +82,7 @@ bool frame_object_of(uintptr_t pc, struct frame_object *object) {
 struct search {
     uintptr_t pc;
     struct frame_object *object;
-    bool later; // the program is the first of all
+    bool later; // not the first object: the first one is the program
 };
 
 static int visit(struct dl_phdr_info *info, size_t size, void *arg) {
@@ -97,8 +97,8 @@ static int visit(struct dl_phdr_info *info, size_t size, void *arg) {
     return 1;
 }
 
-// The dynamic linker holds its lock between two objects only. fork() takes the lock too, so no
-// child is born with it held by a thread that the child does not have.
+// dl_iterate_phdr() takes the dynamic linker's lock only to get from one object to the next.
+// fork() takes the lock too, so that no child starts with a lock that a thread of the parent holds.
 bool frame_object_of(uintptr_t pc, struct frame_object *object) {
     struct search search = {pc, object, false};
     return dl_iterate_phdr(visit, &search) != 0;
@@ -151,7 +151,8 @@ static bool push_register(struct machine *m, const struct frame *frame, unsigned
     return true;
 }
 
-// Runs one operation. Returns false if it is not known, or reads memory that cannot be read.
+// Runs one operation. Returns false if the operation is not known, or reads memory that cannot be
+// read.
 static bool run_operation(struct machine *m, const uint8_t **at, const struct frame *frame,
                           frame_peek *peek, void *context) {
     uint8_t code = *(*at)++;
@@ -174,8 +175,8 @@ static bool run_operation(struct machine *m, const uint8_t **at, const struct fr
     return true;
 }
 
-// Runs an expression. With `push` its stack starts with `value`. Returns false if the expression is
-// not understood, or reads memory that cannot be read.
+// Runs an expression. If `push`, the machine's stack starts with `value`. Returns false if the
+// expression is not understood, or reads memory that cannot be read.
 static bool evaluate(const uint8_t *at, const struct frame *frame, bool push, uint64_t value,
                      frame_peek *peek, void *context, uint64_t *result) {
     enum { DEEPEST = sizeof(((struct machine *)0)->stack) / sizeof(uint64_t) - 1 };
@@ -191,7 +192,8 @@ static bool evaluate(const uint8_t *at, const struct frame *frame, bool push, ui
     return m.depth > 0;
 }
 
-// Returns what the caller had in a register, by the register's rule.
+// Finds the caller's value of a register by the register's rule. Returns false if the rule does not
+// tell, or if memory cannot be read.
 static bool apply(const struct rule *rule, const struct frame *frame, uintptr_t address,
                   frame_peek *peek, void *context, uintptr_t *value) {
     uint64_t place = address + (uint64_t)rule->offset;
@@ -229,7 +231,8 @@ static enum frame_step follow(const struct rules *rules, bool signal, struct fra
     if (rules->fp.kind != RULE_UNDEFINED) {
         apply(&rules->fp, frame, address, peek, context, &caller.fp);
     }
-    // A stack grows down, but for a signal's, which may be another one.
+    // A caller's frame is at a higher address, unless a signal has interrupted the caller: a signal
+    // may run on another stack.
     if (caller.sp <= frame->sp && !signal) {
         return FRAME_LAST;
     }
@@ -237,10 +240,11 @@ static enum frame_step follow(const struct rules *rules, bool signal, struct fra
     return FRAME_CALLER;
 }
 
-// A cache of rules, for most addresses: the frame's address is a register plus a number, the return
-// address lies just below it, and the frame pointer was saved somewhere there or not at all. An
-// entry is two words, the address and the rule, the first one xor'ed with the second. Any thread
-// reads and writes entries at any time: two words that do not belong together are no entry.
+// A cache of rules, of the kind that most addresses have: the frame's address is a register plus a
+// number, the return address is just below the frame's address, and the frame pointer was saved
+// below that or not at all. An entry is two words: the rule, and the address xor'ed with the rule.
+// Any thread reads and writes entries at any time: two words that do not belong together match no
+// address.
 enum { KNOWN = 4096, FAR = 1 << 24 };
 static struct { _Atomic(uint64_t) mixed, rules; } known[KNOWN];
 
@@ -286,8 +290,8 @@ static bool recall(uintptr_t pc, struct rules *rules) {
 }
 
 enum frame_step frame_info_step(struct frame *frame, frame_peek *peek, void *context) {
-    // A return address may be the first of another function, so the address of the call is looked
-    // up.
+    // The return address of a call at the end of a function is the start of the next function, so
+    // an address in the call is looked up.
     uintptr_t pc = frame->exact ? frame->pc : frame->pc - 1;
     struct rules rules;
     if (recall(pc, &rules)) {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// frame_info: how to get from a frame to its caller's, read from .eh_frame.
+// frame_info: finds the caller of a frame by the tables in .eh_frame.
 //
-// Part of the box; see stack_trace.h. Of the registers only the three that every caller's frame is
-// found by are kept: the stack pointer, the frame pointer and the program counter. The tables are
-// those of loaded objects, which the dynamic linker vouches for; the stack is read by `peek`, which
-// says whether it could be.
+// Part of the box; see stack_trace.h. Only three registers are kept, which suffice to find every
+// caller's frame: the stack pointer, the frame pointer and the program counter. The tables are
+// those of loaded objects, which the dynamic linker vouches for. The stack is read by `peek`, which
+// returns false if the stack cannot be read there.
 #ifndef HAKMEM_BOXES_STACK_TRACE_FRAME_INFO_H
 #define HAKMEM_BOXES_STACK_TRACE_FRAME_INFO_H
 
@@ -17,23 +17,25 @@ struct frame {
     bool exact; // pc is an instruction that has not been executed, and not a return address
 };
 
-// An object that is loaded: what it covers, and its .eh_frame_hdr (NULL: it has none).
+// A loaded object.
 struct frame_object {
-    uintptr_t start, end;
-    const uint8_t *header;
-    bool program; // the main program's
+    uintptr_t start, end;  // the addresses that it covers
+    const uint8_t *header; // its .eh_frame_hdr; NULL: it has none
+    bool program;          // it is the main program
 };
 
 typedef bool frame_peek(void *context, uintptr_t at, uint64_t *value);
 
-// Returns false if nothing is known of code at `pc`.
+// Finds the object with the code at `pc`. Returns false if there is none.
 bool frame_object_of(uintptr_t pc, struct frame_object *object);
 
 enum frame_step {
-    FRAME_CALLER,  // *frame is its caller's now
-    FRAME_LAST,    // it has none
+    FRAME_CALLER,  // *frame is the frame of the caller now
+    FRAME_LAST,    // the frame has no caller
     FRAME_UNKNOWN, // no rule was found, and *frame is as it was
 };
+
+// Replaces a frame by its caller's. `context` is passed to `peek`.
 enum frame_step frame_info_step(struct frame *frame, frame_peek *peek, void *context);
 HAK_C_END
 

@@ -8,21 +8,22 @@
 
 #include <string.h>
 
-// The pages of the stack that are known to be readable, [low, high); and where the trace began, if
-// that was on the caller's own stack, else 0.
+// The pages of the stack that are known to be readable are [low, high). `start` is where the trace
+// began, if that is on the calling thread's current stack, else 0.
 struct pages {
     uintptr_t low, high, start;
 };
 
-// glibc's: where the main thread's stack starts.
+// glibc's: the address at which the main thread's stack starts.
 extern void *__libc_stack_end __attribute__((weak));
 
 static uintptr_t page_of(uintptr_t at) {
     return at & ~(uintptr_t)(HAK_PAGE - 1);
 }
 
-// The part of its stack that a thread uses can be read from there up to the stack's start. Below
-// the main thread's stack nothing else lies within 64 MiB: the kernel keeps 128 MiB free for it.
+// Returns true if an address is in the part of the main thread's stack that is in use, which can be
+// read up to the stack's start. No other mapping is within 64 MiB below the start of that stack:
+// the kernel keeps 128 MiB free for it.
 static bool is_main_stack(const struct pages *pages, uintptr_t at) {
     enum { NEAR = 64 << 20 };
     return pages->start != 0 && &__libc_stack_end != NULL &&
@@ -46,7 +47,7 @@ static bool can_read_page(struct pages *pages, uintptr_t page) {
     return true;
 }
 
-// Not instrumented: sanitizers would take these reads for a fault of the program's.
+// Not instrumented: sanitizers would take these reads for a fault in the program.
 __attribute__((no_sanitize("address", "thread"))) static bool peek(void *context, uintptr_t at,
                                                                    uint64_t *value) {
     struct pages *pages = context;
@@ -57,7 +58,7 @@ __attribute__((no_sanitize("address", "thread"))) static bool peek(void *context
     return true;
 }
 
-// For code without a table: if the code keeps a frame pointer, the caller's frame is found by that.
+// For code without a table: finds the caller's frame by the frame pointer, if the code keeps one.
 static bool step_by_frame_pointer(struct frame *frame, struct pages *pages) {
     enum { LONGEST = 1 << 20 };
     struct frame caller = {.sp = frame->fp + 16};
@@ -84,7 +85,8 @@ static bool step(struct frame *frame, struct pages *pages) {
     }
 }
 
-// Finds the shared library that this code is in; empty if the code is part of the program.
+// Returns the shared library that this code is in, or an empty object if the code is part of the
+// program.
 static struct frame_object own_object(uintptr_t pc) {
     struct frame_object object;
     if (!frame_object_of(pc, &object) || object.program) {

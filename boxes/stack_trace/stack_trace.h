@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// stack_trace: the calls that led to here.
+// stack_trace: the calls on the current stack.
 //
 // Frames are found by the call frame information (.eh_frame) of their code, as an exception finds
-// them, so that programs without frame pointers have whole stacks. Code without that information,
-// such as a just-in-time compiler's, is passed by its frame pointer if that points into the stack.
-// What was found out about an address is remembered.
+// them, so that stacks of programs without frame pointers are complete. Of code without that
+// information, such as a just-in-time compiler's, the caller is found by the frame pointer, if that
+// points into the stack. The rules that were found for an address are kept for the next time.
 //
 // Works at any time: in a signal handler, on any stack, while another thread loads a library, and
 // in a forked child. Allocates nothing, takes no lock, and reads only pages that can be read: a
@@ -19,12 +19,12 @@ HAK_C_BEGIN
 
 enum { STACK_TRACE_MOST = 128 };
 
-// Writes up to `most` return addresses of the current calls to pcs[], innermost first. Leading
-// calls within the shared library that this box is part of are left out. Returns how many there
-// are.
+// Writes up to `most` return addresses of the current calls to pcs[], innermost first. Leaves out
+// the first calls if they are within the shared library that this box is part of. Returns the
+// number of addresses.
 unsigned stack_trace(uintptr_t *pcs, unsigned most);
 
-// The same, but from the place where a signal has interrupted the thread (the registers of a
+// As stack_trace(), from the place where a signal has interrupted the thread (the registers of a
 // ucontext_t). The first address is that of the interrupted instruction.
 unsigned stack_trace_from(uintptr_t pc, uintptr_t sp, uintptr_t fp, uintptr_t *pcs, unsigned most);
 HAK_C_END

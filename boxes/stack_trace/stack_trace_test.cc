@@ -17,7 +17,7 @@
 
 namespace {
 
-// Both ways from one place: libgcc's, which is slow and allocates, is the truth.
+// Two traces from one place: ours, and libgcc's, which is slow and allocates, and is right.
 struct Traces {
     std::vector<uintptr_t> ours, truth;
 };
@@ -27,7 +27,7 @@ __attribute__((noinline)) void Take(Traces *traces) {
     void *others[STACK_TRACE_MOST + 8];
     int count = backtrace(others, STACK_TRACE_MOST + 8);
     unsigned ours = stack_trace(pcs, STACK_TRACE_MOST);
-    // The first of each is a place in this function.
+    // The first address of each is in this function.
     traces->ours.assign(pcs + 1, pcs + ours);
     traces->truth.clear();
     for (int i = 1; i < count && traces->truth.size() < STACK_TRACE_MOST - 1; i++) {
@@ -54,7 +54,7 @@ NO_FRAME_POINTER int Deep(int depth, Traces *traces) {
     return Deep(depth - 1, traces) + sink;
 }
 
-// Frames of a size that is known when they are made: found by the frame pointer.
+// Frames whose size is known only at run time: the frame pointer leads to the caller.
 NO_FRAME_POINTER int Variable(int depth, Traces *traces) {
     char *local = static_cast<char *>(__builtin_alloca(static_cast<size_t>(depth) * 16 + 16));
     memset(local, depth, 16);
@@ -66,7 +66,7 @@ NO_FRAME_POINTER int Variable(int depth, Traces *traces) {
     return Variable(depth - 1, traces) + sink;
 }
 
-// Frames that are aligned to more than the stack is: found by an expression.
+// Frames that are aligned to more than the stack is: an expression leads to the caller.
 NO_FRAME_POINTER int Aligned(int depth, Traces *traces) {
     alignas(256) char local[256];
     memset(local, depth, sizeof local);
@@ -173,13 +173,13 @@ TEST(StackTrace, GoesThroughCodeWithAFramePointerAndWithoutATable) {
     reinterpret_cast<void (*)(void *, void (*)(void *))>(code)(nullptr, Called);
     ASSERT_GT(through.size(), 3u);
     EXPECT_EQ(through[1], reinterpret_cast<uintptr_t>(code) + 6);
-    // From this function's caller on it is as from here.
+    // From this function's caller on, the trace is the same as from here.
     EXPECT_EQ(std::vector<uintptr_t>(through.begin() + 3, through.end()),
               std::vector<uintptr_t>(here.ours.begin() + 1, here.ours.end()));
     munmap(code, 4096);
 }
 
-// Whatever stands in the registers, a trace ends and nothing is read that cannot be.
+// Whatever is in the registers, a trace ends, and reads no memory that cannot be read.
 TEST(StackTrace, OfGarbageEnds) {
     std::mt19937_64 random(1);
     uintptr_t here = reinterpret_cast<uintptr_t>(__builtin_frame_address(0));

@@ -2,7 +2,7 @@
 #include "boxes/stack_trace/unwind_rules.h"
 
 static struct rule *rule_of(struct rules *rules, uint64_t number) {
-    static struct rule ignored; // any thread writes it, none uses what it reads
+    static struct rule ignored; // Any thread writes it, and none uses it.
     return number == UNWIND_FP   ? &rules->fp
            : number == UNWIND_PC ? &rules->pc
            : number == UNWIND_SP ? &rules->sp
@@ -15,7 +15,7 @@ static void set_rule(struct rules *rules, uint64_t number, struct rule rule) {
     }
 }
 
-// The frame's address is counted from a register.
+// Sets the register from which the frame's address is counted.
 static void set_base(struct rules *rules, uint64_t number) {
     rules->base = number == UNWIND_FP || number == UNWIND_SP ? (uint8_t)number : UNWIND_OTHER;
     rules->expression = NULL;
@@ -33,13 +33,13 @@ enum { REMEMBERED = 4 };
 
 struct reader {
     const struct unwind_record *d;
-    struct rules now, first; // `first`: after the common part
+    struct rules now, first; // `first`: the rules after the common record's instructions
     struct rules remembered[REMEMBERED];
     unsigned depth;
     uintptr_t at, pc;
 };
 
-// Runs an instruction that sets the rule of a register.
+// Runs an instruction that sets the rule of a register. Returns false if it is none.
 static bool run_register(struct reader *reader, uint8_t code, const uint8_t **at) {
     const struct unwind_record *d = reader->d;
     struct rules *now = &reader->now;
@@ -83,7 +83,7 @@ static bool run_register(struct reader *reader, uint8_t code, const uint8_t **at
     }
 }
 
-// Runs an instruction that says where the frame's address is found.
+// Runs an instruction that says how the frame's address is found. Returns false if it is none.
 static bool run_address(struct reader *reader, uint8_t code, const uint8_t **at) {
     struct rules *now = &reader->now;
     switch (code) {
@@ -149,7 +149,7 @@ static bool run_long(struct reader *reader, uint8_t code, const uint8_t **at) {
     }
 }
 
-// Runs instructions up to the rules that hold at the reader's pc.
+// Runs instructions until the rules are those that hold at the reader's pc.
 static bool run(struct reader *reader, const uint8_t *at, const uint8_t *end) {
     const struct unwind_record *d = reader->d;
     while (at < end && reader->at <= reader->pc) {
@@ -177,7 +177,7 @@ static bool run(struct reader *reader, const uint8_t *at, const uint8_t *end) {
 
 bool unwind_find_rules(const struct unwind_record *d, uintptr_t pc, struct rules *rules) {
     struct reader reader = {.d = d, .now = {.base = UNWIND_OTHER}, .at = d->start, .pc = pc};
-    // The caller's stack pointer is the frame's address, if nothing else is said.
+    // Unless an instruction says otherwise, the caller's stack pointer is the frame's address.
     reader.now.sp = (struct rule){RULE_UNDEFINED, 0, NULL};
     if (!run(&reader, d->common, d->common_end)) {
         return false;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// unwind_rules: the rules by which a caller's registers are found, from the instructions of a
-// record.
+// unwind_rules: runs the instructions of a record of .eh_frame, which give the rules by which a
+// caller's registers are found.
 //
 // Part of the box; see stack_trace.h.
 #ifndef HAKMEM_BOXES_STACK_TRACE_UNWIND_RULES_H
@@ -21,7 +21,7 @@ struct rule {
     const uint8_t *expression;
 };
 
-// How to find the frame's address, and what the caller had in its registers.
+// How to find the frame's address, and the caller's registers.
 struct rules {
     uint8_t base; // the frame's address is this register plus `offset`; UNWIND_OTHER: `expression`
     int64_t offset;

@@ -22,7 +22,7 @@ uint64_t unwind_read_bytes(const uint8_t **at, unsigned bytes) {
     return value;
 }
 
-// Reads a number in LEB128, 7 bits a byte. *bits is the number of bits read.
+// Reads a number in LEB128, 7 bits a byte. Sets *bits to the number of bits read.
 static uint64_t read_leb(const uint8_t **at, unsigned *bits) {
     uint64_t value = 0;
     uint8_t byte;
@@ -108,7 +108,7 @@ static bool open_record(const uint8_t **at, const uint8_t **end) {
     return length != 0 && length != 0xffffffff;
 }
 
-// Reads what the letters of an augmentation stand for.
+// Reads the fields that the letters of an augmentation stand for.
 static void read_augmentation(const char *letters, const uint8_t *at, struct unwind_record *record,
                               uint8_t *as) {
     for (; *letters != '\0'; letters++) {
@@ -133,7 +133,8 @@ static void read_augmentation(const char *letters, const uint8_t *at, struct unw
     }
 }
 
-// *augmented: the function's record has a part whose length comes first.
+// Reads a common record. Sets *augmented to true if the function's record has an augmentation part,
+// which starts with its length.
 static bool read_common(const uint8_t *at, struct unwind_record *record, uint8_t *as,
                         bool *augmented) {
     const uint8_t *end;
