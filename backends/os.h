@@ -28,24 +28,24 @@ enum os_result {
     OS_OK = 0,
     OS_NO_MEMORY, // the kernel refused: limit, overcommit, or too many mappings
     OS_TAKEN,     // something else is mapped in that address range
-    OS_LOST,      // a range that was mapped is so no more
+    OS_LOST,      // a range that was mapped is not mapped any more
 };
 
-// Reserves [at, at + size) without access rights and without commit charge. `at` NULL lets the
-// kernel choose; the address is then left in *got (which may be NULL otherwise).
+// Reserves [at, at + size) without access rights and without commit charge. If `at` is NULL, the
+// kernel chooses the address, and *got is set to it; otherwise `got` may be NULL.
 enum os_result os_reserve(void *at, size_t size, void **got);
 
-// As os_reserve(), but the range is readable, writable and zero-filled. The kernel charges a page
-// when it is touched, where its overcommit policy allows that.
+// As os_reserve(), but the range is readable, writable and zero-filled. If the kernel's overcommit
+// policy allows that, a page is charged only when it is touched.
 enum os_result os_map(void *at, size_t size, void **got);
 
 // As os_map() without an address, for calls before the library is relocated: uses no function of
-// libc, no thread-local variable and no entry of the global offset table. NULL on failure.
+// libc, no thread-local variable and no entry of the global offset table. Returns NULL on failure.
 void *os_map_early(size_t size);
 
 // Returns OS_OK if the kernel's overcommit policy would grant the process `size` more writable
-// bytes. Asks by a mapping, and removes it again. (The other calls reserve no commitment where the
-// policy allows that, and so would be granted more than the machine has.)
+// bytes. Asks by a mapping that is removed again. (The other calls reserve no commitment if the
+// policy allows that, and so may be granted more than the machine has.)
 enum os_result os_would_grant(size_t size);
 
 // Gives a reserved range read and write rights. Pages that were never written are zero. Pages that
@@ -64,13 +64,12 @@ bool os_commits(void);
 // as zero. OS_NO_MEMORY: the range is as it was. OS_LOST: the range is not mapped any more.
 enum os_result os_decommit(void *at, size_t size);
 
-// Gives a mapped range read rights, and the rights to write and to execute as said. Contents stay.
+// Gives a mapped range read rights, and if `write` or `execute` these rights. The contents stay.
 enum os_result os_protect(void *at, size_t size, bool write, bool execute);
 
-// Gives the physical pages of a committed range back; they read as zero afterwards.
-// OS_NO_MEMORY if the kernel would not (the contents are then undefined but accessible). (A call
-// for many ranges at once would take process_madvise(), which memory hooks do not watch, and
-// sandboxes do not allow.)
+// Gives the physical pages of a committed range back; they read as zero afterwards. OS_NO_MEMORY:
+// the kernel refused, and the contents are undefined but accessible. (A call for many ranges at
+// once would take process_madvise(), which memory hooks do not watch, and sandboxes do not allow.)
 enum os_result os_purge(void *at, size_t size);
 
 // Returns the least bytes of a range that os_purge() acts on. More than a page only in a sandbox,
@@ -89,15 +88,16 @@ bool os_purges_in_place(void);
 enum os_result os_refresh(void *at, size_t size);
 
 // Moves the physical pages of [from, from + size) to [to, to + size) without copying. Both ranges
-// must be committed and must not overlap; `from` reads as zero afterwards. Fails on kernels before
-// 5.7, and if a limit of the process has no room for as much address space again: then `from` is as
-// it was, and `to` is committed with undefined contents. OS_LOST: another thread took that room in
-// between, and `to` is not mapped any more. In an inherited sandbox only ranges are moved that
-// libc's malloc would move too (32 MiB and more), in a sandbox of the process's own none.
+// must be committed and must not overlap; `from` reads as zero afterwards. OS_NO_MEMORY on kernels
+// before 5.7, and if a limit of the process has no room for `size` more bytes of address space:
+// then `from` is as it was, and `to` is committed with undefined contents. OS_LOST: another thread
+// took that room in between, and `to` is not mapped any more. In an inherited sandbox only ranges
+// are moved that libc's malloc would move too (32 MiB and more), in a sandbox of the process's own
+// none.
 enum os_result os_move(void *from, void *to, size_t size);
 
 // Returns a reserved or committed range to the kernel for good. (In a sandbox of the process's own
-// only the pages; the addresses stay reserved.)
+// only the pages go back; the addresses stay reserved.)
 void os_release(void *at, size_t size);
 
 // Unmaps a range, parts of which may be unmapped already. OS_NO_MEMORY: the range is as it was,
@@ -109,10 +109,10 @@ enum os_result os_unmap(void *at, size_t size);
 enum os_result os_forbid(void *at, size_t size);
 
 // Takes the rights to a committed range away; its pages stay, and os_commit() gives the rights
-// back. OS_NO_MEMORY: some of the range may have no rights; in a sandbox it is as it was.
+// back. OS_NO_MEMORY: some of the range may have no rights; in a sandbox the range is as it was.
 enum os_result os_hide(void *at, size_t size);
 
-// Advises huge pages for a range (true) or takes that back (false). Best effort.
+// Advises huge pages for a range, or, if `on` is false, takes the advice back. Best effort.
 void os_huge_pages(void *at, size_t size, bool on);
 
 // Return the limits on address space (RLIMIT_AS) and on data (RLIMIT_DATA: private mappings that
@@ -121,8 +121,8 @@ void os_huge_pages(void *at, size_t size, bool on);
 size_t os_address_limit(void);
 size_t os_data_limit(void);
 
-// Returns on how many processors the calling thread may run; UINT_MAX in a sandbox, where it is not
-// asked, or if there are more than a thousand.
+// Returns on how many processors the calling thread may run; UINT_MAX if there are more than a
+// thousand, and in a sandbox, where the kernel is not asked.
 unsigned os_processors(void);
 
 // Returns how many mappings the kernel granted a process (vm.max_map_count) when this was first
@@ -130,13 +130,14 @@ unsigned os_processors(void);
 size_t os_most_mappings(void);
 
 // Finds the pages of a committed range of up to 2^20 bytes that have content: sets pages[i] to 0
-// for a page that was never touched and reads as zero. Returns false, with `pages` undefined, if
-// that cannot be told: on a machine with swap, as a page in swap looks the same, and in a sandbox.
-// (A page that userfaultfd is to fill when it is touched looks the same, too.)
+// for a page that was never touched and reads as zero, and to another value for any other page.
+// Returns false, with `pages` undefined, on a machine with swap, because a page in swap looks like
+// one that was never touched, and in a sandbox. (A page that userfaultfd is to fill when it is
+// touched looks like one that was never touched, too.)
 bool os_touched(const void *at, size_t size, unsigned char *pages);
 
-// Returns true if a page of a mapped range is not in memory. Returns false in a sandbox. (A page
-// that is not, and was never touched, is in a range that the kernel does not lock in memory.)
+// Returns true if a page of a mapped range is not in memory. Returns false in a sandbox. (If a page
+// that was never touched is not in memory, the kernel does not lock the range in memory.)
 bool os_is_absent(const void *page);
 
 // Returns the machine's physical memory in bytes.
@@ -145,19 +146,20 @@ size_t os_physical_memory(void);
 // Returns 64 bits that differ from process start to process start. Not for secrets.
 uint64_t os_random(void);
 
-// Returns 64 bits for secrets of the process: for a number 0 or 1, the same value at each call. One
-// of the two does not disclose the other. No system call.
+// Returns 64 bits for secrets of the process. `number` is 0 or 1; each has a value of its own,
+// which is the same at each call. One of the two values does not disclose the other. No system
+// call.
 uint64_t os_secret(unsigned number);
 
 // Returns a monotonic clock in milliseconds, a few ms coarse. No system call.
 uint64_t os_now_ms(void);
 
-// Returns a monotonic clock in nanoseconds; as coarse as the above if the process may not read the
-// time-stamp counter.
+// Returns a monotonic clock in nanoseconds. If the process may not read the time-stamp counter, the
+// clock is as coarse as os_now_ms().
 uint64_t os_now_ns(void);
 
-// Reads at most `size` bytes of a small file, of /proc or /sys for example. Returns how many were
-// read, 0 on any failure.
+// Reads at most `size` bytes of a small file, such as one of /proc or /sys. Returns how many bytes
+// were read; 0 on any failure.
 size_t os_read_file(const char *path, char *buf, size_t size);
 
 // Keeps stderr as it is now for os_write_stderr(), at the cost of a descriptor, because programs
@@ -170,7 +172,7 @@ void os_write_stderr(const char *text, size_t size);
 
 // os_create_file() creates a file to write, or empties an existing one. Returns its descriptor,
 // which an executed program does not inherit, or -1 on any failure. os_write_file() returns false
-// if not all could be written.
+// if not all bytes could be written.
 int os_create_file(const char *path);
 bool os_write_file(int file, const void *bytes, size_t size);
 void os_close_file(int file);
@@ -179,23 +181,25 @@ void os_close_file(int file);
 bool os_rename_file(const char *from, const char *to);
 
 // Makes a part of an existing file zero, lengthening the file as needed, and maps that part for
-// writing. What is written is in the file whatever becomes of the process, and is shared with a
-// forked child. `offset` and `size` are multiples of the page. Returns NULL if there is no room, on
-// any other failure, and in a sandbox. To be given back by os_release().
+// writing. Bytes written to the mapping are in the file even if the process is killed, and are
+// shared with a forked child. `offset` and `size` are multiples of the page. Returns NULL if there
+// is no room, on any other failure, and in a sandbox. To be given back by os_release().
 void *os_map_part(const char *path, uint64_t offset, size_t size);
 
 // Maps a whole file for reading, and sets *size to its bytes. Returns NULL on any failure, and for
 // an empty file. To be given back by os_release(), with the size rounded up to the page.
 const void *os_map_file(const char *path, size_t *size);
 
-// Returns true if the page can be read, as far as a system call without effect and without signal
-// can tell: not in a sandbox.
+// Returns true if a system call, without effect and without a signal, shows that the page can be
+// read. Returns false in a sandbox.
 bool os_can_read(const void *page);
 
-// Return the number of the process, 0 if a sandbox forbids to ask; and the time in nanoseconds
-// since 1970.
+// Return the kernel's number of the process and of the calling thread; 0 if a sandbox forbids to
+// ask.
 int os_process(void);
-int os_thread(void); // likewise, of the thread
+int os_thread(void);
+
+// Returns the time in nanoseconds since 1970.
 uint64_t os_wall_ns(void);
 
 // Returns the most memory that the process has had so far, in bytes; 0 in a sandbox.
@@ -217,17 +221,18 @@ void os_start(enum os_calls_allowed allowed);
 void os_before_sandbox(void (*what)(void));
 
 // os_forked() is to be called in a forked child, whose mappings do not merge as freely as its
-// parent's; os_thread_ends() by a thread that is about to end.
+// parent's. os_thread_ends() is to be called by a thread that is about to end.
 void os_forked(void);
 void os_thread_ends(void);
 
-// Returns true if the calling thread is outside: code of others may be running on its stack that
-// was called from here. Calls that take pages away are refused meanwhile, except os_release(). A
-// thread that has left the call by a jump is outside for one more second.
+// Returns true if the calling thread is outside: a call that was made here may be running code of
+// others on the thread's stack. Calls that take pages away are refused meanwhile, except
+// os_release(). A thread that has left the call by a jump is outside for one more second.
 bool os_is_outside(void);
 
 // Sets the functions that are called before and after each call outside, on the thread that makes
-// it. For a call that is under way, `after` is not called without `before`. *what must stay valid.
+// the call. For a call that is under way, `after` is not called without `before`. *what must stay
+// valid.
 struct os_around {
     void (*before)(void);
     void (*after)(void);

@@ -53,7 +53,7 @@ static const char *const names[FAULTY_KINDS] = {
 
 static struct faulty_script script;
 static _Atomic(int) environment_read;
-static uint64_t clock_step; // ns a look takes; 0: the kernel's clocks
+static uint64_t clock_step; // nanoseconds that a look takes; 0: the kernel's clocks are used
 static _Atomic(uint64_t) clock_ns = 1000000000;
 static _Atomic(uint64_t) numbered, failures, calls_of[FAULTY_KINDS];
 static __thread uint64_t failures_here __attribute__((tls_model("initial-exec")));
@@ -183,7 +183,7 @@ EXPORT const char *faulty_name(enum faulty_kind which) {
     return names[which];
 }
 
-// Which numbers fail depends on the seed, not on the caller.
+// For the chance of a number to fail, which depends on the seed and not on the caller.
 static uint64_t mix(uint64_t value) {
     return hak_mix(value + HAK_GOLDEN);
 }

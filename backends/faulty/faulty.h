@@ -2,23 +2,23 @@
 // faulty: the Linux backend, with calls that fail on a script. For tests.
 //
 // Each call of backends/os.h that can fail is a kind. Calls of the kinds that the script names are
-// numbered from 1 on, all kinds together, in the order in which they are made; the script says
-// which numbers fail. A failed call does what the contract in os.h still allows it: it changes
-// nothing or, where the contents are then undefined, spoils them; every second refresh or decommit
-// that fails leaves the range unmapped (OS_LOST).
+// numbered from 1 on, all kinds together, in the order in which they are made. The script says
+// which numbers fail. A failed call does the worst that the contract in os.h allows: it changes
+// nothing, or spoils the contents if the contract leaves them undefined. Every second refresh or
+// decommit that fails leaves the range unmapped (OS_LOST).
 //
-// A program that links the backend uses the functions below. Any other is told by the environment
-// variables, which are read at the first call. HAK_FAULTY is a script:
+// A program that links the backend sets the script by the functions below. For any other program
+// two environment variables set it, which are read at the first call. HAK_FAULTY is a script:
 //
 //     KIND[,KIND]...:FIRST[-[LAST]][:taken]     the calls FIRST to LAST fail; "5-": all from 5 on
 //     KIND[,KIND]...:random=PPM,SEED[:taken]    PPM of a million fail
 //
-// KIND is the name of a call without "os_", or "all". "taken": what can fail with OS_TAKEN does,
-// the others do not fail. Text that is none of these ends the program.
+// KIND is the name of a call without "os_", or "all". "taken": calls that can fail with OS_TAKEN
+// do, the others do not fail. Text that is no script ends the program.
 //
-// HAK_FAULTY_CLOCK=US makes time a matter of the program alone: both clocks start at one second,
-// and every look at one of them takes US microseconds. A program of one thread then makes the same
-// calls in every run.
+// HAK_FAULTY_CLOCK=US makes time depend on the program alone: both clocks start at one second, and
+// every look at one of them takes US microseconds. So a program of one thread makes the same calls
+// in every run.
 //
 // Thread-safe, async-signal-safe; allocates nothing.
 #ifndef HAKMEM_BACKENDS_FAULTY_FAULTY_H
@@ -40,7 +40,7 @@ enum faulty_kind {
     FAULTY_RELEASE,         // the range stays mapped
     FAULTY_HUGE_PAGES,      // nothing happens
     FAULTY_ADDRESS_LIMIT,   // says that there is none
-    FAULTY_DATA_LIMIT,      // likewise
+    FAULTY_DATA_LIMIT,      // says that there is none
     FAULTY_PHYSICAL_MEMORY, // 0 bytes
     FAULTY_READ_FILE,       // 0 bytes
     FAULTY_FORBID,
@@ -50,16 +50,17 @@ enum faulty_kind {
 
 enum { FAULTY_ALL = (1 << FAULTY_KINDS) - 1 };
 
-// All zero: nothing fails.
+// If all fields are zero, no call fails.
 struct faulty_script {
     uint32_t kinds;       // 1 << kind for each kind that is numbered
     bool taken;           // fail with OS_TAKEN instead of OS_NO_MEMORY
     uint64_t first, last; // numbers that fail, both included; first 0: none of them
     uint32_t ppm;         // chance of each other number to fail, in a million
-    uint64_t seed;        // of the chances
+    uint64_t seed;        // decides which of them fail
 };
 
-// Puts a script in force; numbers start at 1 again. Not while other threads make calls.
+// Puts a script in force; numbers start at 1 again. Not to be called while other threads make
+// calls.
 void faulty_set(const struct faulty_script *script);
 
 // As faulty_set(), with a script in the form of HAK_FAULTY. Returns false, and changes nothing, if
@@ -72,7 +73,8 @@ uint64_t faulty_calls(void);
 // Returns the number of calls of a kind so far, whatever the script.
 uint64_t faulty_calls_of(enum faulty_kind kind);
 
-// Return the number of calls that failed on a script: of any thread, and of the calling thread.
+// Return the number of calls that failed on a script: calls of all threads, and of the calling
+// thread.
 uint64_t faulty_failures(void);
 uint64_t faulty_failures_here(void);
 

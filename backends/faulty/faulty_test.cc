@@ -103,7 +103,7 @@ TEST_F(FaultyTest, FailsTheCallsThatTheScriptNumbers) {
 
 TEST_F(FaultyTest, EverySecondFailureOfARemapLosesTheRange) {
     for (const char *script : {"refresh:1-", "decommit:1-"}) {
-        Set("all:0"); // nothing fails
+        Set("all:0"); // no call fails
         unsigned char *at = Map();
         Set(script);
         unsigned lost = 0;
@@ -142,9 +142,9 @@ TEST_F(FaultyTest, EachKindFailsAsItsContractSays) {
     EXPECT_EQ(os_address_limit(), SIZE_MAX);
     EXPECT_EQ(os_move(at, to, kPages * kPage), OS_NO_MEMORY);
     for (size_t i = 0; i < kPages * kPage; i++) {
-        ASSERT_EQ(at[i], 1) << i; // nothing above has changed it
+        ASSERT_EQ(at[i], 1) << i; // None of the failed calls above has changed the content.
     }
-    // Half of it is gone, as it may be in a kernel that stops on its way.
+    // Half of the content is gone, as with a kernel that stops half way.
     EXPECT_EQ(os_purge(at, kPages * kPage), OS_NO_MEMORY);
     EXPECT_EQ(at[0], 0);
     EXPECT_EQ(at[kPages * kPage - 1], 1);
@@ -204,7 +204,7 @@ TEST_F(FaultyTest, ChancesFollowTheSeed) {
 }
 
 TEST(FaultyDeathTest, TextThatIsNoScriptEndsTheProgram) {
-    GTEST_FLAG_SET(death_test_style, "threadsafe"); // a process that has not made a call yet
+    GTEST_FLAG_SET(death_test_style, "threadsafe"); // for a process that has not made a call yet
     EXPECT_DEATH(
         {
             setenv("HAK_FAULTY", "everything", 1);

@@ -22,7 +22,7 @@ static int clock_by_call(clockid_t clock, struct timespec *time) {
     return (int)sys3(SYS_clock_gettime, clock, (long)time, 0);
 }
 
-// Returns the function `name` of the kernel's object whose header is at `ehdr`, NULL if there is
+// Returns the function `name` of the kernel's object with the header `ehdr`, or NULL if there is
 // none.
 static clock_fn *find_clock(const Elf64_Ehdr *ehdr, const char *name) {
     const char *base = (const char *)ehdr;
@@ -74,8 +74,8 @@ static void read_clock(clockid_t clock, struct timespec *time) {
     }
 }
 
-// Reads the clock `exact`, or `coarse`, which is of the same kind, if the former reads a counter
-// that the process may not read.
+// Reads the clock `exact`. If the process may not read the time-stamp counter, which `exact` reads,
+// reads `coarse` instead, a clock of the same kind.
 static uint64_t read_ns(clockid_t exact, clockid_t coarse) {
     struct timespec t = {0, 0};
     read_clock(sandbox_has_no_counter() ? coarse : exact, &t);

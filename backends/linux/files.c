@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Files, and what is written to stderr.
+// Files, and messages on stderr.
 #include "backends/os.h"
 
 #include "backends/linux/system_call.h"
@@ -15,7 +15,7 @@
 #include <time.h>
 
 size_t os_read_file(const char *path, char *buf, size_t size) {
-    // Uses the same system call as the dynamic linker, so that any sandbox allows it at the start.
+    // The dynamic linker uses this system call, too, so any sandbox allows it at a program's start.
     long fd = sys6(SYS_openat, AT_FDCWD, (long)path, O_RDONLY | O_CLOEXEC, 0, 0, 0);
     if (is_error(fd)) {
         return 0;
@@ -81,7 +81,8 @@ const void *os_map_file(const char *path, size_t *size) {
     return is_error(at) ? NULL : (const void *)at;
 }
 
-// A write beyond a limit on files would end the process.
+// Returns true if a limit on files (RLIMIT_FSIZE), beyond which a write would end the process,
+// allows a file of so many bytes.
 static bool may_be_so_long(uint64_t bytes) {
     struct rlimit limit = {RLIM_INFINITY, RLIM_INFINITY};
     return !is_error(sys6(SYS_prlimit64, 0, RLIMIT_FSIZE, 0, (long)&limit, 0, 0)) &&
@@ -119,12 +120,12 @@ void *os_map_part(const char *path, uint64_t offset, size_t size) {
 
 static _Atomic(long) kept_stderr = -1;
 
-// The identity of that file; set before kept_stderr. If the program has opened another file under
-// that number meanwhile, the identity differs.
+// The identity of the file that was kept; set before kept_stderr. If the program has opened another
+// file under that number meanwhile, that file's identity differs.
 static struct stat kept_file;
 
 void os_keep_stderr(void) {
-    enum { OUT_OF_THE_WAY = 64 }; // of programs that use the low descriptors by number
+    enum { OUT_OF_THE_WAY = 64 }; // programs use low descriptors by number
     long ret = sys3(SYS_fcntl, 2, F_DUPFD_CLOEXEC, OUT_OF_THE_WAY);
     if (is_error(ret) || is_error(sys3(SYS_fstat, ret, (long)&kept_file, 0))) {
         return;
@@ -138,7 +139,7 @@ static bool is_kept_file(long fd) {
            file.st_ino == kept_file.st_ino;
 }
 
-// Returns the descriptor to write to, -1 if stderr was kept and is gone.
+// Returns the descriptor to write to, or -1 if stderr was kept and is gone.
 static long stderr_now(void) {
     long kept = atomic_load_explicit(&kept_stderr, memory_order_acquire);
     if (kept < 0) {
@@ -150,8 +151,8 @@ static long stderr_now(void) {
     return is_kept_file(2) ? 2 : -1; // The program has closed a descriptor that it did not open.
 }
 
-// A write to a pipe without a reader should fail, and not send a signal: the signal would end a
-// program that wrote nothing itself.
+// Writes without a signal. A write to a pipe without a reader should fail, and not send SIGPIPE,
+// which would end a program that wrote nothing itself.
 static long write_quietly(long to, const char *text, size_t size) {
     uint64_t broken_pipe = UINT64_C(1) << (SIGPIPE - 1);
     uint64_t before = 0;

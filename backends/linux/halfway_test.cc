@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Moves of several mappings that the kernel refuses in the middle, because the process has none
-// left.
+// Moves of several mappings that the kernel refuses in the middle, because the process has no
+// mappings left.
 #include <gtest/gtest.h>
 #include <string.h>
 #include <sys/mman.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The calls of os.h on Linux: mappings, and the start. Calls that take nothing away are made as
-// system calls, because they have to work while the dynamic linker has not bound libc's functions
-// yet. The others are made through libc.
+// The calls of os.h on Linux: mappings, and the start. Calls that take no pages away are made as
+// system calls, because they have to work before the dynamic linker has bound libc's functions. The
+// others are made through libc.
 #include "backends/os.h"
 
 #include "backends/linux/sandbox.h"
@@ -25,16 +25,16 @@
 
 struct os_linux_calls os_linux_calls;
 
-// Returns true for the errors that a filter returns if it does not kill. The kernel itself returns
-// none of them for the calls here.
+// Returns true for the errors that a seccomp filter usually returns if it does not kill. The kernel
+// itself returns none of them for the calls here.
 static bool is_refused(long ret) {
     return ret == -EPERM || ret == -ENOSYS || ret == -EACCES;
 }
 
 // --- Calls outside
 
-// The frame from which the calling thread has gone outside, NULL if it has not; and when the thread
-// was first seen there, 0: never.
+// The frame from which the calling thread has gone outside, or NULL if it has not; and the clock
+// when the thread was first seen outside, or 0 if it was not.
 static __thread char *outside_frame __attribute__((tls_model("initial-exec")));
 static __thread uint64_t seen_ms __attribute__((tls_model("initial-exec")));
 static const struct os_around *_Atomic around;
@@ -44,8 +44,9 @@ void os_around_calls(const struct os_around *what) {
 }
 
 // A thread that runs above the frame of the call, on the same stack, has left the call by a jump.
-// But a thread may also be on another stack for a moment, such as a signal handler's, or may have
-// called deeper functions after a jump. The time tells these cases apart.
+// But a thread that has not left it may be on another stack for a moment, such as a signal
+// handler's, and a thread that has left it may have called deeper functions since. Time tells these
+// cases apart.
 static __attribute__((noinline)) bool is_still_outside(void) {
     enum { LEFT_ABOVE_MS = 1000, LEFT_BELOW_MS = 60000 };
     uint64_t now = os_now_ms();
@@ -58,7 +59,7 @@ static __attribute__((noinline)) bool is_still_outside(void) {
     return false;
 }
 
-// The common answer takes no stack.
+// For the usual answer, no stack is used.
 bool os_is_outside(void) {
     return outside_frame != NULL && is_still_outside();
 }
@@ -66,7 +67,7 @@ bool os_is_outside(void) {
 struct way_out {
     bool nested;
     int saved_errno;
-    const struct os_around *around; // the same on the way back; NULL: nothing
+    const struct os_around *around; // for the way back, too; NULL: no functions are set
 };
 
 static struct way_out go_outside(void) {
@@ -83,7 +84,8 @@ static struct way_out go_outside(void) {
     return way;
 }
 
-// `ret` is what libc's function returned, -1 for an error. Returns what the kernel did.
+// `ret` is the result of libc's function, -1 for an error. Returns the kernel's result, a negative
+// number for an error.
 static long come_back(struct way_out way, long ret) {
     ret = ret == -1 ? -errno : ret;
     if (!way.nested) {
@@ -121,7 +123,7 @@ static long move_pages(void *from, void *to, size_t size) {
 
 // --- Mappings
 
-// Unmaps a range to which nothing has been written. Where munmap() must not be called the addresses
+// Unmaps a range that was never written to. In a sandbox that may forbid munmap(), the addresses
 // stay reserved.
 static void cancel(void *at, size_t size) {
     if (sandbox_now() < SANDBOX_OWN) {
@@ -143,15 +145,15 @@ static enum os_result map_without_tls(void *at, size_t size, int prot, void **go
     if (at != NULL) {
         ret = sys6(SYS_mmap, (long)at, (long)size, prot, ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     }
-    // Without MAP_FIXED the address is a hint. It is a hint with MAP_FIXED_NOREPLACE too on kernels
-    // before 4.17, which ignore that flag. An emulated kernel may refuse the flag.
+    // An emulated kernel may refuse MAP_FIXED_NOREPLACE. Without that flag, and on kernels before
+    // 4.17, which ignore it, the address is a hint.
     if (ret == -EINVAL || ret == -EOPNOTSUPP || ret == -ENOSYS) {
         ret = sys6(SYS_mmap, (long)at, (long)size, prot, ANONYMOUS, -1, 0);
     }
     if (is_error(ret)) {
         return ret == -EEXIST ? OS_TAKEN : OS_NO_MEMORY;
     }
-    if (at != NULL && ret != (long)at) { // the hint was not taken
+    if (at != NULL && ret != (long)at) { // The kernel has not taken the hint.
         cancel((void *)ret, size);
         return OS_TAKEN;
     }
@@ -166,15 +168,15 @@ static enum os_result map(void *at, size_t size, int prot, void **got) {
 }
 
 // Maps a range afresh, all of it or nothing. mmap() may unmap the range before it finds that it
-// cannot map it again, and an error does not tell whether it did: at the limit of mappings it did
-// not, and out of memory it did (the next try may succeed). Returns false if the range is as it
-// was.
+// cannot map the range again, and the error does not tell whether it did: at the limit of mappings
+// it did not, and out of memory it did (then the next try may succeed). Returns false if the range
+// is as it was.
 static bool map_again(void *at, size_t size, int prot) {
     enum { TIMES = 1000 };
     enum os_result again;
     for (int i = 0; i < TIMES && (again = map(at, size, prot, NULL)) == OS_NO_MEMORY; i++) {
     }
-    return again == OS_OK; // "taken": by what was there
+    return again == OS_OK; // OS_TAKEN: the old mapping is still there
 }
 
 // Replaces a range by one fresh mapping. OS_NO_MEMORY: the range is as it was. OS_LOST: see os.h.
@@ -185,7 +187,7 @@ static enum os_result remap(void *at, size_t size, int prot) {
     if (!is_error(map_over(at, size, prot))) {
         return OS_OK;
     }
-    if (sandbox_now() == SANDBOX_OWN) { // which forbids what follows
+    if (sandbox_now() == SANDBOX_OWN) { // which may forbid the calls below
         return map_again(at, size, prot) ? OS_OK : OS_NO_MEMORY;
     }
     enum os_result again = map(at, size, prot, NULL);
@@ -212,8 +214,8 @@ void *os_map_early(size_t size) {
     return map_without_tls(NULL, size, PROT_READ | PROT_WRITE, &got) == OS_OK ? got : NULL;
 }
 
-// Answers the same in a sandbox in which no mapping can be removed: all questions use one range of
-// addresses, from all threads at the same time.
+// As os_would_grant(), in a sandbox in which no mapping can be removed. All questions, of all
+// threads at the same time, use one range of addresses.
 static enum os_result ask_in_place(size_t size) {
     static _Atomic uintptr_t place;
     const size_t most = (size_t)16 << 40;
@@ -283,7 +285,7 @@ enum os_result os_commit_alone(void *at, size_t size) {
         count_committed(size);
         return OS_OK;
     }
-    map(at, size, PROT_NONE, NULL); // where the kernel has unmapped it
+    map(at, size, PROT_NONE, NULL); // in case the kernel has unmapped the range
     return OS_NO_MEMORY;
 }
 
@@ -293,7 +295,7 @@ enum os_result os_protect(void *at, size_t size, bool write, bool execute) {
 }
 
 enum os_result os_decommit(void *at, size_t size) {
-    return remap(at, size, PROT_READ); // no charge as long as it cannot be written
+    return remap(at, size, PROT_READ); // A range that cannot be written is not charged.
 }
 
 // --- Giving pages back
@@ -377,13 +379,13 @@ enum os_result os_move(void *from, void *to, size_t size) {
         return OS_NO_MEMORY;
     }
     cancel(room, size);
-    // A range that is zero shows what has been moved to it.
+    // If `to` is zero, the pages that the kernel has moved to it can be told from the others.
     bool emptied = is_free_to_call() && can_madvise() && !is_error(drop_pages(to, size));
     if (!is_error(move_pages(from, to, size))) {
         return OS_OK;
     }
     // The kernel may have unmapped `to` before it refused: kernels before 6.17 refuse a source of
-    // several mappings that late. OS_TAKEN means that `to` is still mapped, or a part of it.
+    // several mappings that late. OS_TAKEN means that `to`, or a part of it, is still mapped.
     enum os_result mapped = os_map(to, size, NULL);
     return mapped == OS_OK          ? OS_NO_MEMORY
            : mapped == OS_NO_MEMORY ? OS_LOST
@@ -462,7 +464,7 @@ void os_start(enum os_calls_allowed allowed) {
     struct sandbox_text own = {own_bytes, 0}, init = {init_bytes, 0};
     if (allowed == OS_FIND_OUT) {
         own.length = os_read_file("/proc/self/status", own_bytes, sizeof own_bytes);
-        // Most processes have no filter; then nothing else is read.
+        // Most processes have no filter; then no other file is read.
         if (sandbox_is_filtered(own) && is_in_container()) {
             init.length = os_read_file("/proc/1/status", init_bytes, sizeof init_bytes);
         }
@@ -475,6 +477,6 @@ void os_before_sandbox(void (*what)(void)) {
 }
 
 void os_thread_ends(void) {
-    outside_frame = NULL; // a thread that ends within a call has left it
+    outside_frame = NULL; // A thread that ends within a call outside has left that call.
     sandbox_thread_ends();
 }

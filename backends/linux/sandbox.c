@@ -10,14 +10,15 @@
 #include <string.h>
 #include <sys/syscall.h>
 
-// From <linux/prctl.h>, as <sys/prctl.h> declares prctl() otherwise than it is defined here.
+// From <linux/prctl.h>. <sys/prctl.h> cannot be included, because it declares prctl() otherwise
+// than it is defined here.
 enum { SET_SECCOMP = 22, SET_NO_NEW_PRIVS = 38, SET_TSC = 26, TSC_SIGSEGV = 2 };
 // From <linux/seccomp.h>, which the headers of a C library do not include.
 enum { MODE_STRICT = 1, MODE_FILTER = 2, SET_MODE_STRICT = 0, SET_MODE_FILTER = 1 };
 
 static _Atomic(int) state = SANDBOX_NONE;
 static _Atomic(bool) ignored;      // SANDBOX_IGNORE
-static _Atomic(bool) thread_ended; // in an inherited sandbox
+static _Atomic(bool) thread_ended; // a thread has ended, in an inherited sandbox
 static _Atomic(bool) no_counter;
 // A thread in strict mode cannot start others. Threads that it had started before are not in strict
 // mode.
@@ -76,8 +77,9 @@ void sandbox_thread_ends(void) {
 
 // --- What the process does to itself
 //
-// Runs before the call, as the filter is in force when the call returns. Calls that cannot succeed
-// change nothing: programs make such calls to find out whether the kernel has filters.
+// These functions run before the call, because the filter is in force when the call returns. Calls
+// that cannot succeed change nothing: programs make such calls to find out whether the kernel has
+// filters.
 
 static void watch_mode(long mode, const void *filter) {
     if (mode == MODE_STRICT) {
@@ -92,7 +94,7 @@ static void watch_prctl(long option, unsigned long value, const void *filter) {
     if (option == SET_SECCOMP) {
         watch_mode((long)value, filter);
     } else if (option == SET_NO_NEW_PRIVS && value == 1) {
-        rise(SANDBOX_OWN); // what comes before a filter, and after which one may come unseen
+        rise(SANDBOX_OWN); // A filter comes next, perhaps by a call that is not seen.
     } else if (option == SET_TSC && value == TSC_SIGSEGV) {
         atomic_store(&no_counter, true);
     }
@@ -110,10 +112,10 @@ __attribute__((used)) void sandbox_watch_syscall(long number, long a, long b, lo
     }
 }
 
-#define EXPORT __attribute__((visibility("default"), weak)) // a program's own comes first
+#define EXPORT __attribute__((visibility("default"), weak)) // A program's own function wins.
 
-// The functions of the next object of the process under these names. NULL before sandbox_start(),
-// and in a static program: then this file makes the system calls.
+// The functions of these names in the next object of the process. NULL before sandbox_start(), and
+// in a static program: then this file makes the system calls.
 static int (*_Atomic next_prctl)(int, unsigned long, unsigned long, unsigned long, unsigned long);
 __attribute__((used)) void *sandbox_next_syscall;
 
@@ -249,7 +251,7 @@ static const char *find_field(struct sandbox_text text, const char *field, size_
     return at == NULL || at + size == text.bytes + text.length ? NULL : at + size;
 }
 
-// Returns the number of filters, 0 where the text does not have it (before Linux 5.9).
+// Returns the number of filters, or 0 if the text does not have that number (before Linux 5.9).
 static unsigned count_filters(struct sandbox_text text) {
     static const char field[] = "\nSeccomp_filters:\t";
     const char *at = find_field(text, field, sizeof field - 1);
@@ -260,8 +262,8 @@ static unsigned count_filters(struct sandbox_text text) {
     return count;
 }
 
-// If the text cannot be read, as in a chroot, or only a part of it, there may be a filter. A kernel
-// without filters writes no such line.
+// If the file cannot be read, as in a chroot, or only a part of it, there may be a filter. A kernel
+// that has no filters at all writes no such line.
 bool sandbox_is_filtered(struct sandbox_text status) {
     static const char field[] = "\nSeccomp:\t";
     const char *at = find_field(status, field, sizeof field - 1);

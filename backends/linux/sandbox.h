@@ -21,8 +21,8 @@ extern "C" {
 
 enum sandbox {
     SANDBOX_NONE,      // every call can be made
-    SANDBOX_INHERITED, // those that a program's start makes can: mmap, munmap, mprotect, openat
-    SANDBOX_OWN,       // mmap alone, without which there is no allocator
+    SANDBOX_INHERITED, // calls that a program's start makes can: mmap, munmap, mprotect, openat
+    SANDBOX_OWN,       // only mmap can, without which there is no allocator
 };
 
 // Returns the kind of sandbox, as far as it is known. The value never falls.
@@ -32,12 +32,12 @@ enum sandbox sandbox_now(void);
 bool sandbox_is_strict(void);
 
 // Returns true if the process may not read the processor's time-stamp counter (PR_SET_TSC, strict
-// mode): the kernel's exact clocks read it. Stays true if the process may read the counter again
+// mode), which the kernel's exact clocks read. Stays true if the process may read the counter again
 // later.
 bool sandbox_has_no_counter(void);
 
-// Returns true if madvise() can be called: where there is no sandbox, and in an inherited sandbox
-// once a thread has ended, because libc calls madvise() for the stack of each thread that ends.
+// Returns true if madvise() can be called: if there is no sandbox, and in an inherited sandbox once
+// a thread has ended, because libc calls madvise() for the stack of each thread that ends.
 bool sandbox_allows_madvise(void);
 
 struct sandbox_text {
@@ -45,16 +45,16 @@ struct sandbox_text {
     size_t length;
 };
 
-// Returns true if the text of /proc/PID/status (its first SANDBOX_STATUS bytes; empty if the file
-// cannot be read) says that the process has a filter, or does not say.
+// `status` is the text of /proc/PID/status: its first SANDBOX_STATUS bytes, or empty if the file
+// cannot be read. Returns true if the text says that the process has a filter, or does not say.
 enum { SANDBOX_STATUS = 4096 };
 bool sandbox_is_filtered(struct sandbox_text status);
 
 // To be called once, before main(). Says that there is never a sandbox, that the process has a
 // sandbox of its own, or that `own`, the process's status text, tells. `init` is the status text of
-// process 1 in a container, and empty elsewhere. Filters that all processes of a container have are
-// the container's: they forbid calls that change the machine and none that are made here, so they
-// do not count.
+// process 1 in a container, and empty elsewhere. Filters that all processes of a container have do
+// not count: they are the container's, and forbid calls that change the machine and none that are
+// made here.
 enum sandbox_how { SANDBOX_IGNORE, SANDBOX_ASSUME, SANDBOX_FIND_OUT };
 void sandbox_start(enum sandbox_how how, struct sandbox_text own, struct sandbox_text init);
 
@@ -63,8 +63,8 @@ void sandbox_start(enum sandbox_how how, struct sandbox_text own, struct sandbox
 // made before. NULL: none.
 void sandbox_before(void (*what)(void));
 
-// Returns true in a sandbox of the process's own. Is true already when the function above is
-// called.
+// Returns true in a sandbox of the process's own, and already while the function that
+// sandbox_before() has set is called.
 bool sandbox_is_own_soon(void);
 
 // To be called when a thread of the process is about to end.

@@ -16,7 +16,8 @@ std::string Status(const std::string &mode, const std::string &filters) {
     return text + "Speculation_Store_Bypass:\tvulnerable\n";
 }
 
-// What is known after a start with these texts. In a child: what is known only ever rises.
+// Returns the kind of sandbox that is known after a start with these texts. Runs in a child,
+// because the kind never falls.
 sandbox Known(sandbox_how how, const std::string &own, const std::string &init) {
     pid_t child = fork();
     if (child == 0) {

@@ -14,7 +14,8 @@
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 
-// `last` holds the answer of the call before.
+// Returns a limit in bytes, SIZE_MAX if there is none. `last` holds the answer of the last call,
+// which is returned in a sandbox that may forbid to ask.
 static size_t limit_of(int resource, _Atomic size_t *last) {
     if (sandbox_now() == SANDBOX_OWN || sandbox_is_strict()) {
         return atomic_load_explicit(last, memory_order_relaxed);
@@ -23,7 +24,7 @@ static size_t limit_of(int resource, _Atomic size_t *last) {
     long ret = sys6(SYS_prlimit64, 0, resource, 0, (long)&limit, 0, 0);
     bool none = is_error(ret) || limit.rlim_cur == RLIM_INFINITY;
     size_t bytes = none ? SIZE_MAX : (size_t)limit.rlim_cur;
-    // Threads of a heap that grows ask often, and all threads read what lies beside.
+    // While a heap grows, its threads ask often, and all threads read the data beside `last`.
     if (atomic_load_explicit(last, memory_order_relaxed) != bytes) {
         atomic_store_explicit(last, bytes, memory_order_relaxed);
     }
@@ -72,15 +73,15 @@ size_t os_most_mappings(void) {
     return most == 0 ? PRESET : most;
 }
 
-// Static, because a free on a signal's stack may come here. Threads that ask at the same time get
-// the same answer.
+// `info` is static, because a free on a signal's stack, which is small, may come here. Threads that
+// ask at the same time get the same answer.
 static __attribute__((noinline)) bool has_swap(void) {
     static struct sysinfo info;
     return is_error(sys3(SYS_sysinfo, (long)&info, 0, 0)) || info.totalswap != 0;
 }
 
-// Swap that exists neither before nor after the look did not exist in between: a look is far too
-// short for somebody to add swap, page this process out, and remove the swap.
+// Swap that exists neither before nor after the look did not exist in between: a look is too short
+// for swap to be added, this process to be paged out, and the swap to be removed.
 bool os_touched(const void *at, size_t size, unsigned char *pages) {
     return is_free_to_call() && !has_swap() &&
            !is_error(sys3(SYS_mincore, (long)at, (long)size, (long)pages)) && !has_swap();
@@ -121,12 +122,12 @@ static uint64_t random_half(unsigned half) {
 
 // Mixed, so that no value made of the kernel's bytes discloses them.
 uint64_t os_random(void) {
-    return hak_mix(random_half(1)); // The first one seeds libc's stack protector.
+    return hak_mix(random_half(1)); // Half 0 seeds libc's stack protector.
 }
 
 uint64_t os_secret(unsigned number) {
     // Both halves go into each secret, so that neither the heap's address nor the stack protector's
-    // word is enough to know it.
+    // word discloses it.
     uint64_t value = hak_mix(random_half(0) + HAK_GOLDEN * (number + 1));
     return hak_mix(value ^ hak_mix(random_half(1) ^ 0xd1b54a32d192ed03u * (number + 1)));
 }
