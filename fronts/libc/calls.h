@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the files share that define malloc, free and kin.
+// Shared by the files that define malloc, free and the functions related to them.
 #ifndef HAKMEM_FRONTS_LIBC_CALLS_H
 #define HAKMEM_FRONTS_LIBC_CALLS_H
 
@@ -10,11 +10,11 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-// own_NAME is this library's NAME, also where another library interposes NAME. These files call
-// get() and put(), and not the public names.
+// own_NAME is this library's NAME even if another library interposes NAME. These files call get()
+// and put(), and not the public names.
 #define TEXT(name) #name
 #define OWN(name)  __attribute__((COPY(name) alias(TEXT(name)), visibility("hidden")))
-// gcc wants the same attributes on both names.
+// gcc warns unless both names have the same attributes.
 #ifdef __clang__
 #    define COPY(of)
 #else
@@ -39,7 +39,7 @@ HAK_INLINE void put(void *ptr) {
     }
 }
 
-// Sets *total to count * size. Returns false and sets ENOMEM if that is too large.
+// Sets *total to count * size. Returns false and sets ENOMEM if the product is too large.
 HAK_INLINE bool product(size_t count, size_t size, size_t *total) {
     if (HAK_UNLIKELY(__builtin_mul_overflow(count, size, total))) {
         errno = ENOMEM;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The C front under names of its own, for a program that calls it beside its own malloc, such as a
-// program under a sanitizer, which has a malloc of its own. Otherwise as fronts/libc/malloc.c.
+// The C front under names of its own, for programs that have another malloc, too, such as a program
+// under a sanitizer. The functions do what those of fronts/libc/malloc.c do.
 #ifndef HAKMEM_FRONTS_LIBC_DIRECT_H
 #define HAKMEM_FRONTS_LIBC_DIRECT_H
 

@@ -86,7 +86,7 @@ EXPORT void hak_flush_thread(void) {
 EXPORT size_t hak_thread_cached(void) {
     struct thread_heap *heap = thread_heap_current();
     size_t bytes = 0;
-    // A thread without a heap has one whose seen_ms is 0.
+    // A thread without a heap of its own has an empty heap, whose seen_ms is 0.
     for (unsigned bin = 1; heap->seen_ms != 0 && bin < SIZE_CLASS_BINS; bin++) {
         size_t blocks = thread_heap_held(heap, bin);
         bytes += blocks * size_class_bins[bin].size;
@@ -120,7 +120,7 @@ EXPORT void *hak_aligned_zalloc(size_t align, size_t size) {
     return block == NULL ? NULL : memset(block, 0, size);
 }
 
-// The two types are the same; the name of the box's is not exported.
+// The two types are the same: the public name for the box's struct.
 static struct private_heap *inside(struct hak_heap *heap) {
     return (struct private_heap *)heap;
 }
@@ -139,7 +139,7 @@ EXPORT struct hak_heap *hak_heap_new(void) {
 }
 
 EXPORT void *hak_heap_alloc(struct hak_heap *heap, size_t size, size_t align, bool zero) {
-    // Private heaps have no misses, so each allocation does the share of one.
+    // Private heaps have no misses, so each allocation does the housekeeping of a miss.
     decay_tick(os_now_ms());
     void *block = private_heap_alloc(inside(heap), size, align, zero);
     if (HAK_UNLIKELY(block == NULL)) {

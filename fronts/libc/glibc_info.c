@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// glibc's calls that report about the heap, and that set options: malloc_trim(), mallinfo(),
-// malloc_info() and kin.
+// glibc's calls that report about the heap or set options: malloc_trim(), mallinfo(), malloc_info()
+// and others.
 #include "fronts/libc/calls.h"
 #include "fronts/libc/glibc_malloc.h"
 
@@ -19,8 +19,7 @@ EXPORT int malloc_trim(size_t pad) {
     return given;
 }
 
-// There are no fast bins: smblks and fsmblks are 0, which is what a program that has set M_MXFAST
-// to 0 expects.
+// There are no fast bins: smblks and fsmblks are 0, as in a program that has set M_MXFAST to 0.
 EXPORT struct mallinfo2 mallinfo2(void) {
     struct statistics_heap heap;
     statistics_get_heap(&heap);
@@ -75,9 +74,9 @@ EXPORT void malloc_stats(void) {
     statistics_lines(&(struct statistics_sink){write_to_stderr, NULL});
 }
 
-// glibc's tunables have no counterpart here. None of them changes what a correct program sees, so
-// they are accepted and ignored, as are those that do not exist. Values that glibc 2.36 refuses are
-// refused, such as M_MXFAST beyond its fast bins.
+// glibc's options have no counterpart here. None of them changes what a correct program sees, so
+// they are accepted and ignored, and so are options that do not exist. Values that glibc 2.36
+// refuses are refused: M_MXFAST beyond its fast bins.
 EXPORT int mallopt(int param, int value) {
     enum { MXFAST_MOST = 80 * sizeof(size_t) / 4 };
     return param != M_MXFAST || (value >= 0 && value <= MXFAST_MOST);

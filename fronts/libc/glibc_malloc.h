@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What glibc's <malloc.h> has and other C libraries' have not, or glibc's before 2.33. The
-// functions of these are exported everywhere.
+// Declarations of glibc's <malloc.h> that other C libraries, or glibc before 2.33, do not have. The
+// functions are exported with every C library.
 #ifndef HAKMEM_FRONTS_LIBC_GLIBC_MALLOC_H
 #define HAKMEM_FRONTS_LIBC_GLIBC_MALLOC_H
 
@@ -17,7 +17,7 @@
 HAK_C_BEGIN
 
 #ifndef __GLIBC__
-enum { M_MXFAST = 1 }; // of mallopt()
+enum { M_MXFAST = 1 }; // a parameter of mallopt()
 
 struct mallinfo {
     int arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;

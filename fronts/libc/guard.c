@@ -16,8 +16,8 @@
 #include <string.h>
 #include <ucontext.h>
 
-// The program's handler of SIGSEGV that ours was installed in front of. There are two copies, of
-// which the newer one counts: a signal may arrive while the other is being written.
+// The program's handler of SIGSEGV, which ours was installed in front of. There are two copies, of
+// which the newer one counts, because a signal may arrive while one of them is being written.
 static struct sigaction others[2];
 static _Atomic(unsigned) newer;
 
@@ -72,8 +72,8 @@ static const char *name_of(const struct guarded_block *block, uintptr_t at) {
     return at >= start + block->size ? "overflow" : at < start ? "underflow" : "wild access";
 }
 
-// Reports the calls that made the access, pcs[depth], and the block's history as far as it is
-// known.
+// Ends the report: the calls that made the access, pcs[depth], and those that allocated and freed
+// the block, if these are known.
 static void end_report(const struct guarded_block *block, unsigned depth, bool exact) {
     stack_report_text(&report, ", by");
     stack_report_end_line(&report);
@@ -102,7 +102,7 @@ static const struct sigaction *other_handler(void) {
     return &others[atomic_load(&newer) % 2];
 }
 
-// Delivers the fault as the program would have got it without this handler.
+// Delivers the fault as if this handler did not exist.
 static void pass_on(int signal, siginfo_t *info, void *context) {
     const struct sigaction *other = other_handler();
     if ((other->sa_flags & SA_SIGINFO) != 0) {

@@ -15,7 +15,7 @@ HAK_C_BEGIN
 // Called by the library's constructor.
 void guard_start(void);
 
-// Installs the handler in front of one that the program has installed since. Called after each
+// Installs the handler again if the program has installed one of its own since. Called after each
 // allocation of a guarded block.
 void guard_keep_handler(void);
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the hardened flavour does between a heap's cache and a program: it chooses the block that is
-// handed out, and puts freed blocks into quarantine. Nothing in the other flavours.
+// The steps of the hardened flavour between a heap's cache and the program: it chooses the block
+// that is handed out, and puts freed blocks into quarantine. Nothing in the other flavours.
 //
-// All of it runs on the heap's own thread. Between two steps that belong together the heap is
-// marked busy, so that a forked child does not take it over; a block that is on its way then is
-// lost to the child.
+// These functions run on the heap's own thread. Between steps that belong together the heap is
+// marked busy, so that in a forked child no thread adopts it. A block that is between two places at
+// the fork is lost to the child.
 #ifndef HAKMEM_FRONTS_LIBC_HARDENED_PATH_H
 #define HAKMEM_FRONTS_LIBC_HARDENED_PATH_H
 
@@ -33,7 +33,7 @@ HAK_INLINE void hardened_path_start(struct thread_heap *heap) {
     hardening_measure(state);
 }
 
-// Pops a block, at random if that is on. Returns NULL if there is none.
+// Pops a block, at random if HAKMEM_RANDOM is on. Returns NULL if there is none.
 HAK_INLINE void *hardened_path_pop(struct thread_heap *heap, unsigned bin) {
     struct fast_bin *stack = &heap->bins[bin];
     struct hardening_heap *state = heap->front_state;
@@ -62,6 +62,7 @@ HAK_INLINE void *hardened_path_keep(struct thread_heap *heap, unsigned bin, void
     return out;
 }
 
+// Puts a block that hardened_path_keep() has returned into the cache, after it has made room.
 HAK_INLINE void hardened_path_spill(struct thread_heap *heap, unsigned bin, void *out) {
     if (!fast_cache_push(&heap->bins[bin], out)) {
         tiny_front_of(bin)->spill(heap, bin);

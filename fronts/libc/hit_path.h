@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// The way of one allocation and one free, up to the first miss: what the C and the C++ front share.
+// The way of one allocation and of one free, up to the first miss. The C and the C++ front share
+// it.
 //
-// A size becomes the place of a stack through a table of the heap, a pointer becomes one through
-// the page map. A block in a cache bears its heap's mark (free_mark.h): the slow path searches for
-// a block that is freed and bears the mark already. All that is not a hit ends in one of the slow
-// calls below, as a tail call, so the hit path saves no register. The hardened flavour has hits of
-// its own, which check every block (hardened_hit.h).
+// A table of the heap gives the place of the stack for a size, and the page map gives it for a
+// pointer. A block in a cache has its heap's mark (free_mark.h): if a block that is freed has the
+// mark already, the slow path looks for it in the cache. Every case that is not a hit ends in one
+// of the slow calls below, as a tail call, so the hit path saves no register. The hardened flavour
+// has hits of its own, which check every block (hardened_hit.h).
 #ifndef HAKMEM_FRONTS_LIBC_HIT_PATH_H
 #define HAKMEM_FRONTS_LIBC_HIT_PATH_H
 
@@ -21,17 +22,18 @@ HAK_C_BEGIN
 
 // Allocates in all cases that are no hit. Returns NULL and sets ENOMEM if there is no memory.
 HAK_NOINLINE void *slow_alloc(size_t size);
-// As above, aligned to `align`, a power of two.
+// As slow_alloc(), aligned to `align`, a power of two.
 HAK_NOINLINE void *slow_aligned_alloc(size_t align, size_t size);
-// Frees in all cases that are no hit. ptr may be NULL or garbage. Keeps errno.
+// Frees in all cases that are no hit. `ptr` may be NULL or any other pointer. Keeps errno.
 HAK_NOINLINE void slow_free(void *ptr);
 
 // To be called when realloc() has resized a large block, which counts as a new block for the
 // sampler.
 void slow_sample_moved(void *block, size_t size);
-// For calls that are told a block's size. In the hardened flavour, stops the program if ptr starts
-// a live block that was asked for with another size, or that does not start at a multiple of
-// `align` (0: not told). Nothing in the other flavours.
+
+// For calls that are told a block's size or alignment. In the hardened flavour, these stop the
+// program if a live block starts at `ptr` for which another size was requested, or that does not
+// start at a multiple of `align` (0: not told). In the other flavours they do nothing.
 #if HAK_HARDENED
 HAK_NOINLINE void slow_check_size(const char *call, const void *ptr, size_t align, size_t size);
 HAK_NOINLINE void slow_check_align(const char *call, const void *ptr, size_t align);
@@ -48,14 +50,15 @@ HAK_INLINE void slow_check_align(const char *call, const void *ptr, size_t align
 // heap. Each miss does so too.
 void slow_look_anew(void);
 
-// Gives cached blocks, which may be whole slabs, to the pool, and unneeded pages of short slabs to
-// the arena. To be called when there was no memory: one more try may find some.
+// To be called when there was no memory, before one more try. Gives the pool the cached blocks of
+// this thread and of heaps without a thread, and the arena all slabs and runs that are kept aside.
 void slow_make_room(void);
 
 // The three calls below work on one of the current thread's two heaps, which the caller names:
 // malloc and free on thread_heap_current(), C++'s operators on thread_heap_of_operators().
 
-// Returns a block from the stack at `place` of the heap, for its user; NULL if there is none.
+// Returns a block from the stack at `place` of the heap, without its mark, or NULL if there is
+// none.
 HAK_INLINE void *hit_pop(struct thread_heap *heap, size_t place) {
     void *block = fast_cache_pop_at(heap->bins, place);
     if (HAK_LIKELY(block != NULL)) {
@@ -89,15 +92,17 @@ HAK_INLINE void *hit_aligned_alloc(size_t align, size_t size) {
     if (HAK_LIKELY(((uintptr_t)block & (align - 1)) == 0)) {
         return block;
     }
-    // A larger block than the stack's, less aligned: sized delete was given too small a size.
+    // The block has a larger bin than the stack, and is less aligned: sized delete was given too
+    // small a size.
     slow_free(block);
     return NULL;
 }
 
 // Puts a block into the stack at `place` of the heap. Returns false if the stack is full, or if the
-// block bears the heap's mark.
+// block has the heap's mark.
 HAK_INLINE bool hit_push(struct thread_heap *heap, size_t place, void *ptr) {
-    // In this order: a pointer whose stack never has room may be one that cannot be read.
+    // The stack comes first: a wild pointer, which perhaps cannot be read, has a stack that is
+    // always full.
     void **top;
     if (HAK_UNLIKELY(!fast_cache_has_room_at(heap->bins, place, &top)) ||
         HAK_UNLIKELY(free_mark_is_set(ptr, heap))) {
@@ -114,9 +119,9 @@ HAK_INLINE bool hit_is_next(const struct thread_heap *heap, unsigned bin, const 
     return *heap->bins[bin].top == ptr;
 }
 
-// Returns true if a block of a medium bin is among the newest of its stack, whose slots are in a
-// line or two, or in the slots below it. Those exist, because the stacks of smaller bins come
-// first.
+// Returns true if a block of a medium bin is in one of the topmost THREAD_HEAP_NEWEST slots of its
+// stack, which are in a cache line or two, or in slots below the stack. Those exist, because the
+// stacks of smaller bins come first.
 HAK_INLINE bool hit_is_one_of_newest(const struct thread_heap *heap, unsigned bin,
                                      const void *ptr) {
     void **top = heap->bins[bin].top;
@@ -130,7 +135,7 @@ HAK_INLINE bool hit_is_one_of_newest(const struct thread_heap *heap, unsigned bi
 }
 
 // As hit_push(), but without reading the block, which may be far from the processor's caches.
-// Returns false if the block is already the topmost one: that slot is next to the one that is
+// Returns false if the block is already the topmost one, whose slot is next to the one that is
 // written.
 HAK_INLINE bool hit_push_unseen(struct thread_heap *heap, size_t place, void *ptr) {
     void **top;
@@ -166,8 +171,8 @@ HAK_INLINE bool hit_free(void *ptr) {
 }
 
 // As hit_free_to(), for a block of `size` bytes that came from hit_alloc_from() or slow_alloc().
-// The bin follows from the size; a wrong size is noticed when the cache spills. Of the pointer only
-// two things are checked: its alignment, and that it is in the heap.
+// The bin follows from the size; a wrong size is noticed when the cache spills. The pointer is only
+// checked for its alignment and for being in the heap.
 HAK_INLINE bool hit_free_sized_to(struct thread_heap *heap, void *ptr, size_t size) {
 #if HAK_HARDENED
     (void)size;

@@ -7,13 +7,14 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-// Whether the process's malloc is libc's, which is not this object: it stands behind libc. False
-// where there is no way to find that out which takes no lock. musl opens no library later that has
-// thread-local storage of this kind.
+// is_behind_libc() returns true if the process's malloc is libc's because this library was opened
+// after libc. Returns false where that cannot be found out without a lock. (musl does not open a
+// library that has thread-local storage of this kind later.)
 #if HAK_GLIBC(2, 35)
 #    include <gnu/libc-version.h>
 
-// The link map of the object that an address lies in; NULL if there is none, or none can be found.
+// Returns the link map of the object that an address is in, or NULL if there is none, or if it
+// cannot be found.
 static const void *object_of(void *address) {
     extern __typeof(_dl_find_object) _dl_find_object __attribute__((weak));
     struct dl_find_object found;
@@ -35,7 +36,7 @@ static bool is_behind_libc(void) {
 #endif
 
 unsigned interposed_among(const struct interposed_pair *pairs, unsigned count) {
-    // The compiler takes two functions for different ones.
+    // Without this the compiler assumes that two functions of different names are different.
     __asm__("" : "+r"(pairs));
     unsigned interposed = 0;
     for (unsigned i = 0; i < count; i++) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which basic functions another part of the process defines: a program, or a library in front of
-// this one, may bring a malloc or operators of its own. A function that is derived from a basic one
-// (reallocarray from realloc, operator new[] from operator new) has to call the one that the
-// process really uses, as blocks of both are freed by the same free.
+// Finds out which basic functions another part of the process defines: a program, or a library in
+// front of this one, may have a malloc or operators of its own. A function that is derived from a
+// basic one (reallocarray from realloc, operator new[] from operator new) has to call the basic
+// function that the process really uses, because the same free gets the blocks of both.
 #ifndef HAKMEM_FRONTS_LIBC_INTERPOSED_H
 #define HAKMEM_FRONTS_LIBC_INTERPOSED_H
 
@@ -12,11 +12,11 @@ HAK_C_BEGIN
 
 // A public name beside the function of this library that has it.
 struct interposed_pair {
-    void *process; // what the name means in the process; NULL until this library is relocated
+    void *process; // the process's function of that name; NULL until this library is relocated
     void *own;
 };
 
-// The functions of the C interface that others are derived from.
+// The functions of the C interface from which others are derived.
 enum {
     INTERPOSED_MALLOC = 1 << 0,
     INTERPOSED_FREE = 1 << 1,
@@ -27,12 +27,12 @@ enum {
     INTERPOSED_UNKNOWN = 1u << 31,
 };
 
-// Returns a bit for each of those functions that the process has from elsewhere. Returns 0 if this
-// library was opened by dlopen() beside libc's malloc: then functions derived here call the basic
-// ones here. Thread-safe; looked up once.
+// Returns the bits of those functions that the process has from elsewhere. Returns 0 if dlopen()
+// has opened this library beside libc's malloc: then functions derived here call the basic ones
+// here. Thread-safe; looked up once.
 unsigned interposed_calls(void);
 
-// Bit n is set if pairs[n] is interposed; INTERPOSED_UNKNOWN as above.
+// Returns a word whose bit n is set if pairs[n] is interposed, or INTERPOSED_UNKNOWN.
 unsigned interposed_among(const struct interposed_pair *pairs, unsigned count);
 
 // Call the functions that the process has under these names.

@@ -10,14 +10,16 @@
 // Lost blocks that one stack of calls allocated.
 struct lost {
     struct heap_profile_stack *stack;
-    uint64_t objects, bytes; // objects with SAMPLER_FRACTION bits behind the point
+    uint64_t objects,
+        bytes; // `objects` is a fixed-point number with SAMPLER_FRACTION fraction bits
 };
 
 struct leaks {
     struct stack_report report;
     struct lost all, reached;
-    size_t count, room; // in `lost`, a table by the stack's address
-    size_t left_out;    // stacks without room
+    size_t count,
+        room;        // entries in use, and all entries, of `lost`, a table by the stack's address
+    size_t left_out; // stacks for which the table had no room
     struct lost lost[];
 };
 
@@ -47,7 +49,7 @@ static void visit(void *to, const struct heap_profile_sample *sample, bool reach
     }
 }
 
-// Writes "about 300 bytes in 2 blocks"; without "about" if every block was sampled.
+// Writes "about 300 bytes in 2 blocks", or "300 bytes in 2 blocks" if every block was sampled.
 static void put_sum(struct stack_report *report, const struct lost *sum) {
     stack_report_text(report, sampler_rate() == 1 ? "" : "about ");
     stack_report_count(report, sum->bytes, "byte");
@@ -63,7 +65,7 @@ static void put_lost(struct stack_report *report, const struct lost *lost) {
     stack_report_stack(report, lost->stack->pcs, lost->stack->depth, false);
 }
 
-// Sorts the largest first.
+// Writes the lost blocks of each stack, the largest sum first.
 static void put_all(struct leaks *leaks) {
     enum { SHOWN = 100 };
     for (size_t shown = 0; shown < leaks->count && shown < SHOWN; shown++) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the C front adds to the system's own headers.
+// Declarations that the files of the C front share, besides those of hit_path.h.
 #ifndef HAKMEM_FRONTS_LIBC_LIBC_H
 #define HAKMEM_FRONTS_LIBC_LIBC_H
 
@@ -19,7 +19,7 @@ void *slow_grown_alloc(size_t size);
 // Does the thread's share of the housekeeping, as every slow call does.
 void slow_tick(void);
 
-// As slow_aligned_alloc(), for a large block that is all zero. size > 0.
+// As slow_aligned_alloc(), for a large block that is all zero. `size` is not 0.
 void *slow_zero_aligned_alloc(size_t align, size_t size);
 
 #ifdef __cplusplus

@@ -26,7 +26,8 @@ static void after_fork(void) {
     statistics_after_fork();
 }
 
-// Returns false in a library of hakmem behind another one, whose malloc and hak_stats() come first.
+// Returns true in the library whose malloc serves the process. If two libraries of hakmem are in a
+// process, the second one returns false.
 static bool is_first(void) {
     void (*volatile first)(struct hak_stats *) = hak_stats;
     return first == statistics_own;
@@ -56,7 +57,7 @@ static __attribute__((constructor(101))) void start(void) {
 }
 
 static __attribute__((destructor(101))) void finish(void) {
-    // Blocks still cached are checked as they go back: the last chance to report one freed twice.
+    // The pool checks the blocks that are still cached: the last chance to report a double free.
     thread_heap_flush();
     if (is_first()) {
         profile_finish();

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The C allocation interface: malloc, free and kin, as ISO C, POSIX and glibc describe them.
+// The C allocation interface: malloc, free and related functions, as ISO C, POSIX and glibc
+// describe them.
 #include "fronts/libc/calls.h"
 #include "fronts/libc/glibc_malloc.h"
 #include "fronts/libc/interposed.h"
@@ -22,7 +23,7 @@ EXPORT HAK_HOT void free(void *ptr) {
 }
 OWN(free) void own_free(void *ptr);
 
-// Derived from free().
+// Frees a block by the process's free(), for functions that are derived from free().
 static void put_derived(void *ptr) {
     if (HAK_UNLIKELY(interposed_calls() & INTERPOSED_FREE)) {
         process_free(ptr);
@@ -45,8 +46,8 @@ static void check_size(const char *call, const void *ptr, size_t align, size_t s
     }
 }
 
-// The size is looked at in the hardened flavour only: a block that realloc() shrank at its place
-// has a larger bin than its size says.
+// Only the hardened flavour checks the size. The others do not free by it either, because a block
+// that realloc() has shrunk at its place has a larger bin than its size says.
 EXPORT void free_sized(void *ptr, size_t size) {
     check_size("free_sized", ptr, 0, size);
     put_derived(ptr);
@@ -57,15 +58,15 @@ EXPORT void free_aligned_sized(void *ptr, size_t align, size_t size) {
     put_derived(ptr);
 }
 
-// Clears 2 * bytes of a block in pieces of `bytes`, which may overlap: the first and the last ones.
+// Clears the first and the last `bytes` bytes of a block, which may overlap.
 HAK_INLINE void clear_ends(char *block, char *end, size_t bytes) {
     memset(block, 0, bytes);
     memset(end - bytes, 0, bytes);
 }
 
-// Clears a small block by a few stores instead of a call, whose number depends on the size in few
-// steps: random sizes of a loop of stores would be mispredicted. They may run on to the block's
-// end.
+// Clears a block. For a small block that takes a few stores instead of a call. Their number depends
+// on the size in few steps, because the processor would mispredict a loop over random sizes. They
+// may run on to the block's end.
 HAK_INLINE void *clear(char *block, size_t size) {
     if (HAK_HEADER || size > 128) {
         return memset(block, 0, size);
@@ -90,7 +91,7 @@ EXPORT void *calloc(size_t count, size_t size) {
     if (HAK_UNLIKELY(block == NULL)) {
         return slow_zero_alloc(total);
     }
-    return HAK_HARDENED ? block : clear(block, total); // a hit is known to be zero there
+    return HAK_HARDENED ? block : clear(block, total); // In that flavour a hit is zero.
 }
 
 static void *get_aligned(size_t align, size_t size) {
@@ -117,7 +118,7 @@ EXPORT void *memalign(size_t align, size_t size) {
     return get_rounded(align, size);
 }
 
-// C17 leaves to the implementation which alignments it supports: all that memalign() takes.
+// Supports all alignments that memalign() does; C17 leaves that to the implementation.
 EXPORT void *aligned_alloc(size_t align, size_t size) {
     return get_rounded(align, size);
 }
@@ -132,7 +133,7 @@ static HAK_NOINLINE int slow_posix_memalign(void **out, size_t align, size_t siz
     int saved = errno;
     void *block = get_aligned(align, size);
     if (block == NULL) {
-        return ENOMEM; // and errno too, as in glibc: there are callers that look there
+        return ENOMEM; // errno is ENOMEM, too, as in glibc: some callers look at it.
     }
     errno = saved;
     *out = block;

@@ -18,10 +18,10 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-static _Atomic(bool) child;       // of a process that had started the profile
-static _Atomic(uint64_t) written; // profiles so far
-static _Atomic(uint64_t) next_at; // bytes allocated when the next one is due; 0: never
-static _Atomic(uint64_t) next_ms; // clock at which the next one is due; 0: never
+static _Atomic(bool) child;       // forked from a process that had started the profile
+static _Atomic(uint64_t) written; // profiles written so far
+static _Atomic(uint64_t) next_at; // bytes allocated when the next profile is due; 0: never
+static _Atomic(uint64_t) next_ms; // clock at which the next profile is due; 0: never
 
 static bool has_file(void) {
     return settings_text(SETTING_TEXT_PROFILE)[0] != '\0';
@@ -52,7 +52,8 @@ static void on_signal(int signal) {
     errno = saved;
 }
 
-// If several threads find that a profile is due, one of them writes it.
+// Returns true if a profile is due. If several threads ask at the same time, returns true to one of
+// them.
 static bool is_due(_Atomic(uint64_t) *next, uint64_t now, uint64_t step) {
     uint64_t at = atomic_load_explicit(next, memory_order_relaxed);
     return HAK_UNLIKELY(at != 0 && now >= at) &&

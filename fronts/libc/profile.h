@@ -3,7 +3,7 @@
 //
 // Part of the front. With HAKMEM_PROFILE=FILE allocations are sampled from the library's start on,
 // and profiles are written at exit and, by further settings, when a signal comes, after a number of
-// bytes and after a number of seconds. Without the setting nothing is sampled.
+// bytes and after a number of seconds. HAKMEM_LEAKS=1 samples, too, and writes no profile.
 #ifndef HAKMEM_FRONTS_LIBC_PROFILE_H
 #define HAKMEM_FRONTS_LIBC_PROFILE_H
 
@@ -19,9 +19,7 @@ void profile_finish(void);
 // Called after each sample: writes a profile if one is due.
 void profile_tick(void);
 
-// For programs. Writes the present profile to `path`, or to the file that HAKMEM_PROFILE names if
-// `path` is NULL. Returns false if nothing is sampled, if the file cannot be written, or if another
-// thread is writing a profile. Async-signal-safe; any thread may call at any time.
+// For programs; see hakmem.h.
 bool hak_profile_dump(const char *path);
 HAK_C_END
 

@@ -2,7 +2,7 @@
 // record: decides when calls are recorded (recorder.h), and in which file.
 //
 // Part of the front. With HAKMEM_RECORD=FILE each call that allocates or frees is recorded from the
-// library's start on: malloc and kin, and the operators of C++. Without the setting none is.
+// library's start on: malloc, the functions related to it, and the operators of C++.
 #ifndef HAKMEM_FRONTS_LIBC_RECORD_H
 #define HAKMEM_FRONTS_LIBC_RECORD_H
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// realloc() and malloc_usable_size(): the calls on a live block.
+// realloc(), reallocarray() and malloc_usable_size(): the calls on a live block.
 #include "fronts/libc/calls.h"
 #include "fronts/libc/interposed.h"
 #include "fronts/libc/libc.h"
@@ -37,7 +37,7 @@ static bool is_newest(const struct thread_heap *heap, unsigned bin, const void *
     return false;
 }
 
-// Classifies the block. Does not return for a pointer that starts no live block.
+// Classifies the block at `ptr`. Stops the program if no live block starts there.
 static struct front_gate_block classify_live(const char *call, const void *ptr) {
     struct front_gate_block what = front_gate_classify(ptr);
     const struct thread_heap *heap = thread_heap_current();
@@ -61,7 +61,7 @@ static HAK_NOINLINE void *move(void *ptr, size_t size, size_t usable) {
         if (size > usable) {
             return NULL;
         }
-        errno = saved; // what shrinks cannot fail
+        errno = saved; // A block that shrinks stays where it is.
         return ptr;
     }
     memcpy(fresh, ptr, hak_min(size, usable));
@@ -94,8 +94,8 @@ static void *resize_large(const struct front_gate_block *old, void *ptr, size_t 
     return same;
 }
 
-// Returns true if a block that is not large serves `size` bytes as it is. Shrinking stays in place
-// as long as at least half of the block remains in use.
+// Returns true if a block that is not large serves `size` bytes as it is: if they fit, and are more
+// than half of the block, or would get a block of the same bin.
 static bool serves(const struct front_gate_block *old, size_t size) {
     return size <= old->usable && (size > old->usable / 2 || (old->kind == FRONT_GATE_TINY &&
                                                               size_class_bin_of(size) == old->bin));
@@ -104,7 +104,7 @@ static bool serves(const struct front_gate_block *old, size_t size) {
 // Resizes a live block to `size` bytes, not 0.
 static void *resize_live(const struct front_gate_block *old, void *ptr, size_t size) {
     if (old->kind == FRONT_GATE_SAMPLED || old->kind == FRONT_GATE_GUARDED) {
-        return move(ptr, size, old->usable); // Its sample ends, and the new block may be one.
+        return move(ptr, size, old->usable); // The sample ends, and the new block may be one.
     }
 #if HAK_HARDENED
     if (old->kind == FRONT_GATE_TINY) {
@@ -154,14 +154,14 @@ static void *recorded_resize(const char *call, void *ptr, size_t size) {
 }
 
 // The tiny block that starts at an address, live or not: its bin (0: none starts there), its slab
-// (0: the address is not in the window), and its number there.
+// (0: the address is not in the window), and its number in the slab.
 struct tiny {
     unsigned bin;
     size_t slab, block;
 };
 
-// In the hardened flavour always returns bin 0, so that every block takes the slow path. So it does
-// while the window is being set up: is_in_pool() needs it.
+// Finds the tiny block at an address. Returns bin 0 in the hardened flavour, so that every block
+// takes the slow path, and until the window is set up, which is_in_pool() needs.
 HAK_INLINE struct tiny tiny_at(const void *ptr) {
     const struct front_gate *gate = thread_heap_gate();
     struct tiny tiny = {0};
@@ -183,8 +183,8 @@ HAK_INLINE bool is_in_pool(const struct tiny *tiny) {
 }
 
 // Returns true if a block that realloc() is to move or keep is free: in its slab, or among the
-// newest of the thread's cache. The bit of a small block is looked at in the debug flavour only: it
-// would bring a line of the slab's bitmap into the processor's cache at each call.
+// newest of the thread's cache. For a small block only the debug flavour looks: each look would
+// bring a line of the slab's bitmap into the processor's cache.
 HAK_INLINE bool is_put_back(const struct tiny *tiny, const void *ptr) {
     const struct thread_heap *heap = thread_heap_current();
     if (HAK_HEADER || tiny->bin < SIZE_CLASS_HIT_BINS) {
@@ -194,7 +194,8 @@ HAK_INLINE bool is_put_back(const struct tiny *tiny, const void *ptr) {
 }
 
 // Resizes a large block in the window (tiny_at() has found its slab, and no bin) that keeps its
-// pages. Returns false for any other block. While there are samples, the block may be one.
+// pages. Returns false for any other block, and while allocations are sampled, because the block
+// may be a sample.
 HAK_INLINE bool large_stays(const struct tiny *tiny, void *ptr, size_t size) {
     if (tiny->slab == 0 || size <= SIZE_CLASS_TINY_MAX || heap_profile_started()) {
         return false;
@@ -205,8 +206,8 @@ HAK_INLINE bool large_stays(const struct tiny *tiny, void *ptr, size_t size) {
                : large_block_stays(ptr, tiny->slab, size);
 }
 
-// Handles tiny blocks that stay where they are or move into another bin, and large blocks that keep
-// their pages; slow_resize() handles all others.
+// Resizes tiny blocks that stay where they are or move into another bin, and large blocks that keep
+// their pages. slow_resize() does all else.
 static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
     const struct tiny tiny = tiny_at(ptr);
     const unsigned bin = tiny.bin;
@@ -223,11 +224,11 @@ static HAK_NOINLINE void *resize(const char *call, void *ptr, size_t size) {
         if (size > usable / 2) {
             return ptr;
         }
-        // Few calls shrink a block that much, so that its bit can be looked at.
+        // Few calls shrink a block so much, so a look at its bit costs little.
         if (HAK_UNLIKELY(is_in_pool(&tiny))) {
             return slow_resize(call, ptr, size);
         }
-        if (bin == 1) { // as serves() has it
+        if (bin == 1) { // the same bin; see serves()
             return ptr;
         }
     }
@@ -256,14 +257,14 @@ EXPORT void *reallocarray(void *ptr, size_t count, size_t size) {
     return ptr == NULL ? get(total) : resize("reallocarray", ptr, total);
 }
 
-// NULL, blocks that are not tiny, and pointers that start no live block.
+// For NULL, blocks that are not tiny, and pointers that start no live block.
 static HAK_NOINLINE size_t slow_usable(const void *ptr) {
     return ptr == NULL ? 0 : classify_live("malloc_usable_size", ptr).usable;
 }
 
-// Some programs call this for each block that they allocate and for each that they free. A freed
-// block is noticed while it is the next to be handed out, or bears its mark where free() reads it,
-// and by its bit once it has left the cache.
+// Some programs call this for each block that they allocate and for each that they free, so few
+// looks are made. A freed block is noticed in the cache if it is the next to be handed out, or, if
+// free() reads blocks, by its mark; and in the pool by its bit.
 EXPORT size_t malloc_usable_size(void *ptr) {
     const struct tiny tiny = tiny_at(ptr);
     if (HAK_UNLIKELY(tiny.bin == 0) || HAK_UNLIKELY(is_in_pool(&tiny)) ||

@@ -23,7 +23,7 @@
 #include "fronts/tiny_front/tiny_front.h"
 
 // Stops the program unless ptr, a pointer into a slab of `bin`, starts a block. With the header
-// strategy, every pointer comes here whose header is not the one that the hit path expects.
+// strategy, also stops the program if the block's header was overwritten.
 static void check_start(unsigned bin, const void *ptr) {
     if (HAK_UNLIKELY(shared_pool_block_start(bin, ptr) != ptr)) {
         diag_misuse(DIAG_CALL_FREE, ptr, front_gate_fault(FRONT_GATE_TINY_INTERIOR));
@@ -54,15 +54,15 @@ void slow_free_middle(struct thread_heap *heap, unsigned bin, void *ptr) {
     hardened_hit_keep(heap, bin, ptr);
 }
 
-// The usual path of a freed block. Returns false if anything is unusual. A pointer that does not
-// start a block has no tag where it would be.
+// Frees a block in the usual case. Returns false in any other case. A pointer that does not start a
+// block is noticed, because there is no tag where the block's tag would be.
 HAK_INLINE bool free_hardened(void *ptr) {
     struct thread_heap *heap = thread_heap_current();
     unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
     if (HAK_UNLIKELY(bin == 0 || heap->front_state == NULL)) {
         return false;
     }
-    // The last page of a slab may be one that nobody may touch.
+    // The last page of a slab may have no access rights.
     size_t end = (uintptr_t)ptr % ARENA_SLAB + size_class_bins[bin].size;
     size_t block;
     if ((HAK_UNLIKELY(end > ARENA_SLAB - HAK_PAGE) &&
@@ -80,7 +80,7 @@ HAK_INLINE bool free_hardened(void *ptr) {
     return true;
 }
 
-// Frees any other pointer that starts a block. `heap` may be NULL.
+// Frees a block in all other cases. `heap` may be NULL.
 static HAK_NOINLINE void free_hardened_slowly(struct thread_heap *heap, unsigned bin, void *ptr) {
     hardening_prepare();
     if (!shared_pool_has(bin, ptr)) {
@@ -104,9 +104,10 @@ static HAK_NOINLINE void free_hardened_slowly(struct thread_heap *heap, unsigned
 }
 #endif
 
-// Frees a pointer to the start of a block. The mark may be there by chance, which is no fault.
-// While free() does not read blocks, a cached block may have no mark. A small block comes here each
-// time its stack is full; that stack may be deep, so only its newest blocks are searched.
+// Stops the program if the block is found to be free already. A block may have the mark by chance,
+// so the mark alone is no fault. While free() does not read blocks, a cached block may have no
+// mark. A small block comes here each time its stack is full; that stack may be deep, so only the
+// topmost block is looked at.
 static void check_twice(const struct thread_heap *heap, unsigned bin, const void *ptr) {
     bool twice;
     if (free_mark_is_set(ptr, heap)) {
@@ -132,8 +133,8 @@ HAK_INLINE bool push(struct thread_heap *heap, unsigned bin, void *ptr) {
 }
 
 #if !HAK_HARDENED
-// Frees blocks that are too large for their free to be a hit. There is time here to check that the
-// pointer starts a block. Returns false if anything is unusual.
+// Frees blocks that are too large for their free to be a hit. Checks that the pointer starts a
+// block, which costs little for such blocks. Returns false in an unusual case.
 HAK_INLINE bool free_medium(void *ptr) {
     struct thread_heap *heap = thread_heap_current();
     unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
@@ -145,7 +146,7 @@ HAK_INLINE bool free_medium(void *ptr) {
     if (HAK_LIKELY(front_gate_checks(thread_heap_gate()))) {
         return !free_mark_is_set(ptr, heap) && push(heap, bin, ptr);
     }
-    // The block may be far away.
+    // The block is not read, because it may be far from the processor's caches.
     if (hit_is_one_of_newest(heap, bin, ptr) || !fast_cache_push(&heap->bins[bin], ptr)) {
         return false;
     }
@@ -176,8 +177,8 @@ static HAK_NOINLINE void free_tiny(unsigned bin, void *ptr) {
     }
 }
 
-// Frees a block that is sampled or guarded. Returns false if it is neither. The sample goes first,
-// because once the block is free its address may become another block's at any moment.
+// Frees a block that is in a range of sampled or guarded blocks. Returns false if it is in neither.
+// The sample ends first, because once the block is free its address may be another block's.
 static HAK_COLD bool free_sampled(void *ptr) {
     struct heap_profile_sample sample;
     if (heap_profile_take(ptr, &sample)) {
@@ -213,7 +214,7 @@ static HAK_NOINLINE void free_large(void *ptr) {
 }
 
 #if !HAK_HARDENED
-// Frees a pointer that the gate knows to be of no bin: mostly a large block.
+// Frees a block in the window that has no bin: mostly a large block.
 static HAK_NOINLINE void free_without_bin(void *ptr) {
     if (!heap_profile_started()) {
         const struct page_arena_window window = page_arena_get_window();
@@ -229,8 +230,8 @@ static HAK_NOINLINE void free_without_bin(void *ptr) {
 #endif
 
 #if HAK_HARDENED
-// Returns the usable bytes of the live block that starts at ptr. Returns 0 for a pointer that
-// starts none, which free() will report, and for blocks whose size is not known.
+// Returns the usable bytes of the live block that starts at ptr. Returns 0 if there is none, which
+// free() will report, and for blocks whose requested size is not known.
 static size_t user_bytes(const void *ptr) {
     if (ptr == NULL || !thread_heap_ready() || !hardening_has(HARDENING_SIZES)) {
         return 0;
@@ -260,7 +261,7 @@ static HAK_COLD void recorded_free(void *ptr) {
     recorder_leaves();
 }
 
-// A function of its own, so that a block on the usual path saves no register.
+// Frees any pointer. A function of its own, so that the usual path saves no register.
 static HAK_NOINLINE void free_unusual(void *ptr) {
     if (ptr == NULL) {
         return;

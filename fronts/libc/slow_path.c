@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Allocations that are no hit: misses, large blocks, sampled and recorded ones; and the
-// housekeeping of every slow call.
+// Allocations that are no hit: misses, large blocks, sampled and recorded allocations; and the
+// housekeeping of slow calls.
 #include "fronts/libc/slow_path.h"
 
 #include "fronts/libc/hardened_path.h"
@@ -62,9 +62,8 @@ static HAK_COLD bool make_last_room(size_t size) {
     return true;
 }
 
-// Returns true if free should read the blocks that it is given. That costs little as long as the
-// blocks lie in the processor's cache, that is, as long as all blocks of the process together fit
-// into it.
+// Returns true if free should read the blocks that it is given. That costs little as long as all
+// blocks of the process together fit into the processor's cache.
 static bool is_worth_a_look(void) {
     enum { NEAR = 2 << 20 }; // bytes
     int64_t setting = settings_get(SETTING_CHECK_FREES);
@@ -72,7 +71,7 @@ static bool is_worth_a_look(void) {
         return FREE_MARK != 0 && (setting != 0 || HAK_DEBUG);
     }
     if (shared_pool_has_homes()) {
-        return false; // the counts are behind, and threads that count make others wait
+        return false; // The counts are behind then, and to sum them up would slow other threads.
     }
     struct shared_pool_totals totals = shared_pool_guess_totals();
     return totals.slabs <= NEAR + totals.clean;
@@ -103,7 +102,7 @@ void slow_look_anew(void) {
     }
 }
 
-// Turns a free block into the user's.
+// Turns a free block into a live one.
 HAK_INLINE void hand_out(unsigned bin, void *block, size_t size) {
 #if HAK_HARDENED
     hardening_issue(bin, block, size);
@@ -113,7 +112,7 @@ HAK_INLINE void hand_out(unsigned bin, void *block, size_t size) {
 #endif
 }
 
-// Ends a miss: turns a free block into the user's, or sets errno if there is none (NULL).
+// Ends a miss: turns a free block into a live one, or sets ENOMEM if there is none (NULL).
 static void *hand_out_or_fail(unsigned bin, void *block, size_t size) {
     if (HAK_UNLIKELY(block == NULL)) {
         errno = ENOMEM;
@@ -160,7 +159,7 @@ static HAK_NOINLINE void *take_uncached(struct thread_heap *heap, unsigned bin, 
     return hand_out_or_fail(bin, block, size);
 }
 
-// Takes one block for a thread past its destructors, or without memory for a heap.
+// Takes one block for a thread that has given its heap back, or for which there is no heap.
 static HAK_NOINLINE HAK_COLD void *take_without_heap(unsigned bin, size_t size) {
     void *block;
     shared_pool_hint hint = ARENA_NONE;
@@ -184,8 +183,8 @@ HAK_INLINE void *take_refilled(struct thread_heap *heap, unsigned bin, size_t si
     return pop(heap, bin, size);
 }
 
-// Serves a request for which the thread's cache has no block: makes or adopts a heap, takes a block
-// from the pool, and does the housekeeping last.
+// Serves a request for which the thread's cache has no block: gets the thread a heap if it has
+// none, takes blocks from the pool, and does the housekeeping last.
 static HAK_NOINLINE void *miss(unsigned bin, size_t size) {
 #if HAK_HARDENED
     hardening_prepare();
@@ -197,7 +196,7 @@ static HAK_NOINLINE void *miss(unsigned bin, size_t size) {
 #if HAK_HARDENED
     hardened_path_start(heap);
 #endif
-    void *block = pop(heap, bin, size); // an adopted heap brings its cached blocks
+    void *block = pop(heap, bin, size); // A heap that was adopted just now may have blocks.
     if (HAK_LIKELY(block == NULL)) {
         block = !HAK_HARDENED && HAK_UNLIKELY(is_uncached(heap, bin))
                     ? take_uncached(heap, bin, size)
@@ -209,14 +208,14 @@ static HAK_NOINLINE void *miss(unsigned bin, size_t size) {
     return block;
 }
 
-// Returns false for a block that is larger than any heap: making room cannot help it.
+// Returns false for a block that is larger than the window, for which making room cannot help.
 static bool may_fit(size_t size, size_t align) {
     size_t most = page_arena_get_window().slabs << ARENA_SLAB_SHIFT;
     return size <= most && align <= most;
 }
 
-// Returns true if a small allocation may become a sampled or a guarded block: sampled() decides. If
-// the sampler is due, the allocation is not counted for the guard yet.
+// Counts a small allocation. Returns true if it may get a sampled or a guarded block, which
+// sampled() decides. If the sampler is due, the allocation is not counted for the guard yet.
 HAK_INLINE bool is_due(size_t size) {
     return sampler_counts(size) || guarded_block_counts();
 }
@@ -273,7 +272,7 @@ static HAK_NOINLINE void *large(size_t size, size_t align, enum large_block_use 
     return block;
 }
 
-// Allocates a block of a bin; `size` and `align` are the request's.
+// Allocates a block of a bin for a request of `size` bytes at a multiple of `align`.
 HAK_INLINE void *small(unsigned bin, size_t size, size_t align) {
     if (is_due(size)) {
         void *block = sampled(size, align);
@@ -311,9 +310,8 @@ static HAK_NOINLINE void *alloc_due(size_t size) {
     return block != NULL ? block : take_counted(size);
 }
 
-// Calls that are recorded. A thread that ran before the recording began may still have an open gate
-// for its frees.
-
+// Calls that are recorded. Each closes the thread's gate, because a thread that ran before the
+// recording began may still have an open one, by which its frees would hit.
 static HAK_COLD void *recorded(enum trace_kind kind, void *block, size_t size, size_t align) {
     close_gate();
     recorder_allocated(kind, block, size, align);
@@ -344,14 +342,14 @@ HAK_INLINE void *counted_alloc(size_t size) {
     return is_due(size) ? alloc_due(size) : take_counted(size);
 }
 
-// A recording is on: the call is recorded, unless it is a part of one that is.
+// Allocates while a recording is on: records the call, unless it is made within a recorded call.
 static HAK_COLD HAK_NOINLINE void *alloc_in_recording(size_t size) {
     return recorder_enters_recording() ? recorded_alloc(size) : counted_alloc(size);
 }
 
 #if HAK_HARDENED
-// Serves a request that is no hit because looking at the block takes more instructions than there
-// are in a hit. Returns NULL if anything is unusual; see hardened_hit_alloc().
+// Serves a request of a size that may be a hit in other flavours, but for whose block the check
+// takes too many instructions for a hit. Returns NULL in an unusual case; see hardened_hit_alloc().
 HAK_INLINE void *alloc_hardened(size_t size) {
     unsigned bin;
     void *block = hardened_hit_pop(thread_heap_current(), size, SIZE_CLASS_HIT_MAX, &bin);
@@ -363,9 +361,9 @@ HAK_INLINE void *alloc_hardened(size_t size) {
 }
 #endif
 
-// While allocations are sampled, every malloc comes here. Requests that would be hits otherwise are
-// served in a few instructions, by a table that says where their stack is. Everything else is a
-// tail call, so no register is saved.
+// While allocations are sampled, every malloc comes here. Requests that would otherwise be hits are
+// served in a few instructions, by a table that gives their stack. All other cases are tail calls,
+// so no register is saved.
 void *slow_alloc(size_t size) {
 #if HAK_HARDENED
     void *block = alloc_hardened(size);
@@ -391,7 +389,7 @@ void *slow_zero_alloc(size_t size) {
     }
     void *block = slow_alloc(size);
 #if HAK_HARDENED
-    // A block without a bin is sampled or guarded, and lies in no slab of the heap.
+    // A block without a bin is sampled or guarded, and is in no slab of the heap.
     unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), block));
     if (bin != 0 && hardening_is_zero(bin)) {
         return block;
@@ -411,8 +409,8 @@ void *slow_zero_aligned_alloc(size_t align, size_t size) {
     return large(size, align, LARGE_BLOCK_ZERO);
 }
 
-// A cache may hold a block that is larger than its bin's, and less aligned, if sized delete was
-// given too small a size. Such a block is freed to its own bin, and another one is taken.
+// Frees a block that is not aligned, and takes another one, until one is aligned. A cache may have
+// a block of a larger bin, which is less aligned, if sized delete was given too small a size.
 static HAK_COLD HAK_NOINLINE void *take_aligned(void *block, unsigned bin, size_t size,
                                                 size_t align) {
     while (((uintptr_t)block & (align - 1)) != 0) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the slow paths of allocations (slow_path.c) and of frees (slow_free.c) share.
+// Shared by the slow paths of allocations (slow_path.c) and of frees (slow_free.c).
 #ifndef HAKMEM_FRONTS_LIBC_SLOW_PATH_H
 #define HAKMEM_FRONTS_LIBC_SLOW_PATH_H
 
@@ -26,9 +26,9 @@ HAK_INLINE void close_gate(void) {
     *thread_heap_gate() = (struct front_gate){.units = 0};
 }
 
-// Copies the window's gate for the current thread, whose heap this is, if the window has grown.
-// With `anew`, also checks whether the process has become small again. Not every miss does, because
-// all threads change the totals that tell.
+// Copies the window's gate for the current thread, whose heap this is, if the window has grown. If
+// `anew`, also finds out whether free() should read blocks again because the process has become
+// small. Not every miss does that, because all threads write the totals that tell.
 HAK_NOINLINE void slow_renew_gate(struct thread_heap *heap, bool anew);
 
 #endif

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// strdup() and strndup(). libc's own would do, as they call malloc; but mimalloc exports both from
-// 3.0 on, with blocks of its own heap. In a program that is linked to it, or where it is preloaded
-// behind this library, they would reach this library's free(). Weak, so that a program that brings
-// its own links with the archive.
+// strdup() and strndup(). libc's own call malloc, and would do. But mimalloc exports both from 3.0
+// on, with blocks of its own heap. In a program that is linked to mimalloc, or if mimalloc is
+// preloaded behind this library, these blocks would reach this library's free(). Weak, so that a
+// program with functions of these names can be linked with the archive.
 #include "fronts/libc/calls.h"
 #include "fronts/libc/interposed.h"
 
@@ -11,8 +11,7 @@
 
 #include <string.h>
 
-// Until this library is relocated it can call nothing of libc's.
-
+// As strnlen(), also before this library is relocated, when it can call no function of libc.
 static size_t length_of(const char *text, size_t most) {
     if (HAK_LIKELY(thread_heap_ready())) {
         return strnlen(text, most);
@@ -24,8 +23,8 @@ static size_t length_of(const char *text, size_t most) {
     return length;
 }
 
-// The block is freed by the free() that the process has, which is of the same hands as its malloc.
-// That is called, and not inlined, as valgrind puts its own functions in the place of both.
+// Calls the process's malloc, because the process's free() gets the block. The call is not inlined,
+// because valgrind replaces both functions by its own.
 static char *copy_of(const char *text, size_t length) {
     char *copy = HAK_UNLIKELY(interposed_calls() & INTERPOSED_MALLOC) ? process_malloc(length + 1)
                                                                       : own_malloc(length + 1);
