@@ -97,8 +97,8 @@ static_assert(offsetof(struct thread_heap_link, gate.units) == 0x38, "likewise")
 static_assert(sizeof(struct thread_heap_link) == HAK_CACHE_LINE, "static TLS is scarce");
 extern __thread struct thread_heap_link thread_heap_tls __attribute__((tls_model("initial-exec")));
 
-// Number of slots that can be read downwards from the top of any stack of a medium bin, in any
-// heap: below are the stacks of smaller bins, or slots in their place.
+// Number of slots that can be read downwards from the top of any stack of blocks above
+// SIZE_CLASS_HIT_MAX, in any heap: below are the stacks of smaller bins, or slots in their place.
 enum { THREAD_HEAP_NEWEST = 8 };
 
 // Returns the current thread's heap, or one of the two static empty ones. Never NULL.

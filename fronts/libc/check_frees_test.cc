@@ -107,7 +107,7 @@ TEST(WithoutLooksDeathTest, AnOlderSmallBlockFreedTwiceIsFoundWhenTheCacheGivesI
     free(keep);
 }
 
-TEST(WithoutLooksDeathTest, AMediumBlockFreedTwiceIsAmongTheNewest) {
+TEST(WithoutLooksDeathTest, ABlockAbove1KiBFreedTwiceIsAmongTheNewest) {
     for (size_t size : {1500, 4096, 16000}) {
         Warm(size);
         void *p = malloc(size);
@@ -179,17 +179,17 @@ TEST(WithoutLooksDeathTest, ReallocThatShrinksAFreedBlock) {
 TEST(WithoutLooksDeathTest, PointersThatAreNoStartAreSeen) {
     Warm(64);
     char *small = Hide(malloc(64));
-    char *medium = Hide(malloc(4096));
+    char *page = Hide(malloc(4096));
     EXPECT_EXIT(free(small + 8), KilledBySignal(SIGABRT),
                 StrEq(MisuseLine("free", small + 8, kInterior)));
     EXPECT_EXIT(::operator delete (small + 1, size_t{63}), KilledBySignal(SIGABRT),
                 StrEq(MisuseLine("free", small + 1, kInterior)));
-    EXPECT_EXIT(free(medium + 1), KilledBySignal(SIGABRT),
-                StrEq(MisuseLine("free", medium + 1, kInterior)));
-    EXPECT_EXIT(free(medium + 512), KilledBySignal(SIGABRT),
-                StrEq(MisuseLine("free", medium + 512, kInterior)));
+    EXPECT_EXIT(free(page + 1), KilledBySignal(SIGABRT),
+                StrEq(MisuseLine("free", page + 1, kInterior)));
+    EXPECT_EXIT(free(page + 512), KilledBySignal(SIGABRT),
+                StrEq(MisuseLine("free", page + 512, kInterior)));
     free(small);
-    free(medium);
+    free(page);
 }
 
 TEST(WithoutLooks, WhatIsFreedOnceIsHandedOutAgain) {

@@ -119,9 +119,9 @@ HAK_INLINE bool hit_is_next(const struct thread_heap *heap, unsigned bin, const 
     return *heap->bins[bin].top == ptr;
 }
 
-// Returns true if a block of a medium bin is in one of the topmost THREAD_HEAP_NEWEST slots of its
-// stack, which are in a cache line or two, or in slots below the stack. Those exist, because the
-// stacks of smaller bins come first.
+// Returns true if a block above SIZE_CLASS_HIT_MAX is in one of the topmost THREAD_HEAP_NEWEST
+// slots of its stack, which are in a cache line or two, or in slots below the stack. Those exist,
+// because the stacks of smaller bins come first.
 HAK_INLINE bool hit_is_one_of_newest(const struct thread_heap *heap, unsigned bin,
                                      const void *ptr) {
     void **top = heap->bins[bin].top;

@@ -877,16 +877,16 @@ const std::map<std::string, std::function<void()>> kPrograms = {
          free(heap[7]);
          free(realloc(Hide(heap[7]), kTable / 2));
      }},
-    {"medium block freed twice", [] { FreeTwice(4096, 0); }},
-    {"medium block freed twice, with twenty others between", [] { FreeTwice(4096, 20); }},
-    {"medium block freed twice, by two threads",
+    {"4 KiB block freed twice", [] { FreeTwice(4096, 0); }},
+    {"4 KiB block freed twice, with twenty others between", [] { FreeTwice(4096, 20); }},
+    {"4 KiB block freed twice, by two threads",
      [] {
          void *keep[2] = {malloc(4096), malloc(4096)};
          free(keep[1]);
          InThread(free, Hide(keep[1]));
      }},
-    {"free of a pointer into a medium block", [] { free(At(malloc(4096), 512)); }},
-    {"free of an unaligned pointer into a medium block", [] { free(At(malloc(4096), 1)); }},
+    {"free of a pointer into a 4 KiB block", [] { free(At(malloc(4096), 512)); }},
+    {"free of an unaligned pointer into a 4 KiB block", [] { free(At(malloc(4096), 1)); }},
     {"`delete` of what `new[]` returned, with a cookie below",
      [] { ::operator delete(At(::operator new[](kTable), 8)); }},
     {"`delete[]` of what `new` returned, a cookie above",

@@ -135,7 +135,7 @@ HAK_INLINE bool push(struct thread_heap *heap, unsigned bin, void *ptr) {
 #if !HAK_HARDENED
 // Frees blocks that are too large for their free to be a hit. Checks that the pointer starts a
 // block, which costs little for such blocks. Returns false in an unusual case.
-HAK_INLINE bool free_medium(void *ptr) {
+HAK_INLINE bool free_middle(void *ptr) {
     struct thread_heap *heap = thread_heap_current();
     unsigned bin = size_class_bin_at(front_gate_registry(thread_heap_gate(), ptr));
     size_t block;
@@ -289,7 +289,7 @@ void slow_free(void *ptr) {
         return;
     }
 #else
-    if (SIZE_CLASS_CLOSED != 0 && HAK_LIKELY(free_medium(ptr))) {
+    if (SIZE_CLASS_CLOSED != 0 && HAK_LIKELY(free_middle(ptr))) {
         return;
     }
     unsigned place;
