@@ -121,7 +121,7 @@ static HAK_NOINLINE void gather(struct hak_stats *stats, struct parts *parts) {
     stats->heaps = heaps->heaps;
     stats->free_heaps = heaps->free_heaps;
     gather_bins(stats, parts);
-    // Sampled small blocks are the program's like any other, but lie in no slab.
+    // Sampled small blocks belong to the program like any other, but are in no slab.
     size_t sampled, held;
     sampled_block_count(&sampled, &held);
     stats->tiny_live += sampled;

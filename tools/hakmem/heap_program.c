@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Makes blocks of all kinds, says what they are, and waits: what `hakmem` reads from outside is
-// held to what this program says of itself.
+// Makes blocks of all kinds, prints their states, and waits. The test compares this with what
+// `hakmem` reads from outside.
 //
-// Lines: "block ADDRESS ASKED live|freed", and "stat NAME NUMBER" as hak_stats() has them; then
-// "ready". Ends when its input does.
+// Lines: "block ADDRESS ASKED live|freed", and "stat NAME NUMBER" with the names of hak_stats();
+// then "ready". Ends when its input does.
 #include "boxes/statistics/statistics.h"
 
 #include <pthread.h>
@@ -17,7 +17,7 @@ extern __typeof(hak_stats) hak_stats __attribute__((weak));
 
 enum { THREADS = 140, EACH = 12 };
 
-static char out[1 << 20]; // stdout's: nothing is allocated by what is printed
+static char out[1 << 20]; // stdout's buffer, so that printing allocates nothing
 static pthread_barrier_t filled, done;
 static void *of_threads[THREADS][EACH];
 
@@ -70,7 +70,7 @@ static void large_blocks(void) {
     say(malloc(5000000), 5000000, "live");
     say(aligned_alloc(1 << 20, 300000), 300000, "live");
     void *short_lived = malloc(200000);
-    free(short_lived); // set aside
+    free(short_lived); // its run is set aside then
     say(short_lived, 200000, "freed");
     char *grown = malloc(400000);
     for (size_t size = 500000; size < 4000000; size += 500000) {

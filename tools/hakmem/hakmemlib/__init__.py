@@ -9,7 +9,7 @@ NO_TARGET = 5
 
 
 class Failure(Exception):
-    """An error that the user is told of in one line, and the exit status that goes with it."""
+    """An error, as one line for the user, and its exit status."""
 
     def __init__(self, text, status=FAILED):
         super().__init__(text)

@@ -6,7 +6,7 @@ import html
 
 from . import Failure, pprof, show
 
-HELP = "what a heap profile says: the most by function, what has changed, a flame graph"
+HELP = "print the functions that allocated the memory of a heap profile; compare two; draw a flame graph"
 
 
 def add_arguments(parser):

@@ -11,7 +11,7 @@ import sys
 
 from . import Failure, cmd_replay, cmd_run, show
 
-HELP = "run a program on hakmem, and record what it allocates and frees"
+HELP = "run a program on hakmem, and record its allocations and frees"
 
 _FILE = "hakmem.%p.trace"
 
@@ -25,7 +25,7 @@ def add_arguments(parser):
 
 
 def _traces(pattern):
-    """{path: what tells it from another} of the files that a pattern may have led to."""
+    """{path: a value that differs between files} for the files that a pattern may have led to."""
     folder, name = os.path.split(os.path.abspath(pattern))
     stem, dot, rest = name[1:].partition(".")
     parts = [name] if "%p" in name else [name[:1] + stem, dot + rest]

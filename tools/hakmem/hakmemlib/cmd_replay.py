@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""hakmem replay: what a recorded program's allocations cost on one malloc and on another."""
+"""hakmem replay: compares mallocs by a recorded program's allocations."""
 
 import glob
 import json
@@ -122,7 +122,7 @@ def _measure(replayer, env, arguments, name):
 
 
 def _served(replayer, env):
-    """A library that cannot be preloaded is one line of the dynamic linker's on stderr."""
+    """Whether a library can be preloaded: if not, the dynamic linker prints a line on stderr."""
     done = subprocess.run([replayer, "--help"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     return "cannot be preloaded" not in done.stderr
 
@@ -153,7 +153,7 @@ def run(args):
     results = {name: [] for name, _ in tried}
     for done in range(args.rounds):
         order = list(tried)
-        chance.shuffle(order)  # what else the machine does is to meet all of them
+        chance.shuffle(order)  # so that other work on the machine disturbs all of them alike
         for name, env in order:
             results[name].append(_measure(replayer, env, arguments, name))
         if sys.stderr.isatty():

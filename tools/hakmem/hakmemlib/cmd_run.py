@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""hakmem run: a program on hakmem, with what is wanted switched on."""
+"""hakmem run: a program on hakmem, with statistics, profiles and so on switched on."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ import time
 
 from . import Failure, elf, show
 
-HELP = "run a program on hakmem, and see to it that it is served"
+HELP = "run a program on hakmem, after a check that it will be served"
 
 _LIBRARY = "libhakmem_c23.so"
 _PROFILE = "hakmem.%p.pb.gz"
@@ -80,7 +80,7 @@ def _capabilities(path):
 
 
 def check(path):
-    """(problems, remarks): why a program cannot be served, and what is to be known of one that can."""
+    """(problems, remarks): why a program cannot be served, and remarks on a program that can."""
     problems, remarks = [], []
     seen = []
     while path not in seen and len(seen) <= 4:
@@ -117,7 +117,7 @@ def check(path):
 
 
 def _watch(pid, library):
-    """Says so if a process that has started is not served after all. Runs in a process of its own, which nobody waits for."""
+    """Prints a warning if a process that has started is not served after all. Runs in a process of its own."""
     end = time.monotonic() + 1
     name = os.path.basename(library)
     while time.monotonic() < end:
@@ -166,7 +166,7 @@ def settings(pairs):
 
 
 def _from_here(name):
-    """A file's name, for programs that go to other directories. A % begins something in it, unlike in a directory's."""
+    """The absolute name of a file, because programs change directories. In the directory's part a % is doubled."""
     return os.path.join(os.getcwd().replace("%", "%%"), name)
 
 

@@ -65,8 +65,8 @@ class Watcher:
 def handler(watcher, title, path):
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            # A page of another site may make a browser ask here, by a name that leads to this machine: only who knows
-            # the path is answered, and only by this machine's own names.
+            # A page of another site may make a browser ask here, by a name that leads to this machine. So only requests
+            # with the path are answered, and only under this machine's own names.
             host = self.headers.get("Host", "").rsplit(":", 1)[0]
             where, _, query = self.path.partition("?")
             if host not in ("127.0.0.1", "localhost") or not where.startswith(path):

@@ -7,7 +7,7 @@ from . import show
 from .heap import Heap
 from .memory import target
 
-HELP = "what the allocator of a process or of a core file holds"
+HELP = "print how much memory the allocator of a process or of a core file holds"
 
 
 def add_arguments(parser):
@@ -18,7 +18,7 @@ def add_arguments(parser):
 
 
 def of_heap(heap):
-    """What is known from the heap alone, as a dictionary."""
+    """The figures that the heap alone gives, as a dictionary."""
     memory = heap.memory
     found = {
         "program": memory.name,
@@ -33,7 +33,7 @@ def of_heap(heap):
 
 
 def gather(memory):
-    """Everything that is to be said, as a dictionary."""
+    """All figures, as a dictionary."""
     found = of_heap(Heap(memory))
     if not memory.is_core:
         status = memory.status()

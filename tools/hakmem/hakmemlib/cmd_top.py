@@ -9,7 +9,7 @@ from . import Failure, elf, show
 from .cmd_stat import gather
 from .memory import Process, Unreadable
 
-HELP = "the processes that hakmem serves, refreshed"
+HELP = "list the processes that hakmem serves, again and again"
 
 _KEYS = {"rss": "rss", "live": "live", "cached": "tiny_cached", "free": "tiny_free", "dirty": "dirty", "pid": "pid"}
 

@@ -10,7 +10,7 @@ import time
 
 from . import Failure, cmd_run, show
 
-HELP = "run a program under several settings, and say what to set"
+HELP = "run a program under several settings, and recommend settings"
 
 # What is tried, one setting at a time against the defaults.
 SETTINGS = (
@@ -70,7 +70,7 @@ def median(values):
 
 
 def interval(values, base, chance, draws=1000):
-    """The 95 % interval of the ratio of two medians, by drawing from what was measured; runs of one round are drawn together."""
+    """The 95 % interval of the ratio of two medians, by a bootstrap; runs of one round are drawn together."""
     rounds = range(len(values))
     ratios = []
     for _ in range(draws):
@@ -110,7 +110,7 @@ def run(args):
     measure(path, program, base)  # once for the file cache
     for done in range(args.rounds):
         order = list(tried)
-        chance.shuffle(order)  # what else the machine does is to meet all of them
+        chance.shuffle(order)  # so that other work on the machine disturbs all of them alike
         for name, settings in order:
             found[name].append(measure(path, program, dict(base, **settings)))
         if sys.stderr.isatty():

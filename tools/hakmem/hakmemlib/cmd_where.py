@@ -8,7 +8,7 @@ from . import pprof
 from .heap import CACHED, LIVE, QUARANTINED, Heap
 from .memory import target
 
-HELP = "which block an address is in, and what is beside it"
+HELP = "print the block that an address is in, and the blocks beside it"
 
 
 def _address(text):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A heap as its own books have it: slabs, blocks, what is live, cached and free.
+"""A heap as its metadata has it: slabs, and live, cached and free blocks.
 
-A snapshot of a process that runs: its parts are of different moments, some milliseconds apart. Numbers that do not fit
+The snapshot of a running process has parts of different moments, some milliseconds apart. Numbers that do not fit
 together because of that are cut to what is possible."""
 
 import struct
@@ -23,7 +23,7 @@ class Bin:
 
 
 class Slab:
-    """The first slab of something. kind: tiny, large, heap, private, or chunk (of medium blocks)."""
+    """A slab of blocks, or the first slab of a run. kind: tiny, large, heap, private, or chunk (of medium blocks)."""
 
     __slots__ = ("index", "kind", "bin", "clean", "colour", "run", "size", "pages", "room", "guard", "free", "cached", "blocks")
 
@@ -45,7 +45,7 @@ class Heap:
             try:
                 self._read()
                 break
-            except Unreadable:  # memory that went away between two steps: another look, if it may be another answer
+            except Unreadable:  # Memory was unmapped between two steps: another look may succeed.
                 if memory.is_core or attempt == 2:
                     raise
         if memory.is_core and memory.cut():
@@ -66,13 +66,13 @@ class Heap:
         self.base = lay.variable("window.base")
         self.window_slabs = lay.variable("window.slabs") if self.base else 0
         self.slabs = {}  # by index, first slabs only
-        self.superslabs = set()  # indexes of those whose metadata says something
+        self.superslabs = set()  # indexes of SuperSlabs whose metadata is in use
         self.avail, self.dirty = {}, {}  # by group: bits
         self.committed = 0  # slabs that can be written
         self.homes, self.spare = 0, 0  # SuperSlabs that a few threads have for themselves; their slabs not in use
         self.threads = []
         self._where_cached = {}  # address of a block -> the number of the thread's heap
-        self._quarantined = set()  # addresses of those of them that wait in a quarantine
+        self._quarantined = set()  # addresses of those cached blocks that wait in a quarantine
         self.waiting = {}  # hakmem_hardened: freed large blocks that wait, by the index of their first slab
         self._read_arena()
         self._read_aside()
@@ -131,7 +131,7 @@ class Heap:
         offset = lay.offset("superslab.slabs")
         size = lay.number("slab") * self.superslab_slabs
         has_homes = "superslab.owner" in lay
-        if has_homes:  # which stand behind the slabs
+        if has_homes:  # The fields of homes are behind the slabs.
             size = lay.offset("superslab.spare") + 4 - offset
         raws = memory.read_many([(meta_at + s * meta_bytes + offset, size) for s in self.superslabs])
         kinds = ("tiny", "large", "heap", "private", "chunk")
@@ -203,7 +203,7 @@ class Heap:
                 self.aside[word % (1 << length) >> first] = word >> length
 
     def _read_waiting(self):
-        """Freed large blocks of hakmem_hardened, which nobody is to use for a while."""
+        """Freed large blocks of hakmem_hardened that wait before they are used again."""
         lay = self.layout
         if "waiting.runs" not in lay or not self.base:
             return
@@ -444,7 +444,7 @@ class Heap:
             return None
         tag = int.from_bytes(raw[-8:], "little")
         if tag == 0:
-            return None  # on its way to its owner, or from its owner
+            return None  # the block is being handed out or freed
         hashed = self._hash(start)
         slack = (tag ^ hashed) >> lay.number("hardening.shift")
         if slack * lay.number("hardening.slack") & (1 << 64) - 1 != tag ^ hashed or slack > size - 8:
@@ -454,7 +454,7 @@ class Heap:
         return asked, behind == hashed.to_bytes(8, "little")[: len(behind)]
 
     def written_to(self, start, size):
-        """Whether a freed block, all of which is zero then, was written to; False if nobody can say."""
+        """Whether a freed block, which should be zero, was written to; False if that is not known."""
         lay = self.layout
         if not self._has_tags() or not lay.variable("hardening.on") & lay.number("hardening.zero"):
             return False
@@ -595,7 +595,7 @@ class Heap:
             for state in ("live", "cached", "free"):
                 s["tiny_" + state] += row[state] * row["size"]
         if "sampled.live" in lay:
-            # Sampled small blocks are the program's like any other, but lie in no slab.
+            # Sampled small blocks belong to the program like any other, but are in no slab.
             s["sampled_live"] = lay.variable("sampled.live")
             s["tiny_live"] += s["sampled_live"]
             s["tiny_free"] += max(0, lay.variable("sampled.used") * self.slab_bytes - s["sampled_live"])

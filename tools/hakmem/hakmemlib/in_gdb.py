@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands `hakmem stats` and `hakmem where` in gdb, for whatever gdb looks at: a process, a core file, a remote one."""
+"""The commands `hakmem stats` and `hakmem where` in gdb, for a process, a core file or a remote process."""
 
 import gdb
 
@@ -9,7 +9,7 @@ from .memory import Mapping, Memory, Unreadable
 
 
 class Inferior(Memory):
-    """The memory of what gdb looks at."""
+    """The memory of the process or core file that gdb has."""
 
     def __init__(self):
         self._inferior = gdb.selected_inferior()

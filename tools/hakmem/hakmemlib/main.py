@@ -16,7 +16,7 @@ COMMANDS = ("run", "stat", "top", "map", "where", "serve", "profile", "tune", "r
 def _parser():
     parser = argparse.ArgumentParser(
         prog="hakmem",
-        description="Looks at the heap of a program that hakmem serves, from outside: the program is not stopped and does nothing for it.",
+        description="Shows the heap of a program that hakmem serves, from outside, without stopping the program.",
         epilog="`hakmem COMMAND --help` says more; so does hakmem(1).",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -41,8 +41,7 @@ def main(arguments):
         print(f"hakmem: the memory at {error} cannot be read: it has changed meanwhile, or is not in the core file", file=sys.stderr)
         return 1
     except (struct.error, LookupError, OverflowError, MemoryError, UnicodeDecodeError) as error:
-        # The allocator's data are read as they are: a program that has written over them, or a file that is damaged, may
-        # have any number in any place.
+        # A program that has overwritten the allocator's data, or a damaged file, may have any number in any place.
         print(f"hakmem: what was read makes no sense: it is damaged, or was changed meanwhile ({type(error).__name__}: {error})", file=sys.stderr)
         return 1
     except BrokenPipeError:

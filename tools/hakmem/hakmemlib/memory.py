@@ -2,7 +2,7 @@
 """Memory of a process that runs, or of one that has left a core file, read from outside.
 
 A process is not stopped and does nothing for it: its memory is read by process_vm_readv(2). What is read together may be
-of different moments; who uses it checks what matters."""
+of different moments; a caller checks the values that matter."""
 
 import bisect
 import collections
@@ -35,12 +35,12 @@ _libc.process_vm_readv.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong
 
 
 class Memory:
-    """What processes and core files have in common, beside read(), mappings(), name and pid of their own."""
+    """The functions that processes and core files share. Each has read(), mappings(), name and pid of its own."""
 
     is_core = False
 
     def resident(self, start, pages):
-        """A byte a page, not 0 if it has memory; None if nobody says."""
+        """A byte for each page, not 0 if the page has memory; None if that is not known."""
         return None
 
     def number(self, address, size=8):
@@ -170,7 +170,7 @@ class Process(Memory):
         found = []
         at = 0
         while at < len(ranges):
-            # As many as one call takes, or as are of a size that is kind to this process.
+            # As many ranges as one call takes, but no more bytes than are good for this process.
             end, total = at, 0
             while end < len(ranges) and end - at < 1024 and (end == at or total + ranges[end][1] <= 4 << 20):
                 total += ranges[end][1]
@@ -324,7 +324,7 @@ class Core(Memory):
         return b""
 
     def cut(self):
-        """What is to be said of a core file that is shorter than its header says; None if it is not."""
+        """A remark if a core file is shorter than its header says, else None."""
         if len(self._map) >= self.whole_bytes:
             return None
         return f"the core file is cut short: {len(self._map)} of {self.whole_bytes} bytes (`ulimit -c unlimited`, room on the disk)"

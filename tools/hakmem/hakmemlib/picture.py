@@ -55,7 +55,7 @@ def bin_colours(count):
 
 
 class Row:
-    """A SuperSlab: its address, (code, live, cached) of each page in 255ths, and what its slabs are."""
+    """A SuperSlab: its address, (code, live, cached) of each page in 255ths, and a description of its slabs."""
 
     __slots__ = ("address", "pages", "slabs")
 
@@ -136,7 +136,7 @@ def _tiny(heap, slab, masks):
 
 
 def legend(heap, found):
-    """(colour, words) of what is in the picture."""
+    """(colour, words) of each kind of memory in the picture."""
     seen = {row.pages[i] for row in found for i in range(0, len(row.pages), 3)}
     colours = bin_colours(len(heap.bins))
     for code in sorted(seen):
@@ -149,7 +149,7 @@ def legend(heap, found):
         yield CACHED_COLOUR, "cached"
 
 
-# --- PNG, by nothing but zlib
+# --- PNG, with zlib alone
 
 # 3 by 5 dots a character, a row an octal digit.
 _FONT = {
@@ -388,7 +388,7 @@ function Map_(canvas, tip, legend, common) {
 
 
 def html(heap, frames, title):
-    """One page that needs nothing from anywhere."""
+    """An HTML page that loads nothing else."""
     blob = base64.b64encode(zlib.compress(json.dumps({"common": common(heap), "frames": frames}).encode(), 9)).decode()
     slider = '<input id="time" type="range" min="0" value="0" step="1">' if len(frames) > 1 else ""
     return f"""<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style></head>

@@ -79,8 +79,8 @@ def load(path):
             return _demangled(_proto(gzip.decompress(raw)))
         return _demangled(_folded(raw) if _is_text(raw) else _proto(raw))
     except (LookupError, ValueError, TypeError, AttributeError, EOFError, OSError, zlib.error) as error:
-        # Whatever is wrong in a file shows as one of these: a number where a message is to be, the number of a string
-        # that is not there, and so on.
+        # Any fault in a file shows as one of these: a number in the place of a message, the number of a string that
+        # does not exist, and so on.
         raise Failure(f"{path}: neither a profile of pprof's format nor folded stacks ({error})") from None
 
 
@@ -192,7 +192,8 @@ def symbolize(mapping, wanted):
                 place = False
             elif place:
                 place = False
-                # Of a file without debug information it says the nearest symbol before an address, however far that is.
+                # For a file without debug information addr2line prints the nearest symbol before an address, however
+                # far away.
                 known[-1] = known[-1] or not line.startswith("??")
             else:
                 answers[-1].append(line)
