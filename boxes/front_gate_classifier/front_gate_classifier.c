@@ -77,7 +77,7 @@ static struct front_gate_block classify_guarded(const void *ptr, size_t slab) {
     struct front_gate_block answer = {.kind = FRONT_GATE_GUARDED_FREE, .slab = slab};
     if (block == NULL || block->start != ptr) {
         answer.kind = FRONT_GATE_GUARDED_INTERIOR;
-    } else if (atomic_load((_Atomic(int) *)&block->state) == GUARDED_LIVE) {
+    } else if (atomic_load((_Atomic(int) *)&block->state) == GUARDED_BLOCK_LIVE) {
         answer.kind = FRONT_GATE_GUARDED;
         answer.usable = hak_max(block->size, 1);
     }

@@ -12,8 +12,8 @@ uintptr_t guarded_block_base;
 size_t guarded_block_bytes;
 
 enum {
-    STRIDE = (GUARDED_PAGES + 1) * HAK_PAGE, // a slot with the guard page before it
-    RANGE = GUARDED_SLOTS * STRIDE + HAK_PAGE,
+    STRIDE = (GUARDED_BLOCK_PAGES + 1) * HAK_PAGE, // a slot with the guard page before it
+    RANGE = GUARDED_BLOCK_SLOTS * STRIDE + HAK_PAGE,
     FILL = 0xb5, // the value of bytes that are on a block's pages but not the block's
 };
 
@@ -26,7 +26,7 @@ static _Atomic(uint64_t) made_count;
 bool guarded_block_start(uint64_t every) {
     void *range;
     void *beside;
-    size_t size = hak_round_up(GUARDED_SLOTS * sizeof *slots, HAK_PAGE);
+    size_t size = hak_round_up(GUARDED_BLOCK_SLOTS * sizeof *slots, HAK_PAGE);
     if (os_map(NULL, size, &beside) != OS_OK) {
         return false;
     }
@@ -78,21 +78,22 @@ static char *slot_start(size_t slot) {
 
 static void note_calls(struct guarded_calls *calls) {
     calls->thread = os_thread();
-    calls->depth = stack_trace(calls->pcs, GUARDED_DEPTH);
+    calls->depth = stack_trace(calls->pcs, GUARDED_BLOCK_DEPTH);
 }
 
-// Returns a slot that the caller then holds, or GUARDED_SLOTS if none of the next few is free.
+// Returns a slot that the caller then holds, or GUARDED_BLOCK_SLOTS if none of the next few is
+// free.
 static size_t take_slot(void) {
     enum { LOOKS = 64 };
     for (unsigned i = 0; i < LOOKS; i++) {
-        size_t slot = atomic_fetch_add(&turn, 1) % GUARDED_SLOTS;
+        size_t slot = atomic_fetch_add(&turn, 1) % GUARDED_BLOCK_SLOTS;
         int state = atomic_load(&slots[slot].state);
-        if ((state == GUARDED_NEVER || state == GUARDED_FREED) &&
-            atomic_compare_exchange_strong(&slots[slot].state, &state, GUARDED_BUSY)) {
+        if ((state == GUARDED_BLOCK_NEVER || state == GUARDED_BLOCK_FREED) &&
+            atomic_compare_exchange_strong(&slots[slot].state, &state, GUARDED_BLOCK_BUSY)) {
             return slot;
         }
     }
-    return GUARDED_SLOTS;
+    return GUARDED_BLOCK_SLOTS;
 }
 
 // Return the bounds of a block's pages, and the end of the block.
@@ -107,24 +108,24 @@ static char *last_end(const struct guarded_block *block) {
 }
 
 void *guarded_block_alloc(size_t size, size_t align) {
-    if (size > GUARDED_SIZE_MOST || align > HAK_PAGE) {
+    if (size > GUARDED_BLOCK_SIZE_MOST || align > HAK_PAGE) {
         return NULL;
     }
     size_t slot = take_slot();
-    if (slot == GUARDED_SLOTS) {
+    if (slot == GUARDED_BLOCK_SLOTS) {
         return NULL;
     }
     struct guarded_block *block = &slots[slot];
     block->size = size;
     block->start = slot_start(slot);
     if (chance() % 2 == 0) {
-        uintptr_t end = (uintptr_t)slot_start(slot) + GUARDED_SIZE_MOST;
+        uintptr_t end = (uintptr_t)slot_start(slot) + GUARDED_BLOCK_SIZE_MOST;
         align = hak_max(align, HAK_MIN_ALIGN);
         block->start = (char *)((end - hak_max(size, 1)) & ~(uintptr_t)(align - 1));
     }
     char *from = first_page(block), *end = last_end(block);
     if (os_commit(from, (size_t)(end - from)) != OS_OK) {
-        atomic_store(&block->state, GUARDED_FREED);
+        atomic_store(&block->state, GUARDED_BLOCK_FREED);
         return NULL;
     }
     memset(from, FILL, (size_t)(block->start - from));
@@ -132,7 +133,7 @@ void *guarded_block_alloc(size_t size, size_t align) {
     note_calls(&block->allocated);
     block->freed.depth = 0;
     atomic_fetch_add(&made_count, 1);
-    atomic_store(&block->state, GUARDED_LIVE);
+    atomic_store(&block->state, GUARDED_BLOCK_LIVE);
     return block->start;
 }
 
@@ -145,19 +146,19 @@ static bool is_filled(const char *at, const char *end) {
 
 static struct guarded_block *block_at(const void *ptr) {
     size_t slot = ((uintptr_t)ptr - guarded_block_base) / STRIDE;
-    return slot < GUARDED_SLOTS ? &slots[slot] : NULL;
+    return slot < GUARDED_BLOCK_SLOTS ? &slots[slot] : NULL;
 }
 
 const char *guarded_block_free(void *ptr) {
     struct guarded_block *block = block_at(ptr);
-    int live = GUARDED_LIVE;
-    if (block == NULL || block->start != ptr || atomic_load(&block->state) == GUARDED_NEVER) {
+    int live = GUARDED_BLOCK_LIVE;
+    if (block == NULL || block->start != ptr || atomic_load(&block->state) == GUARDED_BLOCK_NEVER) {
         return "pointer into a block, not to its start";
     }
     // Notes the calls that free the block, for the report of an access to it or of a second free.
     struct guarded_calls calls;
     note_calls(&calls);
-    if (!atomic_compare_exchange_strong(&block->state, &live, GUARDED_BUSY)) {
+    if (!atomic_compare_exchange_strong(&block->state, &live, GUARDED_BLOCK_BUSY)) {
         return "block freed twice";
     }
     block->freed = calls;
@@ -169,21 +170,21 @@ const char *guarded_block_free(void *ptr) {
         fault = "written to past its end";
     }
     if (fault != NULL) {
-        atomic_store(&block->state, GUARDED_LIVE);
+        atomic_store(&block->state, GUARDED_BLOCK_LIVE);
         return fault;
     }
     // os_forbid() takes the pages away, too, and takes twice as long.
     if (os_hide(from, (size_t)(end - from)) != OS_OK) {
         os_forbid(from, (size_t)(end - from));
     }
-    atomic_store(&block->state, GUARDED_FREED);
+    atomic_store(&block->state, GUARDED_BLOCK_FREED);
     return NULL;
 }
 
 // Returns how far an address is from a block, or SIZE_MAX if the slot has had no block.
 static size_t distance(const struct guarded_block *block, uintptr_t at) {
     uintptr_t start = (uintptr_t)block->start;
-    if (guarded_block_state(block) == GUARDED_NEVER) {
+    if (guarded_block_state(block) == GUARDED_BLOCK_NEVER) {
         return SIZE_MAX;
     }
     return at < start ? start - at : at < start + block->size ? 0 : at - start - block->size;
@@ -195,7 +196,7 @@ const struct guarded_block *guarded_block_near(const void *ptr) {
     }
     uintptr_t offset = (uintptr_t)ptr - guarded_block_base;
     size_t slot = offset / STRIDE;
-    const struct guarded_block *block = slot < GUARDED_SLOTS ? &slots[slot] : NULL;
+    const struct guarded_block *block = slot < GUARDED_BLOCK_SLOTS ? &slots[slot] : NULL;
     if (offset % STRIDE < HAK_PAGE && slot > 0) {
         const struct guarded_block *before = &slots[slot - 1];
         if (block == NULL || distance(before, (uintptr_t)ptr) < distance(block, (uintptr_t)ptr)) {
@@ -208,8 +209,8 @@ const struct guarded_block *guarded_block_near(const void *ptr) {
 void guarded_block_count(uint64_t *made, size_t *live) {
     *made = atomic_load(&made_count);
     *live = 0;
-    for (size_t i = 0; slots != NULL && i < GUARDED_SLOTS; i++) {
-        *live += atomic_load(&slots[i].state) == GUARDED_LIVE;
+    for (size_t i = 0; slots != NULL && i < GUARDED_BLOCK_SLOTS; i++) {
+        *live += atomic_load(&slots[i].state) == GUARDED_BLOCK_LIVE;
     }
 }
 
@@ -224,8 +225,8 @@ HAK_LAYOUT(guarded_block_layout,
                     HAK_FIELD("guarded.size", struct guarded_block, size),
                     HAK_FIELD("guarded.allocated", struct guarded_block, allocated),
                     HAK_FIELD("guarded.freed", struct guarded_block, freed),
-                    HAK_NUMBER("guarded.is_live", GUARDED_LIVE),
-                    HAK_NUMBER("guarded.is_freed", GUARDED_FREED),
+                    HAK_NUMBER("guarded.is_live", GUARDED_BLOCK_LIVE),
+                    HAK_NUMBER("guarded.is_freed", GUARDED_BLOCK_FREED),
                     HAK_FIELD("calls.thread", struct guarded_calls, thread),
                     HAK_FIELD("calls.depth", struct guarded_calls, depth),
                     HAK_FIELD("calls.pcs", struct guarded_calls, pcs)));

@@ -19,10 +19,10 @@
 HAK_C_BEGIN
 
 enum {
-    GUARDED_SLOTS = 512,
-    GUARDED_PAGES = 4,
-    GUARDED_DEPTH = 32, // the most calls that a slot keeps of an allocation or a free
-    GUARDED_SIZE_MOST = GUARDED_PAGES * HAK_PAGE,
+    GUARDED_BLOCK_SLOTS = 512,
+    GUARDED_BLOCK_PAGES = 4,
+    GUARDED_BLOCK_DEPTH = 32, // the most calls that a slot keeps of an allocation or a free
+    GUARDED_BLOCK_SIZE_MOST = GUARDED_BLOCK_PAGES * HAK_PAGE,
 };
 
 // Twice the number of allocations until the thread's next guarded block, plus 1 if chance has drawn
@@ -42,21 +42,21 @@ HAK_INLINE bool guarded_block_counts(void) {
 bool guarded_block_decides(void);
 
 // Returns a guarded block at a multiple of `align`. Returns NULL if `size` is above
-// GUARDED_SIZE_MOST, if `align` is above a page, if the next slots are all in use, or if the kernel
-// refuses.
+// GUARDED_BLOCK_SIZE_MOST, if `align` is above a page, if the next slots are all in use, or if the
+// kernel refuses.
 void *guarded_block_alloc(size_t size, size_t align);
 
 enum guarded_state {
-    GUARDED_NEVER, // the slot has had no block
-    GUARDED_BUSY,  // a block is being made or freed
-    GUARDED_LIVE,
-    GUARDED_FREED,
+    GUARDED_BLOCK_NEVER, // the slot has had no block
+    GUARDED_BLOCK_BUSY,  // a block is being made or freed
+    GUARDED_BLOCK_LIVE,
+    GUARDED_BLOCK_FREED,
 };
 
 struct guarded_calls {
     int thread; // the thread's number in the kernel; 0: not known
     unsigned depth;
-    uintptr_t pcs[GUARDED_DEPTH];
+    uintptr_t pcs[GUARDED_BLOCK_DEPTH];
 };
 
 struct guarded_block {

@@ -30,7 +30,7 @@ class GuardedBlock : public testing::Test {
 using GuardedBlockDeathTest = GuardedBlock;
 
 TEST_F(GuardedBlock, BlocksAreAlignedAndEndOrStartAtAGuardPage) {
-    for (size_t size = 0; size <= GUARDED_SIZE_MOST; size = size * 3 / 2 + 1) {
+    for (size_t size = 0; size <= GUARDED_BLOCK_SIZE_MOST; size = size * 3 / 2 + 1) {
         for (size_t align : {1, 16, 64, 4096}) {
             bool at_start = false, at_end = false;
             for (int i = 0; i < 40; i++) {
@@ -50,7 +50,7 @@ TEST_F(GuardedBlock, BlocksAreAlignedAndEndOrStartAtAGuardPage) {
             EXPECT_TRUE(at_start && at_end) << size;
         }
     }
-    EXPECT_EQ(Alloc(GUARDED_SIZE_MOST + 1), nullptr);
+    EXPECT_EQ(Alloc(GUARDED_BLOCK_SIZE_MOST + 1), nullptr);
     EXPECT_EQ(Alloc(16, 8192), nullptr);
     EXPECT_EQ(Live(), 0u);
 }
@@ -84,13 +84,13 @@ TEST_F(GuardedBlock, WhatIsWrittenBesideABlockIsSeenWhenItIsFreed) {
 
 TEST_F(GuardedBlock, ABudgetIsKept) {
     std::vector<char *> blocks;
-    for (int i = 0; i < 2 * GUARDED_SLOTS; i++) {
+    for (int i = 0; i < 2 * GUARDED_BLOCK_SLOTS; i++) {
         char *block = Alloc(16);
         if (block != nullptr) {
             blocks.push_back(block);
         }
     }
-    EXPECT_EQ(blocks.size(), static_cast<size_t>(GUARDED_SLOTS));
+    EXPECT_EQ(blocks.size(), static_cast<size_t>(GUARDED_BLOCK_SLOTS));
     for (char *block : blocks) {
         EXPECT_EQ(guarded_block_free(block), nullptr);
     }
@@ -98,7 +98,7 @@ TEST_F(GuardedBlock, ABudgetIsKept) {
 
 TEST_F(GuardedBlock, ASlotRestsBeforeItIsUsedAgain) {
     std::set<char *> pages;
-    for (int i = 0; i < GUARDED_SLOTS; i++) {
+    for (int i = 0; i < GUARDED_BLOCK_SLOTS; i++) {
         char *block = Alloc(4096 * 4);
         EXPECT_TRUE(pages.insert(block).second);
         EXPECT_EQ(guarded_block_free(block), nullptr);

@@ -66,7 +66,7 @@ static void put_place(const struct guarded_block *block, uintptr_t at) {
 
 static const char *name_of(const struct guarded_block *block, uintptr_t at) {
     uintptr_t start = (uintptr_t)block->start;
-    if (guarded_block_state(block) == GUARDED_FREED) {
+    if (guarded_block_state(block) == GUARDED_BLOCK_FREED) {
         return "use after free";
     }
     return at >= start + block->size ? "overflow" : at < start ? "underflow" : "wild access";
@@ -124,7 +124,7 @@ static void on_fault(int signal, siginfo_t *info, void *context) {
     int saved = errno;
     const struct guarded_block *block =
         info->si_code > 0 ? guarded_block_near(info->si_addr) : NULL;
-    if (block != NULL && guarded_block_state(block) != GUARDED_NEVER &&
+    if (block != NULL && guarded_block_state(block) != GUARDED_BLOCK_NEVER &&
         !atomic_exchange(&reported, true)) {
         put_report(block, info, context);
     }
