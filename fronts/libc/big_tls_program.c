@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A program with KIB KiB of thread-local data: says how many threads it has, after its own has
-// ended, and whether idle memory goes back while it does nothing.
+// A program with KIB KiB of thread-local data. Prints how many threads it has after the thread that
+// it started has ended, and whether idle memory goes back while the program does nothing.
 #include "fronts/libc/glibc_malloc.h"
 
 #include <pthread.h>
@@ -9,7 +9,7 @@
 #include <string.h>
 #include <time.h>
 
-#pragma weak mallinfo2 // what is preloaded may be the only one to have it
+#pragma weak mallinfo2 // libc may not have it: then only the preloaded library does
 
 static __thread char big[KIB << 10] = {1};
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// A program that uses all of the allocator while the kernel refuses what the script of
-// HAK_FAULTY says, and holds the allocator to what is promised then: a call that fails says NULL
-// and ENOMEM, and fails only if the kernel refused it something in that very call; a call that does
-// not fail leaves errno alone; blocks keep their contents. Afterwards the kernel refuses nothing
-// any more: nothing fails, nothing is lost, and everything is given back.
+// A program that uses all of the allocator while system calls fail on the script HAK_FAULTY. Checks
+// that a call that fails returns NULL and ENOMEM, that a call fails only if a system call has
+// failed in that very call, that a call that does not fail leaves errno alone, and that blocks keep
+// their contents. Afterwards system calls no longer fail. Then the program checks that no call
+// fails, that no memory is lost, and that all memory is given back.
 //
 //   faults_program alone|threads
 //
@@ -53,7 +53,7 @@ static HAK_NORETURN void fault(const char *file, int line, const char *what) {
 
 enum { ERRNO_BEFORE = 77 };
 
-static _Atomic(uint64_t) refused; // calls that returned NULL
+static _Atomic(uint64_t) refused; // calls of the allocator that returned NULL
 
 static void *check_result(int line, const char *call, void *result, uint64_t failures) {
     if (result == NULL) {
@@ -67,7 +67,7 @@ static void *check_result(int line, const char *call, void *result, uint64_t fai
     return result;
 }
 
-// The result of a call that returns a block, checked.
+// Makes a call that returns a block, checks what it did, and yields its result.
 #define CALL(call)                                         \
     ({                                                     \
         uint64_t failures_ = faulty_failures_here();       \
@@ -84,8 +84,9 @@ struct block {
     unsigned char mark;
 };
 
-// Small blocks are filled whole, those of a few slabs in every page, others in some pages of every
-// slab or in one: what is lost of those is lost by the slab.
+// Returns the distance of the bytes of a block that are filled. Small blocks are filled whole,
+// blocks of a few slabs in every page, and others in one or some pages of every slab: large blocks
+// can only lose whole slabs.
 static size_t stride(size_t size) {
     return size <= 4 * KIB ? 1 : size <= 128 * KIB ? 4 * KIB : size <= MIB ? 28 * KIB : 60 * KIB;
 }
@@ -97,7 +98,7 @@ static void fill(const struct block *block) {
     block->p[block->size - 1] = block->mark;
 }
 
-// Checks what is left of the contents in the first `size` bytes.
+// Checks the contents of the block in the first `size` bytes.
 static bool good(const struct block *block, size_t size) {
     for (size_t at = 0; at < hak_min(size, block->size); at += stride(block->size)) {
         if (block->p[at] != block->mark) {
@@ -148,7 +149,7 @@ static void resize(struct block *block, size_t size) {
     fill(block);
 }
 
-// --- What the program does. Each part frees what it allocates.
+// --- The parts of the program. Each part frees all blocks that it allocates.
 
 enum { BLOCKS = 400 };
 
@@ -163,7 +164,7 @@ static void drop_all(struct room *room, size_t step) {
 }
 
 static void tiny(struct room *room) {
-    // Every bin, several of each; then holes, a trim, and the holes filled again.
+    // Several blocks of every bin; then holes, a trim, and the holes are filled again.
     for (size_t i = 0; i < BLOCKS; i++) {
         size_t size = size_class_usable(1 + (unsigned)(i % (SIZE_CLASS_BINS - 1)));
         keep(&room->blocks[i], CALL(malloc(size)), size, i);
@@ -225,7 +226,7 @@ static void aligned(struct room *room) {
 }
 
 static void growth(struct room *room) {
-    // Blocks that grow in turn stand in each other's way: in place, copied, and moved.
+    // Blocks that grow in turn are in each other's way: they grow in place, are copied, and moved.
     size_t size = 20;
     for (size_t round = 0; size < 2 * MIB; round++, size += size / 2 + 13) {
         for (size_t i = 0; i < 4; i++) {
@@ -235,7 +236,7 @@ static void growth(struct room *room) {
     for (size_t i = 0; i < 4; i++) {
         resize(&room->blocks[i], 3 * MIB >> (4 * i));
     }
-    // One that nothing stands in the way of, and what its pages leave behind when they move.
+    // A block with room behind it, and the run that its pages leave behind when they move.
     resize(&room->blocks[4], 2 * MIB);
     keep(&room->blocks[5], CALL(malloc(100 * KIB)), 100 * KIB, 5);
     resize(&room->blocks[4], 9 * MIB);
@@ -253,7 +254,7 @@ static void growth(struct room *room) {
 }
 
 static void churn(struct room *room) {
-    // Enough of some bins for caches to spill and slabs to come and go.
+    // So many blocks of some bins that caches spill, and slabs come and go.
     static const struct {
         size_t size, blocks;
     } kinds[] = {{24, BLOCKS},   {100, BLOCKS}, {200, BLOCKS},
@@ -280,7 +281,8 @@ static void all_parts(struct room *room) {
 
 // --- Threads
 //
-// On stacks of our own: libc keeps its own stacks, and with each a block of the heap.
+// The threads have stacks of this program: libc keeps its own stacks, and a block of the heap for
+// each.
 
 enum { THREADS = 3, STACK = 256 << 10 };
 
@@ -297,7 +299,7 @@ static struct thread threads[THREADS];
 static void *short_life(void *arg) {
     struct thread *me = arg;
     tiny(&me->room);
-    for (size_t i = 0; i < BLOCKS; i++) { // for main to free
+    for (size_t i = 0; i < BLOCKS; i++) { // main() frees these blocks.
         size_t size = i % 40 == 0 ? 70 * KIB : 1 + i * 3;
         keep(&me->room.blocks[i], CALL(malloc(size)), size, i);
     }
@@ -367,15 +369,15 @@ static void in_a_child(void) {
     drop(&kept);
 }
 
-// --- Nothing lost
+// --- No memory is lost
 
-// Every slab of the range is free, set aside, held or lost to another mapping, and what is held is
-// held by someone.
+// Checks that every slab of the range is free, set aside, held or lost to another mapping, and that
+// the statistics know the holder of every held slab.
 static void check_range(const struct hak_stats *stats) {
     struct page_arena_window window = page_arena_get_window();
     size_t high = page_arena_high();
     size_t free_slabs = 0;
-    size_t taken = 0; // by other mappings, after the kernel had unmapped these slabs
+    size_t taken = 0; // slabs that other mappings took after the kernel had unmapped them
     for (size_t slab = 0; slab < high; slab++) {
         struct page_arena_group *group = &window.groups[slab / ARENA_GROUP_SLABS];
         if (!page_arena_reaches(slab)) {
@@ -422,13 +424,13 @@ int main(int argc, char **argv) {
     uint64_t failures = faulty_failures();
     faulty_set(&(struct faulty_script){.kinds = 0});
 
-    live(with_threads); // now nothing fails
+    live(with_threads); // Now no system call fails.
     malloc_trim(0);
     hak_stats(&stats);
     check_range(&stats);
     CHECK(stats.tiny_live == before.tiny_live);
     CHECK(stats.large_live == before.large_live && stats.large_slabs == before.large_slabs);
-    CHECK(HAK_HARDENED || stats.tiny_slabs <= before.tiny_slabs); // where they stay their size's
+    CHECK(HAK_HARDENED || stats.tiny_slabs <= before.tiny_slabs); // In that flavour slabs stay.
     CHECK(stats.tiny_cached == 0);
     CHECK(stats.dirty == 0);
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Programs for guard_test: each does one wrong thing over and over, where no guard stands
-// harmlessly so, until it is stopped. Says first in which lines it allocates, frees and goes wrong.
+// Programs for guard_test. Each commits one kind of misuse over and over, without harm if the block
+// has no guard, until it is stopped. First it prints the lines in which it allocates, frees and
+// misuses.
 #include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
@@ -54,7 +55,8 @@ int main(int argc, char **argv) {
     }
     printf("%d %d %d %d\n", ALLOCATES, FREES, READS, WRITES);
     fflush(stdout);
-    // What is before the first block of a slab may not be readable, so these take it.
+    // The memory before the first block of a slab may not be readable, so these blocks take the
+    // first places.
     for (int i = 0; i < 64; i++) {
         allocate();
     }
@@ -83,7 +85,7 @@ int main(int argc, char **argv) {
             kept[1999] = kept[999];
         }
     }
-    if (strcmp(mode, "fault") == 0) { // nothing of the guard's
+    if (strcmp(mode, "fault") == 0) { // a fault that has nothing to do with guards
         write_at((char *)(size_t)times);
     }
     return 0;

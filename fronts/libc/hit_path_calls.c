@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // One call of the allocator between two breakpoints, for hit_path_test to step through. Built
-// without an allocator: it is preloaded.
+// without an allocator, which is preloaded.
 //
-// hit_path_calls NAME SIZE [STATE]: makes the call of that name a hit first, by doing it a few
-// times, after it has brought the heap into a state: "holes", "peak" or "trimmed". hit_path_calls
-// maps: prints what is mapped into a process that has the library preloaded.
+// hit_path_calls NAME SIZE [STATE]: brings the heap into a state ("holes", "peak" or "trimmed"),
+// then makes the call NAME a few times, so that it is a hit, and then once between the breakpoints.
+// hit_path_calls maps: prints the mappings of the process.
 //
-// The calls "frees_up", "frees_down" and "frees_mixed" are 1024 frees, in the order of the blocks'
-// addresses, against it, and in none: hits, and what the misses among them cost.
+// The calls "frees_up", "frees_down" and "frees_mixed" are 1024 frees each: in the order of the
+// blocks' addresses, against that order, and in no order. They are hits, with some misses among
+// them.
 #include <dlfcn.h>
 #include <malloc.h>
 #include <stdint.h>
@@ -18,7 +19,7 @@
 
 #define BREAKPOINT() __asm__ volatile("int3" ::: "memory")
 
-// On both sides of the call the same code runs with and without stops.
+// Before and behind the call, the same code runs with and without stops.
 #define STEP(call)        \
     do {                  \
         if (stop) {       \
@@ -149,8 +150,8 @@ static void make_heap(size_t keep) {
     free(blocks);
 }
 
-// States in which there is, or seems to be, much to give back. What is due in them is looked at
-// when a cache misses and the coarse clock has moved.
+// Brings the heap into a state in which there is, or seems to be, much memory to give back. That is
+// done when a cache misses and the coarse clock has moved.
 static void enter_state(const char *state) {
     if (strcmp(state, "holes") == 0) {
         make_heap(3);

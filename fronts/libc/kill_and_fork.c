@@ -3,16 +3,16 @@
 // preloaded.
 //
 // forks: a process of 16 threads that allocate, resize and free each other's blocks forks at random
-// moments. One half of the children look whether all that was live at that moment is as it was, use
-// blocks of all sizes, run threads and exit. The other half start 16 threads of their own, fork a
-// child like the first ones in the midst of that, and are killed by SIGKILL at a random moment;
-// their children, orphans by then or soon, have to do as well as any.
+// moments. One half of the children check that the blocks that were live at that moment have their
+// contents, use blocks of all sizes, run threads and exit. The other half start 16 threads of their
+// own, fork a child like those of the first half meanwhile, and are killed by SIGKILL at a random
+// moment. Their children, which are orphans then, have to pass the same checks.
 //
-// signals: the same threads under a storm of signals; now and then the process forks, and a child
-// starts threads and a storm of its own, in which a handler ends it by _exit(), or forks in its
-// turn, in the middle of a call of the allocator.
+// signals: the same threads run under a storm of signals. Now and then the process forks. The child
+// starts threads and a storm of its own, in which a handler ends the child by _exit(), or forks in
+// its turn, in the middle of a call of the allocator.
 //
-// A process that finds a fault says so in one line and ends with a status other than 0.
+// A process that finds a fault prints it in one line and ends with a status other than 0.
 #include "fronts/libc/glibc_malloc.h"
 
 #include <dlfcn.h>
@@ -33,14 +33,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#pragma weak malloc_trim // what is preloaded may be the only one to have it
+#pragma weak malloc_trim // libc may not have it: then only the preloaded library does
 
 enum {
     THREADS = 16,
     BOARD = 512,
     ALIVE = 4,       // children at a time
     BATCH = 1000,    // children of one process
-    LIMIT_MS = 60000 // for what takes a few ms
+    LIMIT_MS = 60000 // for steps that take a few ms
 };
 
 static uint64_t now_us(void) {
@@ -60,7 +60,7 @@ static unsigned draw(uint64_t *seed) {
     return (unsigned)(*seed >> 33);
 }
 
-// One line on stderr, and the end of the process. Allocates nothing.
+// Prints one line on stderr, and ends the process. Allocates nothing.
 static _Noreturn __attribute__((format(printf, 1, 2))) void fail(const char *format, ...) {
     char line[200];
     va_list args;
@@ -75,9 +75,9 @@ static _Noreturn __attribute__((format(printf, 1, 2))) void fail(const char *for
     _exit(3);
 }
 
-// Where it is allowed for a handler to end the process, or to fork it: in a call of the allocator.
+// Set while a handler may end the process, or fork it: during a call of the allocator.
 static __thread volatile sig_atomic_t in_call;
-static __thread volatile sig_atomic_t has_heap; // has allocated before
+static __thread volatile sig_atomic_t has_heap; // the thread has allocated before
 static __thread volatile sig_atomic_t forked_in_call;
 
 // The calls change no errno, whatever interrupts them. Its value is one that no system call sets.
@@ -155,7 +155,8 @@ static void release(struct block *block) {
     CALL(free(block));
 }
 
-// Allocates, hands over by the board, and resizes or frees what another thread had put there.
+// Allocates a block, exchanges it for one on the board, and resizes or frees that block, which
+// another thread may have put there.
 static void step(uint64_t *seed) {
     struct block *block = allocate(random_size(seed), seed);
     block = atomic_exchange(&board[draw(seed) % BOARD], block);
@@ -214,7 +215,7 @@ static pthread_barrier_t all_started;
 static void *some_steps(void *arg) {
     uint64_t seed = (uintptr_t)arg;
     step(&seed);
-    pthread_barrier_wait(&all_started); // by now each has a heap of its own
+    pthread_barrier_wait(&all_started); // By now each thread has a heap of its own.
     for (int i = 0; i < 30; i++) {
         step(&seed);
     }
@@ -235,9 +236,10 @@ static void join(const pthread_t *threads, int count) {
     }
 }
 
-// What a child does at once: blocks of all bins and some large ones, none of which may be one that
-// was live at the fork; as many threads as there were, which take over the heaps of those; and then
-// it frees all there is. exit() has the allocator look through its caches once more.
+// The work of a child. It allocates blocks of all bins and some large ones, none of which may be a
+// block that was live at the fork. It runs as many threads as the parent had, which adopt the heaps
+// of the parent's threads. Then it frees all blocks. exit() makes the allocator check its caches
+// once more.
 static _Noreturn void use_all(uint64_t seed) {
     enum { MOST = 256 };
     static struct block *blocks[MOST];
@@ -270,7 +272,7 @@ enum kind { USES, IS_KILLED, ENDS_BY_SIGNAL };
 struct child {
     pid_t pid; // 0: none
     enum kind kind;
-    uint64_t end_us; // when it is to be killed, or is late
+    uint64_t end_us; // the time at which the child is to be killed, or is late
 };
 
 // The counts that the first process prints, written by the processes that see the events.
@@ -303,7 +305,7 @@ static void judge(const struct child *child, int status) {
     }
 }
 
-// Collects who has ended; false if there is nobody left to wait for.
+// Collects children that have ended. Returns false if there is no child left.
 static bool collect(struct child *children) {
     for (;;) {
         int status;
@@ -328,7 +330,7 @@ static void kill_who_is_due(struct child *children) {
             continue;
         }
         if (children[i].kind != IS_KILLED) {
-            kill(children[i].pid, SIGABRT); // a core, where there are any
+            kill(children[i].pid, SIGABRT); // leaves a core, if the system keeps any
             fail("child %d hangs", (int)children[i].pid);
         }
         kill(children[i].pid, SIGKILL);
@@ -506,7 +508,7 @@ static void end_all(int signal) {
     _exit(128 + signal);
 }
 
-// Waits for the process of many threads; nobody of its group is left then.
+// Waits for the process of many threads, and until no process of its group is left.
 static int wait_for_batch(pid_t pid) {
     uint64_t late = now_us() + (uint64_t)(LIMIT_MS * 5) * 1000;
     siginfo_t info = {.si_pid = 0};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Programs for leaks_test: what each loses is known.
+// Programs for leaks_test: the blocks that each loses are known.
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -21,7 +21,7 @@ static void *global;
 static __thread void *local;
 static void **table;
 
-// Clears what is left of pointers: the caller's registers and the stack below it.
+// Clears stale pointers in the caller's registers and in the stack below the caller.
 KNOWN static void wipe(void) {
     volatile char deep[16384];
     for (size_t i = 0; i < sizeof deep; i++) {
@@ -50,7 +50,7 @@ KNOWN static void lose_large(void) {
     }
 }
 
-// A list that nothing leads to any more.
+// Loses a list: no pointer leads to it any more.
 KNOWN static void lose_list(void) {
     struct node *first = NULL;
     for (int i = 0; i < 50; i++) {
@@ -61,7 +61,7 @@ KNOWN static void lose_list(void) {
     }
 }
 
-// Two that point to each other.
+// Loses two blocks that point to each other.
 KNOWN static void lose_ring(void) {
     struct node *a = calloc(1, sizeof *a), *b = calloc(1, sizeof *b);
     a->next = b;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// glibc's second set of names for its allocator: a block that one name gave is taken by each other.
-// Says how many of the ways failed, and exits with 1 if any did. Preloaded, or with a flavour in
-// it; without one it says the same of libc's own.
+// glibc's second set of names for its allocator. Each function that frees or resizes has to take a
+// block from each function that allocates. Prints how many of the pairs failed, and exits with 1 if
+// any did. Runs with a flavour preloaded or linked, or without one on libc's own malloc.
 #include <errno.h>
 #include <malloc.h>
 #include <stdint.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A small C program under limits on data or locked memory. limits_program_test.cc sets the limits
-// that have to be there from the start, and says what each mode is for.
+// that have to be there from the start, and describes each mode.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -35,7 +35,7 @@ static size_t status_bytes(const char *name) {
     return at == NULL ? 0 : strtoul(at + strlen(name), NULL, 10) << 10;
 }
 
-// A small program: some blocks of many sizes, a few of hundreds of KiB, one that grows.
+// A small program: some blocks of many sizes, a few of hundreds of KiB, and one that grows. Returns
 // 0 if all of it works.
 static int work(void) {
     enum { SIZES = 30, EACH = 8 };
@@ -80,7 +80,7 @@ struct link {
     struct link *next;
 };
 
-// Allocates until there is no more; how many there were. All of them are touched.
+// Allocates until there is no memory, and touches all blocks. Returns their number.
 static size_t exhaust(struct link **blocks, size_t size) {
     size_t count = 0;
     struct link *block;
@@ -102,7 +102,7 @@ static void free_all(struct link **blocks) {
     }
 }
 
-// A limit that the process has to stay below, as one of an ordinary user.
+// Sets a limit on locked memory, and drops the capability to exceed it, as for an ordinary user.
 static int lock_limit(size_t bytes) {
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct none[2] = {{0, 0, 0}, {0, 0, 0}};
@@ -141,7 +141,7 @@ static int locked(int flags, size_t limit) {
     return 0;
 }
 
-// How much of it is locked, and how much work that is.
+// With all memory locked, little is locked, and with little work.
 static int little_locked(void) {
     if (mlockall(MCL_FUTURE) != 0) {
         return SKIPPED;
@@ -160,7 +160,8 @@ static int little_locked(void) {
     return all <= 800 << 10 && resident <= 500 << 10 && faults <= 150 ? 0 : 1;
 }
 
-// A limit that changes: what there is can be used all the time, and more as soon as it is allowed.
+// A limit changes: the memory that the process has can be used all the time, and more as soon as
+// that is allowed.
 static int changed(int resource, const char *line) {
     enum { SIZE = 3000, MIB = 1 << 20 };
     struct link *blocks = NULL;
@@ -205,7 +206,7 @@ static void *exhaust_again_and_again(void *failed) {
     return NULL;
 }
 
-// Threads that take all there is from each other.
+// Threads compete for all memory that there is.
 static int threads(int resource, const char *line) {
     enum { THREADS = 16 };
     pthread_t thread[THREADS];
@@ -239,8 +240,8 @@ static void *wait_for_all(void *unused) {
     return unused;
 }
 
-// After a peak at the limit the program's own mappings, which malloc is not asked for, have room:
-// those of threads' stacks too. Then the heap has it again.
+// After a peak at the limit there is room for mappings that do not come from malloc: the program's
+// own, and threads' stacks. Then the heap can use the room again.
 static int peak(int resource, size_t size) {
     enum { THREADS = 8, MIB = 1 << 20, LIMIT = 256 * MIB };
     pthread_t thread[THREADS];
@@ -278,8 +279,8 @@ static int peak(int resource, size_t size) {
     return 0;
 }
 
-// After a peak that is freed there is room for as many threads with stacks of 1 MiB: free memory
-// that stays with the heap is a small share of a small limit.
+// After a peak has been freed there is room for as many threads with stacks of 1 MiB as without the
+// peak: free memory that stays with the heap is a small share of a small limit.
 static int stacks(int resource, size_t limit, int wanted) {
     enum { MOST = 64, MIB = 1 << 20 };
     pthread_t thread[MOST];

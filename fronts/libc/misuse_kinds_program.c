@@ -5,10 +5,10 @@
 //     KIND SIZE STATE THREAD OUTCOME
 //
 // OUTCOME is "stopped" (by abort()), "crashed" (by another signal), "silent" (the program goes on,
-// and what it allocates next is sound), "damaged" (malloc returns a block twice, or one that is not
-// aligned), or "none" where a size has no such case.
+// and the blocks that it allocates next are sound), "damaged" (malloc returns a block twice, or one
+// that is not aligned), or "none" if there is no such case for a size.
 //
-// Built without an allocator, and with the operators of whatever C++ library there is.
+// Built without an allocator. The C++ library has the operators.
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
@@ -32,14 +32,14 @@ void _ZdaPv(void *ptr);
 void _ZdlPvSt11align_val_t(void *ptr, size_t align);
 
 enum {
-    LARGE = 32768, // blocks above it have pages of their own
-    SOUND = 0,     // how a case ends
+    LARGE = 32768, // larger blocks have pages of their own
+    SOUND = 0,     // exit status: the blocks allocated after the misuse are sound
     DAMAGED = 1,
     NO_CASE = 8, // there is no such misuse with blocks of that size
     FAILED = 9,
 };
 
-// A pointer that the compiler knows nothing of.
+// Returns the same pointer, of which the compiler knows nothing.
 static char *hide(const void *ptr) {
     void *volatile hidden = (void *)ptr;
     return hidden;
@@ -157,7 +157,7 @@ static void freed_after_realloc_moved(size_t size) {
     char *p = get(size);
     char *keep = get(size);
     char *q = hide(realloc(p, size * 8));
-    if (q == p) { // it has grown where it is
+    if (q == p) { // The block has grown at its place.
         _exit(NO_CASE);
     }
     free(p);
@@ -236,7 +236,7 @@ static void realloc_of_freed_smaller(size_t size) {
     free(hide(realloc(hide(p), size / 2 + 1)));
 }
 
-// --- Freed, but no start of a block
+// --- A free of a pointer that is not the start of a block
 
 static void unaligned(size_t size) {
     free(get(size) + 1);
@@ -289,12 +289,12 @@ static void interior_realloc_by_16(size_t size) {
 static void below_a_block(size_t size) {
     free(get(size) - 16);
 }
-static void cookie_below(size_t size) { // delete of what new[] has returned with a count below
+static void cookie_below(size_t size) { // delete of a pointer from new[], which has a count below
     char *p = hide(_Znwm(size + 8));
     *(size_t *)p = 1;
     _ZdlPv(p + 8);
 }
-static void cookie_above(size_t size) { // delete[] of what new has returned
+static void cookie_above(size_t size) { // delete[] of a pointer from new
     _ZdaPv(hide(_Znwm(size)) - 8);
 }
 
@@ -361,7 +361,7 @@ static void wild(size_t size) {
     free((void *)(0x123450 + size * 16));
 }
 
-// --- Written out of a block
+// --- Writes beyond a block
 
 static void over(size_t size, size_t bytes) {
     char *p = get(size);
@@ -572,7 +572,7 @@ enum { KINDS = sizeof kinds / sizeof kinds[0] };
 static const size_t sizes[] = {8, 128, 1000, 4000, 20000, 1 << 20};
 enum { SIZES = sizeof sizes / sizeof sizes[0] };
 
-// Blocks that have come and gone before the misuse, so that caches are in use.
+// Allocates and frees blocks before the misuse, so that caches are in use.
 static void warm(size_t size) {
     enum { ROUNDS = 3, BLOCKS = 70 };
     void *blocks[BLOCKS];
@@ -598,8 +598,7 @@ static int compare(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-// What the program allocates after the misuse: ends it with 1 if two blocks share bytes, or one is
-// not aligned.
+// Allocates after the misuse. Exits with 1 if two blocks share bytes, or if one is not aligned.
 static void go_on(size_t size) {
     enum { BLOCKS = 24 };
     uintptr_t blocks[BLOCKS];
@@ -687,7 +686,7 @@ int main(void) {
             enter_state(states[state]);
             for (size_t kind = 0; kind < KINDS; kind++) {
                 for (size_t size = 0; size < SIZES; size++) {
-                    // Another thread is of interest where its heap differs most from the first's.
+                    // Another thread is tried only where its heap differs most from the first's.
                     int threads = strcmp(states[state], "large") == 0 ? 2 : 1;
                     for (int thread = 0; thread < threads; thread++) {
                         const struct one one = {kind, sizes[size]};

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Programs for profile_test: what each allocates is known, function by function.
+// Programs for profile_test: the bytes that each function allocates are known.
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
@@ -10,10 +10,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-// Of the flavour that serves the process; there is none without it.
+// The function of the flavour that serves the process; NULL without a flavour.
 extern _Bool hak_profile_dump(const char *path) __attribute__((weak));
 
-// No frame pointers, and no function that is left before the one it calls.
+// Functions without a frame pointer, and without tail calls, so that each is on the stack.
 #define KNOWN \
     __attribute__((noipa, optimize("O2", "omit-frame-pointer", "no-optimize-sibling-calls")))
 
@@ -71,7 +71,7 @@ KNOWN static void aligned(void) {
     }
 }
 
-// Through all kinds of blocks, up and down, with its contents.
+// Resizes a block to all kinds of blocks, up and down, and checks its contents.
 KNOWN static void resized(void) {
     unsigned char *block = malloc(10);
     memset(block, 0x5a, 10);
@@ -108,7 +108,7 @@ KNOWN static void known(void) {
     pthread_join(thread, NULL);
 }
 
-// Blocks of a few sizes that come and go, and some that stay: prints what is true.
+// Allocates blocks of a few sizes, of which some stay, and prints the true sums.
 KNOWN static void churn(size_t size, long times, long stays) {
     for (long i = 0; i < times; i++) {
         void *block = malloc(size);
@@ -150,7 +150,7 @@ static void forks(void) {
     wait(NULL);
 }
 
-// Sampled blocks under threads that hand each other blocks, and forks of them.
+// Sampled blocks with threads that hand blocks to each other, and with forks of these.
 static void *_Atomic places[256];
 
 static void *hand_over(void *seed) {

@@ -1,24 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-// The program of sandbox_test: uses the heap in every way, in a seccomp filter.
+// The program of sandbox_test: uses the heap in every way, under a seccomp filter.
 //
 //     sandbox_program WHEN WAY STATES NUMBER...
 //
-// WHEN   prctl, syscall: filtered by itself once it has used the heap a little, by way of that
-//        function of libc; exec: by what it is run by
-// WAY    kill, or the number of an errno: what the calls NUMBER... get; only: all others are fatal.
-//        NUMBER:ARGUMENT:MASK:VALUE is a call whose argument, counted from 0, has that value in the
-//        bits of the mask.
-// STATES letters of what is done then:
-//        h  the heap grows, is full of holes, rests, and comes back
-//        l  blocks of MiBs, grown and freed; one of GiBs, for which the kernel is asked
-//        b  blocks of 64 MiB, grown: libc's malloc would call mremap() for them
+// WHEN   prctl, syscall: the program itself installs the filter by that function of libc, after it
+// has
+//        used the heap a little; exec: the parent has installed it
+// WAY    the answer to the calls NUMBER...: kill, or the number of an errno; only: all other calls
+// are
+//        fatal. NUMBER:ARGUMENT:MASK:VALUE is a call whose argument, counted from 0, has that value
+//        in the bits of the mask.
+// STATES letters of the steps that follow:
+//        h  the heap grows, is full of holes, rests, and grows again
+//        l  blocks of MiBs grow and are freed; one of GiBs, for which the kernel is asked
+//        b  blocks of 64 MiB grow: libc's malloc would call mremap() for them
 //        f  a block far from the heap
 //        t  threads allocate, free and end
 //        c  a forked child does h and l
-//        r  checks that the memory of what was freed is not the process's any more (reads /proc)
+//        r  checks that memory of freed blocks has gone back to the kernel (reads /proc)
 //
-// Exits with 0 if all was well, with the line of the check that failed otherwise; 127 if it cannot
-// be filtered.
+// Exits with 0 if all checks passed, else with the line of the check that failed; with 127 if the
+// filter cannot be installed.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
@@ -45,7 +47,7 @@ enum { KIB = 1024, MIB = 1024 * KIB, UNFILTERED = 127 };
         }                              \
     } while (0)
 
-// Filters this process. 0, or -1.
+// Installs the filter. Returns 0, or -1 on failure.
 static int enter_sandbox(const char *when, const char *way, char **numbers) {
     struct sock_filter filter[256];
     unsigned n = 0;
@@ -57,7 +59,7 @@ static int enter_sandbox(const char *when, const char *way, char **numbers) {
                                                  : SECCOMP_RET_ERRNO | (uint32_t)atoi(way);
     for (; *numbers != NULL; numbers++) {
         char *at = *numbers;
-        uint32_t word[4] = {0}; // the last three only where the first one is not all
+        uint32_t word[4] = {0}; // NUMBER, and ARGUMENT, MASK and VALUE if they are given
         unsigned words = 0;
         for (; words < 4 && (words == 0 || *at == ':'); words++) {
             word[words] = (uint32_t)strtoul(words == 0 ? at : at + 1, &at, 0);
@@ -80,7 +82,7 @@ static int enter_sandbox(const char *when, const char *way, char **numbers) {
     filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K,
                                                only ? SECCOMP_RET_KILL_PROCESS : SECCOMP_RET_ALLOW);
     struct sock_fprog program = {(unsigned short)n, filter};
-    if (strcmp(when, "syscall") == 0 && geteuid() == 0) { // all by this call
+    if (strcmp(when, "syscall") == 0 && geteuid() == 0) { // no other call is needed
         return (int)syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program);
     }
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) {
@@ -110,7 +112,7 @@ static int is_filled(const unsigned char *block, size_t size, unsigned char with
     return block[size - 1] == with;
 }
 
-// A little work, some of it misses.
+// Works a little; some calls are misses.
 static void work(void) {
     void *some[400];
     for (int i = 0; i < 400; i++) {
@@ -152,7 +154,7 @@ static void heap(void) {
 
 static void grow(size_t from, size_t to) {
     unsigned char *block = filled(from, 5);
-    void *behind = filled(40000, 1); // in the way
+    void *behind = filled(40000, 1); // in the way of a block that grows
     block = realloc(block, to);
     CHECK(block != NULL && is_filled(block, from, 5));
     memset(block, 6, to);
@@ -186,7 +188,7 @@ static void large(void) {
 static void far(void) {
     for (int i = 0; i < 2; i++) {
         char *block = malloc((size_t)17 << 30);
-        if (block != NULL) { // the machine may not have it
+        if (block != NULL) { // The machine may not have so much memory.
             block[i] = 1;
             free(block);
         }
@@ -240,9 +242,9 @@ static size_t resident(void) {
 static void resides(void) {
     malloc_trim(0);
     size_t before = resident();
-    unsigned char *block = filled(100 * MIB, 1); // given back at once
+    unsigned char *block = filled(100 * MIB, 1); // its memory goes back at once
     enum { SOME = 40 };
-    void *some[SOME]; // given back in time
+    void *some[SOME]; // their memory goes back after a while
     for (int i = 0; i < SOME; i++) {
         some[i] = filled(MIB, 1);
     }
@@ -251,7 +253,7 @@ static void resides(void) {
     for (int i = 0; i < SOME; i++) {
         free(some[i]);
     }
-    // In so many rests it goes back on a machine that is busy, too, where steps are rare and short.
+    // So many rests are enough on a busy machine, too, where steps are rare and short.
     enum { RESTS = 5000 };
     for (int i = 0; i < RESTS && resident() > before + 10 * MIB; i++) {
         rest();

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// How much stack each entry point takes, and whether that fits on small stacks. Preloaded; without
-// a flavour it says what libc's own malloc takes.
+// Measures how much stack each entry point takes, and tries whether that fits on small stacks. Runs
+// with a flavour preloaded; without one it measures libc's own malloc.
 //
-//   measure     a line a call, "NAME BYTES": the most that any of many calls took, by painting the
-//               stack below the call and looking what has changed. The heap goes through all states
-//               that a call can find: empty, growing, full caches, other sizes, idle memory.
+//   measure     prints a line for each call, "NAME BYTES": the most stack that any of many calls
+//   took,
+//               found by painting the stack below the call. The heap goes through all states that a
+//               call can find: empty, growing, full caches, other sizes, idle memory.
 //   thread OP   call OP on a thread of 16 KiB, of which 4 KiB are taken
 //   signal OP   call OP in a handler on a signal stack of 4 KiB, with an unmapped page below it
 //   start KIB LIBRARY
@@ -112,7 +113,7 @@ static void free_all(void) {
 }
 
 static void *measure_all(void *arg) {
-    measure("malloc", op_malloc, 100); // the thread's first
+    measure("malloc", op_malloc, 100); // the thread's first call
     for (long i = 0; i < 6000; i++) {
         measure("malloc", op_malloc, 1 + i * 7 % 1000);
     }
@@ -123,7 +124,7 @@ static void *measure_all(void *arg) {
         measure("malloc", op_malloc, 33000 + i * 9973 % 3000000);
     }
     free_all();
-    for (long i = 0; i < 200; i++) { // the second time, with pages and caches as they were left
+    for (long i = 0; i < 200; i++) { // once more, with pages and caches as the first time left them
         measure("malloc", op_malloc, 1 + i * 997 % 90000);
     }
     free_all();
@@ -136,7 +137,7 @@ static void *measure_all(void *arg) {
         }
         count = 0;
     }
-    for (long i = 0; i < 60; i++) { // caches and memory that have been idle for long
+    for (long i = 0; i < 60; i++) { // with caches and memory that have been idle for long
         pause_ms(3);
         measure("malloc", op_malloc, 50 + i * 300);
         measure("malloc", op_malloc, 50000);
@@ -168,7 +169,7 @@ static void *measure_all(void *arg) {
     return arg;
 }
 
-// A thread's end: what its destructors take below its own function.
+// Measures the stack that a thread's destructors take at its end, below its own function.
 static char *end_sp;
 static void *fill_caches(void *arg) {
     for (long i = 0; i < 3000; i++) {
@@ -271,7 +272,7 @@ static void on_signal(int number) {
 }
 
 static int in_handler(void) {
-    // 4 KiB, or what leaves a handler as much where the processor has more registers to save.
+    // 4 KiB, or more if the processor has more registers to save, so that as much is left.
     enum { HANDLERS = PAGE - 3376 };
     size_t frame = getauxval(AT_MINSIGSTKSZ);
     size_t size = frame + HANDLERS > PAGE ? frame + HANDLERS : PAGE;
@@ -284,7 +285,8 @@ static int in_handler(void) {
            raise(SIGUSR1) != 0;
 }
 
-// Where the stack begins in its page is the kernel's choice, and would be another in each try.
+// Starts the program again without randomisation: otherwise the kernel would choose another place
+// in its page for the stack's start each time.
 static int start(const char *kib, const char *library) {
     char preload[4096];
     snprintf(preload, sizeof preload, "LD_PRELOAD=%s", library);
