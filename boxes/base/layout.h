@@ -3,11 +3,11 @@
 //
 // A debugger, or the tool `hakmem`, reads the allocator's state from another process or a core
 // file. It finds each variable, each field of a structure and each constant by name, in rows that
-// the box which owns them has written down beside them. So a reader knows nothing by heart but
-// names, and a box may change its structures without asking. boxes/descriptor gathers the rows.
+// the owner's sources have beside it. So a reader depends on names only, and a box may change its
+// structures without asking. fronts/descriptor gathers the rows.
 //
-// Rules: a name is never used again for something else. Where the meaning of what a row stands for
-// changes, DESCRIPTOR_VERSION changes (descriptor.h); a row more or a row less does not count.
+// Rules: a name is never used again for something else. If the meaning of a row changes,
+// DESCRIPTOR_VERSION changes (descriptor.h); a row more or a row less does not count.
 #ifndef HAKMEM_BOXES_BASE_LAYOUT_H
 #define HAKMEM_BOXES_BASE_LAYOUT_H
 
@@ -22,7 +22,7 @@ enum hak_layout_kind {
 };
 
 struct hak_layout_row {
-    char name[24]; // ends in a 0, but for a name of 24 bytes
+    char name[24]; // ends in a 0 unless it has 24 bytes
     uint32_t kind; // enum hak_layout_kind
     uint32_t size; // bytes; 0 for a constant
     const void *value;

@@ -6,11 +6,11 @@
 // Read and written without read-modify-writes, except for the period. If two threads count at the
 // same time, one count may be lost; the figures are guesses.
 static struct {
-    alignas(HAK_CACHE_LINE) _Atomic(size_t) drawn; // now; see the header
-    _Atomic(size_t) most;                          // of that in this period,
-    _Atomic(size_t) most_before;                   // and in the one before
-    _Atomic(size_t) given;                         // given back, and not yet claimed again
-    _Atomic(size_t) may;                           // twice what was freed above the ceiling
+    alignas(HAK_CACHE_LINE) _Atomic(size_t) drawn; // the present draw; see the header
+    _Atomic(size_t) most;                          // the largest draw in this period
+    _Atomic(size_t) most_before;                   // the largest draw in the period before
+    _Atomic(size_t) given;                         // slabs given back and not yet claimed again
+    _Atomic(size_t) may;    // slabs that frees may still give back: twice those freed
     _Atomic(size_t) misses; // times in a row that next to nothing was given back
     // Number of this period. If the length of a period changes, the numbers jump once, which does
     // no harm.
@@ -66,7 +66,7 @@ size_t dirty_ceiling_surplus(size_t dirty, size_t held, size_t freed, uint32_t n
     if (dirty - DIRTY_CEILING_STEP < ceiling) {
         return 0;
     }
-    // A call may free many slabs, one by one, so what each may give back is added up.
+    // A call may free many slabs, one by one, so the amounts that they may give back are added up.
     size_t may = hak_min(load(&state.may) + 2 * freed, DIRTY_CEILING_MOST);
     size_t give = may < DIRTY_CEILING_STEP ? 0 : hak_min(dirty - ceiling, may);
     store(&state.may, may - give);

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // dirty_ceiling: how much free memory that still has pages ("dirty" memory) frees may leave behind.
 //
-// Time alone is no bound: a process that frees all it has and goes to sleep makes no call in which
-// anything could be given back. So a free that finds more than the ceiling gives the surplus back,
-// in proportion to what it frees. The ceiling is the largest of
+// Time alone is no bound: a process that frees all its memory and goes to sleep makes no call in
+// which memory could be given back. So a free that finds more than the ceiling gives the surplus
+// back, in proportion to its own size. The ceiling is the largest of
 // - DIRTY_CEILING_LEAST,
-// - a quarter of what is held, up to DIRTY_CEILING_SMALL: a small heap changes as a whole,
-// - one part in DIRTY_CEILING_SHARE of what is held,
+// - a quarter of the slabs held, up to DIRTY_CEILING_SMALL: a small heap changes as a whole,
+// - one part in DIRTY_CEILING_SHARE of the slabs held,
 // - a quarter more than the largest draw in this period or the one before. The draw is the number
 //   of free slabs that were claimed again and have not been freed since. A program that allocates
 //   and frees in phases pays for the first phase only, as slabs that it claims in place of those
@@ -31,14 +31,14 @@ enum {
     DIRTY_CEILING_SMALL = 128, // 8 MiB
     DIRTY_CEILING_SHARE = 8,
     DIRTY_CEILING_STEP = 32,  // a smaller surplus is not worth a system call
-    DIRTY_CEILING_MOST = 128, // what one free pays for at most: 8 MiB, some 0.7 ms
-    DIRTY_CEILING_MISSES = 8, // frees in a row that find nothing to give back, until none is asked
+    DIRTY_CEILING_MOST = 128, // the most that one free gives back: 8 MiB, some 0.7 ms
+    DIRTY_CEILING_MISSES = 8, // after so many frees in a row that give nothing back, none tries
 };
 
 // Returns how many slabs a free of `freed` slabs is to give back: 0, or DIRTY_CEILING_STEP to
-// DIRTY_CEILING_MOST, and over several frees no more than twice what they freed. `dirty` is the
-// number of free slabs with pages, with those just freed; `held` the number of slabs in use;
-// `now_ms` a clock that may wrap; `period_ms` (> 0) how long a draw is remembered.
+// DIRTY_CEILING_MOST, and over several frees no more than twice the slabs that they freed. `dirty`
+// is the number of free slabs with pages, with those just freed; `held` is the number of slabs in
+// use; `now_ms` is a clock that may wrap; `period_ms` (> 0) is how long a draw counts.
 size_t dirty_ceiling_surplus(size_t dirty, size_t held, size_t freed, uint32_t now_ms,
                              uint32_t period_ms);
 

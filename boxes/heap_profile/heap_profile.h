@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// heap_profile: what sampled allocations add up to, by the calls that made them.
+// heap_profile: sums of sampled allocations, by the calls that made them.
 //
 // Each call stack that made a sampled allocation is kept for good. It has two sums of weights
 // (sampler.h): one of the samples that it allocated, and one of those that were freed. The
 // difference is live. A table has the live samples by address.
 //
 // Thread-safe, lock-free and async-signal-safe: a child that is forked anywhere goes on with a
-// whole profile. Its memory comes from mappings. If one is refused, or the stack of calls cannot be
-// taken, samples are added up without their stack, so that the sums stay true. Nothing here touches
-// errno.
+// whole profile. Memory comes from mappings. If a mapping is refused, or the stack of calls cannot
+// be found, samples are added up without their stack, so that the sums stay true. Nothing here
+// touches errno.
 #ifndef HAKMEM_BOXES_HEAP_PROFILE_HEAP_PROFILE_H
 #define HAKMEM_BOXES_HEAP_PROFILE_HEAP_PROFILE_H
 
@@ -18,7 +18,8 @@
 
 HAK_C_BEGIN
 
-// Sums of weights. Objects have SAMPLER_FRACTION bits behind the point; bytes are as asked for.
+// Sums of weights. `objects` is a fixed-point number with SAMPLER_FRACTION fraction bits; `bytes`
+// are requested bytes.
 struct heap_profile_sum {
     _Atomic(uint64_t) objects, bytes;
 };
@@ -35,7 +36,7 @@ struct heap_profile_stack {
 // block counts as allocated and freed.
 void heap_profile_note(const void *ptr, size_t size);
 
-// A sample that lives.
+// A live sample.
 struct heap_profile_sample {
     const void *ptr;
     size_t size;
@@ -68,17 +69,16 @@ void heap_profile_each_live(heap_profile_sample_visitor *visit, void *to);
 // Returns true if an address is in the table of live samples.
 bool heap_profile_owns(const void *at);
 
-// The weight of a sample, and the bytes that it stands for.
+// Sets *objects to the weight of a sample, and *bytes to the bytes that it stands for.
 void heap_profile_weigh(const struct heap_profile_sample *sample, uint64_t *objects,
                         uint64_t *bytes);
 
-// Samples that could not be kept, and those that are.
 struct heap_profile_stats {
-    uint64_t samples;   // noted so far
-    uint64_t stackless; // of them, without a stack
-    uint64_t untracked; // of them, counted as freed at once, as the table was full
-    uint64_t stacks;    // kept
-    size_t bytes;       // mapped for all that
+    uint64_t samples;   // samples noted so far
+    uint64_t stackless; // those of them without a stack
+    uint64_t untracked; // those of them that counted as freed at once, because the table was full
+    uint64_t stacks;    // stacks kept
+    size_t bytes;       // bytes mapped for the profile
 };
 void heap_profile_get_stats(struct heap_profile_stats *stats);
 

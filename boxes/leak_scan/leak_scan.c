@@ -24,7 +24,7 @@ struct scan {
     size_t window_bytes; // that no mapping is a root in
     uint64_t *marks;     // a bit for each 16 bytes of the heap, then of the sampled blocks' range
     size_t mark_bytes;
-    size_t heap_units; // of them, the heap's
+    size_t heap_units; // those of them that are the heap's
     uintptr_t sampled; // start of that range
     size_t sampled_bytes;
     uint32_t *heads; // of each slab of a large block, its first slab + 1
@@ -174,7 +174,7 @@ static void look_carefully(struct scan *scan, const char *at, const char *end, b
     }
 }
 
-// Follows what has been reached until nothing new is.
+// Follows pointers from reached blocks until no further block is reached.
 static void follow(struct scan *scan) {
     enum { LONG = 1 << 20 };
     while (scan->todo_count > 0) {

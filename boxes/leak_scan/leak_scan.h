@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// leak_scan: which sampled blocks nothing points to.
+// leak_scan: finds the sampled blocks that nothing points to.
 //
 // The scan marks blocks as a garbage collector does. It starts at the memory that the program can
-// write (globals, stacks, other mappings of the program's) and at the calling thread's registers.
-// Every block, sampled or not, that an aligned word there points to or into is reached, and so is
-// what the words of a reached block point to. Free blocks are not read. Of the calling thread's
-// stack the part in use is read, of other threads' stacks all.
+// write (globals, stacks, other mappings of the program) and at the calling thread's registers.
+// Every block, sampled or not, is reached if an aligned word there points to it or into it, and so
+// is every block to which a word of a reached block points. Free blocks are not read. Of the
+// calling thread's stack only the part in use is read; other threads' stacks are read as a whole.
 //
-// Other threads may go on meanwhile; a block whose pointer they move may be taken for lost.
-// Pointers that are not stored as such (compressed, xor'ed, in a file) are not seen. The scan's
-// memory comes from mappings, which are given back: a 64th of the heap, and more where structures
-// are deep.
+// Other threads may go on meanwhile; a block whose pointer they move may count as lost. Pointers
+// that are not stored as such (compressed, xor'ed, in a file) are not seen. The scan's memory comes
+// from mappings, which are given back: a 64th of the heap, and more if structures are deep.
 #ifndef HAKMEM_BOXES_LEAK_SCAN_LEAK_SCAN_H
 #define HAKMEM_BOXES_LEAK_SCAN_LEAK_SCAN_H
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// page_arena_internal: what the files of the arena share. A file calls only files above it:
+// page_arena_internal: shared by the files of the arena. A file calls only files above it:
 //
 //   window.c       the window's place, and the control area, which grows with the heap
 //   slab_bits.c    the bits of free and of dirty slabs, and the summaries of their runs

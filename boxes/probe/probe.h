@@ -15,9 +15,9 @@
 
 HAK_C_BEGIN
 
-// A sampled allocation and its free; `bytes` is what it stands for. Both have the calls that
-// allocated the block, as a profile has them: `depth` return addresses, the innermost first. A
-// tracer would find few of them itself, as most code keeps no frame pointers.
+// A sampled allocation and its free; `bytes` is how many bytes the sample stands for. Both have the
+// calls that allocated the block, as a profile has them: `depth` return addresses, the innermost
+// first. A tracer itself would find few of them, because most code keeps no frame pointers.
 void probe_sample(const void *block, size_t size, uint64_t bytes, const uintptr_t *calls,
                   size_t depth);
 void probe_sample_free(const void *block, size_t size, uint64_t bytes, const uintptr_t *calls,
@@ -30,7 +30,8 @@ void probe_slab_release(const void *slab, size_t block_size);
 // Memory went back to the kernel.
 void probe_purge(size_t bytes);
 
-// A thread's heap is made, taken over from a thread that has ended, and given up by one.
+// A thread's heap is made, adopted from a thread that has ended, and given up by a thread that
+// ends.
 void probe_heap_make(const void *heap, size_t number);
 void probe_heap_adopt(const void *heap, size_t number);
 void probe_heap_give(const void *heap, size_t number);

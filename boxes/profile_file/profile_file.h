@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // profile_file: the heap profile as a file.
 //
-// In pprof's format (profile.proto, gzipped), with mappings, build ids and the names of functions:
-// the allocated and the live objects and bytes (as asked for) of each stack. A file whose name ends
-// in ".folded" is a text instead, with one line for each stack of calls, "outermost;...;innermost
-// BYTES". BYTES is the live bytes, or the allocated bytes if the name ends in ".alloc.folded".
+// The file is in pprof's format (profile.proto, gzipped), with mappings, build ids and the names of
+// functions. It has the allocated and the live objects and (requested) bytes of each stack. A file
+// whose name ends in ".folded" is a text instead, with one line for each stack of calls,
+// "outermost;...;innermost BYTES". BYTES is the live bytes, or the allocated bytes if the name ends
+// in ".alloc.folded".
 //
-// One writer at a time in a process. Async-signal-safe; has its memory from mappings that it gives
+// A process has one writer at a time. Async-signal-safe; memory comes from mappings that are given
 // back. Nothing here touches errno.
 #ifndef HAKMEM_BOXES_PROFILE_FILE_PROFILE_FILE_H
 #define HAKMEM_BOXES_PROFILE_FILE_PROFILE_FILE_H

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// writer: what the writers of the two formats share. Part of the box.
+// writer: shared by the writers of the two formats. Part of the box.
 #ifndef HAKMEM_BOXES_PROFILE_FILE_WRITER_H
 #define HAKMEM_BOXES_PROFILE_FILE_WRITER_H
 
@@ -38,7 +38,7 @@ size_t profile_place_of(const struct profile_writer *w, uintptr_t pc);
 // program that the library is linked into; stacks in a shared object start behind them.
 unsigned profile_own_calls(const struct profile_writer *w, const struct heap_profile_stack *stack);
 
-// The sums of a stack: what was allocated, and what of that is live.
+// The sums of a stack: of all allocations, and of those that are live.
 struct profile_values {
     uint64_t allocated_objects, allocated_bytes, live_objects, live_bytes;
 };

@@ -14,13 +14,14 @@ static __thread struct {
 
 static _Atomic(uint32_t) threads;
 
-// One thread at a time has a lane, and all that is in it.
+// One thread at a time has a lane and its fields.
 static struct lane {
     alignas(HAK_CACHE_LINE) _Atomic(bool) taken;
     struct trace_chunk *chunk; // NULL: there is none yet
-    size_t used;               // bytes of it
-    uint32_t chunks;           // begun so far
-    uint32_t thread;           // what the records so far come to
+    size_t used;               // bytes used in the chunk
+    uint32_t chunks;           // chunks begun so far
+    // The values of the last record, from which the next one differs; see trace_format.h.
+    uint32_t thread;
     uint64_t order;
     uint64_t ms;
     uint64_t unit;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// recorder: a trace of what a program allocates and frees, as a file (trace_format.h).
+// recorder: a trace of a program's allocations and frees, as a file (trace_format.h).
 //
 // A recording thread takes one of a few lanes, appends its record to the lane's chunk (a part of
 // the file that is mapped), and gives the lane back. So a killed process loses no record, and a

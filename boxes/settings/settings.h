@@ -17,43 +17,42 @@
 HAK_C_BEGIN
 
 enum setting {
-    SETTING_STATS,      // statistics at exit; see settings_get_stats()
-    SETTING_DECAY_MS,   // age at which free dirty pages go back
-    SETTING_C23_SIMPLE, // the front of C2/C3
-    SETTING_C23_REFILL, // blocks per refill of it, 0: by demand
-    SETTING_THP,        // huge pages
-    SETTING_BACKGROUND, // a thread gives idle memory back
-    SETTING_LIMIT,      // most memory to hold, bytes
-    SETTING_DEEPBIND,   // libc's own malloc leads here for libraries that are opened
-    SETTING_SANDBOX,
+    SETTING_STATS,           // statistics at exit; see settings_get_stats()
+    SETTING_DECAY_MS,        // age at which free dirty pages go back
+    SETTING_C23_SIMPLE,      // the front of C2/C3
+    SETTING_C23_REFILL,      // blocks per refill of the C23 front, 0: by demand
+    SETTING_THP,             // huge pages
+    SETTING_BACKGROUND,      // a thread gives idle memory back
+    SETTING_LIMIT,           // most memory to hold, bytes
+    SETTING_DEEPBIND,        // opened libraries get this malloc in place of libc's
+    SETTING_SANDBOX,         // which system calls may be made
     SETTING_CHECK_FREES,     // when free looks at the block
     SETTING_PROFILE_RATE,    // bytes from sample to sample, on average
-    SETTING_PROFILE_SIGNAL,  // number of a signal that has a profile written, 0: none
+    SETTING_PROFILE_SIGNAL,  // number of a signal at which a profile is written, 0: none
     SETTING_PROFILE_EVERY,   // bytes allocated from profile to profile, 0: none
-    SETTING_GUARD,           // one allocation in so many stands against a guard page, 0: none
-    SETTING_LEAKS,           // report at exit what is still live
+    SETTING_GUARD,           // one allocation in so many gets a guarded block, 0: none
+    SETTING_LEAKS,           // lost blocks are reported at exit
     SETTING_PROFILE_SECONDS, // seconds from profile to profile, 0: none
 #if HAK_HARDENED
-    SETTING_CANARY,       // words behind a block are looked at
-    SETTING_CHECK_SIZES,  // a size given to free or delete is compared
-    SETTING_ZERO,         // what is freed is made zero, and is to be so when it is handed out
-    SETTING_ZERO_MOST,    // bytes of a larger freed block that are made zero
-    SETTING_QUARANTINE,   // bytes of freed blocks that wait, a bin and thread
-    SETTING_PROTECT,      // bytes of freed blocks from which on they are without rights
-    SETTING_PROTECT_KEEP, // bytes of them that keep their pages
-    SETTING_GUARD_PAGES,  // most pages behind slabs that are without rights, and large blocks with
-                          // such
-    SETTING_GUARD_LARGE,  // bytes of a large block from which it has pages without rights behind it
-    SETTING_RANDOM,       // which block is next is not known
-    SETTING_SEPARATE,     // addresses of a bin stay the bin's
+    SETTING_CANARY,       // writes past the end of blocks are looked for
+    SETTING_CHECK_SIZES,  // sizes given to free and delete are compared
+    SETTING_ZERO,         // freed blocks are made zero, and must be zero when they are handed out
+    SETTING_ZERO_MOST,    // larger freed blocks are made zero at both ends only
+    SETTING_QUARANTINE,   // bytes of freed blocks that wait in each bin and thread
+    SETTING_PROTECT,      // freed blocks of so many bytes have no access rights while they wait
+    SETTING_PROTECT_KEEP, // bytes of such blocks that keep their pages
+    SETTING_GUARD_PAGES,  // the most slabs, and the most large blocks, with guard pages
+    SETTING_GUARD_LARGE,  // large blocks of so many bytes have guard pages
+    SETTING_RANDOM,       // blocks are chosen at random among so many
+    SETTING_SEPARATE,     // slabs serve one bin for good
 #endif
     SETTING_COUNT,
 };
 
 // Settings that are texts.
 enum setting_text {
-    SETTING_TEXT_PROFILE, // file that profiles are written to
-    SETTING_TEXT_RECORD,  // file that calls are recorded in
+    SETTING_TEXT_PROFILE, // the file to which profiles are written
+    SETTING_TEXT_RECORD,  // the file in which calls are recorded
     SETTING_TEXTS,
 };
 

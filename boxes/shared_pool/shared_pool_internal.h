@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// shared_pool_internal: what the files of the pool share.
+// shared_pool_internal: shared by the files of the pool.
 //
 //   totals.c        counts over the whole pool
 //   shared_pool.c   lists slabs with free blocks, and takes blocks from them

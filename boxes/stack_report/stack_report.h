@@ -2,8 +2,8 @@
 // stack_report: lines on stderr with numbers, addresses and stacks of calls, for people.
 //
 // A line is "hakmem:   #0 0x55d0c0ffee00 function+0x12 (/path/of/file+0x1234)"; addr2line -e takes
-// what is in brackets. Async-signal-safe; works in a process whose heap is broken. Not thread-safe:
-// one thread makes one report.
+// the text in brackets. Async-signal-safe; works in a process whose heap is broken. Not
+// thread-safe: one thread makes one report.
 #ifndef HAKMEM_BOXES_STACK_REPORT_STACK_REPORT_H
 #define HAKMEM_BOXES_STACK_REPORT_STACK_REPORT_H
 
@@ -18,12 +18,12 @@ struct stack_report {
     struct elf_symbols symbols;
     bool has_symbols;
     size_t used;
-    char line[768];                            // what is longer is cut
-    uintptr_t pcs[STACK_REPORT_DEPTH];         // a stack that is shown
-    struct elf_name names[STACK_REPORT_DEPTH]; // its names, sorted
+    char line[768];                            // longer lines are cut
+    uintptr_t pcs[STACK_REPORT_DEPTH];         // the stack that is shown
+    struct elf_name names[STACK_REPORT_DEPTH]; // the names of `pcs`, sorted
 };
 
-// The caller decides where the struct lies, because a thread's stack may be small.
+// The caller provides the struct, which is too large for a small stack.
 void stack_report_open(struct stack_report *report);
 void stack_report_close(struct stack_report *report);
 

@@ -247,7 +247,7 @@ void statistics_json(const struct statistics_sink *sink) {
 // The text that hak_stats_json() has written so far.
 struct buffer {
     char *at;
-    size_t size, length; // the room, and what all of the text takes
+    size_t size, length; // bytes of the buffer, and bytes of the whole text
 };
 
 static void write_to_buffer(void *to, const char *text, size_t size) {

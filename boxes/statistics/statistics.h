@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// statistics: what the allocator holds and has done: as one C struct, in the terms of glibc's
-// mallinfo, and as texts.
+// statistics: figures of the heap: as one C struct, in the terms of glibc's mallinfo, and as texts.
 //
-// The public header declares hak_stats(), and says how exact the figures are that its walk gathers.
+// The public header declares hak_stats(), and says how exact its figures are.
 #ifndef HAKMEM_BOXES_STATISTICS_STATISTICS_H
 #define HAKMEM_BOXES_STATISTICS_STATISTICS_H
 
@@ -19,18 +18,18 @@ static_assert((int)SIZE_CLASS_BINS <= (int)HAK_STATS_BINS, "room for every bin")
 void statistics_own(struct hak_stats *stats) __attribute__((visibility("hidden")));
 
 // The same in the terms of glibc's mallinfo: bytes, and counts of blocks. A block of 128 KiB or
-// more counts as one that has a mapping of its own, as with glibc's M_MMAP_THRESHOLD; all else is
-// the arena's. arena = used + free; what the program uses is used + mapped, what is held arena +
-// mapped. Metadata and thread heaps are in neither. No block is in a fast bin: a cached block is a
-// free block like any other, as glibc's mallinfo() does not count its own caches' as fast either.
+// more counts as mapped, that is, as a mapping of its own, as with glibc's M_MMAP_THRESHOLD. All
+// other blocks are in the arena. arena = used + free_. The program uses used + mapped; the heap
+// holds arena + mapped. Metadata and thread heaps are in neither. No block is in a fast bin: a
+// cached block counts as a free block, as glibc's mallinfo() counts blocks in its own caches.
 struct statistics_heap {
-    size_t arena;         // in slabs of blocks, and in free slabs that still have pages
-    size_t used;          // of it, in blocks handed out
-    size_t free_;         // of it, in free blocks, cached ones included, and in free slabs
-    size_t free_blocks;   // (count) of these
-    size_t mapped;        // in blocks of 128 KiB and more, in whole pages
-    size_t mapped_blocks; // (count)
-    size_t trimmable;     // of free_, in free slabs: what malloc_trim() gives back for sure
+    size_t arena;       // slabs of blocks, and free slabs that still have pages
+    size_t used;        // the part of `arena` in live blocks
+    size_t free_;       // the part of `arena` in free blocks, cached ones included, and free slabs
+    size_t free_blocks; // free blocks (count)
+    size_t mapped;      // blocks of 128 KiB and more, in whole pages
+    size_t mapped_blocks; // these blocks (count)
+    size_t trimmable;     // the part of `free_` in free slabs, which malloc_trim() gives back
 };
 void statistics_get_heap(struct statistics_heap *heap);
 
@@ -51,9 +50,9 @@ void statistics_start(const char *program, const char *flavour, const char *vers
 void statistics_finish(void);
 void statistics_after_fork(void); // in the child
 
-// Write three texts: the table of HAKMEM_STATS=1; what malloc_stats() prints, which is glibc's
-// lines and the table; and what malloc_info() writes, which is glibc's XML and an element with
-// hakmem's own numbers.
+// Write the texts: the table of HAKMEM_STATS=1; hak_stats_json()'s JSON; malloc_stats()'s text,
+// which is glibc's lines and the table; and malloc_info()'s text, which is glibc's XML and an
+// element with hakmem's own numbers.
 void statistics_table(const struct statistics_sink *sink);
 void statistics_json(const struct statistics_sink *sink);
 void statistics_lines(const struct statistics_sink *sink);

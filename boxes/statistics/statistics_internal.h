@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// statistics_internal: what the texts of the box share, one file a text.
+// statistics_internal: shared by the files of the box, each of which writes one text.
 #ifndef HAKMEM_BOXES_STATISTICS_STATISTICS_INTERNAL_H
 #define HAKMEM_BOXES_STATISTICS_STATISTICS_INTERNAL_H
 

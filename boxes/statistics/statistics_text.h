@@ -15,8 +15,8 @@ struct text {
     const struct statistics_sink *sink;
 };
 
-// Hands what is in the buffer on to the sink. To be called at the end; the functions below call it
-// when the buffer is full.
+// Passes the content of the buffer to the sink. To be called at the end; the functions below call
+// it when the buffer is full.
 void text_hand_on(struct text *text);
 
 void text_bytes(struct text *text, const char *bytes, size_t count);

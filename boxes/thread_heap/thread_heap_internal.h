@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// thread_heap_internal: what the two files of the box share.
+// thread_heap_internal: shared by the two files of the box.
 #ifndef HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_INTERNAL_H
 #define HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_INTERNAL_H
 

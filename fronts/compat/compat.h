@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// compat: what the fronts of other allocators' interfaces share.
+// compat: shared by the fronts of other allocators' interfaces.
 //
 // Everything is called through the dynamic linker, by the names that programs use: whichever malloc
 // serves the process serves these interfaces too, so that a block of the one can be freed by the

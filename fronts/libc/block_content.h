@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What tests of the heap write into a block, and how they know it again.
+// The content that tests of the heap write into a block, and check later.
 #ifndef HAKMEM_FRONTS_LIBC_BLOCK_CONTENT_H
 #define HAKMEM_FRONTS_LIBC_BLOCK_CONTENT_H
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A table of a document, for tests that hold it to what they see.
+// A table of a document, for tests that compare it with what they see.
 #ifndef HAKMEM_FRONTS_LIBC_DOCUMENT_TABLE_H
 #define HAKMEM_FRONTS_LIBC_DOCUMENT_TABLE_H
 

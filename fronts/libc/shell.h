@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// A command line of the shell, for tests that look at what a program says and how it ends.
+// A command line of the shell, for tests that look at a program's output and exit status.
 #ifndef HAKMEM_FRONTS_LIBC_SHELL_H
 #define HAKMEM_FRONTS_LIBC_SHELL_H
 
@@ -11,7 +11,7 @@
 namespace shell {
 
 struct Outcome {
-    std::string text;   // what it wrote on stdout
+    std::string text;   // the output on stdout
     std::string ending; // "exit 0", "signal 6", or "no shell"
 };
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What several tests of the fronts need: a child process with its stderr caught, and numbers from
-// /proc.
+// Shared by tests of the fronts: a child process with its stderr caught, and numbers from /proc.
 #ifndef HAKMEM_FRONTS_LIBC_TEST_UTIL_H
 #define HAKMEM_FRONTS_LIBC_TEST_UTIL_H
 
@@ -26,8 +25,8 @@
 
 namespace test_util {
 
-// The long runs are hakmem_c23's; the other flavours, which share most of its code, do a part of
-// them, so that all of them together are done soon. tools/soak runs any for as long as one likes.
+// hakmem_c23 does the long runs. The other flavours, which share most of its code, do a part of
+// them, to save time. tools/soak runs any flavour for as long as one likes.
 constexpr unsigned kPart = std::string_view(HAK_FLAVOUR) == "hakmem_c23" ? 1 : 5;
 
 // A field of /proc/self/status in bytes ("VmRSS:", "VmHWM:"), 0 if there is none. Allocates nothing
@@ -48,7 +47,7 @@ inline size_t StatusBytes(const char *field) {
     return kib * 1024;
 }
 
-// Whether all bytes of a block are `byte`.
+// Returns true if all bytes of a block are `byte`.
 inline bool IsAll(const void *block, int byte, size_t size) {
     const auto *bytes = static_cast<const unsigned char *>(block);
     for (size_t i = 0; i < size; i++) {
@@ -59,16 +58,15 @@ inline bool IsAll(const void *block, int byte, size_t size) {
     return true;
 }
 
-// What the allocator says of itself.
+// Returns the allocator's statistics.
 inline struct hak_stats Stats() {
     struct hak_stats stats;
     hak_stats(&stats);
     return stats;
 }
 
-// What a live block of ours counts for in the statistics: a tiny block all its bytes, its header
-// (of the header flavour) or what the hardened flavour has behind its user's included; a large one
-// what was asked for, which is not for here to know.
+// Returns the bytes for which a live tiny block counts in the statistics: all its bytes, including
+// its header (in the header flavour) or the bytes behind the user's (in the hardened flavour).
 inline size_t TinyBytes(void *p) {
     size_t size = malloc_usable_size(p);
     while (HAK_HARDENED && size_class_bin_of(size + 1) == size_class_bin_of(size)) {
@@ -89,15 +87,15 @@ inline std::string MisuseLine(const char *call, const void *ptr, const char *fau
     return line;
 }
 
-// What became of a child: how it ended in words ("exit 0", "signal 6", "hangs").
+// Returns how a child ended, in words ("exit 0", "signal 6").
 inline std::string Ending(int status) {
     return WIFSIGNALED(status) ? "signal " + std::to_string(WTERMSIG(status))
                                : "exit " + std::to_string(WEXITSTATUS(status));
 }
 
-// Waits for a child. One that hangs would hold the whole test until Bazel's time limit and leave no
-// word of where: after twenty minutes, which is more than any takes on the busiest machine, it is
-// killed and reported.
+// Waits for a child. A child that hangs would hold the whole test until Bazel's time limit, and the
+// log would not say where. So it is killed and reported ("hangs") after twenty minutes, which is
+// more than any child takes on the busiest machine.
 inline std::string WaitFor(pid_t pid) {
     int status = 0;
     for (int i = 0; i < 1200000; i++) {
@@ -113,7 +111,7 @@ inline std::string WaitFor(pid_t pid) {
     return "hangs";
 }
 
-// Runs fn() in a forked child, which exits with what it returns.
+// Runs fn() in a forked child, which exits with fn()'s result. Returns how the child ended.
 template <typename Fn> std::string InChild(Fn fn) {
     pid_t pid = fork();
     if (pid == 0) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// tiny_front: what a front plug-in is, and which front serves which class in this flavour.
+// tiny_front: the interface of a front plug-in, and which front serves which group in this flavour.
 //
 // A front owns the miss (refill) and the overflow (spill) of the classes it serves, never the hit:
 // every front shares fast_cache's hit path, so choosing one costs nothing there. The flavour's
