@@ -14,9 +14,9 @@ results = [None] * THREADS
 
 
 def wait():
-    for _ in range(200):
+    for _ in range(1200):
         try:
-            http.client.HTTPConnection("127.0.0.1", port, timeout=5).request("GET", paths[0])
+            http.client.HTTPConnection("127.0.0.1", port, timeout=60).request("GET", paths[0])
             return
         except OSError:
             time.sleep(0.05)
@@ -25,7 +25,7 @@ def wait():
 
 def fetch(n):
     digest, statuses = hashlib.sha256(), {}
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     for i in range(requests):
         headers = {"Accept-Encoding": "gzip"} if i % 2 else {}
         headers["X-Long"] = "h" * (i % 3000)
