@@ -374,6 +374,7 @@ std::atomic<unsigned> child_threads;
 
 thread_local bool in_fork;
 thread_local int stepping = -1;    // the place whose instruction runs under the trap flag
+thread_local bool as_partner;      // the thread is held at a place that is not wanted itself
 thread_local bool passing = false; // the thread is not to be held there
 
 // The library's calls.
@@ -428,7 +429,7 @@ std::atomic<unsigned> holding;             // threads that are held, or are abou
 std::atomic<unsigned> holders[2];          // of them, at a place that is wanted, and at partners
 std::atomic<unsigned> holds;               // since the places were armed, at those wanted
 std::atomic<unsigned> partner_holds;       // likewise, at partners
-uint64_t stall_seed;                       // for how long
+std::atomic<uint64_t> stall_seed;          // for how long
 std::atomic<int> last_place{-1};           // where threads end that are to; -1: none
 thread_local bool ends_in_record;
 
@@ -524,7 +525,7 @@ void ArmAgain(int place, int mode) {
 
 // What a thread has that is about to be held: one of few.
 bool BeginHold(int place) {
-    bool as_partner = role[place] != kWanted;
+    as_partner = role[place] != kWanted; // it may change until the hold is counted
     unsigned most = as_partner ? partners_most.load() : 1;
     unsigned seen = holders[as_partner];
     while (seen < most) {
@@ -536,8 +537,8 @@ bool BeginHold(int place) {
     return false;
 }
 
-void EndHold(int place) {
-    holders[role[place] != kWanted]--;
+void EndHold() {
+    holders[as_partner]--;
     holding--;
 }
 
@@ -580,7 +581,7 @@ void Hold(int place, int mode) {
     }
     shared->held[place][mode]++;
     shared->stalls++;
-    if (role[place] != kWanted) {
+    if (as_partner) {
         if (++partner_holds < kPartnerHolds) {
             ArmAgain(place, options.only.empty() ? 1 - mode : mode);
         }
@@ -590,7 +591,7 @@ void Hold(int place, int mode) {
             ArmAgain(place, 1 - mode);
         }
     }
-    EndHold(place);
+    EndHold();
 }
 
 // The functions whose return addresses are on top of the stack, perhaps old ones.
@@ -692,7 +693,7 @@ void OnTrap(int, siginfo_t *info, void *context) {
             break;
         default: // another thread was faster
             if (!child) {
-                EndHold(place);
+                EndHold();
             }
         }
     }
