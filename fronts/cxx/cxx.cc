@@ -6,9 +6,9 @@
 // preload this library without it.
 //
 // While all basic functions are this library's, every operator goes straight to the heap. Once one
-// of them is interposed, no operator hits any more (thread_heap_of_operators() stays empty), and
-// the slow ways below do what [new.delete] says: each operator calls the one that it is derived
-// from.
+// of them is interposed, no operator hits any more (thread_heap_of_operators() stays empty). Then
+// the slow paths below do as [new.delete] requires: each operator calls the operator from which it
+// is derived.
 #include <cstddef>
 #include <cstdlib>
 #include <new>
@@ -26,8 +26,8 @@ __attribute__((weak, noreturn)) void __throw_bad_alloc();
 __attribute__((weak)) new_handler get_new_handler() noexcept;
 } // namespace std
 
-// Weak, so that a program that the archive is linked into may define some of them itself. A call of
-// an operator, from here too, is one of what the process has under that name.
+// Weak, so that a program that is linked with the archive may define some operators itself. A call
+// of an operator, also from here, calls the function that the process has under that name.
 #define EXPORT __attribute__((visibility("default"), weak))
 
 namespace {
@@ -52,7 +52,7 @@ using new_plain_nothrow_fn = void *(std::size_t, const std::nothrow_t &) noexcep
 using new_aligned_nothrow_fn = void *(std::size_t, std::align_val_t,
                                       const std::nothrow_t &) noexcept;
 
-// The C++ library that this one was bound to; there is none in a C program.
+// Returns true if the process has a C++ library; a C program has none.
 bool has_runtime() {
     return std::__throw_bad_alloc != nullptr;
 }
@@ -146,8 +146,8 @@ HAK_COLD void *ask_runtime(std::size_t size, std::align_val_t align, unsigned fo
     }
 }
 
-// A block of this library's heap, while the operators are open; NULL too where the slower ways
-// below have to say why there is none.
+// Returns a block of this library's heap while the operators are open. Returns NULL if they are
+// not, if there is no memory, or if the alignment is bad: then a slower path below reports it.
 HAK_INLINE void *open_new(std::size_t size, std::align_val_t align, unsigned form) {
     if (HAK_UNLIKELY(!thread_heap_operators_open())) {
         return nullptr;
@@ -162,7 +162,8 @@ HAK_INLINE void *open_new(std::size_t size, std::align_val_t align, unsigned for
     return HAK_LIKELY(block != nullptr) ? block : slow_aligned_alloc(number(align), size);
 }
 
-// The two below are jumped to, so that what they return to is the code that called the operator.
+// The two functions below are reached by tail calls, so that they return to the code that called
+// the operator.
 #define CALLER __builtin_return_address(0)
 
 HAK_NOINLINE void *closed_new(std::size_t size, std::align_val_t align, unsigned form,
@@ -235,7 +236,7 @@ void call_delete(void *ptr, std::align_val_t align, unsigned form) noexcept {
     }
 }
 
-// A delete that is no hit. `form` is what it is derived from.
+// Does a delete that is no hit. `form` is the operator from which it is derived.
 HAK_NOINLINE void slow_delete(void *ptr, std::align_val_t align, unsigned form) noexcept {
     if (HAK_LIKELY(thread_heap_operators_open())) {
         slow_free(ptr);

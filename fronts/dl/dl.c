@@ -20,8 +20,9 @@ struct object {
     const uint32_t *hash; // of GNU's kind
 };
 
-// The parts of a hash table of GNU's kind. Its symbols are the last ones of the table of symbols,
-// those of one bucket adjacent; the first ones are what the object asks of others.
+// The parts of a hash table of GNU's kind. Its symbols are the last ones of the symbol table, and
+// those of one bucket are adjacent. The first symbols of the table are those that the object
+// imports.
 struct hash_table {
     uint32_t buckets, first, words, shift;
     const uint64_t *bloom;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // dlopen() and dlmopen(), which musl does not have, of the shared object only.
 //
-// Both pass the call on by a jump: the dynamic linker finds by the return address who calls, and
-// with that the caller's $ORIGIN, its DT_RUNPATH and its namespace. A call in C may or may not
-// become a jump, so this is written in assembler.
+// Both pass the call on by a jump: by the return address the dynamic linker finds the caller, and
+// with it the caller's $ORIGIN, DT_RUNPATH and namespace. A call in C may or may not become a jump,
+// so this is written in assembler.
 #include "fronts/dl/dl.h"
 
 #include "boxes/base/atomic.h"
@@ -49,8 +49,8 @@ __attribute__((used)) struct onward dl_onward_dlmopen(Lmid_t space, const char *
 #endif
 
 // NAME: keeps the three registers with arguments over the call of dl_onward_NAME, whose flags go
-// into register FLAGS. Without a next function, which a libc older than 2.34 may not have loaded,
-// the answer is NULL.
+// into register FLAGS. Returns NULL if there is no next function, which with glibc before 2.34 is
+// in a library (libdl) that may not be loaded.
 #if defined(__x86_64__)
 #    define FORWARD(name, flags)                   \
         __asm__(".pushsection .text\n"             \

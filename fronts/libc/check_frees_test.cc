@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// With HAKMEM_CHECK_FREES=0, as in a large heap: what is still stopped at once, and what waits for
-// the cache to spill.
+// Which misuse is still stopped at once with HAKMEM_CHECK_FREES=0, as in a large heap, and which
+// waits until the cache spills.
 #include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>

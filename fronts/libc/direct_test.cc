@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The allocator beside the program's own malloc, from many threads: what one thread allocates
-// others write to, resize and free, while threads start and end, caches are flushed, memory goes
-// back to the kernel and the statistics are read. Under --config=tsan, ThreadSanitizer sees every
-// access of the allocator and of its users: a block that is handed on without an order between the
-// one's last use and the other's first is a race.
+// The allocator beside the program's own malloc, from many threads. Threads write to, resize and
+// free blocks of other threads, while threads start and end, caches are flushed, memory goes back
+// to the kernel and the statistics are read. Under --config=tsan, ThreadSanitizer sees every access
+// of the allocator and of its users: if a block is handed on, and the old owner's last use is not
+// ordered before the new owner's first use, that is a race.
 #include <stdint.h>
 #include <string.h>
 

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every call to the kernel may fail: faults_program is run once for each call that it makes, with
-// that call failing (a complete sweep of single failures), with all calls failing from some call
-// on, with addresses taken by someone else, and with calls failing at random. Each run checks
-// itself: see there.
+// Every system call may fail: faults_program is run once for each call that it makes, with that
+// call failing (a complete sweep of single failures), with all calls failing from some call on,
+// with addresses taken by other mappings, and with calls failing at random. Each run checks itself
+// (see faults_program.c).
 //
-// The runs are processes of their own, so that the program's first calls fail too, those that libc
-// makes before main(). A clock that moves only when it is looked at makes a run with one thread
-// repeat exactly: what the sweep counts is what it then fails.
+// The runs are processes of their own, so that the first calls fail too, those that libc makes
+// before main(). A clock that moves only when the program looks at it makes a run with one thread
+// repeat exactly, so a number of the sweep stands for the same call in each run.
 //
-//   FAULTS_EVERY=n    of the single failures only every n-th, and the other sweeps sparser than one
-//                     by one if n is not 1 (1; 8 in the hardened flavour and 24 in the others: the
-//                     boxes that meet the kernel are the same in all of these)
-//   FAULTS_RANDOM=n   random runs (30; 10 in those others)
-//   FAULTS_SEED=n     of the first of them
+//   FAULTS_EVERY=n    only every n-th of the single failures, and the other sweeps sparser if n is
+//                     not 1. Default: 1; 8 in the hardened flavour and 24 in the others, because
+//                     all of these have the same boxes beside the kernel
+//   FAULTS_RANDOM=n   the number of random runs (30; 10 in those other flavours)
+//   FAULTS_SEED=n     the seed of the first random run
 #include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -43,7 +43,7 @@ struct Outcome {
     std::string said;   // on stdout and stderr
 
     bool Good() const { return ending == "exit 0" && said.find("hakmem:") == std::string::npos; }
-    // A number of the line that the program ends with; it has all of them if it is good.
+    // A number in the program's last line. A run that passes has all numbers.
     uint64_t Number(const std::string &name) const {
         size_t at = (" " + said).find(" " + name + "=");
         EXPECT_NE(at, std::string::npos) << name << " is not in " << said;
@@ -116,7 +116,7 @@ const Environment kSettings[] = {
     {"HAKMEM_LIMIT=50%", "HAKMEM_THP=1"},
 };
 
-// A number of the environment, or what it is without.
+// Returns a number from the environment, or `otherwise` without one.
 uint64_t Setting(const char *name, uint64_t otherwise) {
     const char *text = getenv(name);
     return text == nullptr ? otherwise : strtoull(text, nullptr, 0);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// fork() of programs with busy threads: the child can allocate and free at once, finds its blocks
-// as they were, and hangs nowhere.
+// fork() of programs with busy threads: the child can allocate and free at once, its blocks have
+// their contents, and it never hangs.
 #include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
@@ -457,7 +457,7 @@ bool LiveBlocksAreGood() {
 
 size_t operation_size;
 
-// In the child, on a fresh thread, which adopts what heaps there are.
+// Runs in the child, on a fresh thread, which adopts a heap of the parent's threads.
 void *Adopt(void *) {
     constexpr size_t kBlocks = 300;
     unsigned char *got[kBlocks];
@@ -571,7 +571,7 @@ const Operation kOperations[] = {
          PrepareLive(n);
          malloc_trim(0);
          FillScratch(n, 129);
-         // The cache is full but for one place.
+         // The cache has room for one block.
          while (scratch_count > 2) {
              free(scratch[--scratch_count]);
          }

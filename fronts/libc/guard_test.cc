@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The accesses that HAKMEM_GUARD stops, and its reports.
+// The accesses that HAKMEM_GUARD stops, and the reports.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

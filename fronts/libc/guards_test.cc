@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The pages behind large blocks that nobody may touch, in the hardened flavour: where they are, and
-// that blocks come, grow, shrink and go with them as without.
+// The guard pages behind large blocks in the hardened flavour: where they are, and that blocks
+// come, grow, shrink and go as without guards.
 #include <gtest/gtest.h>
 #include <malloc.h>
 #include <setjmp.h>
@@ -209,7 +209,7 @@ TEST(Guards, AreBounded) {
     free(again);
 }
 
-// The program has taken all mappings that the kernel grants, but for a few. Blocks still come,
+// The program has taken all mappings that the kernel grants, except for a few. Blocks still come,
 // grow, shrink and go.
 TEST(Guards, AreNotMadeWhereMappingsAreFew) {
     long most = 0;

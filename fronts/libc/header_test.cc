@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// The promises of the header strategy, in the flavour that has it: a header byte that an overflow
-// has changed is reported as heap corruption and never misrouted in silence, and no pointer,
-// whatever it is, makes free() touch memory that cannot be read.
+// The promises of the header strategy, in the flavour that has it: if an overflow has changed a
+// header byte, that is reported as heap corruption, and no pointer whatsoever makes free() touch
+// memory that cannot be read.
 //
-// The byte below a block is 0xA0 plus the block's bin. Of the 255 wrong values, 244 are no header
-// of any bin: free() reports those at once. Eleven are the header of another bin, and nothing in
-// the byte tells. Such a block goes into that bin's cache, if there is room: if not, free() takes
-// the slow path and reports it at once. Else it is reported at the latest when it leaves the cache
-// for the pool - when the cache spills, on malloc_trim(), at the exit of the thread or of the
-// program - as the pool knows from the slab which bin the block is of. Until then the cache may
-// hand it out as a block of the bin that the header says: that is the price of the strategy.
+// The byte below a block is 0xA0 plus the block's bin. Of the 255 wrong values, 244 are the header
+// of no bin, and free() reports them at once. Eleven are the header of another bin, which the byte
+// alone does not show. A block with such a header goes into that bin's cache, if there is room; if
+// not, free() takes the slow path and reports the block at once. Otherwise the block is reported at
+// the latest when it leaves the cache for the pool (when the cache spills, on malloc_trim(), at the
+// exit of the thread or of the program), because the pool knows the block's bin from its slab.
+// Until then the cache may hand the block out as one of the wrong bin: that is the price of the
+// strategy.
 #include <malloc.h>
 #include <signal.h>
 #include <stdint.h>
@@ -150,7 +151,7 @@ TEST_P(HeaderDeathTest, AnotherBinsHeaderIsReportedWhenTheCacheSpills) {
             },
             KilledBySignal(SIGABRT), OtherBin(pair_.block))
             << bin;
-        // When the cache of the bin that it says is full.
+        // When the cache of the header's bin is full.
         std::vector<void *> others;
         for (int i = 0; i < 2000; i++) {
             others.push_back(malloc((size_t{8} << bin) - 1));
@@ -202,7 +203,8 @@ TEST_P(HeaderDeathTest, AllOfABlockMayBeWritten) {
     malloc_trim(0);
 }
 
-// A pointer into a block, below which the program itself has written what looks like a header.
+// A pointer into a block, below which the program itself has written a byte that looks like a
+// header.
 TEST_P(HeaderDeathTest, AnInteriorPointerBehindALookAlike) {
     size_t size = malloc_usable_size(pair_.block);
     for (size_t at : {size_t{1}, size_t{8}, size / 2 & ~size_t{15}, size - 1}) {
@@ -290,7 +292,7 @@ TEST(HeaderForeignDeathTest, NoAddressOfTheWindowFaults) {
     }
     for (uintptr_t address : addresses) {
         void *p = reinterpret_cast<void *>(address);
-        // Some are by chance the start of a live block, whose owner is not to see it any more.
+        // Some are by chance the start of a live block: its owner must not use it any more.
         EXPECT_EXIT(
             {
                 free(p);

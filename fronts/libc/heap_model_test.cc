@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The heap against a model: random operations, and after each the heap must be as the model says.
 // No two live blocks overlap, contents survive, alignment and usable size hold, calloc() is zero,
-// the statistics add up, and in the end everything is given back.
+// the statistics add up, and in the end all memory is given back.
 //
 // Lockstep runs one operation at a time, each on a thread of the model's choice, so that a seed
 // replays exactly and the statistics can be compared exactly. Concurrent lets threads run freely;
@@ -9,9 +9,9 @@
 //
 // The model's own memory comes from mmap(), not from the heap under test.
 //
-//   HEAP_MODEL_SEED=n   use this seed (printed by every run; else a fixed one)
-//   HEAP_MODEL_OPS=n    operations a thread
-//   HEAP_MODEL_THREADS=n
+//   HEAP_MODEL_SEED=n     the seed, which every run prints (fixed by default)
+//   HEAP_MODEL_OPS=n      the number of operations of each thread
+//   HEAP_MODEL_THREADS=n  the number of threads
 #include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
@@ -112,7 +112,7 @@ struct Block {
     bool large = false; // it has slabs of its own
 };
 
-// --- One thread that does what it is told
+// --- A thread that runs operations for the model
 
 struct Order {
     enum Kind {
@@ -272,7 +272,7 @@ class Lockstep {
     }
     ~Lockstep() { StopAll(); }
 
-    // "" if all is well, else what is wrong.
+    // Returns "" if no check failed, else the fault.
     std::string Run(uint64_t operations) {
         for (uint64_t i = 0; i < operations && fault_.empty(); i++) {
             Step();
@@ -367,7 +367,7 @@ class Lockstep {
         Insert(p, {order.size, order.size, next_id_++, large});
     }
 
-    // A block that the heap says is ours from now on.
+    // Notes a block that the heap has just returned.
     void Insert(uintptr_t p, Block block) {
         auto after = live_.lower_bound(p);
         if (after != live_.end() && (after->first == p || p + block.size > after->first)) {

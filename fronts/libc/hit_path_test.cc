@@ -2,14 +2,14 @@
 // The length of the hit path, counted in the library that ships: a child that has it preloaded is
 // stepped through one call, instruction by instruction.
 //
-// Counted is what runs within the library, the `ret` included. The data cache lines are those that
-// memory operands name, without the stack and without the block's own line, which its user has
-// touched or is about to; the operands are read from objdump's disassembly. The
-// same is done with a program that the library is linked into, which saves the line in which a
-// shared object finds its thread-local storage.
+// The instructions within the library are counted, the `ret` included. The data cache lines are
+// those of memory operands, which are read from objdump's disassembly, without the stack and
+// without the block's own line, which the block's user has touched or is about to touch. The same
+// is done with a program that has the library linked in, which saves the line by which a shared
+// object finds its thread-local storage.
 //
-// Which front serves a class is none of the hit path's business: it is the same code, byte for
-// byte, in a flavour with other fronts, and the same instructions run whatever the settings say.
+// The hit path does not depend on the front of a group: the code is the same, byte for byte, in a
+// flavour with other fronts, and the same instructions run whatever the settings are.
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -66,8 +66,8 @@ const Disassembly &Disassemble(const std::string &library) {
     return found->second;
 }
 
-// A whole function, an instruction a line with its bytes, without what depends on where things
-// lie: the displacement of an operand relative to %rip, and the target of a jump out of the
+// A whole function, one instruction with its bytes a line, without the parts that depend on where
+// things lie: the displacement of an operand relative to %rip, and the target of a jump out of the
 // function.
 std::vector<std::string> Function(const std::string &library, const std::string &name) {
     std::vector<std::string> lines;

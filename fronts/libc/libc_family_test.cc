@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// glibc's second set of names, __libc_malloc and kin, in each way to have a flavour: preloaded, as
-// an archive in a dynamic, a static and a static PIE program; and what libc's own malloc says.
+// glibc's second set of names, __libc_malloc and so on, with a flavour preloaded, and with its
+// archive in a dynamic, a static and a static PIE program; and the same with libc's own malloc.
 #include <string>
 
 #include "fronts/libc/shell.h"

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A small C program lives under a limit on data or locked memory as it does on the system's malloc.
 //
-// The program is linked with the flavour, and without the C++ library: what it maps is its own, the
-// C library's and the allocator's.
+// The program is linked with the flavour, and without the C++ library: all mappings are its own,
+// the C library's or the allocator's.
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -50,7 +50,7 @@ void ExpectGood(int status) {
 
 constexpr size_t kMiB = size_t{1} << 20;
 
-// 8 MiB is what most systems have.
+// Most systems have 8 MiB.
 TEST(LimitsProgram, MemoryIsLockedAsItIsMapped) {
     for (size_t limit : {8 * kMiB, 4 * kMiB, 2 * kMiB}) {
         SCOPED_TRACE(limit);
@@ -58,7 +58,7 @@ TEST(LimitsProgram, MemoryIsLockedAsItIsMapped) {
     }
 }
 
-// The kernel compares with the limit what is mapped, reservations too.
+// The kernel compares the limit with all that is mapped, reservations included.
 TEST(LimitsProgram, WhatIsMappedCanBeLocked) {
     for (size_t limit : {8 * kMiB, 6 * kMiB}) {
         SCOPED_TRACE(limit);

@@ -100,8 +100,8 @@ size_t Opaque(size_t n) {
     return v;
 }
 
-// With nothing left, every entry point says so. 0 if all is well. `size` is that of a large block,
-// or a block of another bin or in another chunk might be left.
+// With no memory left, every entry point says so. Returns 0 if it does. `size` is that of a large
+// block, or a block of another bin or in another chunk might be left.
 int EveryEntryPointFails(size_t size) {
     errno = 0;
     if (calloc(1, size) != nullptr || errno != ENOMEM) {
@@ -157,7 +157,7 @@ int LiveWithinLimit(size_t size, size_t at_least) {
     if (int which = EveryEntryPointFails(size >= 40000 ? size : 200000); which != 0) {
         return 110 + which;
     }
-    // A failed realloc leaves the block; what is smaller may still fit.
+    // A failed realloc leaves the block; a smaller size may still fit.
     errno = 0;
     if (blocks.first != nullptr && realloc(blocks.first, first) != nullptr) {
         return 102;
@@ -235,7 +235,7 @@ TEST_P(LimitTest, Of1GiBFromTheStart) {
 TEST_P(LimitTest, SetWhileTheHeapIsInUse) {
     fflush(stdout);
     EXPECT_EQ(test_util::InChild([] {
-                  // The limit leaves 200 MiB above what is mapped by now.
+                  // The limit leaves 200 MiB above the present mappings.
                   free(malloc(GetParam()));
                   struct rlimit rlimit;
                   rlimit.rlim_cur = rlimit.rlim_max =
@@ -249,7 +249,7 @@ TEST_P(LimitTest, SetWhileTheHeapIsInUse) {
 }
 
 TEST(Limit, ThatLeavesNoRoomForAHeap) {
-    // No address is left: every call says so, and none crashes.
+    // No address is left: every call fails with ENOMEM, and none crashes.
     EXPECT_EQ(test_util::InChild([] {
                   struct rlimit rlimit = {0, 0};
                   setrlimit(RLIMIT_AS, &rlimit);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A process has 65,530 mappings (vm.max_map_count), and the program wants some for itself: what its
-// blocks do as they grow leaves next to all of them.
+// A process has 65,530 mappings (vm.max_map_count), and the program needs some for itself: blocks
+// that grow leave almost all of them.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -2,10 +2,10 @@
 // Misuse of the interface: each fault ends the program with abort() and exactly one line on stderr
 // that names the call, the pointer and the fault.
 //
-// What needs the pointer's kind only, its alignment, or the mark of a freed block is caught by the
-// call itself, and so is all that there is to say of blocks above SIZE_CLASS_HIT_MAX. What needs a
-// small block's bit (freed by another thread before, not the start of a block, wrong size) is
-// caught when the thread's cache gives the block back: when it is full, on malloc_trim(), at the
+// The call itself catches faults that show in the pointer's kind, its alignment, or the mark of a
+// freed block, and all faults of blocks above SIZE_CLASS_HIT_MAX. Faults that only a small block's
+// bit shows (freed by another thread before, not the start of a block, wrong size) are caught when
+// the thread's cache gives the block back: when the cache is full, on malloc_trim(), at the
 // thread's exit or at the program's.
 #include <errno.h>
 #include <malloc.h>
@@ -58,7 +58,7 @@ constexpr const char *kWrongSize =
 constexpr char kNotItsSize[] =
     "the size given is not the block's"; // as the hardened flavour has it
 
-// A block that is larger than a sized delete was told goes back as what it is.
+// If a sized delete is given too small a size, the block goes back to its own bin.
 constexpr bool kSmallerSizesPass = SIZE_CLASS_HEADER == 0 && !HAK_DEBUG;
 
 // The statement aborts after it has written this line and nothing else.
@@ -315,7 +315,8 @@ TEST_P(SmallDeathTest, DoubleFreeIsCaughtWhenTheCacheSpills) {
 }
 
 TEST_P(SmallDeathTest, DoubleFreeByAnotherThread) {
-    // libc keeps what it allocates for a thread for the next one: that must not be the freed block.
+    // libc keeps a block that it allocates for a thread for the next one: that must not be the
+    // freed block.
     InThread(free, nullptr);
     EXPECT_MISUSE(
         {
@@ -467,7 +468,7 @@ TEST_P(SmallDeathTest, SizedDeleteWithAWrongSize) {
     }
 }
 
-// As programs do that delete an object as its base class: a block that is larger than what was said
+// Some programs delete an object as its base class: a block that is larger than the given size
 // goes back where it came from, and may be a block of the smaller size in between.
 TEST(SizedDelete, OfALargerBlockLosesNothing) {
     if (!kSmallerSizesPass) {
@@ -822,7 +823,7 @@ std::vector<void *> LargeHeap() {
     return heap;
 }
 
-// "NULL" is what the row says then: no pointer and ENOMEM, and the block is as it was.
+// The row says "NULL" then: the call returns NULL and ENOMEM, and the block is as it was.
 void ExpectNull(void *p) {
     if (p != nullptr || errno != ENOMEM) {
         _exit(1);

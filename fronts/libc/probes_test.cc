@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The probes of the shared object, as its notes say, and what stands where they say it.
+// The probes of the shared object: its notes, and the code at the addresses in the notes.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Heap profiles of programs whose allocations are known, read back as other tools read them: gzip
-// unpacks them, and what is in them is decoded by the definition of profile.proto.
+// unpacks the files, and their content is decoded by the definition of profile.proto.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 

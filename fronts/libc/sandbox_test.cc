@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Programs in seccomp filters: the system calls that an allocator makes or might make forbidden, by
-// the program itself or before it started, with an errno or fatally.
+// Programs under seccomp filters, which forbid system calls that an allocator makes or might make.
+// The program itself or its parent installs the filter, which answers with an errno or kills.
 //
-// Kernels without a feature, older ones or what stands in for one, answer in the same way. The
-// library is told then that there is no filter.
+// Kernels that lack a feature (older ones, or emulations) answer in the same way. For these tests
+// the library is told that there is no filter.
 //
-// sandbox_program does it. libc's malloc passes all of this too, but where munmap() or mremap() is
-// fatal, which it calls itself.
+// sandbox_program does the work. libc's malloc passes these tests too, unless munmap() or mremap()
+// is fatal, which it calls itself.
 #include <gtest/gtest.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -31,7 +31,7 @@ constexpr int kCalls[] = {
 };
 constexpr int kStart[] = {SYS_mprotect, SYS_munmap, SYS_openat, SYS_prlimit64};
 
-// The calls that it might make, and those of them that only a start needs.
+// The calls that the library might make, and those of them that only a program's start needs.
 const std::vector<int> kOthers = {
     SYS_mincore,        SYS_msync,  SYS_mlock,     SYS_prctl,        SYS_seccomp,
     SYS_membarrier,     SYS_open,   SYS_fcntl,     SYS_sched_yield,  SYS_sched_getaffinity,
@@ -220,7 +220,7 @@ std::string advice(int value) {
     return with(SYS_madvise, 2, -1, value);
 }
 
-// What a kernel may lack, and what it says then.
+// Features that a kernel may lack, and its answers then.
 const struct Feature {
     const char *name;
     std::vector<int> calls;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Stack: no entry point takes more than 1 KiB more of it than libc's own does, whatever state the
-// heap is in, and all work on the smallest stacks there are.
+// No entry point takes more than 1 KiB more stack than libc's own, in any state of the heap, and
+// all of them work on the smallest stacks that there are.
 #include <map>
 #include <sstream>
 #include <string>
@@ -12,7 +12,8 @@ namespace {
 
 constexpr char kProgram[] = "fronts/libc/small_stack_program";
 
-// Runs the program with these arguments and variables; what it says, its exit status at the end.
+// Runs the program with these arguments and variables. Returns its output, with the exit status at
+// the end.
 std::string Said(const std::string &variables, const std::string &arguments) {
     shell::Outcome outcome =
         shell::Run("env " + variables + " " + kProgram + " " + arguments + "; echo exit $?");

@@ -38,7 +38,7 @@ struct Parcel {
     Parcel *next;
 };
 
-// A bounded queue of parcels; a mutex, as it is not the queue that is tested.
+// A bounded queue of parcels, with a mutex, because the queue is not what is tested.
 class Mailbox {
   public:
     void Put(Parcel *parcel) {
@@ -207,7 +207,7 @@ void *RefillAtOnce(void *arg) {
     uint64_t me = reinterpret_cast<uintptr_t>(arg);
     Claim *mine[kBlocks];
     for (uint64_t round = 0; round < kRounds; round++) {
-        // The barrier gathers them now and then; in between they run as they like.
+        // The barrier gathers the threads now and then; in between they run freely.
         if (round % 16 == 0) {
             pthread_barrier_wait(&round_begins);
         }
