@@ -4,12 +4,10 @@
 //     sandbox_program WHEN WAY STATES NUMBER...
 //
 // WHEN   prctl, syscall: the program itself installs the filter by that function of libc, after it
-// has
-//        used the heap a little; exec: the parent has installed it
+//        has used the heap a little; exec: the parent has installed it
 // WAY    the answer to the calls NUMBER...: kill, or the number of an errno; only: all other calls
-// are
-//        fatal. NUMBER:ARGUMENT:MASK:VALUE is a call whose argument, counted from 0, has that value
-//        in the bits of the mask.
+//        are fatal. NUMBER:ARGUMENT:MASK:VALUE is a call whose argument, counted from 0, has that
+//        value in the bits of the mask.
 // STATES letters of the steps that follow:
 //        h  the heap grows, is full of holes, rests, and grows again
 //        l  blocks of MiBs grow and are freed; one of GiBs, for which the kernel is asked

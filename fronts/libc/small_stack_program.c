@@ -3,9 +3,8 @@
 // with a flavour preloaded; without one it measures libc's own malloc.
 //
 //   measure     prints a line for each call, "NAME BYTES": the most stack that any of many calls
-//   took,
-//               found by painting the stack below the call. The heap goes through all states that a
-//               call can find: empty, growing, full caches, other sizes, idle memory.
+//               took, found by painting the stack below the call. The heap goes through all states
+//               that a call can find: empty, growing, full caches, other sizes, idle memory.
 //   thread OP   call OP on a thread of 16 KiB, of which 4 KiB are taken
 //   signal OP   call OP in a handler on a signal stack of 4 KiB, with an unmapped page below it
 //   start KIB LIBRARY
