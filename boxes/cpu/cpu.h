@@ -16,6 +16,7 @@
 //   CPU_STEP_DOWN(words, place, now)  word or to the one before
 //   cpu_load_word(words, place)       words[place], by a load that the compiler does not take apart
 //   CPU_RESULT(pointer)               a hint: the pointer is what the function returns
+//   cpu_lesser_bytes(a, b)            the lesser of each two bytes, as unsigned numbers
 //   cpu_copy(to, from, size)          memcpy() without a call, for what runs before libc does
 //   cpu_here(&pc, &sp, &fp)           an address in the code, the stack's and the frame's pointer
 //   CPU_FRAME_TABLES                  1 if stack_trace can read the tables of the unwinder
@@ -30,6 +31,10 @@
 #include <stdint.h>
 
 #define CPU_INLINE static inline __attribute__((always_inline))
+
+// 16 bytes, and two words, in a vector register.
+typedef uint8_t cpu_bytes __attribute__((vector_size(16)));
+typedef uint64_t cpu_words __attribute__((vector_size(16)));
 
 #if defined(CPU_TRACED) && CPU_TRACED
 #    include "boxes/cpu/traced.h"

@@ -21,6 +21,11 @@ CPU_INLINE void *cpu_load_word(const void *words, size_t place) {
 
 #define CPU_RESULT(pointer) ((void)0)
 
+CPU_INLINE cpu_bytes cpu_lesser_bytes(cpu_bytes a, cpu_bytes b) {
+    cpu_bytes is_less = (cpu_bytes)(a < b);
+    return (a & is_less) | (b & ~is_less);
+}
+
 CPU_INLINE void cpu_copy(void *to, const void *from, size_t size) {
     for (size_t i = 0; i < size; i++) {
         ((volatile char *)to)[i] = ((const volatile char *)from)[i];

@@ -3,6 +3,8 @@
 #ifndef HAKMEM_BOXES_CPU_X86_64_H
 #define HAKMEM_BOXES_CPU_X86_64_H
 
+#include <emmintrin.h>
+
 #define CPU_PLAIN_STEPS 1
 #define CPU_TOTAL_ORDER 1
 
@@ -66,6 +68,10 @@ CPU_INLINE void *cpu_load_word(const void *words, size_t place) {
 
 CPU_INLINE void cpu_copy(void *to, const void *from, size_t size) {
     __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
+}
+
+CPU_INLINE cpu_bytes cpu_lesser_bytes(cpu_bytes a, cpu_bytes b) {
+    return (cpu_bytes)_mm_min_epu8((__m128i)a, (__m128i)b);
 }
 
 #define CPU_FRAME_TABLES 1

@@ -95,23 +95,24 @@ void *large_alloc_near(size_t asked, size_t align, enum large_block_use use, boo
     if (HAK_UNLIKELY(slab == ARENA_NONE)) {
         return NULL;
     }
-    const struct page_arena_window window = page_arena_get_window();
+    struct page_arena_window room_for_one;
+    const struct page_arena_window *window = page_arena_the_window(&room_for_one);
     size_t rest = (run << ARENA_SLAB_SHIFT) - size;
     size_t colour = coloured ? colour_of(slab, rest - hak_min(rest, guard)) : 0;
     if (use == LARGE_BLOCK_ZERO &&
-        !large_make_zero((char *)page_arena_address(&window, slab) + colour, size, slab, run,
+        !large_make_zero((char *)page_arena_address(window, slab) + colour, size, slab, run,
                          is_zero)) {
         return NULL;
     }
-    struct slab *meta = superslab_slab(&window, slab);
+    struct slab *meta = superslab_slab(window, slab);
     unsigned slot = hak_thread_slot();
     char *block =
-        large_begin(&window, slab, meta, run, 0, colour, asked, slot, use == LARGE_BLOCK_GROWN);
-    large_count_begun(&window, slab, meta, slot,
+        large_begin(window, slab, meta, run, 0, colour, asked, slot, use == LARGE_BLOCK_GROWN);
+    large_count_begun(window, slab, meta, slot,
                       *is_zero                   ? TAIL_CLEAN
                       : use == LARGE_BLOCK_GROWN ? TAIL_WANTED
                                                  : TAIL_UNUSED);
-    large_set_guard(&window, slab);
+    large_set_guard(window, slab);
     return block;
 }
 
@@ -173,8 +174,8 @@ bool large_block_free(const struct page_arena_window *window, void *ptr, size_t 
 }
 
 bool large_block_free_reached(void *ptr, size_t slab) {
-    const struct page_arena_window window = page_arena_get_window();
-    struct slab *meta = find_reached(&window, ptr, slab);
+    struct page_arena_window room;
+    struct slab *meta = find_reached(page_arena_the_window(&room), ptr, slab);
     if (HAK_UNLIKELY(meta == NULL)) {
         return false;
     }

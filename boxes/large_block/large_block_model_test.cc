@@ -291,6 +291,10 @@ class Queue : public model::Checker {
 page_arena_window page_arena_work_out_window() {
     return memory().window;
 }
+const page_arena_window *page_arena_write_window(page_arena_window *room) {
+    *room = page_arena_work_out_window();
+    return room;
+}
 bool page_arena_is_tight() {
     return false;
 }

@@ -8,18 +8,21 @@
 
 static_assert(MEDIUM_BLOCK_MOST <= (size_t)128 << 10, "a chunk has a few such blocks");
 
-// Returns true if blocks of `size` bytes that start at a multiple of `align` are medium ones.
-static bool is_medium(size_t size, size_t align) {
-    return HAK_HEADER == 0 && HAK_HARDENED == 0 && size <= MEDIUM_BLOCK_MOST && align <= HAK_PAGE &&
-           settings_get(SETTING_LIMIT) == 0 && page_arena_init() &&
+// Returns true if pages of chunks may be taken in this process.
+static bool may_take(void) {
+    return settings_get(SETTING_LIMIT) == 0 && page_arena_init() &&
            !HAK_UNLIKELY(page_arena_is_tight());
 }
 
 // --- Entries
 
-static uint64_t entry_of(unsigned pages, size_t colour, size_t size) {
-    return pages | (uint64_t)colour << SUPERSLAB_ENTRY_COLOUR |
+static uint64_t entry_of(unsigned pages, unsigned slot, size_t colour, size_t size) {
+    return pages | slot << SUPERSLAB_ENTRY_SLOT | (uint64_t)colour << SUPERSLAB_ENTRY_COLOUR |
            (uint64_t)size << SUPERSLAB_ENTRY_SIZE;
+}
+// Returns the entry of the block after its length has changed.
+static uint64_t entry_of_resized(uint64_t entry, unsigned pages, size_t size) {
+    return entry_of(pages, superslab_entry_slot(entry), superslab_entry_colour(entry), size);
 }
 static unsigned pages_for(size_t bytes) {
     return (unsigned)((bytes + HAK_PAGE - 1) >> HAK_PAGE_SHIFT);
@@ -47,68 +50,120 @@ HAK_INLINE struct medium find(const struct page_arena_window *window, const void
 // --- Pages that were freed a moment ago
 
 // The threads of a slot keep the pages of some blocks that were freed, for blocks of the same
-// number of pages. A word has the number of the first page, and how many there are; 0: none.
+// number of pages: up to two runs of each number, the older one first. A word has the number of the
+// first page, and how many pages there are. 0: nothing is kept.
 //
-// What is kept also keeps the chunk that it is in, with all of the chunk's pages. So there are no
-// more such words than a quarter of the chunks, and when chunks are given back until half of them
-// are left, what is kept goes first.
-enum { KEPT = 16, KEPT_COUNT_BITS = 8 };
-static struct { alignas(HAK_CACHE_LINE) _Atomic(uint64_t) runs[KEPT]; } kept[HAK_THREAD_SLOTS];
+// What is kept also keeps the chunk that it is in, with all of the chunk's pages. So a program that
+// only frees is to keep nothing in the end. Once PUSHED_OUT runs of a number of pages have been
+// pushed out and none was taken, the place is closed: it keeps nothing until a thread asks for that
+// number again. And when chunks are given back until half of them are left, what is kept goes
+// first.
+enum { KEPT_SHIFT = 8, PUSHED_SHIFT = 56, PUSHED_OUT = 3 };
+#define KEPT_CLOSED (UINT64_C(1) << 63) // the older run's word; it has no pages
+
+struct kept_place {
+    _Atomic(uint64_t) old;
+    _Atomic(uint64_t) last; // and from PUSHED_SHIFT on, how many were pushed out before it
+};
+enum { PLACES = MOST_PAGES - LEAST_PAGES + 1 };
+static struct { alignas(HAK_CACHE_LINE) struct kept_place places[PLACES]; } kept[HAK_THREAD_SLOTS];
 
 static uint64_t kept_word(size_t chunk, unsigned page, unsigned count) {
-    return (chunk * SLAB_PAGES + page) << KEPT_COUNT_BITS | count;
+    return (chunk * SLAB_PAGES + page) << KEPT_SHIFT | count;
 }
 
 static struct pages_taken kept_pages(uint64_t word) {
-    size_t page = word >> KEPT_COUNT_BITS;
+    size_t page = (word & ((UINT64_C(1) << PUSHED_SHIFT) - 1)) >> KEPT_SHIFT;
     return (struct pages_taken){page / CHUNK_PAGES * CHUNK_SLABS, page % CHUNK_PAGES};
 }
 
-HAK_INLINE _Atomic(uint64_t) *kept_at(unsigned slot, unsigned count) {
-    enum { CHUNKS_EACH = 4 };
-    uint64_t most = hak_min(chunk_count() / CHUNKS_EACH, (size_t)KEPT) | 1;
-    uint64_t ways = UINT64_C(1) << (63 - __builtin_clzll(most)); // a power of two
-    return &kept[slot].runs[count & (ways - 1)];
+static unsigned kept_count(uint64_t word) {
+    return word % (1 << KEPT_SHIFT);
+}
+
+HAK_INLINE struct kept_place *kept_at(unsigned slot, unsigned count) {
+    return &kept[slot].places[count - LEAST_PAGES];
 }
 
 // Takes `count` pages that are kept.
 HAK_INLINE bool take_kept(unsigned slot, unsigned count, struct pages_taken *taken) {
-    _Atomic(uint64_t) *at = kept_at(slot, count);
+    struct kept_place *place = kept_at(slot, count);
+    _Atomic(uint64_t) *at = &place->last;
     uint64_t word = atomic_load_explicit(at, memory_order_relaxed);
-    if (word % (1 << KEPT_COUNT_BITS) != count || !hak_step_swap(at, word, 0)) {
+    if (word == 0) {
+        at = &place->old;
+        word = atomic_load_explicit(at, memory_order_relaxed);
+    }
+    if (kept_count(word) == 0 || !hak_step_swap(at, word, 0)) {
         return false;
     }
     *taken = kept_pages(word);
     return true;
 }
 
-static void give_kept(const struct page_arena_window *window, uint64_t word) {
-    struct pages_taken pages = kept_pages(word);
-    chunk_put(window, pages.chunk, pages.page, word % (1 << KEPT_COUNT_BITS));
+// To be called if a thread asks for `count` pages, and none are kept.
+static void reopen(unsigned slot, unsigned count) {
+    struct kept_place *place = kept_at(slot, count);
+    if (atomic_load_explicit(&place->old, memory_order_relaxed) == KEPT_CLOSED) {
+        hak_step_swap(&place->old, KEPT_CLOSED, 0);
+    }
 }
 
-// Keeps the pages of a freed block for the threads of a slot. Gives back those that it replaces.
+static void give_kept(const struct page_arena_window *window, uint64_t word) {
+    if (kept_count(word) != 0) {
+        struct pages_taken pages = kept_pages(word);
+        chunk_put(window, pages.chunk, pages.page, kept_count(word));
+    }
+}
+
+// Keeps no more pages at a place, and gives back those that it has.
+static HAK_NOINLINE void close(const struct page_arena_window *window, struct kept_place *place) {
+    uint64_t old = atomic_exchange(&place->old, KEPT_CLOSED);
+    give_kept(window, atomic_exchange(&place->last, 0));
+    give_kept(window, old);
+}
+
+// Keeps the pages of a freed block for the threads of a slot. Gives back those that it replaces. A
+// block that was resized may have a number of pages for which there is no place.
 static void keep(const struct page_arena_window *window, size_t chunk, unsigned page,
                  unsigned count, unsigned slot) {
-    _Atomic(uint64_t) *at = kept_at(slot, count);
-    uint64_t word = kept_word(chunk, page, count);
-    uint64_t before = atomic_load_explicit(at, memory_order_relaxed);
-    if (MEDIUM_BLOCK_KEPT == 0 || HAK_UNLIKELY(!hak_step_swap(at, before, word))) {
-        before = word;
+    if (HAK_UNLIKELY(count - LEAST_PAGES >= PLACES)) {
+        chunk_put(window, chunk, page, count);
+        return;
     }
-    if (before != 0) {
-        give_kept(window, before);
+    struct kept_place *place = kept_at(slot, count);
+    uint64_t word = kept_word(chunk, page, count);
+    uint64_t old = atomic_load_explicit(&place->old, memory_order_relaxed);
+    if (MEDIUM_BLOCK_KEPT != 0 && old == 0 && HAK_LIKELY(hak_step_swap(&place->old, 0, word))) {
+        return;
+    }
+    uint64_t out = word;
+    uint64_t last = atomic_load_explicit(&place->last, memory_order_relaxed);
+    uint64_t pushed = last == 0 ? 0 : (last >> PUSHED_SHIFT) + 1;
+    if (MEDIUM_BLOCK_KEPT != 0 && old != 0 && old != KEPT_CLOSED) {
+        if (pushed > PUSHED_OUT) {
+            close(window, place);
+        } else if (HAK_LIKELY(hak_step_swap(&place->last, last, word | pushed << PUSHED_SHIFT))) {
+            out = last;
+        }
+    }
+    give_kept(window, out);
+}
+
+// Takes what a word has out of it, and gives it back.
+static void empty(const struct page_arena_window *window, _Atomic(uint64_t) *at) {
+    uint64_t word = atomic_load_explicit(at, memory_order_relaxed);
+    if (kept_count(word) != 0 && hak_step_swap(at, word, 0)) {
+        give_kept(window, word);
     }
 }
 
 void medium_give_kept(const struct page_arena_window *window) {
-    for (unsigned i = 0; i < HAK_THREAD_SLOTS * KEPT; i++) {
-        _Atomic(uint64_t) *at = &kept[i / KEPT].runs[i % KEPT];
-        if (atomic_load_explicit(at, memory_order_relaxed) != 0) {
-            uint64_t word = atomic_exchange(at, 0);
-            if (word != 0) {
-                give_kept(window, word);
-            }
+    for (unsigned slot = 0; slot < HAK_THREAD_SLOTS; slot++) {
+        for (unsigned count = LEAST_PAGES; count <= MOST_PAGES; count++) {
+            struct kept_place *place = kept_at(slot, count);
+            empty(window, &place->last);
+            empty(window, &place->old);
         }
     }
 }
@@ -146,30 +201,51 @@ static HAK_NOINLINE void clear(const struct page_arena_window *window, size_t ch
     }
 }
 
-void *medium_block_alloc(size_t size, size_t align, bool zero) {
-    if (!is_medium(size, align)) {
-        return NULL;
-    }
-    const struct page_arena_window window = page_arena_get_window();
-    size_t bytes = superslab_usable(size);
-    unsigned count = (unsigned)hak_max(pages_for(bytes), LEAST_PAGES);
-    struct pages_taken taken;
-    unsigned slot = hak_thread_slot();
-    if (!take_kept(slot, count, &taken) && !chunk_take(&window, count, slot, &taken)) {
-        return NULL;
-    }
-    char *start = page_at(&window, taken.chunk, taken.page);
+// Starts a block of `bytes` usable bytes in pages that the caller has taken.
+HAK_INLINE void *begin(const struct page_arena_window *window, struct pages_taken taken,
+                       unsigned count, unsigned slot, size_t bytes, size_t size, size_t align) {
+    char *start = page_at(window, taken.chunk, taken.page);
     size_t room = ((size_t)count << HAK_PAGE_SHIFT) - bytes;
     size_t colour =
         align <= HAK_CACHE_LINE && chunk_count() < COLOURED_MOST ? colour_for(start, room) : 0;
+    atomic_store_explicit(superslab_entry(window, taken.chunk, taken.page),
+                          entry_of(count, slot, colour, size), memory_order_release);
+    return start + colour;
+}
+
+static HAK_NOINLINE void *alloc_in_chunk(unsigned count, unsigned slot, size_t bytes, size_t size,
+                                         size_t align, bool zero) {
+    const struct page_arena_window window = page_arena_get_window();
+    struct pages_taken taken;
+    if (!chunk_take(&window, count, slot, &taken)) {
+        return NULL;
+    }
     page_set touched = touch(chunk_of(&window, taken.chunk), taken.page, count);
     if (zero && touched != 0) {
         clear(&window, taken.chunk, touched);
     }
     mark_used(&window, taken.chunk);
-    atomic_store_explicit(superslab_entry(&window, taken.chunk, taken.page),
-                          entry_of(count, colour, size), memory_order_release);
-    return start + colour;
+    return begin(&window, taken, count, slot, bytes, size, align);
+}
+
+void *medium_block_alloc(size_t size, size_t align, bool zero) {
+    if (HAK_HEADER != 0 || HAK_HARDENED != 0 || size > MEDIUM_BLOCK_MOST || align > HAK_PAGE) {
+        return NULL;
+    }
+    size_t bytes = superslab_usable(size);
+    unsigned count = (unsigned)hak_max(pages_for(bytes), LEAST_PAGES);
+    unsigned slot = hak_thread_slot();
+    struct pages_taken taken;
+    if (HAK_LIKELY(page_arena_is_known()) && HAK_LIKELY(take_kept(slot, count, &taken))) {
+        // There was a block in these pages, so all of them were touched.
+        const struct page_arena_window *window = &page_arena_known.window;
+        if (zero) {
+            clear(window, taken.chunk, pages_at(taken.page, count));
+        }
+        return begin(window, taken, count, slot, bytes, size, align);
+    }
+    reopen(slot, count);
+    return may_take() ? alloc_in_chunk(count, slot, bytes, size, align, zero) : NULL;
 }
 
 bool medium_block_free(const struct page_arena_window *window, const void *ptr, size_t slab) {
@@ -177,10 +253,8 @@ bool medium_block_free(const struct page_arena_window *window, const void *ptr, 
     if (HAK_UNLIKELY(block.entry == 0) || !hak_step_swap(block.at, block.entry, 0)) {
         return false;
     }
-    unsigned owner =
-        atomic_load_explicit(&superslab_slab(window, block.chunk)->owner, memory_order_relaxed);
     keep(window, block.chunk, block.page, superslab_entry_pages(block.entry),
-         owner % HAK_THREAD_SLOTS);
+         superslab_entry_slot(block.entry) % HAK_THREAD_SLOTS);
     if (HAK_UNLIKELY(chunk_are_half())) {
         medium_give_kept(window);
     }
@@ -200,10 +274,9 @@ bool medium_block_stays(const struct page_arena_window *window, const void *ptr,
         pages_for(need) != superslab_entry_pages(block.entry)) {
         return false;
     }
-    atomic_store_explicit(
-        block.at,
-        entry_of(superslab_entry_pages(block.entry), superslab_entry_colour(block.entry), size),
-        memory_order_relaxed);
+    atomic_store_explicit(block.at,
+                          entry_of_resized(block.entry, superslab_entry_pages(block.entry), size),
+                          memory_order_relaxed);
     return true;
 }
 
@@ -224,7 +297,8 @@ bool medium_block_resize(const struct page_arena_window *window, const void *ptr
         }
         touch(chunk, block.page + have, want - have);
     }
-    atomic_store_explicit(block.at, entry_of(want, colour, size), memory_order_relaxed);
+    atomic_store_explicit(block.at, entry_of_resized(block.entry, want, size),
+                          memory_order_relaxed);
     if (want < have) {
         chunk_put(window, block.chunk, block.page + want, have - want);
     }

@@ -2,7 +2,8 @@
 // medium_block_internal: what the files of medium blocks share.
 //
 //   medium_block.c   blocks: takes pages for them, frees and resizes them
-//   chunk.c          chunks: finds one with enough free pages, makes new ones, gives them back
+//   chunk.c          chunks: takes pages of them, makes new ones, gives them back
+//   fit.c            knows each chunk's longest free run, and finds a chunk by it
 //   purge.c          gives pages without a live block back to the kernel
 //
 // What is ordered, and by what:
@@ -10,10 +11,10 @@
 // - A page's contents, its bit in `touched` and its block's entry go from thread to thread with its
 //   bit in `avail`: setting the bit releases, taking it acquires. Whoever has taken all bits of a
 //   chunk has the chunk.
-// - A thread that frees pages sets their bits and then reads which list their chunk is on; a thread
-//   that changes the list writes it and then reads the bits. One of the two must see the other, so
-//   all four steps are sequentially consistent. The same holds at each level above, between a
-//   chunk's list and the summaries.
+// - A thread that frees pages sets their bits and then reads how long their chunk's longest run is
+//   said to be; a thread that changes that length writes it and then reads the bits. One of the two
+//   must see the other, so all four steps are sequentially consistent. The same holds between the
+//   lengths of chunks, SuperSlabs and groups, and between the bits and `remembered`.
 // - An entry is written by the thread that has taken the block's pages, and cleared, in one atomic
 //   step, by the thread that frees the block: of two threads that free it, one finds no entry.
 #ifndef HAKMEM_BOXES_MEDIUM_BLOCK_MEDIUM_BLOCK_INTERNAL_H
@@ -32,9 +33,9 @@ enum {
     CHUNK_PAGES = SUPERSLAB_CHUNK_PAGES,
     CHUNK_WORDS = SUPERSLAB_CHUNK_WORDS,
     SLAB_PAGES = ARENA_SLAB / HAK_PAGE,
-    LISTS = SUPERSLAB_CHUNK_LISTS,
-    LIST_FIRST = SIZE_CLASS_BINS, // of the words of groups and regions
-    CHUNKS_WORD = LIST_FIRST + LISTS,
+    LONGEST_WORDS = SUPERSLAB_CHUNK_FITS,
+    LONGEST_FIRST = SIZE_CLASS_BINS, // of the words of groups and regions
+    CHUNKS_WORD = LONGEST_FIRST + LONGEST_WORDS,
 };
 
 // The pages of a chunk, a bit each.
@@ -134,6 +135,18 @@ HAK_INLINE bool chunk_are_half(void) {
     }
     return half;
 }
+
+// --- fit.c
+
+// What is said of a chunk: the length of its longest free run in pages, LEAST_PAGES to MOST_PAGES
+// (that many or more); 0: it has no such run, or is not to be found.
+unsigned chunk_longest(const struct page_arena_window *window, size_t chunk);
+void chunk_set_longest(const struct page_arena_window *window, size_t chunk, unsigned pages);
+
+// Finds a chunk that seems to have a run of `count` adjacent free pages; of these, in the first
+// group with one, a chunk whose longest run is shortest. Returns its first slab, or ARENA_NONE if
+// there is none, or after *looks places that turned out to have none. Counts them down.
+size_t chunk_find(const struct page_arena_window *window, unsigned count, unsigned *looks);
 
 // Gives a chunk back to the arena if none of its pages is taken.
 void chunk_give_if_free(const struct page_arena_window *window, size_t chunk);

@@ -7,6 +7,9 @@
 
 HAK_C_BEGIN
 
+// Whether slots keep pages of freed blocks: build setting MEDIUM_BLOCK_KEPT.
+extern bool model_keeps;
+
 // How many chunks there are, about, and half of what there were.
 volatile void *model_counted(void);
 volatile void *model_mark(void);

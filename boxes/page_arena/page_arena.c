@@ -269,8 +269,8 @@ size_t page_arena_reuse(size_t slabs) {
     static_assert(RUN_CACHE_NONE == ARENA_NONE, "no run is no slab");
     size_t from = run_cache_take(slabs);
     if (from != ARENA_NONE) { // The run may be a part of the one that was set aside.
-        struct page_arena_window window = page_arena_get_window();
-        use_meta(&window, from, slabs);
+        struct page_arena_window room;
+        use_meta(page_arena_the_window(&room), from, slabs);
     }
     return from;
 }

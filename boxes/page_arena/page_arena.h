@@ -114,6 +114,7 @@ struct page_arena_known {
 };
 extern struct page_arena_known page_arena_known __attribute__((visibility("hidden")));
 struct page_arena_window page_arena_work_out_window(void);
+const struct page_arena_window *page_arena_write_window(struct page_arena_window *room);
 bool page_arena_find_place(void);
 
 HAK_INLINE bool page_arena_is_known(void) {
@@ -129,6 +130,11 @@ HAK_INLINE bool page_arena_init(void) {
 // Returns the window. Its base is NULL and its slabs are 0 before page_arena_init().
 HAK_INLINE struct page_arena_window page_arena_get_window(void) {
     return page_arena_is_known() ? page_arena_known.window : page_arena_work_out_window();
+}
+
+// As above, without a copy of the window if that can be: *room is for one.
+HAK_INLINE const struct page_arena_window *page_arena_the_window(struct page_arena_window *room) {
+    return page_arena_is_known() ? &page_arena_known.window : page_arena_write_window(room);
 }
 
 // Claims `slabs` (>= 1) adjacent slabs whose address is a multiple of `align` (a power of two; the

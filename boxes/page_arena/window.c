@@ -54,6 +54,11 @@ struct page_arena_window page_arena_work_out_window(void) {
     return window_of(atomic_load_explicit(&config, memory_order_acquire));
 }
 
+const struct page_arena_window *page_arena_write_window(struct page_arena_window *room) {
+    *room = page_arena_work_out_window();
+    return room;
+}
+
 size_t arena_first_superslab(const struct page_arena_window *window) {
     size_t control = regions_offset(window->slabs) + regions_size(window->slabs);
     return hak_round_up(control, ARENA_SUPERSLAB) / ARENA_SUPERSLAB;

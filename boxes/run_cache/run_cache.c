@@ -114,7 +114,7 @@ static size_t slabs_in(way_word *ways) {
 }
 
 // Returns an empty place of a line if there is one, otherwise the place of the shortest run.
-static size_t shortest_in(way_word *ways) {
+static HAK_NOINLINE size_t shortest_in(way_word *ways) {
     uint64_t least = UINT64_MAX;
 #pragma GCC unroll 8
     for (size_t way = 0; way < RUN_CACHE_WAYS; way++) {
@@ -127,6 +127,7 @@ static size_t shortest_in(way_word *ways) {
 struct line_look {
     size_t slabs;            // sum over all runs
     unsigned before, behind; // a bit for each place whose run seems to be in front of, behind it
+    unsigned empty;          // a bit for each place that seems to be empty
 };
 
 // Two words in one vector register. seem_equal() compares the halves of each word: the lower half
@@ -146,6 +147,7 @@ static struct line_look look_at(way_word *ways, struct run_cache_run run) {
     pair sum = {0};
     pair before = {0};
     pair behind = {0};
+    pair empty = {0};
     pair from = pair_of(word_of(run.from, 0));
     pair end = pair_of(word_of(run.from + run.slabs, 0));
 #pragma GCC unroll 4
@@ -156,9 +158,10 @@ static struct line_look look_at(way_word *ways, struct run_cache_run run) {
         sum += words;
         before |= seem_equal(ends, from) & bits;
         behind |= seem_equal(words, end) & bits;
+        empty |= seem_equal(words, (pair){0}) & bits;
     }
     return (struct line_look){length_of(sum[0] + sum[1]), (unsigned)(before[0] | before[1]),
-                              (unsigned)(behind[0] | behind[1])};
+                              (unsigned)(behind[0] | behind[1]), (unsigned)(empty[0] | empty[1])};
 }
 
 // Takes the run at the lowest of `places`, if it is adjacent to *run, and adds it to *run. Sets
@@ -180,6 +183,17 @@ static void join(way_word *ways, unsigned places, struct run_cache_run *run, siz
     *empty = way;
 }
 
+// Returns the place for a run; `empty` has a bit for each place that seems to be empty.
+static size_t empty_or_shortest(way_word *ways, unsigned empty) {
+    if (HAK_LIKELY(empty != 0)) {
+        size_t way = (size_t)__builtin_ctz(empty);
+        if (HAK_LIKELY(look(ways, way) == 0)) {
+            return way;
+        }
+    }
+    return shortest_in(ways);
+}
+
 struct run_cache_run run_cache_put(unsigned line, size_t from, size_t slabs, size_t most) {
     struct run_cache_run run = {from, slabs};
     if (slabs > hak_min(most, RUN_CACHE_MOST)) {
@@ -196,7 +210,7 @@ struct run_cache_run run_cache_put(unsigned line, size_t from, size_t slabs, siz
         join(ways, seen.behind, &run, &way);
     }
     if (way == RUN_CACHE_WAYS) {
-        way = shortest_in(ways);
+        way = empty_or_shortest(ways, seen.empty);
     }
     uint64_t word = word_of(run.from, run.slabs);
     if (look(ways, way) == 0 && hak_step_swap(&ways[way], 0, word)) {

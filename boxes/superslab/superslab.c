@@ -110,5 +110,6 @@ HAK_LAYOUT(
              HAK_NUMBER("kind.heap", SLAB_HEAP), HAK_NUMBER("kind.private", SLAB_PRIVATE),
              HAK_NUMBER("kind.chunk", SLAB_CHUNK),
              HAK_NUMBER("medium.slabs", SUPERSLAB_CHUNK_SLABS),
+             HAK_NUMBER("medium.slot_shift", SUPERSLAB_ENTRY_SLOT),
              HAK_NUMBER("medium.colour_shift", SUPERSLAB_ENTRY_COLOUR),
              HAK_NUMBER("medium.size_shift", SUPERSLAB_ENTRY_SIZE)));

@@ -56,18 +56,17 @@ enum {
     SUPERSLAB_CHUNKS = ARENA_SUPERSLAB_SLABS / SUPERSLAB_CHUNK_SLABS,
     SUPERSLAB_CHUNK_PAGES = SUPERSLAB_CHUNK_SLABS * (ARENA_SLAB / HAK_PAGE),
     SUPERSLAB_CHUNK_WORDS = SUPERSLAB_CHUNK_PAGES / 64,
-    SUPERSLAB_CHUNK_LISTS = 13, // words of groups and regions behind those of the bins
+    SUPERSLAB_CHUNK_FITS = 8, // words of groups and regions behind those of the bins
 };
 struct superslab_chunk {
     alignas(HAK_CACHE_LINE) atomic_bitmap_word avail[SUPERSLAB_CHUNK_WORDS]; // pages free to take
     atomic_bitmap_word touched[SUPERSLAB_CHUNK_WORDS]; // may have memory; a page's holder writes
-    _Atomic(uint8_t) list;                             // the chunk's list, plus 1; 0: none. A hint
 };
 
 // The entry of a medium block is the one of its first page. From the lowest bit on: the number of
-// the block's pages, the bytes in front of the block, and the bytes that were asked for. 0: no
-// block starts at the page.
-enum { SUPERSLAB_ENTRY_COLOUR = 16, SUPERSLAB_ENTRY_SIZE = 32 };
+// the block's pages, the slot of the thread that allocated it, the bytes in front of the block, and
+// the bytes that were asked for. 0: no block starts at the page.
+enum { SUPERSLAB_ENTRY_SLOT = 8, SUPERSLAB_ENTRY_COLOUR = 16, SUPERSLAB_ENTRY_SIZE = 32 };
 
 struct superslab {
     // A bit for each slab and bin: if it is clear, the slab has no free blocks of that bin, or a
@@ -81,6 +80,8 @@ struct superslab {
     alignas(HAK_CACHE_LINE) _Atomic(uint32_t) owner; // the group whose home it is; 0: no home
     alignas(HAK_CACHE_LINE) _Atomic(uint32_t) spare; // slabs that are held and not in use, as bits
     _Atomic(uint32_t) idle; // visits of the decay since the owner took blocks
+    // A byte for each chunk: the length of its longest free run. See medium_block's fit.c.
+    atomic_bitmap_word longest;
     struct superslab_chunk chunks[SUPERSLAB_CHUNKS];
     char pad_[HAK_PAGE - ARENA_GROUP_USER_WORDS * 4 - ARENA_SUPERSLAB_SLABS -
               ARENA_SUPERSLAB_SLABS * 64 - (2 + SUPERSLAB_CHUNKS) * HAK_CACHE_LINE];
@@ -94,8 +95,8 @@ static_assert(offsetof(struct superslab, slabs) % HAK_CACHE_LINE == 0, "and star
 static_assert(offsetof(struct superslab, bits) == HAK_PAGE, "bitmaps start at the second page");
 static_assert(sizeof(struct superslab) == ARENA_SUPERSLAB_META, "what the arena sets aside");
 static_assert((int)SIZE_CLASS_SLAB == (int)ARENA_SLAB, "a slab of blocks is a slab of the arena");
-static_assert((int)ARENA_GROUP_USER_WORDS >= (int)SIZE_CLASS_BINS + SUPERSLAB_CHUNK_LISTS + 1,
-              "a word for each bin, for each list of chunks, and for all chunks");
+static_assert((int)ARENA_GROUP_USER_WORDS >= (int)SIZE_CLASS_BINS + SUPERSLAB_CHUNK_FITS + 1,
+              "a word for each bin, those of the chunks' free runs, and one for all chunks");
 static_assert((int)SUPERSLAB_CHUNK_PAGES <=
                   (int)SUPERSLAB_CHUNK_SLABS * (int)SIZE_CLASS_MAX_BLOCKS / 64,
               "the entries of a chunk fit into the bitmaps of its slabs");
@@ -155,7 +156,10 @@ HAK_INLINE atomic_bitmap_word *superslab_entry(const struct page_arena_window *w
     return superslab_at(window, slab)->bits[slab % ARENA_SUPERSLAB_SLABS] + page;
 }
 HAK_INLINE unsigned superslab_entry_pages(uint64_t entry) {
-    return (uint16_t)entry;
+    return (uint8_t)entry;
+}
+HAK_INLINE unsigned superslab_entry_slot(uint64_t entry) {
+    return (uint8_t)(entry >> SUPERSLAB_ENTRY_SLOT);
 }
 HAK_INLINE size_t superslab_entry_colour(uint64_t entry) {
     return (uint16_t)(entry >> SUPERSLAB_ENTRY_COLOUR);

@@ -49,6 +49,7 @@ struct thread_heap {
     // Only misses touch the fields below.
     _Atomic(uint8_t) busy; // the thread is between thread_heap_enter() and thread_heap_leave()
     uint8_t trim_bin;      // bin that the trim goes on with; 0: no trim is under way
+    uint8_t large_quiet;   // large blocks to be allocated until the clock is read for one again
     uint32_t id;           // index in the directory of heaps
     uint64_t seen_ms;      // clock of the thread's last miss; 0 in an empty heap
     uint64_t trim_ms;      // clock at which the next trim begins

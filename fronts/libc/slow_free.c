@@ -216,11 +216,11 @@ static HAK_NOINLINE void free_large(void *ptr) {
 #if !HAK_HARDENED
 // Frees a block in the window that has no bin: mostly a large block.
 static HAK_NOINLINE void free_without_bin(void *ptr) {
-    if (!heap_profile_started()) {
-        const struct page_arena_window window = page_arena_get_window();
-        size_t slab = page_arena_slab_of(&window, ptr);
-        if (HAK_LIKELY(medium_block_owns_reached(&window, slab)
-                           ? medium_block_free(&window, ptr, slab)
+    if (HAK_LIKELY(page_arena_is_known()) && !heap_profile_started()) {
+        const struct page_arena_window *window = &page_arena_known.window;
+        size_t slab = page_arena_slab_of(window, ptr);
+        if (HAK_LIKELY(medium_block_owns_reached(window, slab)
+                           ? medium_block_free(window, ptr, slab)
                            : large_block_free_reached(ptr, slab))) {
             return;
         }

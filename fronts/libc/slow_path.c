@@ -29,13 +29,22 @@
 #include <string.h>
 
 // As tick(), for the allocation of a large block, which takes about as long as a tick. The clock
-// moves every few ms only, so a thread ticks once for each value of the clock. A thread without a
-// heap has the empty one, whose seen_ms is 0, and ticks each time. A free of a large block does not
-// tick, because the freed block is not idle yet.
+// moves every few ms only, so a thread ticks once for each value of the clock, and after it has
+// read the same value twice it lets QUIET allocations pass. A thread without a heap has the empty
+// one, whose seen_ms is 0, and ticks each time. A free of a large block does not tick, because the
+// freed block is not idle yet.
 static void tick_once(void) {
+    enum { QUIET = 3 };
+    struct thread_heap *heap = thread_heap_current();
+    if (heap->large_quiet != 0) {
+        heap->large_quiet--;
+        return;
+    }
     uint64_t now = os_now_ms();
-    if (HAK_UNLIKELY(now != thread_heap_current()->seen_ms)) {
+    if (HAK_UNLIKELY(now != heap->seen_ms)) {
         tick_at(thread_heap_get(), now);
+    } else {
+        heap->large_quiet = QUIET;
     }
 }
 

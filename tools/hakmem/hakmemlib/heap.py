@@ -152,11 +152,11 @@ class Heap:
     def _read_chunk(self, slab, raw):
         """The blocks of a chunk: (start, asked, pages), by address."""
         lay, start = self.layout, self.address(slab.index)
-        colour, size = lay.number("medium.colour_shift"), lay.number("medium.size_shift")
+        slot, colour, size = (lay.number(f"medium.{field}_shift") for field in ("slot", "colour", "size"))
         for page, entry in enumerate(struct.unpack(f"<{len(raw) // 8}Q", raw)):
             if entry:
                 begin = start + page * self.page + (entry >> colour & (1 << size - colour) - 1)
-                slab.blocks.append((begin, entry >> size, entry & (1 << colour) - 1))
+                slab.blocks.append((begin, entry >> size, entry & (1 << slot) - 1))
 
     def _read_superslab(self, superslab, raw, at, wanted):
         lay = self.layout
