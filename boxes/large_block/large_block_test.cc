@@ -17,6 +17,7 @@
 #include <set>
 #include <string>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <thread>
 #include <unistd.h>
 #include <vector>
@@ -329,6 +330,9 @@ size_t resident(const char *from, size_t size) {
 }
 
 TEST_F(LargeBlock, ManyBlocksHoldLittleBehindTheirEnds) {
+    // While this runs, the kernel is not to make a huge page of pages that it finds beside each
+    // other: it would bring what was given back into memory again.
+    prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
     constexpr size_t kBlocks = 400;
     constexpr size_t kRun = 2 * kSlab;
     constexpr size_t kSize = kSlab + 1000; // fills a little more than half of its run
@@ -379,6 +383,7 @@ TEST_F(LargeBlock, ManyBlocksHoldLittleBehindTheirEnds) {
     EXPECT_GE(resident(only, kRun - HAK_PAGE), kRun / HAK_PAGE - 2);
     ASSERT_TRUE(release(only));
     clock_ms = 0;
+    prctl(PR_SET_THP_DISABLE, 0, 0, 0, 0);
 }
 
 TEST_F(LargeBlock, ALargeTableOfZeroesHasThePagesThatAreUsed) {
