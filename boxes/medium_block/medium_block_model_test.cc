@@ -472,10 +472,12 @@ TEST_F(MediumBlockModel, PagesAreKeptWhereOthersAre) {
 }
 
 TEST_F(MediumBlockModel, APlaceIsClosedWhileAThreadTakesPages) {
-    Chunks chunks({{kFree}, {alloc(12)}}, 1, kKeeps);
+    Chunks chunks({{kFree, alloc(12), alloc(12)}, {alloc(12)}, {}}, 1, kKeeps);
     for (int i = 0; i < 6; i++) {
         chunks.before(0, alloc(12));
     }
+    chunks.before(2, alloc(32)); // no page is left
+    chunks.before(2, alloc(24));
     for (int i = 0; i < 5; i++) { // two are kept, and three were pushed out
         chunks.before(0, kFree);
     }
@@ -503,9 +505,10 @@ TEST_F(MediumBlockModel, RoomThatAThreadFreesIsFound) {
     expect_good(chunks);
 }
 
-// A search finds nothing in a group whose length is too great, while a thread frees there.
+// A search finds nothing in a group whose length is too great, while a thread frees there. There is
+// no room for another chunk, which would raise the length again.
 TEST_F(MediumBlockModel, AGroupIsLoweredWhileAThreadFrees) {
-    Chunks chunks({{kFree}, {alloc(20)}, {}}, 3, kGives);
+    Chunks chunks({{kFree}, {alloc(20)}, {}}, 2, kGives);
     for (int i = 0; i < 8; i++) {
         chunks.before(i < 4 ? 0 : 2, alloc(32));
     }
