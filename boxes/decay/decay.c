@@ -43,13 +43,14 @@ enum { GROWTH_EACH = 8, GROWTH_PAGES = 256 };
 // A step is made of slices, small enough for the step to read the clock between them.
 enum { SLICE_SLABS = 16, SLICE_LOOKS = 16, SLICE_PAGES = 64, SLICE_WORDS = 1024 };
 
-// Counts pages of slabs in use and of chunks that a slice has given back.
-static void count_pages(size_t pages, size_t *given) {
+// Counts pages of slabs in use and of chunks that a step or a slice of one has given back. Returns
+// how many.
+static size_t count_pages(size_t pages) {
     atomic_fetch_add_explicit(&state.pages, pages, memory_order_relaxed);
     if (pages != 0) {
         probe_purge(pages * HAK_PAGE);
     }
-    *given += pages;
+    return pages;
 }
 
 // Does one slice of the round, and adds the number of pages that it gave back to *given. Returns
@@ -74,7 +75,7 @@ static bool slice(uint32_t age_ms, bool all, size_t *given) {
         struct shared_pool_walk walk = {.cursor = HAK_PEEK(&state.pool_cursor), .all = all};
         shared_pool_purge(&walk, SLICE_LOOKS, SLICE_PAGES);
         HAK_POKE(&state.pool_cursor, walk.cursor);
-        count_pages(walk.pages, given);
+        *given += count_pages(walk.pages);
         if (walk.cursor == 0 || walk.refused) {
             HAK_POKE(&state.phase, MEDIUM);
         }
@@ -83,7 +84,7 @@ static bool slice(uint32_t age_ms, bool all, size_t *given) {
     struct medium_block_walk walk = {.cursor = HAK_PEEK(&state.medium_cursor), .all = all};
     medium_block_purge(&walk, SLICE_LOOKS, SLICE_PAGES);
     HAK_POKE(&state.medium_cursor, walk.cursor);
-    count_pages(walk.pages, given);
+    *given += count_pages(walk.pages);
     if (walk.cursor == 0 || walk.refused) {
         HAK_POKE(&state.phase, IDLE);
         return false;
@@ -189,7 +190,7 @@ static HAK_NOINLINE void grow_step(size_t grown) {
     HAK_POKE(&state.grown, grown);
     shared_pool_purge(&walk, look, GROWTH_PAGES);
     HAK_POKE(&state.grown_cursor, walk.cursor);
-    atomic_fetch_add_explicit(&state.pages, walk.pages, memory_order_relaxed);
+    count_pages(walk.pages);
 }
 
 void decay_tick(uint64_t now) {
