@@ -3,10 +3,12 @@
 #ifndef HAKMEM_FRONTS_LIBC_TEST_UTIL_H
 #define HAKMEM_FRONTS_LIBC_TEST_UTIL_H
 
+#include <fcntl.h>
 #include <malloc.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/types.h>
 #include <sys/wait.h>
@@ -29,22 +31,19 @@ namespace test_util {
 // them, to save time. tools/soak runs any flavour for as long as one likes.
 constexpr unsigned kPart = std::string_view(HAK_FLAVOUR) == "hakmem_c23" ? 1 : 5;
 
-// A field of /proc/self/status in bytes ("VmRSS:", "VmHWM:"), 0 if there is none. Allocates nothing
-// that stays.
+// Returns a field of /proc/self/status in bytes ("VmRSS:", "VmHWM:"), 0 if there is none. Allocates
+// nothing: a freed buffer would be what a malloc_trim() behind the call gives back.
 inline size_t StatusBytes(const char *field) {
-    char line[256];
-    size_t kib = 0;
-    FILE *file = fopen("/proc/self/status", "r");
-    if (file == nullptr) {
-        return 0;
+    char text[8192];
+    size_t length = 0;
+    int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+    for (ssize_t n = 1; fd >= 0 && n > 0; length += n > 0 ? static_cast<size_t>(n) : 0) {
+        n = read(fd, text + length, sizeof text - 1 - length);
     }
-    while (fgets(line, sizeof line, file) != nullptr) {
-        if (strncmp(line, field, strlen(field)) == 0) {
-            sscanf(line + strlen(field), "%zu", &kib);
-        }
-    }
-    fclose(file);
-    return kib * 1024;
+    close(fd);
+    text[length] = '\0';
+    const char *line = strstr(text, field);
+    return line == nullptr ? 0 : strtoul(line + strlen(field), nullptr, 10) * 1024;
 }
 
 // Returns true if all bytes of a block are `byte`.
