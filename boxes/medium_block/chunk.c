@@ -6,7 +6,7 @@
 // that is. What is left of a chunk is then remembered only if it is much.
 #include "boxes/medium_block/medium_block_internal.h"
 
-// The chunk that the threads of a slot took from last: its first slab, plus 1; 0: none. A hint.
+// The chunk that the threads of a slot remember: its first slab, plus 1; 0: none. A hint.
 static struct { alignas(HAK_CACHE_LINE) _Atomic(size_t) chunk; } remembered[HAK_THREAD_SLOTS];
 
 _Atomic(uint64_t) chunk_counted;

@@ -103,12 +103,18 @@ static size_t least_from(atomic_bitmap_word *words, size_t count, unsigned value
     return NO_PLACE;
 }
 
+static unsigned greatest_of(uint64_t word) {
+    unsigned greatest = 0;
+    for (; word != 0; word >>= 8) {
+        greatest = (unsigned)hak_max(greatest, (uint8_t)word);
+    }
+    return greatest;
+}
+
 static unsigned greatest_in(atomic_bitmap_word *words, size_t count) {
     unsigned greatest = 0;
     for (size_t i = 0; i < count; i++) {
-        for (uint64_t word = atomic_load(&words[i]); word != 0; word >>= 8) {
-            greatest = (unsigned)hak_max(greatest, (uint8_t)word);
-        }
+        greatest = (unsigned)hak_max(greatest, greatest_of(atomic_load(&words[i])));
     }
     return greatest;
 }
@@ -131,15 +137,6 @@ static atomic_bitmap_word *words_of_region(const struct page_arena_window *windo
     return superslab_region_word(window, chunk, LONGEST_FIRST);
 }
 
-static unsigned greatest_of_chunks(uint64_t word) {
-    unsigned greatest = byte_of(word, 0);
-#pragma GCC unroll 3
-    for (size_t i = 1; i < SUPERSLAB_CHUNKS; i++) {
-        greatest = (unsigned)hak_max(greatest, byte_of(word, i));
-    }
-    return greatest;
-}
-
 // Writes the length of a SuperSlab, by its chunks', into its group's words, and raises the group's.
 // `seen`: the SuperSlab's word.
 static void pass_on(const struct page_arena_window *window, size_t chunk, uint64_t seen) {
@@ -147,7 +144,7 @@ static void pass_on(const struct page_arena_window *window, size_t chunk, uint64
     size_t superslab = chunk / ARENA_SUPERSLAB_SLABS % ARENA_GROUP_SUPERSLABS;
     size_t group = chunk / ARENA_GROUP_SLABS % ARENA_REGION_GROUPS;
     for (unsigned i = 0; i < TRIES; i++) {
-        unsigned greatest = greatest_of_chunks(seen);
+        unsigned greatest = greatest_of(seen);
         set_byte(words_of_group(window, chunk) + superslab / WORD_BYTES, superslab, greatest);
         raise_byte(words_of_region(window, chunk) + group / WORD_BYTES, group, greatest);
         uint64_t now = atomic_load(word_of_chunk(window, chunk));
@@ -224,7 +221,7 @@ static size_t find_in_group(const struct page_arena_window *window, size_t first
 
 size_t chunk_find(const struct page_arena_window *window, unsigned count, unsigned *looks) {
     size_t top = page_arena_top();
-    for (size_t region = 0; region<top && * looks> 0; region += ARENA_REGION_SLABS) {
+    for (size_t region = 0; *looks > 0 && region < top; region += ARENA_REGION_SLABS) {
         size_t words = words_below(top, region, ARENA_GROUP_SLABS);
         for (; *looks > 0; --*looks) {
             size_t group = first_from(words_of_region(window, region), words, count);

@@ -82,6 +82,30 @@ def hak_test(name, srcs, deps, variants = [""], tags = [], linkopts = [], **kwar
             **kwargs
         )
 
+def hak_long_model_test(name, srcs, deps):
+    """The searches of a model that take minutes and gigabytes: tools/model --long runs them.
+
+    Args:
+      name: the test's name.
+      srcs: sources of the model and its test; these searches are its disabled tests.
+      deps: boxes, by their plain labels.
+    """
+    hak_test(
+        name = name,
+        timeout = "eternal",
+        srcs = srcs,
+        args = [
+            "--gtest_also_run_disabled_tests",
+            "--gtest_filter=*DISABLED_*",
+        ],
+        tags = [
+            "exclusive",
+            "manual",
+            "model_long",
+        ],
+        deps = deps,
+    )
+
 def hak_benchmark(name, srcs, deps, variants = [""], tags = [], **kwargs):
     """A Google Benchmark of one box, in C++: one cc_binary a variant, NAME plus the variant's suffix.
 
