@@ -136,6 +136,11 @@ size_t os_most_mappings(void);
 // touched looks like one that was never touched, too.)
 bool os_touched(const void *at, size_t size, unsigned char *pages);
 
+// Sets pages[i] to an odd value for each page of a committed range, of up to 2^20 bytes, that is in
+// memory, and to an even value for any other page, also for one in swap: a third of the system
+// calls of os_touched(), for estimates. Returns false, with `pages` undefined, in a sandbox.
+bool os_in_memory(const void *at, size_t size, unsigned char *pages);
+
 // Returns true if a page of a mapped range is not in memory. Returns false in a sandbox. (If a page
 // that was never touched is not in memory, the kernel does not lock the range in memory.)
 bool os_is_absent(const void *page);

@@ -80,11 +80,14 @@ static __attribute__((noinline)) bool has_swap(void) {
     return is_error(sys3(SYS_sysinfo, (long)&info, 0, 0)) || info.totalswap != 0;
 }
 
+bool os_in_memory(const void *at, size_t size, unsigned char *pages) {
+    return is_free_to_call() && !is_error(sys3(SYS_mincore, (long)at, (long)size, (long)pages));
+}
+
 // Swap that exists neither before nor after the look did not exist in between: a look is too short
 // for swap to be added, this process to be paged out, and the swap to be removed.
 bool os_touched(const void *at, size_t size, unsigned char *pages) {
-    return is_free_to_call() && !has_swap() &&
-           !is_error(sys3(SYS_mincore, (long)at, (long)size, (long)pages)) && !has_swap();
+    return is_free_to_call() && !has_swap() && os_in_memory(at, size, pages) && !has_swap();
 }
 
 bool os_is_absent(const void *page) {

@@ -23,15 +23,15 @@ static uint32_t count_of(const struct page_arena_window *window, size_t from, si
     // One slab at a time, so that the list of pages fits on a signal's stack. A hash chooses the
     // slab: blocks whose sizes are powers of two all begin at the same slab of `each`, and a
     // program may use only their beginnings.
-    uint64_t touched[SLAB_PAGES / 8]; // one byte for each page
+    uint64_t in[SLAB_PAGES / 8]; // one byte for each page
     uint32_t count = 0;
     for (size_t end = from + slabs; from + each <= end; from += each) {
         size_t at = from + (hak_hash(from) >> 32) % each;
-        if (os_touched(page_arena_address(window, at), ARENA_SLAB, (unsigned char *)touched)) {
+        if (os_in_memory(page_arena_address(window, at), ARENA_SLAB, (unsigned char *)in)) {
             uint32_t pages = 0;
             for (size_t i = 0; i < SLAB_PAGES / 8; i++) {
                 const uint64_t in_memory = UINT64_C(0x0101010101010101);
-                pages += (uint32_t)__builtin_popcountll(touched[i] & in_memory);
+                pages += (uint32_t)__builtin_popcountll(in[i] & in_memory);
             }
             count += (uint32_t)each * (UINT32_C(1) << EMPTIED_SHIFT | pages);
         }
@@ -40,7 +40,7 @@ static uint32_t count_of(const struct page_arena_window *window, size_t from, si
 }
 
 // Returns the number of slabs, a power of two, of which one is looked at when `slabs` slabs are
-// emptied at a time. A look takes three system calls: of a long run, only one slab in each
+// emptied at a time. A look takes a system call: of a long run, only one slab in each
 // SuperSlab is looked at.
 static size_t looked_at(size_t slabs) {
     enum { EACH = 4, LOOKS = 32 };

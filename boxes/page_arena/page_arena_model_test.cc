@@ -660,7 +660,7 @@ os_result os_unmap(void *, size_t) {
     return OS_NO_MEMORY;
 }
 void os_huge_pages(void *, size_t, bool) {}
-bool os_touched(const void *, size_t, unsigned char *) {
+bool os_in_memory(const void *, size_t, unsigned char *) {
     return false;
 }
 bool os_is_absent(const void *) {

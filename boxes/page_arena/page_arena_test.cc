@@ -27,7 +27,7 @@
 static std::atomic<uint64_t> clock_ms{1000};
 static std::atomic<size_t> advised;    // bytes that were advised huge pages
 static bool all_touched;               // all pages count as in memory, whatever the kernel says
-static std::atomic<size_t> looks;      // calls of os_touched()
+static std::atomic<size_t> looks;      // calls of os_in_memory()
 static std::function<void()> on_clock; // called when the arena looks at the clock
 static bool refuse_commit, refuse_reserve, refuse_map, refuse_purge, refuse_move;
 static size_t map_most = SIZE_MAX;               // larger mappings are refused
@@ -83,7 +83,7 @@ void __wrap_os_huge_pages(void *at, size_t size, bool on) {
     __real_os_huge_pages(at, size, on);
 }
 // `all_touched` is for machines with swap, where pages that were written may be out of memory.
-bool __wrap_os_touched(const void *at, size_t size, unsigned char *pages) {
+bool __wrap_os_in_memory(const void *at, size_t size, unsigned char *pages) {
     looks++;
     if (all_touched) {
         memset(pages, 1, size / HAK_PAGE);
@@ -2402,7 +2402,7 @@ TEST_F(PageArena, WhatIsFilledAgainIsOnHugePages) {
     constexpr size_t kPages = ARENA_SLAB / HAK_PAGE;
     uint64_t before = stats().refilled_superslabs;
     EXPECT_EQ(again(kPages, kRun, maybe), kAll);
-    EXPECT_LE(looks, kSuperSlabs * 8) << "each is three system calls";
+    EXPECT_LE(looks, kSuperSlabs * 8) << "each is a system call";
     EXPECT_EQ(again(kPages, 8, maybe), kAll) << "given back in pieces";
     EXPECT_EQ(again(kPages, kRun, filled), kAll);
     EXPECT_EQ(stats().refilled_superslabs, before + 3 * kSuperSlabs);
