@@ -362,6 +362,9 @@ static HAK_NOINLINE unsigned take_from_fresh(unsigned bin, void **blocks, unsign
     if (slab == ARENA_NONE) {
         return 0;
     }
+    if (zero && company != NULL && company->grew < UINT8_MAX) {
+        company->grew++;
+    }
     const struct page_arena_window window = page_arena_get_window();
     probe_slab_claim(page_arena_address(&window, slab), size_class_bins[bin].size);
     if (HAK_HARDENED && !zero) {

@@ -44,6 +44,7 @@ struct shared_pool_company {
     uint8_t met;    // searches that met several other threads
     uint8_t group;  // the thread's group, once it has joined one
     uint8_t passed; // searches that found only slabs that other threads take from
+    uint8_t grew;   // slabs without pages put to use, up to 255; the caller resets it
 };
 
 // Makes all homes common: slabs that all threads search. Gives back the slabs that were held for

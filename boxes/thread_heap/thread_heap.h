@@ -37,8 +37,11 @@ struct heap_bin {
     uint16_t behind;       // blocks that a front holds behind the cache; HAK_POKE
     uint8_t want;          // blocks that the next refill asks for; 0: as many as a first refill
     uint8_t width;         // enum fast_cache_width: the largest width that was tried
-    uint8_t missed;        // the bin has been refilled or spilled since the last trim
+    uint8_t missed;        // set of enum heap_bin_missed
 };
+
+// A bin has been refilled or spilled since the last trim, and since the last look at quiet stacks.
+enum heap_bin_missed { HEAP_BIN_MISSED_TRIM = 1, HEAP_BIN_MISSED_LOOK = 2 };
 
 struct thread_heap {
     struct fast_bin bins[SIZE_CLASS_BINS];     // hit path; first, because places count from here
@@ -157,6 +160,23 @@ void thread_heap_flush_free(void);
 // miss for `idle_ms` or more (UINT64_MAX: never). Each call moves a bounded number of blocks.
 void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms);
 
+// Build setting: 0: a heap that grows keeps what its quiet stacks hold, until that is old.
+#ifndef THREAD_HEAP_QUIET
+#    define THREAD_HEAP_QUIET 1
+#endif
+
+// To be called at a miss for which slabs without pages were put to use (heap->company.grew). A
+// program that goes from one size to another grows while the thread's stacks hold blocks of sizes
+// that the program does not use any more. So each time that the heap has grown by a small part, the
+// older half of each large stack that had no miss meanwhile goes back to the pool. A stack that is
+// in use without misses does not need its older half. Each call moves a bounded number of blocks.
+void thread_heap_spill_quiet(struct thread_heap *heap);
+HAK_INLINE void thread_heap_tick_grown(struct thread_heap *heap) {
+    if (THREAD_HEAP_QUIET != 0 && HAK_UNLIKELY(heap->company.grew != 0)) {
+        thread_heap_spill_quiet(heap);
+    }
+}
+
 // Sets the function that moves the blocks which a front holds for a bin to the pool. A flush of a
 // heap calls it for every bin. To be called once, before the first thread ends.
 void thread_heap_set_flush(void (*flush)(struct thread_heap *heap, unsigned bin));
@@ -221,14 +241,14 @@ HAK_INLINE uint16_t heap_bin_add(uint16_t counter, unsigned count) {
 }
 HAK_INLINE void thread_heap_count_refill(struct thread_heap *heap, unsigned bin, unsigned count) {
     struct heap_bin *cold = &heap->cold[bin];
-    cold->missed = 1;
+    cold->missed = HEAP_BIN_MISSED_TRIM | HEAP_BIN_MISSED_LOOK;
     cold->taken = heap_bin_add(cold->taken, count);
     HAK_COUNT(&heap->counts.refills, 1);
     HAK_COUNT(&heap->counts.refilled, count);
 }
 HAK_INLINE void thread_heap_count_spill(struct thread_heap *heap, unsigned bin, unsigned count) {
     struct heap_bin *cold = &heap->cold[bin];
-    cold->missed = 1;
+    cold->missed = HEAP_BIN_MISSED_TRIM | HEAP_BIN_MISSED_LOOK;
     cold->given = heap_bin_add(cold->given, count);
     HAK_COUNT(&heap->counts.spills, 1);
     HAK_COUNT(&heap->counts.spilled, count);

@@ -152,8 +152,8 @@ static void trim(struct thread_heap *heap) {
     unsigned bin = heap->trim_bin;
     for (; bin < SIZE_CLASS_BINS && moved < MOVE_MOST; bin++) {
         struct heap_bin *cold = &heap->cold[bin];
-        if (cold->missed) {
-            cold->missed = 0;
+        if ((cold->missed & HEAP_BIN_MISSED_TRIM) != 0) {
+            cold->missed &= (uint8_t)~HEAP_BIN_MISSED_TRIM;
         } else if (cold->want != 0 || thread_heap_held(heap, bin) != 0) {
             moved += (unsigned)thread_heap_held(heap, bin);
             flush_bin(heap, bin);
@@ -165,6 +165,46 @@ static void trim(struct thread_heap *heap) {
     }
     heap->trim_bin = 0;
     drop_deep(heap);
+}
+
+// Moves up to `most` blocks of the older half of a stack to the pool. Returns how many.
+static unsigned spill_half(struct thread_heap *heap, unsigned bin, unsigned most) {
+    struct fast_bin *stack = &heap->bins[bin];
+    struct heap_bin *cold = &heap->cold[bin];
+    size_t half = (size_t)(stack->top - cold->bottom) / 2;
+    unsigned count = (unsigned)hak_min(hak_min(half, most), SHARED_POOL_BATCH_MOST);
+    if (count == 0) {
+        return 0;
+    }
+    thread_heap_enter(heap);
+    void **blocks = fast_cache_detach(stack, &cold->bottom, count);
+    shared_pool_put(bin, blocks, count);
+    fast_cache_settle(stack, &cold->bottom, blocks);
+    thread_heap_leave(heap);
+    HAK_COUNT(&heap->counts.spills, 1);
+    HAK_COUNT(&heap->counts.spilled, count);
+    return count;
+}
+
+void thread_heap_spill_quiet(struct thread_heap *heap) {
+    enum { SHARE = 16, SLABS_LEAST = 2, SLABS_MOST = 64, MOVE_MOST = 1024, BYTES_LEAST = 16384 };
+    size_t slabs = shared_pool_guess_totals().slabs / ARENA_SLAB;
+    if (heap->company.grew < hak_min(hak_max(slabs / SHARE, SLABS_LEAST), SLABS_MOST)) {
+        return;
+    }
+    heap->company.grew = 0;
+    unsigned left = MOVE_MOST;
+    for (unsigned bin = 1; bin < SIZE_CLASS_BINS; bin++) {
+        struct heap_bin *cold = &heap->cold[bin];
+        if ((cold->missed & HEAP_BIN_MISSED_LOOK) != 0) {
+            cold->missed &= (uint8_t)~HEAP_BIN_MISSED_LOOK;
+            continue;
+        }
+        size_t held = (size_t)(heap->bins[bin].top - cold->bottom);
+        if (held * size_class_bins[bin].size >= BYTES_LEAST) {
+            left -= spill_half(heap, bin, left);
+        }
+    }
 }
 
 void thread_heap_tick(struct thread_heap *heap, uint64_t now, uint64_t idle_ms) {

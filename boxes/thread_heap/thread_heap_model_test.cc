@@ -389,10 +389,14 @@ bool fast_cache_can_be_deep(unsigned) {
 void **fast_cache_detach(fast_bin *, void ***, unsigned) {
     return nullptr;
 }
+void fast_cache_settle(fast_bin *, void ***, void **) {}
 unsigned fast_cache_held(const fast_bin *, void **const *, unsigned) {
     return 0;
 }
 void shared_pool_put(unsigned, void *const *, unsigned) {}
+shared_pool_totals shared_pool_guess_totals() {
+    return {};
+}
 const size_class_bin size_class_bins[SIZE_CLASS_BINS] = {};
 void size_class_fill_table(uint8_t *) {}
 void size_class_fill_sizes(uint8_t *) {}

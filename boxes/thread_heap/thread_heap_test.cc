@@ -316,7 +316,7 @@ TEST(ThreadHeapTick, UnusedCachesAreEmptied) {
         thread_heap_tick(heap, now, 100); // sets the time of the next trim
         std::vector<void *> used = refill(kBin, 4);
         std::vector<void *> idle = refill(kBin + 1, 4);
-        heap->cold[kBin].missed = 1;
+        heap->cold[kBin].missed = HEAP_BIN_MISSED_TRIM;
         heap->cold[kBin + 1].missed = 0;
         thread_heap_tick(heap, now + 99, 100);
         EXPECT_FALSE(all_free(kBin + 1, idle));
@@ -331,6 +331,52 @@ TEST(ThreadHeapTick, UnusedCachesAreEmptied) {
         thread_heap_tick(heap, now + 100000, 100);
         EXPECT_TRUE(all_free(kBin, used));
         clock_ms = now + 100000;
+    });
+}
+
+// Only the growth of the heap, and no clock, empties the stacks here.
+TEST(ThreadHeapGrown, TheOlderHalfOfQuietStacksGoesBack) {
+    constexpr size_t kSmall = 32, kLarge = 1024;
+    unsigned small = size_class_bin_of(kSmall), quiet = size_class_bin_of(kLarge), used = quiet - 1;
+    in_thread([&] {
+        thread_heap *heap = thread_heap_get();
+        auto fill = [&](unsigned bin) {
+            deepen(heap, bin);
+            std::vector<void *> blocks;
+            while (heap->bins[bin].limit - heap->bins[bin].top >= 64) {
+                for (void *block : refill(bin, 64)) {
+                    blocks.push_back(block);
+                }
+            }
+            heap->cold[bin].missed = 0;
+            return blocks.size();
+        };
+        size_t small_held = fill(small), quiet_held = fill(quiet), used_held = fill(used);
+        ASSERT_GE(quiet_held, 64u);
+        auto held = [&](unsigned bin) { return thread_heap_held(heap, bin); };
+        heap->cold[used].missed = HEAP_BIN_MISSED_LOOK;
+        heap->company.grew = 0;
+        thread_heap_tick_grown(heap);
+        EXPECT_EQ(held(quiet), quiet_held) << "the heap has not grown";
+        heap->company.grew = UINT8_MAX;
+        void *newest = *heap->bins[quiet].top;
+        thread_heap_tick_grown(heap);
+        EXPECT_EQ(heap->company.grew, 0u);
+        EXPECT_EQ(held(quiet), quiet_held - quiet_held / 2);
+        EXPECT_EQ(*heap->bins[quiet].top, newest) << "the newer half stays";
+        EXPECT_EQ(held(used), used_held) << "it was used";
+        EXPECT_LT(held(small), small_held);
+        EXPECT_GE(held(small), small_held / 2);
+        heap->company.grew = UINT8_MAX;
+        thread_heap_tick_grown(heap);
+        EXPECT_EQ(held(used), used_held - used_held / 2) << "it was not used since the last look";
+        // The rest is not worth a look.
+        for (int i = 0; i < 20; i++) {
+            heap->company.grew = UINT8_MAX;
+            thread_heap_tick_grown(heap);
+        }
+        EXPECT_LT(held(quiet) * kLarge, 16384u);
+        EXPECT_GT(held(quiet), 0u);
     });
 }
 
@@ -489,9 +535,9 @@ TEST(ThreadHeapDeep, TrimmingEndsIt) {
         ASSERT_TRUE(deepen(heap, kBin));
         Anchor anchor(kBin);
         uint64_t now = 1000000;
-        heap->cold[kBin].missed = 1;
+        heap->cold[kBin].missed = HEAP_BIN_MISSED_TRIM;
         thread_heap_tick(heap, now, 100);
-        heap->cold[kBin].missed = 1;
+        heap->cold[kBin].missed = HEAP_BIN_MISSED_TRIM;
         thread_heap_tick(heap, now += 200, 100);
         EXPECT_NE(heap->deep, nullptr) << "the bin was in use";
         thread_heap_tick(heap, now += 200, 100);

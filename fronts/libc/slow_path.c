@@ -213,6 +213,7 @@ static HAK_NOINLINE void *miss(unsigned bin, size_t size) {
     }
     uint64_t before = heap->seen_ms;
     tick(heap);
+    thread_heap_tick_grown(heap);
     slow_renew_gate(heap, heap->seen_ms != before);
     return block;
 }
