@@ -21,8 +21,11 @@ HAK_C_BEGIN
 // Blocks of so many bytes are mappings of their own (far_block), except under HAKMEM_LIMIT.
 #define LARGE_BLOCK_FAR ((size_t)16 << 30)
 
-// Blocks whose run is this long (bytes) are moved by the page table instead of copied.
-#define LARGE_BLOCK_MOVE ((size_t)1 << 20)
+// Build setting: blocks whose run is this long (bytes) are moved by the page table instead of
+// copied.
+#ifndef LARGE_BLOCK_MOVE
+#    define LARGE_BLOCK_MOVE ((size_t)512 << 10)
+#endif
 
 // Before a block of so many bytes is served, the kernel is asked whether its overcommit policy
 // grants it.
