@@ -36,7 +36,7 @@ void decay_tick(uint64_t now);
 // Build setting: for each slab that the pool puts to use, so many slabs are looked at for idle
 // pages. 0: none.
 #ifndef DECAY_GROWTH
-#    define DECAY_GROWTH 4
+#    define DECAY_GROWTH 8
 #endif
 
 // Returns how long caches may keep idle memory, in ms; UINT64_MAX: for ever.

@@ -162,16 +162,22 @@ bool pool_purge_slab(const struct page_arena_window *window, size_t slab, unsign
     return pages == 0 || count != 0;
 }
 
-// Returns true if a slab may have idle pages. Marks the slab as not used from now on.
-static bool is_quiet(struct slab *meta, bool all) {
+// Returns true if a slab may have idle pages. Marks the slab as not used from now on. (In a heap
+// that grows most slabs are full.)
+static bool is_quiet(const struct page_arena_window *window, size_t slab, bool all) {
+    struct slab *meta = superslab_slab(window, slab);
     if (atomic_load_explicit(&meta->kind, memory_order_relaxed) != SLAB_TINY) {
         return false;
     }
     if (atomic_load_explicit(&meta->active, memory_order_relaxed) != 0) {
         atomic_store_explicit(&meta->active, 0, memory_order_relaxed);
-        return all;
+        if (!all) {
+            return false;
+        }
     }
-    return all || atomic_load_explicit(&meta->clean, memory_order_relaxed) != UINT16_MAX;
+    unsigned bin = atomic_load_explicit(&meta->bin, memory_order_relaxed);
+    return (all || atomic_load_explicit(&meta->clean, memory_order_relaxed) != UINT16_MAX) &&
+           has_free(superslab_bits(window, slab, bin), bin);
 }
 
 size_t pool_skip_unknown(const struct page_arena_window *window, size_t slab) {
@@ -210,7 +216,7 @@ void shared_pool_purge(struct shared_pool_walk *walk, size_t look, size_t budget
             pool_visit_home(&window, slab, walk->all);
         }
         struct slab *meta = superslab_slab(&window, slab);
-        if (is_quiet(meta, walk->all)) {
+        if (is_quiet(&window, slab, walk->all)) {
             unsigned bin = atomic_load_explicit(&meta->bin, memory_order_relaxed);
             walk->refused = !pool_purge_slab(&window, slab, bin, &walk->pages);
             // The thread that had to list the slab may have stayed in the parent process.
