@@ -29,15 +29,15 @@ static struct {
     size_t arena_cursor;
     size_t pool_cursor;
     size_t medium_cursor;
-    size_t grown;        // slabs that the pool had put to use at the last step of growth
+    size_t grown;        // slabs without pages put to use before the last step of growth
     size_t grown_cursor; // where the next step of growth begins
     enum { IDLE, ARENA, POOL, MEDIUM } phase;
     bool round_gave; // the round has given something back
     _Atomic(uint64_t) steps, ns, longest, rounds, pages;
 } state;
 
-// A step of growth is due when the pool has put GROWTH_EACH slabs to use, and gives back about
-// GROWTH_PAGES pages at most.
+// A step of growth is due when the pool has put GROWTH_EACH slabs without pages to use, and gives
+// back about GROWTH_PAGES pages at most.
 enum { GROWTH_EACH = 8, GROWTH_PAGES = 256 };
 
 // A step is made of slices, small enough for the step to read the clock between them.
@@ -181,9 +181,9 @@ static bool has_background(uint64_t now) {
 }
 
 // A heap may grow while pages of its slabs are idle, because the program wants other sizes than the
-// free blocks have. Then these pages go back before they are old: for each slab that the pool puts
-// to use, DECAY_GROWTH others are visited, and those whose blocks have not moved since the last
-// visit lose their idle pages.
+// free blocks have. Then these pages go back before they are old: for each slab without pages that
+// the pool puts to use, DECAY_GROWTH others are visited, and those whose blocks have not moved since
+// the last visit lose their idle pages.
 static HAK_NOINLINE void grow_step(size_t grown) {
     struct shared_pool_walk walk = {.cursor = HAK_PEEK(&state.grown_cursor), .apart = true};
     size_t look = hak_min(grown - HAK_PEEK(&state.grown), (size_t)2 * GROWTH_EACH) * DECAY_GROWTH;

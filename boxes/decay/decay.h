@@ -33,10 +33,10 @@ enum {
 // slabs to use, also gives idle pages of other slabs back.
 void decay_tick(uint64_t now);
 
-// Build setting: for each slab that the pool puts to use, so many slabs are looked at for idle
-// pages. 0: none.
+// Build setting: for each slab without pages that the pool puts to use, so many slabs are looked at
+// for idle pages. 0: none.
 #ifndef DECAY_GROWTH
-#    define DECAY_GROWTH 8
+#    define DECAY_GROWTH 12
 #endif
 
 // Returns how long caches may keep idle memory, in ms; UINT64_MAX: for ever.

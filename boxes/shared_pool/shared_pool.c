@@ -286,7 +286,7 @@ unsigned pool_format(size_t slab, bool zero, unsigned bin, void **blocks, unsign
     uint16_t untouched = zero ? (uint16_t)~pages_of(info->size, 0, got - 1) : 0;
     atomic_store(&meta->clean, untouched);
     pool_count_clean(untouched, 0);
-    pool_count_fresh(bin);
+    pool_count_fresh(bin, zero);
     atomic_store(&meta->active, 1);
     atomic_store(&meta->bin, (uint8_t)bin);
     atomic_store(&meta->kind, SLAB_TINY);

@@ -108,10 +108,10 @@ struct shared_pool_totals shared_pool_guess_totals(void);
 // Returns true once a thread has a home.
 bool shared_pool_has_homes(void);
 
-// Sets *grown to the number of slabs put to use so far, which may wrap. Once threads have homes,
-// the number is a little behind. Then the call returns false, and leaves *grown alone, unless a
-// thread that counts on the caller's line (see totals.c) has added to the number since the last
-// call.
+// Sets *grown to the number of slabs without pages put to use so far, which may wrap. Once threads
+// have homes, the number is a little behind. Then the call returns false, and leaves *grown alone,
+// unless a thread that counts on the caller's line (see totals.c) has added to the number since the
+// last call.
 bool shared_pool_grown(size_t *grown);
 
 // Aborts as shared_pool_put() would on the same blocks. Changes nothing.

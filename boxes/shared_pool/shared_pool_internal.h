@@ -119,8 +119,8 @@ HAK_INLINE uint8_t pool_other_taker(struct superslab *superslab, size_t at) {
 // its last block.
 bool pool_is_small(unsigned bin);
 
-// Counts a slab of the bin as put to use.
-void pool_count_fresh(unsigned bin);
+// Counts a slab of the bin as put to use. `zero`: it has no pages yet.
+void pool_count_fresh(unsigned bin, bool zero);
 
 // Counts a slab of the bin as no longer in use.
 void pool_count_gone(unsigned bin);

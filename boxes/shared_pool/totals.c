@@ -13,7 +13,7 @@ static struct {
     alignas(HAK_CACHE_LINE) _Atomic(size_t) slabs; // in use
     _Atomic(size_t) small;                         // of these, slabs of small blocks
     alignas(HAK_CACHE_LINE) _Atomic(size_t) clean; // pages without memory of slabs in use
-    alignas(HAK_CACHE_LINE) _Atomic(size_t) grown; // slabs put to use so far
+    alignas(HAK_CACHE_LINE) _Atomic(size_t) grown; // slabs without pages put to use so far
     alignas(HAK_CACHE_LINE) _Atomic(bool) shared;  // some thread has a home
 } totals;
 
@@ -127,9 +127,11 @@ static void count_slabs(unsigned bin, size_t more) {
     }
 }
 
-void pool_count_fresh(unsigned bin) {
+void pool_count_fresh(unsigned bin, bool zero) {
     count_slabs(bin, 1);
-    add(GROWN, 1);
+    if (zero) {
+        add(GROWN, 1);
+    }
 }
 
 void pool_count_gone(unsigned bin) {
