@@ -182,8 +182,8 @@ static bool has_background(uint64_t now) {
 
 // A heap may grow while pages of its slabs are idle, because the program wants other sizes than the
 // free blocks have. Then these pages go back before they are old: for each slab without pages that
-// the pool puts to use, DECAY_GROWTH others are visited, and those whose blocks have not moved since
-// the last visit lose their idle pages.
+// the pool puts to use, DECAY_GROWTH others are visited, and those whose blocks have not moved
+// since the last visit lose their idle pages.
 static HAK_NOINLINE void grow_step(size_t grown) {
     struct shared_pool_walk walk = {.cursor = HAK_PEEK(&state.grown_cursor), .apart = true};
     size_t look = hak_min(grown - HAK_PEEK(&state.grown), (size_t)2 * GROWTH_EACH) * DECAY_GROWTH;

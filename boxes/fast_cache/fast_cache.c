@@ -41,8 +41,11 @@ static size_t room_of(unsigned bin, enum fast_cache_width width) {
         return hak_min(wide, FAST_CACHE_MIDDLE_BYTES / size);
     case FAST_CACHE_WIDE:
         return wide;
-    default:
-        return hak_max(wide, hak_min(FAST_CACHE_DEEP_MOST, (size_t)FAST_CACHE_DEEP_BYTES / size));
+    default: {
+        size_t small = hak_min(FAST_CACHE_SMALL_MOST, (size_t)FAST_CACHE_SMALL_BYTES / size);
+        size_t most = hak_max(FAST_CACHE_DEEP_MOST, small);
+        return hak_max(wide, hak_min(most, (size_t)FAST_CACHE_DEEP_BYTES / size));
+    }
     }
 }
 

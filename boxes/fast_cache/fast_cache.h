@@ -38,14 +38,21 @@ enum {
     FAST_CACHE_NARROW = 8,          // blocks in a narrow stack at most,
     FAST_CACHE_NARROW_BYTES = 4096, // and bytes,
     FAST_CACHE_MIDDLE_BYTES = 8192, // bytes in one of middle width
-    FAST_CACHE_DEEP_MOST = 1024,    // blocks in a deep stack at most,
+    FAST_CACHE_DEEP_MOST = 1024,    // blocks in a deep stack at most, or
+    FAST_CACHE_SMALL_MOST = 4096,   // if they take no more than FAST_CACHE_SMALL_BYTES,
     FAST_CACHE_SLOTS = 7000,        // room for both stacks of all bins, each one's NULL included
-    FAST_CACHE_DEEP_SLOTS = 24576,  // room for the deep stacks of all bins
+    FAST_CACHE_DEEP_SLOTS = 32768,  // room for the deep stacks of all bins
 };
 
 // Build setting: the most bytes of blocks in a deep stack. 0: no stack becomes deep.
 #ifndef FAST_CACHE_DEEP_BYTES
 #    define FAST_CACHE_DEEP_BYTES 262144
+#endif
+
+// Build setting: the bytes of blocks up to which a deep stack holds more than FAST_CACHE_DEEP_MOST.
+// Phases of many thousand small blocks are common, and such blocks cost little memory.
+#ifndef FAST_CACHE_SMALL_BYTES
+#    define FAST_CACHE_SMALL_BYTES 65536
 #endif
 
 // Build setting: the least number of slots in a narrow stack. 1: each thread keeps a block of each

@@ -147,8 +147,11 @@ TEST_F(FastCache, DeepStacksHoldMoreAndDoNotOverlap) {
     for (unsigned bin = 0; bin < SIZE_CLASS_BINS; bin++) {
         const int wide = size_class_bins[bin].slots;
         const int size = static_cast<int>(size_class_bins[bin].size);
-        const int fit =
-            bin == 0 ? 0 : std::min(int{FAST_CACHE_DEEP_MOST}, FAST_CACHE_DEEP_BYTES / size);
+        // 8 B: 4096 blocks. Others take 64 KiB, or are 1024, or take 256 KiB.
+        const int fit = bin == 0     ? 0
+                        : size == 8  ? 4096
+                        : size <= 64 ? 65536 / size
+                                     : std::min(1024, 262144 / size);
         EXPECT_EQ(fast_cache_can_be_deep(bin), fit > wide) << "bin " << bin;
         room[bin] = fit > wide ? fit : 0;
         deeper += fit > wide;

@@ -222,6 +222,9 @@ HAK_INLINE bool thread_heap_widen(struct thread_heap *heap, unsigned bin) {
 // out: at most *count and at most half of the stack, but at least 1. Sets *count to their number.
 // They stay in their slots until thread_heap_settle().
 void **thread_heap_detach(struct thread_heap *heap, unsigned bin, unsigned *count);
+
+// As above, for more blocks of a stack that was not settled yet: the stack does not become wider.
+void **thread_heap_detach_more(struct thread_heap *heap, unsigned bin, unsigned *count);
 HAK_INLINE void thread_heap_settle(struct thread_heap *heap, unsigned bin, void **blocks) {
     fast_cache_settle(&heap->bins[bin], &heap->cold[bin].bottom, blocks);
 }

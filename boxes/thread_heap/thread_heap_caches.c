@@ -47,18 +47,18 @@ HAK_NOINLINE bool thread_heap_make_wider(struct thread_heap *heap, unsigned bin)
     return thread_heap_widen_to(heap, bin, due == FAST_CACHE_DEEP ? FAST_CACHE_WIDE : due);
 }
 
+void **thread_heap_detach_more(struct thread_heap *heap, unsigned bin, unsigned *count) {
+    void ***bottom = &heap->cold[bin].bottom;
+    size_t held = (size_t)(heap->bins[bin].top - *bottom);
+    *count = (unsigned)hak_min(*count, (held + 1) / 2);
+    return held == 0 ? NULL : fast_cache_detach(&heap->bins[bin], bottom, *count);
+}
+
 void **thread_heap_detach(struct thread_heap *heap, unsigned bin, unsigned *count) {
     if (thread_heap_widen(heap, bin)) {
         return NULL;
     }
-    struct fast_bin *stack = &heap->bins[bin];
-    void ***bottom = &heap->cold[bin].bottom;
-    unsigned held = (unsigned)(stack->top - *bottom);
-    if (held == 0) {
-        return NULL;
-    }
-    *count = (unsigned)hak_min(*count, (held + 1) / 2);
-    return fast_cache_detach(stack, bottom, *count);
+    return thread_heap_detach_more(heap, bin, count);
 }
 
 unsigned thread_heap_next_batch(struct thread_heap *heap, unsigned bin) {

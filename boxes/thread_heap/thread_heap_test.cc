@@ -294,12 +294,12 @@ TEST(ThreadHeapTick, OneCallEmptiesABoundedNumberOfBlocks) {
         EXPECT_EQ(cached(), all);
         thread_heap_tick(heap, clock_ms += 100, 100);
         EXPECT_LT(cached(), all);
-        EXPECT_GE(cached() + 2048 + 1024, all);
+        EXPECT_GE(cached() + 2048 + FAST_CACHE_SMALL_MOST, all);
         // The calls that follow go on, without waiting for the next trim.
         for (int i = 0; i < 100 && cached() > 0; i++) {
             size_t before = cached();
             thread_heap_tick(heap, clock_ms, 100);
-            EXPECT_GE(cached() + 2048 + 1024, before);
+            EXPECT_GE(cached() + 2048 + FAST_CACHE_SMALL_MOST, before);
         }
         EXPECT_EQ(cached(), 0u);
         thread_heap_tick(heap, clock_ms, 100);

@@ -2405,16 +2405,23 @@ void Report(uint64_t seed, const std::string &what, int err) {
     if (shared->fault[0] != '\0') {
         fprintf(stderr, "  %s\n", shared->fault);
     }
-    // What the library says of a fault; it may have printed statistics too.
+    // What the library says of a fault, and what was said last; there may be statistics, too.
     if (FILE *in = fdopen(dup(err), "r")) {
+        constexpr size_t kLast = 5;
+        std::vector<std::string> last;
         rewind(in);
         char line[500];
         while (fgets(line, sizeof line, in) != nullptr) {
             if (strncmp(line, "hakmem: ", 8) == 0) {
                 fprintf(stderr, "  %s", line);
+            } else if (line[0] != '\n') {
+                last.emplace_back(line);
             }
         }
         fclose(in);
+        for (size_t i = last.size() - std::min(last.size(), kLast); i < last.size(); i++) {
+            fprintf(stderr, "  said: %s", last[i].c_str());
+        }
     }
     fprintf(stderr, "  settings: %s\n", shared->settings);
     uint32_t told = shared->told;

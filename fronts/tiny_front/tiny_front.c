@@ -71,11 +71,17 @@ unsigned tiny_front_refill_direct(struct thread_heap *heap, unsigned bin, unsign
 
 void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned count) {
     thread_heap_enter(heap);
-    count = (unsigned)hak_min(count, SHARED_POOL_BATCH_MOST);
-    void **blocks = thread_heap_detach(heap, bin, &count);
-    if (blocks != NULL) {
-        tiny_front_give(heap, bin, blocks, count);
-        thread_heap_settle(heap, bin, blocks);
+    unsigned some = (unsigned)hak_min(count, SHARED_POOL_BATCH_MOST);
+    void **first = thread_heap_detach(heap, bin, &some);
+    // The rest of the stack is moved down once, however many blocks leave it.
+    for (void **blocks = first; blocks != NULL;) {
+        tiny_front_give(heap, bin, blocks, some);
+        count -= (unsigned)hak_min(count, some);
+        some = (unsigned)hak_min(count, SHARED_POOL_BATCH_MOST);
+        blocks = some == 0 ? NULL : thread_heap_detach_more(heap, bin, &some);
+    }
+    if (first != NULL) {
+        thread_heap_settle(heap, bin, first);
     }
     thread_heap_leave(heap);
 }
