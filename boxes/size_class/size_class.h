@@ -51,7 +51,7 @@ struct size_class_bin {
     uint16_t blocks;     // blocks in a slab
     uint16_t words;      // 64-bit words of a slab's bitmap
     uint16_t slots;      // blocks that a thread's cache may hold
-    uint16_t batch;      // most blocks that move between a cache and the pool at once
+    uint16_t batch;      // most blocks of a refill, unless the cache's stack is deep
 };
 
 // Hidden, so that it is read without a detour through the shared object's table of addresses.

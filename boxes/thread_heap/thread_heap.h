@@ -229,9 +229,14 @@ HAK_INLINE void thread_heap_settle(struct thread_heap *heap, unsigned bin, void 
     fast_cache_settle(&heap->bins[bin], &heap->cold[bin].bottom, blocks);
 }
 
+// Build setting: the most blocks in a refill of a deep stack. 0: the bin's batch, as for others.
+#ifndef THREAD_HEAP_REFILL_MOST
+#    define THREAD_HEAP_REFILL_MOST 255
+#endif
+
 // Returns the size of the next refill: one block at first, or a cache line of small blocks, and
-// twice as many each time, up to the bin's batch. So a thread that needs one block does not take
-// sixty-four.
+// twice as many each time, up to the bin's batch, or to a quarter of a deep stack. So a thread that
+// needs one block does not take sixty-four.
 unsigned thread_heap_next_batch(struct thread_heap *heap, unsigned bin);
 
 // Returns the size of the next spill: the bin's batch, or a quarter of the stack if that is more.

@@ -69,8 +69,14 @@ unsigned thread_heap_next_batch(struct thread_heap *heap, unsigned bin) {
         // blocks of one line.
         want = info->size < HAK_CACHE_LINE ? FAST_CACHE_NARROW : 1;
     }
-    want = (unsigned)hak_min(want, info->batch);
-    heap->cold[bin].want = (uint8_t)hak_min(want * 2, info->batch);
+    size_t most = info->batch;
+    if (heap->cold[bin].width == FAST_CACHE_DEEP) {
+        // The blocks of a deep stack go in phases, so a refill may take as many as a spill.
+        size_t quarter = (size_t)(heap->bins[bin].limit - heap->cold[bin].bottom) / 4;
+        most = hak_max(most, hak_min(quarter, THREAD_HEAP_REFILL_MOST));
+    }
+    want = (unsigned)hak_min(want, most);
+    heap->cold[bin].want = (uint8_t)hak_min(want * 2, most);
     return want;
 }
 

@@ -517,6 +517,27 @@ TEST(ThreadHeapDeep, TheSlotsAreThereWhileAStackNeedsThem) {
 
 extern "C" int64_t settings_values[SETTING_COUNT];
 
+TEST(ThreadHeapDeep, ARefillTakesAQuarterOfADeepStack) {
+    in_thread([] {
+        thread_heap *heap = thread_heap_get();
+        auto most_of = [&](unsigned bin) {
+            unsigned most = 0;
+            for (int i = 0; i < 12; i++) { // twice as many each time
+                most = thread_heap_next_batch(heap, bin);
+            }
+            return most;
+        };
+        unsigned batch = size_class_bins[kBin].batch;
+        EXPECT_EQ(most_of(kBin), batch);
+        ASSERT_TRUE(deepen(heap, kBin));
+        auto room = static_cast<unsigned>(heap->bins[kBin].limit - heap->cold[kBin].bottom);
+        ASSERT_GT(room / 4, batch);
+        EXPECT_EQ(most_of(kBin), std::min(room / 4, 255u));
+        thread_heap_flush();
+        EXPECT_EQ(most_of(kBin), batch) << "the stack is narrow again";
+    });
+}
+
 TEST(ThreadHeapDeep, NotUnderALimit) {
     in_thread([] {
         thread_heap *heap = thread_heap_get();
