@@ -72,6 +72,8 @@
 #include <atomic>
 #include <bitset>
 #include <map>
+#include <memory>
+#include <new>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -1093,10 +1095,13 @@ void Sweep(Random *random) {
 void Batch(Random *random) {
     static constexpr unsigned kMost = 4000;
     const Regime &regime = *drawn;
-    std::vector<Slot> some(std::min(regime.batch, kMost));
+    unsigned count = std::min(regime.batch, kMost);
+    // The program's own memory counts for RLIMIT_DATA, too.
+    std::unique_ptr<Slot[]> some(new (std::nothrow) Slot[count]);
     size_t size = std::min(DrawSize(random), size_t{512});
-    for (int times = 0; times < 2; times++) {
-        for (Slot &slot : some) {
+    for (int times = 0; times < 2 && some != nullptr; times++) {
+        for (unsigned i = 0; i < count; i++) {
+            Slot &slot = some[i];
             slot.state = Slot::kEmpty;
             if (void *p = lib.malloc(size)) {
                 Enter(&slot, p, size, 1);
@@ -1104,7 +1109,8 @@ void Batch(Random *random) {
                 Fail("no memory for a batch of %zu bytes", size);
             }
         }
-        for (Slot &slot : some) {
+        for (unsigned i = 0; i < count; i++) {
+            Slot &slot = some[i];
             if (slot.state == Slot::kLive && regime.misfits && random->OneIn(16)) {
                 // As C++ does that was told the size of a base class.
                 Leave(&slot, "delete of a batch");
