@@ -69,7 +69,7 @@ std::pair<char *, char *> Neighbours(size_t size) {
 
 // Allocates and frees until a block that has been freed must have been handed out again.
 void Reuse(size_t size) {
-    std::vector<void *> blocks(size > kTinyMost ? 40 : 2000);
+    std::vector<void *> blocks(size > kTinyMost ? 40 : 10000); // more than a cache holds
     for (int i = 0; i < 3; i++) {
         for (void *&block : blocks) {
             block = malloc(size);

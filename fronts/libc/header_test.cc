@@ -153,7 +153,7 @@ TEST_P(HeaderDeathTest, AnotherBinsHeaderIsReportedWhenTheCacheSpills) {
             << bin;
         // When the cache of the header's bin is full.
         std::vector<void *> others;
-        for (int i = 0; i < 2000; i++) {
+        for (int i = 0; i < 10000; i++) {
             others.push_back(malloc((size_t{8} << bin) - 1));
         }
         EXPECT_EXIT(
