@@ -116,8 +116,10 @@ static uintptr_t place_window(size_t *slabs, bool *all) {
     for (; *slabs << ARENA_SLAB_SHIFT >= WINDOW_LEAST; *slabs /= 2) {
         size_t bytes = *slabs << ARENA_SLAB_SHIFT;
         size_t whole = bytes + bytes / ARENA_SUPERSLAB * ARENA_SUPERSLAB_META;
-        if (os_reserve(NULL, whole + ARENA_SUPERSLAB, &range) == OS_OK) {
-            os_release(range, whole + ARENA_SUPERSLAB);
+        // The kernel maps from the top down where this is, and the window is not mapped. So as many
+        // addresses are left free above it, in which mappings of others find room.
+        if (os_reserve(NULL, 2 * whole + ARENA_SUPERSLAB, &range) == OS_OK) {
+            os_release(range, 2 * whole + ARENA_SUPERSLAB);
             uintptr_t at = hak_round_up((uintptr_t)range, ARENA_SUPERSLAB);
             if (take_place(at, *slabs, all) == OS_OK) {
                 return at;
