@@ -92,8 +92,7 @@ bool os_touched(const void *at, size_t size, unsigned char *pages) {
 
 bool os_is_absent(const void *page) {
     unsigned char in_memory;
-    return is_free_to_call() &&
-           !is_error(sys3(SYS_mincore, (long)page, HAK_PAGE, (long)&in_memory)) && in_memory == 0;
+    return os_in_memory(page, HAK_PAGE, &in_memory) && in_memory == 0;
 }
 
 // Reads a file, because an inherited sandbox may not allow sysinfo().

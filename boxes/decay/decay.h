@@ -30,7 +30,7 @@ enum {
 };
 
 // To be called at every miss, with os_now_ms(): does a step if one is due. While the pool puts many
-// slabs to use, also gives idle pages of other slabs back.
+// slabs without pages to use, also gives idle pages of other slabs back.
 void decay_tick(uint64_t now);
 
 // Build setting: for each slab without pages that the pool puts to use, so many slabs are looked at

@@ -118,8 +118,9 @@ static uintptr_t place_window(size_t *slabs, bool *all) {
         size_t whole = bytes + bytes / ARENA_SUPERSLAB * ARENA_SUPERSLAB_META;
         // The kernel maps from the top down where this is, and the window is not mapped. So as many
         // addresses are left free above it, in which mappings of others find room.
-        if (os_reserve(NULL, 2 * whole + ARENA_SUPERSLAB, &range) == OS_OK) {
-            os_release(range, 2 * whole + ARENA_SUPERSLAB);
+        size_t enough = 2 * whole + ARENA_SUPERSLAB;
+        if (os_reserve(NULL, enough, &range) == OS_OK) {
+            os_release(range, enough);
             uintptr_t at = hak_round_up((uintptr_t)range, ARENA_SUPERSLAB);
             if (take_place(at, *slabs, all) == OS_OK) {
                 return at;

@@ -162,8 +162,8 @@ bool pool_purge_slab(const struct page_arena_window *window, size_t slab, unsign
     return pages == 0 || count != 0;
 }
 
-// Returns true if a slab may have idle pages. Marks the slab as not used from now on. (In a heap
-// that grows most slabs are full.)
+// Returns true if a slab may have idle pages. Marks the slab as not used from now on. A slab
+// without a free block is left out first, because in a heap that grows most slabs are full.
 static bool is_quiet(const struct page_arena_window *window, size_t slab, bool all) {
     struct slab *meta = superslab_slab(window, slab);
     if (atomic_load_explicit(&meta->kind, memory_order_relaxed) != SLAB_TINY) {
@@ -215,8 +215,8 @@ void shared_pool_purge(struct shared_pool_walk *walk, size_t look, size_t budget
             }
             pool_visit_home(&window, slab, walk->all);
         }
-        struct slab *meta = superslab_slab(&window, slab);
         if (is_quiet(&window, slab, walk->all)) {
+            struct slab *meta = superslab_slab(&window, slab);
             unsigned bin = atomic_load_explicit(&meta->bin, memory_order_relaxed);
             walk->refused = !pool_purge_slab(&window, slab, bin, &walk->pages);
             // The thread that had to list the slab may have stayed in the parent process.

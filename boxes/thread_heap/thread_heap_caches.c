@@ -118,6 +118,16 @@ bool thread_heap_caches(const struct thread_heap *heap, unsigned bin, const void
     return false;
 }
 
+// Moves the `count` oldest blocks of a stack to the pool. Returns their slots, as
+// fast_cache_detach() does.
+static void **give_oldest(struct thread_heap *heap, unsigned bin, unsigned count) {
+    void **blocks = fast_cache_detach(&heap->bins[bin], &heap->cold[bin].bottom, count);
+    shared_pool_put(bin, blocks, count);
+    HAK_COUNT(&heap->counts.spills, 1);
+    HAK_COUNT(&heap->counts.spilled, count);
+    return blocks;
+}
+
 static void flush_bin(struct thread_heap *heap, unsigned bin) {
     void (*front)(struct thread_heap *, unsigned) = atomic_load(&flush_front);
     struct fast_bin *stack = &heap->bins[bin];
@@ -125,11 +135,7 @@ static void flush_bin(struct thread_heap *heap, unsigned bin) {
     thread_heap_enter(heap);
     while (stack->top != cold->bottom) {
         size_t held = (size_t)(stack->top - cold->bottom);
-        unsigned count = (unsigned)hak_min(held, SHARED_POOL_BATCH_MOST);
-        void **blocks = fast_cache_detach(stack, &cold->bottom, count);
-        shared_pool_put(bin, blocks, count);
-        HAK_COUNT(&heap->counts.spills, 1);
-        HAK_COUNT(&heap->counts.spilled, count);
+        give_oldest(heap, bin, (unsigned)hak_min(held, SHARED_POOL_BATCH_MOST));
     }
     fast_cache_narrow(stack, &cold->bottom, heap->slots, bin);
     cold->width = FAST_CACHE_UNWIDENED;
@@ -175,20 +181,14 @@ static void trim(struct thread_heap *heap) {
 
 // Moves up to `most` blocks of the older half of a stack to the pool. Returns how many.
 static unsigned spill_half(struct thread_heap *heap, unsigned bin, unsigned most) {
-    struct fast_bin *stack = &heap->bins[bin];
-    struct heap_bin *cold = &heap->cold[bin];
-    size_t half = (size_t)(stack->top - cold->bottom) / 2;
+    size_t half = (size_t)(heap->bins[bin].top - heap->cold[bin].bottom) / 2;
     unsigned count = (unsigned)hak_min(hak_min(half, most), SHARED_POOL_BATCH_MOST);
     if (count == 0) {
         return 0;
     }
     thread_heap_enter(heap);
-    void **blocks = fast_cache_detach(stack, &cold->bottom, count);
-    shared_pool_put(bin, blocks, count);
-    fast_cache_settle(stack, &cold->bottom, blocks);
+    thread_heap_settle(heap, bin, give_oldest(heap, bin, count));
     thread_heap_leave(heap);
-    HAK_COUNT(&heap->counts.spills, 1);
-    HAK_COUNT(&heap->counts.spilled, count);
     return count;
 }
 

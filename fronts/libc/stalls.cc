@@ -1098,8 +1098,11 @@ void Batch(Random *random) {
     unsigned count = std::min(regime.batch, kMost);
     // The program's own memory counts for RLIMIT_DATA, too.
     std::unique_ptr<Slot[]> some(new (std::nothrow) Slot[count]);
+    if (some == nullptr) {
+        return;
+    }
     size_t size = std::min(DrawSize(random), size_t{512});
-    for (int times = 0; times < 2 && some != nullptr; times++) {
+    for (int times = 0; times < 2; times++) {
         for (unsigned i = 0; i < count; i++) {
             Slot &slot = some[i];
             slot.state = Slot::kEmpty;

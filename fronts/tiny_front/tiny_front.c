@@ -76,7 +76,7 @@ void tiny_front_spill_direct(struct thread_heap *heap, unsigned bin, unsigned co
     // The rest of the stack is moved down once, however many blocks leave it.
     for (void **blocks = first; blocks != NULL;) {
         tiny_front_give(heap, bin, blocks, some);
-        count -= (unsigned)hak_min(count, some);
+        count -= some;
         some = (unsigned)hak_min(count, SHARED_POOL_BATCH_MOST);
         blocks = some == 0 ? NULL : thread_heap_detach_more(heap, bin, &some);
     }
