@@ -107,7 +107,7 @@ HAK_INLINE void atomic_bitmap_ensure_now(atomic_bitmap_word *word, uint64_t mask
     }
 }
 
-// For runs that may span words; to be called by the functions below.
+// For runs that may span words; called by the functions below, and where a run is known to do so.
 bool atomic_bitmap_claim_long_run(atomic_bitmap_word *words, size_t from, size_t count);
 void atomic_bitmap_put_long_run(atomic_bitmap_word *words, size_t from, size_t count);
 void atomic_bitmap_ensure_long_run(atomic_bitmap_word *words, size_t from, size_t count);

@@ -264,7 +264,7 @@ void heap_profile_drop(const struct heap_profile_sample *sample) {
     add(&sample->stack->freed, weight, bytes);
 }
 
-void heap_profile_put_back(const struct heap_profile_sample *sample) {
+HAK_NOINLINE void heap_profile_put_back(const struct heap_profile_sample *sample) {
     if (!put(sample)) {
         heap_profile_drop(sample);
         atomic_fetch_add(&untracked, 1);

@@ -157,7 +157,8 @@ static HAK_NOINLINE bool take_new(const struct page_arena_window *window, unsign
     }
     atomic_bitmap_ensure_now(superslab_group_word(window, chunk, CHUNKS_WORD),
                              superslab_group_bit(chunk));
-    atomic_bitmap_put_run(pages->avail, count, CHUNK_PAGES - count);
+    static_assert((int)MOST_PAGES < CHUNK_PAGES - 64, "the rest is longer than a word");
+    atomic_bitmap_put_long_run(pages->avail, count, CHUNK_PAGES - count);
     *taken = (struct pages_taken){chunk, 0};
     return true;
 }

@@ -247,16 +247,7 @@ size_t page_arena_claim_again(size_t slabs, size_t align, bool *zero) {
 }
 
 size_t page_arena_claim_bare(bool *zero) {
-    struct page_arena_window window = page_arena_get_window();
-    struct wish wish = {.bare = true};
-    if (!take_quota(1, &wish)) {
-        return ARENA_NONE;
-    }
-    size_t from = claim_and_finish(&window, 1, ARENA_SLAB, &wish, zero);
-    if (from == ARENA_NONE) {
-        give_quota(1, &wish);
-    }
-    return from;
+    return claim_held(1, ARENA_SLAB, (struct wish){.bare = true}, zero);
 }
 
 bool page_arena_give_rights(size_t slab, unsigned page, unsigned pages) {

@@ -54,14 +54,19 @@ static uint32_t owner_of(unsigned group) {
     return group + 1;
 }
 
+// Frees the place of a home that is no longer the group's. Returns ARENA_NONE.
+static HAK_NOINLINE HAK_COLD size_t forget(_Atomic(size_t) *at, size_t noted) {
+    atomic_compare_exchange_strong(at, &noted, 0);
+    return ARENA_NONE;
+}
+
 // Returns the first slab of the home at that place. Returns ARENA_NONE if there is no home, or if
 // it is no longer the group's.
 static size_t home_at(const struct page_arena_window *window, unsigned group, unsigned place) {
     _Atomic(size_t) *at = &groups[group].at[place];
     size_t noted = atomic_load(at);
     if (noted != 0 && atomic_load(&superslab_at(window, noted - 1)->owner) != owner_of(group)) {
-        atomic_compare_exchange_strong(at, &noted, 0);
-        return ARENA_NONE;
+        return forget(at, noted);
     }
     return noted - 1;
 }
