@@ -368,7 +368,9 @@ static void on_thread_exit(void *arg) {
 void thread_heap_after_fork(void) {
     // The other threads are gone, perhaps in the middle of something. A heap is marked as busy
     // before any store after thread_heap_enter() is visible, and until all of these stores are
-    // visible. So a heap that is not busy is whole. A busy one is left alone.
+    // visible. So a heap that is not busy is whole. A busy one is left alone. So is a cold one that
+    // is not free: a thread was giving its pages back, or taking the heap. In a sandbox the pages
+    // may have been unmapped at that moment.
     struct thread_heap *current = aside != NULL ? aside : thread_heap_tls.heap;
     if (!is_own(current) && thread_heap_tls.getting) {
         return; // This thread was interrupted while it acquired a heap, and any could be that one.
@@ -377,7 +379,7 @@ void thread_heap_after_fork(void) {
     for (uint32_t id = 0; id < made; id++) {
         struct thread_heap *heap = atomic_load(place_of(id));
         if (heap != NULL && heap != current && !atomic_bitmap_test(directory.free, id) &&
-            atomic_load(&heap->busy) == 0) {
+            !atomic_bitmap_test(directory.cold, id) && atomic_load(&heap->busy) == 0) {
             atomic_fetch_add(&directory.idle, 1);
             atomic_bitmap_put(&directory.free[id / 64], UINT64_C(1) << id % 64);
         }
