@@ -1918,6 +1918,12 @@ TEST_F(PageArena, WhatOthersHaveMappedInItsPlaceIsTheirs) {
                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
     ASSERT_EQ(theirs, address(from + 10));
     memset(theirs, 0x5a, 2 * HAK_PAGE);
+    // The claim that fails gives its slabs back, and none of another holder's behind them.
+    ASSERT_TRUE(page_arena_claim_at(from + 15, 10, &zero));
+    EXPECT_FALSE(page_arena_claim_at(from + 5, 10, &zero));
+    EXPECT_FALSE(page_arena_claim_at(from + 15, 1, &zero));
+    EXPECT_FALSE(page_arena_claim_at(from + 24, 1, &zero));
+    page_arena_release(from + 15, 10, false);
     EXPECT_FALSE(page_arena_claim_at(from, 64, &zero));
     std::vector<size_t> got;
     for (int i = 0; i < 64; i++) {
@@ -2099,6 +2105,51 @@ TEST(PageArenaDeathTest, InASandboxDecommittedSuperSlabsAreCommittedOnce) {
         _exit(testing::Test::HasFailure() ? 1 : 0);
     };
     EXPECT_EXIT(check(), testing::ExitedWithCode(0), "");
+}
+
+// If the kernel loses SuperSlabs when it takes their rights, their slabs can be claimed one by one,
+// and again after other slabs of the SuperSlab have been.
+TEST(PageArenaDeathTest, SlabsLostWithTheirRightsAreMappedAgain) {
+    testing::FLAGS_gtest_death_test_style = "threadsafe";
+    auto check = [](bool sandboxed) {
+        overcommit = '2';
+        EXPECT_TRUE(page_arena_init());
+        page_arena_window window = page_arena_get_window();
+        constexpr size_t kSlabs = 4 * ARENA_SUPERSLAB_SLABS;
+        bool zero;
+        auto fill = [&](size_t slab, size_t slabs) {
+            memset(page_arena_address(&window, slab), 1, slabs * ARENA_SLAB);
+        };
+        size_t run = page_arena_claim(kSlabs, ARENA_SUPERSLAB, &zero);
+        fill(run, kSlabs);
+        page_arena_release(run, kSlabs, true);
+        lose_decommit = true;
+        size_t cursor = 0;
+        do {
+            page_arena_purge(&cursor, 0, SIZE_MAX, SIZE_MAX);
+        } while (cursor != 0);
+        lose_decommit = false;
+        EXPECT_GE(decommits, 4u);
+        if (sandboxed) {
+            os_start(OS_SANDBOXED);
+        }
+        for (size_t from = run; from < run + kSlabs; from += ARENA_SUPERSLAB_SLABS) {
+            for (size_t at : {5, 2, 20}) {
+                EXPECT_TRUE(page_arena_claim_at(from + at, 3, &zero)) << from << " " << at;
+                fill(from + at, 3);
+            }
+        }
+        EXPECT_TRUE(page_arena_claim_at(run + 30, 4, &zero)) << "in two SuperSlabs";
+        fill(run + 30, 4);
+        for (size_t at : {run + 5, run + 2, run + 20, run + 30}) {
+            page_arena_release(at, at == run + 30 ? 4 : 3, true);
+        }
+        EXPECT_TRUE(page_arena_claim_at(run, ARENA_SUPERSLAB_SLABS, &zero));
+        fill(run, ARENA_SUPERSLAB_SLABS);
+        _exit(testing::Test::HasFailure() ? 1 : 0);
+    };
+    EXPECT_EXIT(check(false), testing::ExitedWithCode(0), "");
+    EXPECT_EXIT(check(true), testing::ExitedWithCode(0), "");
 }
 
 // In a sandbox the arena does not lose the content of the first region when it adds others, which

@@ -33,10 +33,10 @@ static struct gone find_gone(const struct page_arena_window *window, size_t from
         uint64_t bits =
             atomic_load_explicit(gone_word(window, from / 64), memory_order_relaxed) >> from % 64;
         if (bits != 0) {
-            from += (size_t)__builtin_ctzll(bits);
+            size_t first = hak_min(from + (size_t)__builtin_ctzll(bits), end);
             bits >>= __builtin_ctzll(bits);
             size_t count = bits == ~UINT64_C(0) ? 64 : (size_t)__builtin_ctzll(~bits);
-            return (struct gone){from, from < end ? hak_min(count, end - from) : 0};
+            return (struct gone){first, hak_min(count, end - first)};
         }
         from = (from / 64 + 1) * 64;
     }
@@ -172,6 +172,13 @@ void arena_mark_committed(const struct page_arena_window *window, size_t index,
     }
 }
 
+// To be called when a SuperSlab, which the caller holds as a whole, was mapped.
+static void forget_lost(const struct page_arena_window *window, size_t first) {
+    atomic_bitmap_clear_run(gone_word(window, first / 64), first % 64, ARENA_SUPERSLAB_SLABS);
+    atomic_fetch_and(&window->groups[first / ARENA_GROUP_SLABS].lost,
+                     ~superslab_mask(first % ARENA_GROUP_SLABS, 1));
+}
+
 // Gives the held slabs [from, end) of a SuperSlab without rights their rights back, if the kernel
 // can do so only by a new mapping, which empties slabs that have rights already. If the rest of the
 // SuperSlab can be held meanwhile, the whole SuperSlab gets rights. Otherwise the slabs of others
@@ -187,6 +194,7 @@ static bool commit_held(const struct page_arena_window *window, size_t from, siz
     bool done = os_commit_alone(page_arena_address(window, start),
                                 (stop - start) << ARENA_SLAB_SHIFT) == OS_OK;
     if (done && whole) {
+        forget_lost(window, first);
         arena_mark_committed(window, superslab / ARENA_GROUP_SUPERSLABS,
                              UINT64_C(1) << superslab % ARENA_GROUP_SUPERSLABS);
     }
@@ -205,23 +213,29 @@ struct held {
 };
 
 // Gives `count` SuperSlabs without rights, in which the slabs `held` are, their rights back in one
-// call, or only the first SuperSlab if that takes a new mapping. Returns how many SuperSlabs are
-// done; 0 if the kernel refuses.
+// call. Where that takes a new mapping, or where other slabs of the SuperSlabs are gone, does so
+// for the first SuperSlab only. Returns how many SuperSlabs are done; 0 if the kernel refuses.
 static size_t commit_some(const struct page_arena_window *window, size_t superslab, size_t count,
                           struct held held, bool huge) {
     size_t from = superslab * ARENA_SUPERSLAB_SLABS;
     size_t end = from + count * ARENA_SUPERSLAB_SLABS;
-    char *start = page_arena_address(window, from);
-    enum os_result result = os_commit(start, count * ARENA_SUPERSLAB);
+    bool parts = arena_any_gone(window, from, end - from);
+    size_t start = parts ? hak_max(from, held.from) : from;
+    size_t stop = parts ? hak_min(from + ARENA_SUPERSLAB_SLABS, held.end) : end;
+    enum os_result result =
+        os_commit(page_arena_address(window, start), (stop - start) << ARENA_SLAB_SHIFT);
     if (result == OS_TAKEN) {
-        size_t stop = hak_min(from + ARENA_SUPERSLAB_SLABS, held.end);
+        stop = hak_min(from + ARENA_SUPERSLAB_SLABS, held.end);
         return commit_held(window, hak_max(from, held.from), stop) ? 1 : 0;
     }
     if (result != OS_OK) {
         return 0;
     }
+    if (parts) {
+        return 1; // Not marked, because the SuperSlab has slabs without rights.
+    }
     if (huge || settings_get(SETTING_THP) == 1) {
-        os_huge_pages(start, count * ARENA_SUPERSLAB, true);
+        os_huge_pages(page_arena_address(window, from), count * ARENA_SUPERSLAB, true);
         arena_mark_huge(window, from, end - from);
     }
     for (size_t at = from; at < end; at = next_group(at)) {

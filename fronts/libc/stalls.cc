@@ -2294,8 +2294,9 @@ void OnFault(int signal, siginfo_t *info, void *context) {
     for (int i = 0; i < 200 && where.size() < 200; i++) {
         add(stack[i]);
     }
-    Fail("signal %d at address %p, code, and perhaps callers:%s", signal, info->si_addr,
-         where.c_str());
+    Fail("signal %d at address %p%s%s, code, and perhaps callers:%s", signal, info->si_addr,
+         info->si_code == SEGV_MAPERR ? " (not mapped)" : "",
+         getpid() == process ? "" : " in a child", where.c_str());
 }
 
 bool TakesMisfits() {
