@@ -4,15 +4,16 @@
 
 #include "boxes/atomic_bitmap/atomic_bitmap.h"
 
-// Returns how many SuperSlabs from `superslab` on have no rights, up to `most`.
-static size_t count_uncommitted(const struct page_arena_window *window, size_t superslab,
-                                size_t most) {
+// Returns how many SuperSlabs from `superslab` on have no rights, and none of them a slab that may
+// be gone, up to `most`.
+static size_t count_whole(const struct page_arena_window *window, size_t superslab, size_t most) {
     size_t count = 0;
     while (count < most) {
         size_t at = superslab + count;
-        uint64_t word =
-            atomic_load_explicit(&window->groups[at / 64].committed, memory_order_relaxed) >>
-            at % 64;
+        const struct page_arena_group *group = &window->groups[at / 64];
+        uint64_t word = (atomic_load_explicit(&group->committed, memory_order_relaxed) |
+                         atomic_load_explicit(&group->lost, memory_order_relaxed)) >>
+                        at % 64;
         if (word != 0) {
             count += (size_t)__builtin_ctzll(word);
             break;
@@ -212,35 +213,41 @@ struct held {
     size_t from, end;
 };
 
+// Gives held slabs of a SuperSlab without rights their rights back, and leaves its other slabs
+// alone, which may be gone.
+static bool commit_part(const struct page_arena_window *window, struct held part) {
+    enum os_result result = os_commit(page_arena_address(window, part.from),
+                                      (part.end - part.from) << ARENA_SLAB_SHIFT);
+    return result == OS_TAKEN ? commit_held(window, part.from, part.end) : result == OS_OK;
+}
+
 // Gives `count` SuperSlabs without rights, in which the slabs `held` are, their rights back in one
-// call. Where that takes a new mapping, or where other slabs of the SuperSlabs are gone, does so
-// for the first SuperSlab only. Returns how many SuperSlabs are done; 0 if the kernel refuses.
+// call, or only the first SuperSlab if that takes a new mapping. A count of 0 stands for a
+// SuperSlab of which slabs may be gone. Returns how many SuperSlabs are done; 0 if the kernel
+// refuses.
 static size_t commit_some(const struct page_arena_window *window, size_t superslab, size_t count,
                           struct held held, bool huge) {
     size_t from = superslab * ARENA_SUPERSLAB_SLABS;
     size_t end = from + count * ARENA_SUPERSLAB_SLABS;
-    bool parts = arena_any_gone(window, from, end - from);
-    size_t start = parts ? hak_max(from, held.from) : from;
-    size_t stop = parts ? hak_min(from + ARENA_SUPERSLAB_SLABS, held.end) : end;
-    enum os_result result =
-        os_commit(page_arena_address(window, start), (stop - start) << ARENA_SLAB_SHIFT);
+    char *start = page_arena_address(window, from);
+    struct held part = {hak_max(from, held.from), hak_min(from + ARENA_SUPERSLAB_SLABS, held.end)};
+    if (count == 0) {
+        return commit_part(window, part) ? 1 : 0;
+    }
+    enum os_result result = os_commit(start, count * ARENA_SUPERSLAB);
     if (result == OS_TAKEN) {
-        stop = hak_min(from + ARENA_SUPERSLAB_SLABS, held.end);
-        return commit_held(window, hak_max(from, held.from), stop) ? 1 : 0;
+        return commit_held(window, part.from, part.end) ? 1 : 0;
     }
     if (result != OS_OK) {
         return 0;
     }
-    if (parts) {
-        return 1; // Not marked, because the SuperSlab has slabs without rights.
-    }
     if (huge || settings_get(SETTING_THP) == 1) {
-        os_huge_pages(page_arena_address(window, from), count * ARENA_SUPERSLAB, true);
+        os_huge_pages(start, count * ARENA_SUPERSLAB, true);
         arena_mark_huge(window, from, end - from);
     }
     for (size_t at = from; at < end; at = next_group(at)) {
-        struct group_part part = group_part(window, at, end);
-        arena_mark_committed(window, part.index, superslab_mask(part.first, part.count));
+        struct group_part one = group_part(window, at, end);
+        arena_mark_committed(window, one.index, superslab_mask(one.first, one.count));
     }
     return count;
 }
@@ -259,7 +266,7 @@ enum os_result arena_commit(const struct page_arena_window *window, size_t from,
             i += has == ~UINT64_C(0) ? 64 : (size_t)__builtin_ctzll(~has);
             continue;
         }
-        size_t most = count_uncommitted(window, i, last - i + 1);
+        size_t most = count_whole(window, i, last - i + 1);
         size_t count = commit_some(window, i, most, (struct held){from, from + slabs}, huge);
         if (count == 0) {
             return OS_NO_MEMORY;
