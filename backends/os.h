@@ -115,6 +115,9 @@ enum os_result os_hide(void *at, size_t size);
 // Advises huge pages for a range, or, if `on` is false, takes the advice back. Best effort.
 void os_huge_pages(void *at, size_t size, bool on);
 
+// Leaves a range out of core files, or, if `on` is true, no longer leaves it out. Best effort.
+void os_dump(void *at, size_t size, bool on);
+
 // Return the limits on address space (RLIMIT_AS) and on data (RLIMIT_DATA: private mappings that
 // can be written) in bytes, SIZE_MAX if there is none. (In a sandbox of the process's own: as they
 // were when last asked for.)

@@ -417,6 +417,12 @@ void os_huge_pages(void *at, size_t size, bool on) {
     }
 }
 
+void os_dump(void *at, size_t size, bool on) {
+    if (can_madvise() && !sandbox_is_strict()) {
+        sys3(SYS_madvise, (long)at, (long)size, on ? MADV_DODUMP : MADV_DONTDUMP);
+    }
+}
+
 enum os_result os_forbid(void *at, size_t size) {
     if (os_is_outside() || sandbox_is_strict()) {
         return OS_NO_MEMORY;

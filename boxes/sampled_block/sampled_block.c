@@ -40,6 +40,8 @@ static bool make_place(size_t bytes) {
         os_release(range, bytes + CHUNK);
         return false;
     }
+    // Debuggers write a range without rights into a core file, page by page.
+    os_dump(range, bytes + CHUNK, false);
     chunks = beside;
     HAK_POKE(&sampled_block_base, hak_round_up((uintptr_t)range, CHUNK));
     __atomic_store_n(&sampled_block_bytes, bytes, __ATOMIC_RELEASE);
@@ -102,6 +104,7 @@ static struct chunk *fresh(unsigned bin) {
     if (os_commit(memory_of(chunk), CHUNK) != OS_OK) {
         return NULL; // Its addresses are lost.
     }
+    os_dump(memory_of(chunk), CHUNK, true);
     const struct size_class_bin *info = &size_class_bins[bin];
     for (unsigned word = 0; word < info->words; word++) {
         unsigned left = info->blocks - word * 64;

@@ -4,13 +4,18 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <random>
 #include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "boxes/size_class/size_class.h"
+
+extern "C" size_t sampled_block_bytes;
 
 namespace {
 
@@ -122,6 +127,32 @@ TEST(SampledBlock, ManyThreads) {
     }
     EXPECT_EQ(faults, 0);
     EXPECT_EQ(Live(), 0u);
+}
+
+// Returns the flags of the mapping that an address is in, as /proc/self/smaps has them.
+std::string MappingFlags(const void *at) {
+    std::ifstream in("/proc/self/smaps");
+    bool there = false;
+    for (std::string line; std::getline(in, line);) {
+        uintptr_t from, end;
+        if (sscanf(line.c_str(), "%zx-%zx ", &from, &end) == 2) {
+            there = reinterpret_cast<uintptr_t>(at) - from < end - from;
+        } else if (there && line.compare(0, 8, "VmFlags:") == 0) {
+            return line + " ";
+        }
+    }
+    return "";
+}
+
+// Of the rest, which is up to 16 GiB without access rights, a debugger would write each page.
+TEST(SampledBlock, OnlyWhatIsInUseIsInCoreFiles) {
+    void *block = sampled_block_alloc(100, 1);
+    ASSERT_NE(block, nullptr);
+    const auto *last = reinterpret_cast<char *>(sampled_block_range()) + sampled_block_bytes - 1;
+    EXPECT_NE(MappingFlags(last).find(" dd "), std::string::npos);
+    EXPECT_EQ(MappingFlags(block).find(" dd "), std::string::npos);
+    EXPECT_NE(MappingFlags(block).find(" wr "), std::string::npos);
+    EXPECT_TRUE(sampled_block_free(block));
 }
 
 } // namespace
