@@ -13,8 +13,8 @@ static unsigned narrow_slots(unsigned bin) {
     return (unsigned)hak_max((size_t)FAST_CACHE_NARROW_LEAST, hak_min(fit, FAST_CACHE_NARROW));
 }
 
-// Returns the slots of all narrow stacks come first, by bin, and those of all wide stacks behind
-// them. Returns where slot 0 of a bin's stack is.
+// The slots of all narrow stacks come first, by bin, and those of all wide stacks behind them.
+// Returns where slot 0 of a bin's stack is.
 static unsigned narrow_bottom(unsigned bin) {
     return bin * (FAST_CACHE_NARROW + 1);
 }

@@ -144,9 +144,9 @@ HAK_INLINE struct slab *find_reached(const struct page_arena_window *window, con
 // guard of a block of `size` bytes. large_set_guard() guards a block if it can, or lengthens its
 // guard after the block has shrunk. large_drop_guard() removes a guard, and is to be called before
 // slabs of the run are put to another use. large_shrink_guard() makes way for a block that takes up
-// the first `bytes` bytes of its run. If the kernel does not give the access rights back, these two
-// return false and leave the guard as it was. large_forget_guard() is for a run that has lost its
-// access rights as a whole.
+// the first `bytes` bytes of its run. If the kernel does not give the access rights back,
+// large_drop_guard() and large_shrink_guard() return false and leave the guard as it was.
+// large_forget_guard() is for a run that has lost its access rights as a whole.
 #if HAK_HARDENED
 size_t large_guard_bytes(size_t size);
 void large_set_guard(const struct page_arena_window *window, size_t slab);

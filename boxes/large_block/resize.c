@@ -42,7 +42,8 @@ bool large_block_stays(void *ptr, size_t slab, size_t size) {
     return true;
 }
 
-// Resizes a block in the arena's window at its place. A block that shrinks always can.
+// Resizes a block in the arena's window at its place. This succeeds for every block that
+// shrinks.
 static bool resize_near(const struct page_arena_window *window, size_t slab, size_t size) {
     struct slab *meta = superslab_slab(window, slab);
     size_t run = atomic_load_explicit(&meta->run, memory_order_relaxed);
@@ -231,8 +232,8 @@ static void *copy_near(const struct page_arena_window *window, char *ptr, size_t
     }
     struct slab *meta = superslab_slab(window, slab);
     size_t run = drop_room(meta, slab);
-    // If the run has few pages, they are given back: into a run with pages the next block that
-    // grows would have to copy its pages of zeros as well.
+    // If most of the block was zeros, the pages of its run are given back. A block that moved into
+    // a run with pages would have to copy its own zeros as well.
     if (copied < bytes / 2 && large_drop_guard(window, slab) && page_arena_clean(slab, run)) {
         large_count_ended(meta, hak_thread_slot());
         atomic_store_explicit(&meta->kind, SLAB_NONE, memory_order_release);

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // chunk: takes pages of chunks, makes chunks, and gives them back.
 //
-// The threads of a slot take from the chunk that they remember, which no other thread finds. Once
-// it has no run that is long enough, they leave it, and take from the chunk with the shortest run
-// that is. What is left of a chunk is then remembered only if it is much.
+// The threads of a slot take from the chunk that they remember, which no other thread finds. If
+// that chunk has no run that is long enough, the threads leave it. They then take from a chunk with
+// a short run that is long enough. They remember this chunk only if a run of MOST_PAGES is left in
+// it.
 #include "boxes/medium_block/medium_block_internal.h"
 
 // The chunk that the threads of a slot remember: its first slab, plus 1; 0: none. A hint.
@@ -39,7 +40,7 @@ static unsigned longest_of(page_set avail) {
 }
 
 // Says of a chunk whose free pages were `seen` that its longest run has `pages` pages. Another
-// thread may free pages meanwhile, and say something else by them. So the pages are read again
+// thread may free pages meanwhile, and write another length. So the pages are read again
 // afterwards.
 static void say_longest(const struct page_arena_window *window, size_t chunk, page_set seen,
                         unsigned pages) {

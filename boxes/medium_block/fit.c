@@ -47,9 +47,10 @@ HAK_INLINE void raise_byte(atomic_bitmap_word *word, size_t place, unsigned valu
     }
 }
 
-// Eight bytes below 128 at once: a one, and the uppermost bit, of each. from_value() sets that bit
-// in the bytes that are at least `value`, and equals() in the lowest byte that is `value`, and in
-// no byte below that.
+// The functions below take a word for eight bytes, each of which is below 128. ONES has the lowest
+// bit of each byte, and UPPER the highest. from_value() sets the highest bit of the bytes that are
+// at least `value`. equals() sets that of the lowest byte that is `value`, and that of no byte
+// below.
 #define ONES  UINT64_C(0x0101010101010101)
 #define UPPER (ONES << 7)
 
@@ -78,7 +79,8 @@ static size_t first_from(atomic_bitmap_word *words, size_t count, unsigned value
     return NO_PLACE;
 }
 
-// Returns the place of the first of the least bytes that are at least `value`. `count` is even.
+// Finds the least of the bytes that are at least `value`. Returns the place of the first byte that
+// is as small, or NO_PLACE if all bytes are below `value`. `count` is even.
 static size_t least_from(atomic_bitmap_word *words, size_t count, unsigned value) {
     // The difference of a byte that is too small is, as an unsigned number, above all others.
     const cpu_bytes wanted = (cpu_bytes){0} + (uint8_t)value;
@@ -192,8 +194,8 @@ static size_t find_in_superslab(const struct page_arena_window *window, size_t f
     return found;
 }
 
-// Returns how many words have the bytes of what lies below `top`, of things of `slabs` slabs each,
-// the first of which is at `first`: LONGEST_WORDS at most, and an even number.
+// A byte stands for `slabs` slabs, and the first byte for the slabs from `first` on. Returns how
+// many words reach up to `top`: an even number, LONGEST_WORDS at most.
 static size_t words_below(size_t top, size_t first, size_t slabs) {
     size_t two = 2 * WORD_BYTES * slabs;
     size_t below = top - hak_min(top, first);

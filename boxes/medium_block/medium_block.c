@@ -53,11 +53,11 @@ HAK_INLINE struct medium find(const struct page_arena_window *window, const void
 // number of pages: up to two runs of each number, the older one first. A word has the number of the
 // first page, and how many pages there are. 0: nothing is kept.
 //
-// What is kept also keeps the chunk that it is in, with all of the chunk's pages. So a program that
-// only frees is to keep nothing in the end. Once PUSHED_OUT runs of a number of pages have been
+// What is kept also keeps the chunk that it is in, with all of the chunk's pages. A program that
+// only frees should keep nothing in the end. So once PUSHED_OUT runs of a number of pages have been
 // pushed out and none was taken, the place is closed: it keeps nothing until a thread asks for that
-// number again. And when chunks are given back until half of them are left, what is kept goes
-// first.
+// number again. And as soon as fewer than half of the chunks are left, all kept pages are given
+// back.
 enum { KEPT_SHIFT = 8, PUSHED_SHIFT = 56, PUSHED_OUT = 3 };
 #define KEPT_CLOSED (UINT64_C(1) << 63) // the older run's word; it has no pages
 
@@ -180,7 +180,7 @@ static size_t colour_for(const char *start, size_t room) {
     return (hash * (room / HAK_CACHE_LINE + 1) >> 32) * HAK_CACHE_LINE;
 }
 
-// Marks pages as touched. Returns those of them, by their number in the chunk, that were before.
+// Marks pages as touched. Returns the set of those that had been touched before.
 static page_set touch(struct superslab_chunk *chunk, unsigned page, unsigned count) {
     page_set pages = pages_at(page, count);
     page_set before = load_pages(chunk->touched) & pages;

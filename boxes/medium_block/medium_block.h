@@ -34,9 +34,9 @@ HAK_C_BEGIN
 #endif
 
 // Returns a block of `size` bytes (above 32 KiB, or less with an alignment that bins do not have)
-// at a multiple of `align` (a power of two). Up to 64 the block may start at any cache line of a
-// page. `zero`: all of it must be zero. Returns NULL if such blocks are not medium ones, or if
-// there is no memory for another chunk.
+// at a multiple of `align` (a power of two). If `align` is at most 64, the block may start at any
+// cache line of its first page. `zero`: all of it must be zero. Returns NULL if such blocks are not
+// medium ones, or if there is no memory for another chunk.
 void *medium_block_alloc(size_t size, size_t align, bool zero);
 
 // Returns true if `slab`, whose metadata can be read (superslab_known()), belongs to a chunk.
@@ -59,12 +59,13 @@ HAK_INLINE bool medium_block_owns_any(const struct page_arena_window *window, si
 // Frees the block that starts at `ptr`. Returns false if no live block starts there.
 bool medium_block_free(const struct page_arena_window *window, const void *ptr, size_t slab);
 
-// Returns the bytes that were asked for the live block that starts at `ptr`, 0 if none does.
+// Returns the size that was last asked for the live block that starts at `ptr`. Returns 0 if no
+// live block starts there.
 size_t medium_block_size(const struct page_arena_window *window, const void *ptr, size_t slab);
 
 // Resizes the live block that starts at `ptr` to `size` bytes (> 0), at its place. Returns false,
-// and changes nothing, if that cannot be done. medium_block_stays() does it only if the block takes
-// up the same pages then.
+// and changes nothing, if that cannot be done. medium_block_stays() resizes a block
+// only if the new size takes up the same pages.
 bool medium_block_stays(const struct page_arena_window *window, const void *ptr, size_t slab,
                         size_t size);
 bool medium_block_resize(const struct page_arena_window *window, const void *ptr, size_t slab,
@@ -82,8 +83,9 @@ struct medium_block_walk {
     bool refused;  // the kernel would not take pages
 };
 
-// One step of a walk. Stops when it has given back about `budget` pages, looked at `look`
-// SuperSlabs or groups of them, met a refusal, or reached the end.
+// Takes one step of a walk. The step ends when about `budget` pages have been given back, when
+// `look` SuperSlabs or groups of them have been looked at, when the kernel refuses, or at the end
+// of the heap.
 void medium_block_purge(struct medium_block_walk *walk, size_t look, size_t budget);
 
 // Gives back the pages that threads keep, and those chunks without a block that they remember.

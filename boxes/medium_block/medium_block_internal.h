@@ -124,8 +124,8 @@ HAK_INLINE size_t chunk_count(void) {
     return atomic_load_explicit(&chunk_counted, memory_order_relaxed);
 }
 
-// Returns true, once, when half as many chunks are in use as at the last time, or as at their most
-// since then.
+// Returns true if fewer than half as many chunks are in use as there were at most since the
+// function last returned true. It then counts from the present number on.
 extern _Atomic(uint64_t) chunk_mark;
 void chunk_set_mark(void);
 HAK_INLINE bool chunk_are_half(void) {
@@ -143,9 +143,11 @@ HAK_INLINE bool chunk_are_half(void) {
 unsigned chunk_longest(const struct page_arena_window *window, size_t chunk);
 void chunk_set_longest(const struct page_arena_window *window, size_t chunk, unsigned pages);
 
-// Finds a chunk that seems to have a run of `count` adjacent free pages; of these, in the first
-// group with one, a chunk whose longest run is shortest. Returns its first slab, or ARENA_NONE if
-// there is none, or after *looks places that turned out to have none. Counts them down.
+// Finds a chunk that seems to have a run of `count` adjacent free pages, in the first group with
+// such a chunk. Of these, the chunk is in the SuperSlab whose longest run is shortest, and there it
+// is the chunk whose longest run is shortest. Returns the chunk's first slab. Returns ARENA_NONE if
+// there is no such chunk, or if *looks places had none after all. Each of these places lowers
+// *looks by 1.
 size_t chunk_find(const struct page_arena_window *window, unsigned count, unsigned *looks);
 
 // Gives a chunk back to the arena if none of its pages is taken.

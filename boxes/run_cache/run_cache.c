@@ -51,7 +51,7 @@ static uint64_t look(way_word *ways, size_t way) {
 // predict such branches.
 
 // Finds the shortest run of a line that has at least `slabs` slabs. Returns its word with the
-// number of its place in the lowest bits; if there is no such run, the length of the result is less
+// number of its place in the lowest bits. If there is no such run, the length of the result is less
 // than `slabs`.
 static uint64_t find(way_word *ways, size_t slabs) {
     // If a run is too short, the difference is below 0, that is, as an unsigned number, above all

@@ -20,7 +20,7 @@
 HAK_C_BEGIN
 
 // Build settings. RUN_CACHE_MOST: the most slabs in a run that the cache keeps, whatever the caller
-// allows (1..255; 0: the cache keeps nothing). RUN_CACHE_SPLIT: 0: runs are neither joined nor
+// allows (1..255; 0: the cache keeps nothing). If RUN_CACHE_SPLIT is 0, runs are neither joined nor
 // split, and a run is taken only as a whole, for a request of exactly its length.
 #ifndef RUN_CACHE_MOST
 #    define RUN_CACHE_MOST 128 // 8 MiB

@@ -1029,9 +1029,9 @@ TEST(MisuseTable, SaysWhatTheProgramsGet) {
     ASSERT_GT(table.size(), 2u);
     const std::string mine = "`" + std::string(HAK_FLAVOUR) + "`";
     const auto found = std::find(table[0].begin(), table[0].end(), mine);
-    if (std::string(HAK_FLAVOUR) == "hakmem_example") {
-        GTEST_SKIP() << "not for programs";
-    }
+#ifdef HAK_FOR_TESTS
+    GTEST_SKIP() << "not for programs";
+#endif
     ASSERT_NE(found, table[0].end()) << mine << " has no column";
     const size_t column = static_cast<size_t>(found - table[0].begin());
     std::map<std::string, std::string> rows;

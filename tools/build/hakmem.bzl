@@ -391,7 +391,7 @@ def _flavour_test_copts(flavour):
         "-D_GNU_SOURCE",
         "-fno-builtin",
         "-DHAK_FLAVOUR='\"%s\"'" % flavour.name,
-    ] + VARIANTS[flavour.variant]
+    ] + VARIANTS[flavour.variant] + (["-DHAK_FOR_TESTS"] if flavour in TEST_FLAVOURS else [])
 
 def hak_flavour_tests(name, srcs, deps = [], tags = [], flavours = None, env = {}, **kwargs):
     """One cc_test a flavour, with the flavour as its malloc: NAME_FLAVOUR.

@@ -560,7 +560,7 @@ class Profiles(Case):
             out = self.succeeds("profile", path)
             self.assertRegex(out, r"2\.9 KiB +75\.0 % +2\.9 KiB +75\.0 % +first\n")
             self.assertRegex(out, r" 0 B +0\.0 % +3\.9 KiB +100\.0 % +main\n")
-            self.fails(2, "has no time, but inuse_objects, inuse_space", "profile", path, "--value", "time")
+            self.fails(2, "no value time; it has inuse_objects, inuse_space", "profile", path, "--value", "time")
 
     def test_names_are_found_in_the_files(self):
         # The first mapping of a program as the kernel lays it out, and an address in its main().

@@ -25,7 +25,7 @@ def merge(paths, value):
         profile = pprof.load(path)
         if value:
             if value not in profile.types:
-                raise Failure(f"{path}: has no {value}, but {', '.join(profile.types)}", 2)
+                raise Failure(f"{path}: no value {value}; it has {', '.join(profile.types)}", 2)
             chosen = value
         else:
             chosen = "inuse_space" if "inuse_space" in profile.types else profile.types[-1]
@@ -76,7 +76,7 @@ def _amount(name, value):
 
 def top(name, sums, most):
     total = sum(sums.values())
-    yield f"{name}: {_amount(name, total)} in {len(sums)} stacks"
+    yield f"{name}: {_amount(name, total)} in {len(sums)} stack{'' if len(sums) == 1 else 's'}"
     whole = sum(abs(v) for v in sums.values()) or 1
     rows = []
     for function, (flat, cumulative) in sorted(by_function(sums).items(), key=lambda item: (-abs(item[1][0]), -abs(item[1][1]), item[0]))[:most]:

@@ -56,7 +56,7 @@ def find_library(given, status=125):
             path = os.path.join(place, name)
             if os.path.exists(path):
                 return os.path.realpath(path)
-    raise Failure(f"{_LIBRARY} is not to be found; say where it is with --library", status)
+    raise Failure(f"{_LIBRARY} is not to be found; build it (./bazelw build //:hakmem_c23), or say where it is with --library", status)
 
 
 def _interpreted(path):

@@ -13,7 +13,7 @@ HELP = "print the block that an address is in, and the blocks beside it"
 
 def _address(text):
     try:
-        value = int(text, 16 if text.lower().startswith("0x") else 10 if text.isdigit() else 16)
+        value = int(text, 16)  # /proc/PID/maps and gdb's `info proc` print addresses with and without 0x
     except ValueError:
         value = -1
     if not 0 <= value < 1 << 64:

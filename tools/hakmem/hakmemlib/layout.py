@@ -100,4 +100,4 @@ def find(memory):
         raise Failure(f"{who} has hakmem, but is not served by it, or has not started yet", NOT_SERVED)
     if memory.is_core and memory.missing_files():
         raise Failure(f"{who} is not served by hakmem, as far as can be seen without {', '.join(memory.missing_files())}", NOT_SERVED)
-    raise Failure(f"{who} is not served by hakmem", NOT_SERVED)
+    raise Failure(f"{who} is not served by hakmem; start it with `hakmem run`", NOT_SERVED)
