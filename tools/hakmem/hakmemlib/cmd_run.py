@@ -20,8 +20,8 @@ _OTHERS = ("libjemalloc", "libtcmalloc", "libmimalloc")
 
 def add_arguments(parser):
     parser.add_argument("--library", metavar="FILE", help=f"the library to use (default: {_LIBRARY}, of the build or as installed)")
-    parser.add_argument("--stats", metavar="FILE", help="print statistics at the end, or, as --stats=FILE, write them to FILE; %%p is the process's number")
-    parser.add_argument("--profile", metavar="FILE", help=f"write a heap profile, to FILE if it is --profile=FILE, or else to {_PROFILE.replace('%', '%%')}")
+    parser.add_argument("--stats", metavar="[=FILE]", help="print statistics at the end, or, as --stats=FILE, write them to FILE; %%p is the process's number")
+    parser.add_argument("--profile", metavar="[=FILE]", help=f"write a heap profile, to FILE if it is --profile=FILE, or else to {_PROFILE.replace('%', '%%')}")
     parser.add_argument("--leaks", action="store_true", help="say at the end which blocks are lost, by the calls that allocated them; exactly, unless --set PROFILE_RATE=BYTES says to sample")
     parser.add_argument("--guard", metavar="N", type=int, help="put one allocation in about N against a guard page")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="any other setting, without HAKMEM_ (as DECAY_MS=0)")
