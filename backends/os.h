@@ -104,8 +104,8 @@ void os_release(void *at, size_t size);
 // because the process has too many mappings or is in a sandbox of its own.
 enum os_result os_unmap(void *at, size_t size);
 
-// Takes the access rights to a range away, and its pages; the range stays reserved. OS_NO_MEMORY:
-// the range is as it was.
+// Takes the access rights to a committed range away, and its pages; the range stays reserved.
+// OS_NO_MEMORY: the range has its rights; what it had is kept, or it reads as zero.
 enum os_result os_forbid(void *at, size_t size);
 
 // Takes the rights to a committed range away; its pages stay, and os_commit() gives the rights

@@ -285,7 +285,7 @@ enum os_result os_commit_alone(void *at, size_t size) {
         count_committed(size);
         return OS_OK;
     }
-    map(at, size, PROT_NONE, NULL); // in case the kernel has unmapped the range
+    map_again(at, size, PROT_NONE); // in case the kernel has unmapped the range
     return OS_NO_MEMORY;
 }
 
@@ -427,7 +427,11 @@ enum os_result os_forbid(void *at, size_t size) {
     if (os_is_outside() || sandbox_is_strict()) {
         return OS_NO_MEMORY;
     }
-    return is_error(map_over(at, size, PROT_NONE)) ? OS_NO_MEMORY : OS_OK;
+    if (!is_error(map_over(at, size, PROT_NONE))) {
+        return OS_OK;
+    }
+    map_again(at, size, PROT_READ | PROT_WRITE); // in case the kernel has unmapped the range
+    return OS_NO_MEMORY;
 }
 
 enum os_result os_hide(void *at, size_t size) {
