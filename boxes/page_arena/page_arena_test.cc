@@ -2133,6 +2133,11 @@ TEST(PageArenaDeathTest, SlabsLostWithTheirRightsAreMappedAgain) {
         if (sandboxed) {
             os_start(OS_SANDBOXED);
         }
+        auto *theirs = static_cast<char *>(
+            mmap(page_arena_address(&window, run + 12), HAK_PAGE, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0));
+        EXPECT_EQ(theirs, page_arena_address(&window, run + 12));
+        *theirs = 0x5a;
         for (size_t from = run; from < run + kSlabs; from += ARENA_SUPERSLAB_SLABS) {
             for (size_t at : {5, 2, 20}) {
                 EXPECT_TRUE(page_arena_claim_at(from + at, 3, &zero)) << from << " " << at;
@@ -2144,6 +2149,8 @@ TEST(PageArenaDeathTest, SlabsLostWithTheirRightsAreMappedAgain) {
         for (size_t at : {run + 5, run + 2, run + 20, run + 30}) {
             page_arena_release(at, at == run + 30 ? 4 : 3, true);
         }
+        EXPECT_EQ(*theirs, 0x5a);
+        munmap(theirs, HAK_PAGE);
         EXPECT_TRUE(page_arena_claim_at(run, ARENA_SUPERSLAB_SLABS, &zero));
         fill(run, ARENA_SUPERSLAB_SLABS);
         _exit(testing::Test::HasFailure() ? 1 : 0);

@@ -173,36 +173,31 @@ void arena_mark_committed(const struct page_arena_window *window, size_t index,
     }
 }
 
-// To be called when a SuperSlab, which the caller holds as a whole, was mapped.
-static void forget_lost(const struct page_arena_window *window, size_t first) {
-    atomic_bitmap_clear_run(gone_word(window, first / 64), first % 64, ARENA_SUPERSLAB_SLABS);
-    atomic_fetch_and(&window->groups[first / ARENA_GROUP_SLABS].lost,
-                     ~superslab_mask(first % ARENA_GROUP_SLABS, 1));
-}
-
 // Gives the held slabs [from, end) of a SuperSlab without rights their rights back, if the kernel
 // can do so only by a new mapping, which empties slabs that have rights already. If the rest of the
-// SuperSlab can be held meanwhile, the whole SuperSlab gets rights. Otherwise the slabs of others
-// are left alone and the SuperSlab is not marked, so the next claims of its slabs do the same.
+// SuperSlab can be held meanwhile, and is not gone, the whole SuperSlab gets rights. Otherwise the
+// slabs of others are left alone and the SuperSlab is not marked, so the next claims of its slabs
+// do the same.
 static bool commit_held(const struct page_arena_window *window, size_t from, size_t end) {
     size_t superslab = from / ARENA_SUPERSLAB_SLABS;
     size_t first = superslab * ARENA_SUPERSLAB_SLABS;
     size_t last = first + ARENA_SUPERSLAB_SLABS;
     bool below = try_claim(window, first, from - first);
-    bool whole = below && try_claim(window, end, last - end);
+    bool rest = below && try_claim(window, end, last - end);
+    // Where slabs are gone, another mapping may be by now, which must not be replaced.
+    bool whole = rest && !arena_any_gone(window, first, ARENA_SUPERSLAB_SLABS);
     size_t start = whole ? first : from;
     size_t stop = whole ? last : end;
     bool done = os_commit_alone(page_arena_address(window, start),
                                 (stop - start) << ARENA_SLAB_SHIFT) == OS_OK;
     if (done && whole) {
-        forget_lost(window, first);
         arena_mark_committed(window, superslab / ARENA_GROUP_SUPERSLABS,
                              UINT64_C(1) << superslab % ARENA_GROUP_SUPERSLABS);
     }
     if (below && from > first) {
         arena_put_avail(window, first, from - first, true);
     }
-    if (whole && last > end) {
+    if (rest && last > end) {
         arena_put_avail(window, end, last - end, true);
     }
     return done;
