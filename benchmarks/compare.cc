@@ -208,6 +208,8 @@ struct MetricInfo {
     double scale; // from what is kept to the unit
     const char *pattern;
 };
+constexpr uint64_t kWarmMib = 1024; // above what most programs take
+
 constexpr MetricInfo kInfo[kMetrics] = {
     {"time", "Time", "s", 1, "%.3f"},
     {"cpu", "CPU time, user and system", "s", 1, "%.3f"},
@@ -437,7 +439,9 @@ class Comparison {
         if (!cell.error.empty()) {
             return;
         }
-        const Outcome outcome = run(programs_[p].command, allocators_[a]);
+        Command command = programs_[p].command;
+        command.warm_mib = kWarmMib;
+        const Outcome outcome = run(command, allocators_[a]);
         cell.error = outcome.error;
         cell.values[kTime].push_back(outcome.wall_s);
         cell.values[kCpu].push_back(outcome.cpu_s);

@@ -64,7 +64,7 @@ constexpr double kMissesOverFresh = 2;
 constexpr double kOverBestRival = 1.5;
 constexpr double kLongestNs = 1e6;
 
-constexpr double kTimeout = 60; // seconds for one process
+constexpr uint64_t kWarmMib = 1024; // above what a state that is not heavy takes
 
 struct Kind {
     const char *name, *title;
@@ -113,17 +113,6 @@ double quantile_of(const Distribution &distribution, double q) {
         }
     }
     return 0;
-}
-
-uint64_t meminfo_mib(const std::string &key) {
-    std::ifstream file("/proc/meminfo");
-    uint64_t kib = 0;
-    for (std::string word; file >> word;) {
-        if (word == key + ":" && file >> kib) {
-            break;
-        }
-    }
-    return kib / 1024;
 }
 
 // The runs of one allocator in one state.
@@ -222,7 +211,7 @@ void States::run_cell(size_t s, size_t a, bool timed) {
         {state.steps, "--percent=" + std::to_string(options_.percent),
          "--window-ms=" + std::to_string(options_.window_ms),
          "--settle-ms=" + std::to_string(options_.settle_ms), timed ? "--timed=1" : "--timed=0"},
-        allocator, &report);
+        allocator, &report, std::max(kWarmMib, state.heavy ? options_.heap_mib : 0));
     if (!outcome.error.empty()) {
         cell.missing = "failed: " + outcome.error;
     } else if (report.count("skip") != 0) {

@@ -14,6 +14,7 @@
 #include <fstream>
 #include <poll.h>
 #include <sstream>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -130,6 +131,30 @@ std::string describe_status(int status) {
 
 } // namespace
 
+uint64_t meminfo_mib(const std::string &key) {
+    std::ifstream file("/proc/meminfo");
+    uint64_t kib = 0;
+    for (std::string word; file >> word;) {
+        if (word == key + ":" && file >> kib) {
+            break;
+        }
+    }
+    return kib / 1024;
+}
+
+void warm_memory(uint64_t mib) {
+    constexpr size_t kHuge = size_t{2} << 20;
+    const size_t bytes = std::min(mib, meminfo_mib("MemAvailable") / 2) << 20;
+    void *start =
+        mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (start == MAP_FAILED) {
+        return;
+    }
+    madvise(start, bytes + kHuge, MADV_HUGEPAGE);
+    memset(start, 1, bytes);
+    munmap(start, bytes + kHuge);
+}
+
 Outcome run(const Command &command, const Allocator &allocator) {
     constexpr int kUsageFd = 100; // out of the way of what the driver has open
     Outcome outcome;
@@ -149,6 +174,9 @@ Outcome run(const Command &command, const Allocator &allocator) {
         arguments.insert(arguments.end(), {"-r", std::to_string(command.memory_most_mib)});
     }
     arguments.insert(arguments.end(), command.argv.begin(), command.argv.end());
+    if (command.warm_mib != 0) {
+        warm_memory(command.warm_mib);
+    }
     const std::vector<std::string> environment = child_environment(command, allocator);
     const std::vector<char *> argv = pointers(arguments);
     const std::vector<char *> envp = pointers(environment);
@@ -282,8 +310,9 @@ std::string check_allocator(const Report &report, const Allocator &allocator) {
 }
 
 Outcome run_worker(const std::string &worker, const std::vector<std::string> &arguments,
-                   const Allocator &allocator, Report *report) {
+                   const Allocator &allocator, Report *report, uint64_t warm_mib) {
     Command command;
+    command.warm_mib = warm_mib;
     command.argv = {built_file("benchmarks/" + worker)};
     command.argv.insert(command.argv.end(), arguments.begin(), arguments.end());
     Outcome outcome;

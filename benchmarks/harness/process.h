@@ -20,6 +20,7 @@ struct Command {
     uint64_t address_space = 0;           // RLIMIT_AS in bytes; 0: as it is
     uint64_t memory_left_mib = 0;         // killed once the machine has less available; 0: never
     uint64_t memory_most_mib = 0;         // killed once it has more resident; 0: never
+    uint64_t warm_mib = 0;                // to warm_memory() before it runs
     double timeout_s = 600;
 };
 
@@ -31,6 +32,11 @@ struct Outcome {
     long rss_kib = 0; // peak, of the largest of its processes
     long faults = 0;  // of all its processes
 };
+
+// Touches that much memory and gives it back. A virtual machine's host may take away memory that is
+// free for seconds (free page reporting of virtio's balloon): the next touch of 2 MiB then takes up
+// to 7 ms, which a program would pay or not, as chance has it. At most half of what is available.
+void warm_memory(uint64_t mib);
 
 // The program's LD_PRELOAD is the allocator's, whatever the driver's is.
 Outcome run(const Command &command, const Allocator &allocator);
@@ -45,7 +51,10 @@ double report_number(const Report &report, const std::string &key);
 // Runs a worker of this build and checks by its report that the allocator asked for served it; if
 // not, the outcome says so in `error`.
 Outcome run_worker(const std::string &worker, const std::vector<std::string> &arguments,
-                   const Allocator &allocator, Report *report);
+                   const Allocator &allocator, Report *report, uint64_t warm_mib = 0);
+
+// The value of a line of /proc/meminfo, in MiB; 0 if it has no such line.
+uint64_t meminfo_mib(const std::string &key);
 
 // What the runs of one worker on one allocator gave, in order.
 struct Series {
