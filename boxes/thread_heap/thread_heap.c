@@ -20,6 +20,11 @@ enum {
 };
 typedef _Atomic(struct thread_heap *) heap_place; // written once
 
+// 0: a heap does not stay for a round of destructors, see stays_a_round().
+#ifndef THREAD_HEAP_STAYS
+#    define THREAD_HEAP_STAYS 1
+#endif
+
 // The slots of an empty stack. Code that looks at the newest blocks of a stack may read the slots
 // below.
 static void *const null_slots[THREAD_HEAP_NEWEST];
@@ -351,12 +356,23 @@ static void give(struct thread_heap *heap) {
     atomic_bitmap_put(&directory.free[id / 64], UINT64_C(1) << id % 64);
 }
 
+// Lets a heap that is to be given back stay until the next round of destructors, so that what other
+// keys' destructors free meets its caches. No longer than that: a heap that the thread acquired in
+// the last round but one must go in the last. Returns false if it has stayed, or cannot.
+static bool stays_a_round(struct thread_heap *heap) {
+    if (!THREAD_HEAP_STAYS || thread_heap_tls.ending) {
+        return false;
+    }
+    thread_heap_tls.ending = true;
+    return pthread_setspecific((pthread_key_t)(atomic_load(&directory.key) - 1), heap) == 0;
+}
+
 static void on_thread_exit(void *arg) {
     os_thread_ends();
     thread_heap_take_back(); // in case the thread has ended within a call of others' code
     // A program that writes to a key that it never created may have written to this one.
     struct thread_heap *heap = thread_heap_tls.heap;
-    if (arg != heap || !is_own(heap)) {
+    if (arg != heap || !is_own(heap) || stays_a_round(heap)) {
         return;
     }
     thread_heap_flush_all(heap);

@@ -2,11 +2,12 @@
 // thread_heap: a thread's caches and counters; their birth, exit, adoption by a later thread, fork.
 //
 // One initial-exec TLS pointer leads to the current thread's heap. Until the thread's first miss
-// the pointer leads to a static empty heap. Once a destructor of thread-specific data has given the
-// heap back, the pointer leads to another empty heap, "gone": from then on the pool serves the
-// thread, block by block. A heap lives in one slab. A free heap, one without a thread, is a set
-// bit. It may still have blocks in its caches, which the thread that adopts the heap gets, too. In
-// a forked child all heaps become free except for the current one and those that are busy.
+// the pointer leads to a static empty heap. A destructor of thread-specific data gives the heap
+// back, in the second of its rounds. Then the pointer leads to another empty heap, "gone": from
+// then on the pool serves the thread, block by block. A heap lives in one slab. A free heap, one
+// without a thread, is a set bit. It may still have blocks in its caches, which the thread that
+// adopts the heap gets, too. In a forked child all heaps become free except for the current one and
+// those that are busy.
 #ifndef HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_H
 #define HAKMEM_BOXES_THREAD_HEAP_THREAD_HEAP_H
 
@@ -84,6 +85,7 @@ struct thread_heap_link {
     alignas(HAK_CACHE_LINE) struct thread_heap *heap;
     // True while this thread acquires a heap: a fork from a signal handler must then adopt none.
     bool getting;
+    bool ending;                   // the thread's destructors run: the heap goes in the next round
     struct thread_heap *operators; // see thread_heap_of_operators()
     // A malloc of fewer bytes may be a hit. 0 before the library is relocated (see above). 1 in a
     // thread that has called thread_heap_close_sizes(), or got its heap after such a call.

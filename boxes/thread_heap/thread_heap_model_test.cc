@@ -167,6 +167,7 @@ class Directory : public model::Checker {
                 break;
             }
             model_exit(heap_of(mine));
+            model_exit(heap_of(mine)); // in the next round
             mine.heap = 0;
             mine.ended = 1;
             break;

@@ -217,16 +217,21 @@ TEST(ThreadHeap, ThousandsOfThreadsInTurnReuseOneHeap) {
     EXPECT_EQ(after.held_slabs, before.held_slabs);
 }
 
-// A destructor of thread-specific data runs when the thread's heap is gone.
+// A destructor of thread-specific data runs in the first round, when the thread's heap is still
+// there, and in the third, when it is gone.
 struct Late {
+    thread_heap *heap;
     int rounds;
-    bool gone;
+    bool stayed, gone;
 };
 pthread_key_t late_key;
 
 void late(void *arg) {
     auto *seen = static_cast<Late *>(arg);
-    if (++seen->rounds < 3) {
+    if (++seen->rounds == 1) {
+        seen->stayed = thread_heap_current() == seen->heap && thread_heap_get() == seen->heap;
+    }
+    if (seen->rounds < 3) {
         pthread_setspecific(late_key, seen); // again in the next round
         return;
     }
@@ -246,8 +251,10 @@ TEST(ThreadHeap, PastItsDestructorsAThreadHasNone) {
     in_thread([&] {
         pthread_setspecific(late_key, &seen);
         refill(kBin, 2);
+        seen.heap = thread_heap_get();
     });
     EXPECT_EQ(seen.rounds, 3);
+    EXPECT_TRUE(seen.stayed);
     EXPECT_TRUE(seen.gone);
     thread_heap_stats after = stats();
     EXPECT_EQ(after.free_heaps, after.heaps) << "the main thread has none either";

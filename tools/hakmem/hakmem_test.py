@@ -562,6 +562,16 @@ class Profiles(Case):
             self.assertRegex(out, r" 0 B +0\.0 % +3\.9 KiB +100\.0 % +main\n")
             self.fails(2, "no value time; it has inuse_objects, inuse_space", "profile", path, "--value", "time")
 
+    def test_sums_of_samples_have_their_doubt(self):
+        path = self.file("x.pb", self.proto() + message((12, 40)))
+        out = self.succeeds("profile", path)
+        self.assertIn("inuse_space: 3.9 KiB in 2 stacks, sampled every 40 B: ± 10 % at most\n", out)
+        self.assertRegex(out, r"75\.0 % +± 12 % +2\.9 KiB .* first\n")
+        self.assertNotIn("±", self.succeeds("profile", path, "--value", "inuse_objects"))
+        self.assertNotIn("±", self.succeeds("profile", path, "--diff", path))
+        exact = self.file("exact.pb", self.proto() + message((12, 1)))
+        self.assertNotIn("±", self.succeeds("profile", exact))
+
     def test_names_are_found_in_the_files(self):
         # The first mapping of a program as the kernel lays it out, and an address in its main().
         with open(PRELOADED, "rb") as file:
@@ -646,7 +656,8 @@ class Profiles(Case):
         for at in range(len(whole)):
             for content in [whole[:at], *(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :] for bit in (0, 1, 2, 3, 7))]:
                 try:
-                    list(cmd_profile.top(*cmd_profile.merge([self.file("x", content)], None), 20))
+                    name, sums, period = cmd_profile.merge([self.file("x", content)], None)
+                    list(cmd_profile.top(name, sums, 20, period))
                 except Failure as failure:
                     self.assertIn("neither a profile", str(failure))
                     refused += 1
@@ -855,6 +866,7 @@ class Run(Case):
                 pass
             self.fails(126, "not a program that can be executed", "run", *self.LIBRARY, plain)
         self.fails(127, "no such program", "run", *self.LIBRARY, "/nowhere/program")
+        self.fails(127, "--profile=/nowhere/file", "run", *self.LIBRARY, "--profile", "/nowhere/file", "true")
         self.fails(125, "no such library", "run", "--library", "/nowhere.so", "true")
         self.fails(125, "no program given", "run")
 

@@ -3,6 +3,7 @@
 
 import collections
 import html
+import math
 
 from . import Failure, pprof, show
 
@@ -19,8 +20,8 @@ def add_arguments(parser):
 
 
 def merge(paths, value):
-    """(name of the value, {stack: sum})"""
-    sums, name = collections.Counter(), None
+    """(name of the value, {stack: sum}, the longest period)"""
+    sums, name, period = collections.Counter(), None, 0
     for path in paths:
         profile = pprof.load(path)
         if value:
@@ -31,9 +32,10 @@ def merge(paths, value):
             chosen = "inuse_space" if "inuse_space" in profile.types else profile.types[-1]
         name = name or chosen
         at = profile.types.index(chosen)
+        period = max(period, profile.period)
         for stack, values in profile.samples:
             sums[stack] += values[at]
-    return name, sums
+    return name, sums, period
 
 
 def by_function(sums):
@@ -48,9 +50,9 @@ def by_function(sums):
 
 
 def run(args):
-    name, sums = merge(args.file, args.value)
+    name, sums, period = merge(args.file, args.value)
     if args.diff:
-        _, base = merge([args.diff], args.value)
+        _, base, _ = merge([args.diff], args.value)
         sums.subtract(base)
     sums = {stack: value for stack, value in sums.items() if value}
     if args.folded:
@@ -65,7 +67,7 @@ def run(args):
                 file.write(flame(sums, name))
         except OSError as error:
             raise Failure(f"{args.flame}: {error.strerror}") from None
-    print("\n".join(top(name, sums, args.top)))
+    print("\n".join(top(name, sums, args.top, 0 if args.diff else period)))
     return 0
 
 
@@ -74,14 +76,23 @@ def _amount(name, value):
     return "-" + text if value < 0 else text
 
 
-def top(name, sums, most):
+def _doubt(name, value, period):
+    """The standard deviation of a sum of sampled bytes, at most (that is, in small blocks), as text; "" if it is exact."""
+    if period <= 1 or value <= 0 or not name.endswith("_space"):
+        return ""
+    return f"± {min(100, 100 * math.sqrt(period / value)):.0f} %"
+
+
+def top(name, sums, most, period=0):
     total = sum(sums.values())
-    yield f"{name}: {_amount(name, total)} in {len(sums)} stack{'' if len(sums) == 1 else 's'}"
+    doubt = _doubt(name, total, period)
+    sampled = f", sampled every {show.size(period)}: {doubt} at most" if doubt else ""
+    yield f"{name}: {_amount(name, total)} in {len(sums)} stack{'' if len(sums) == 1 else 's'}{sampled}"
     whole = sum(abs(v) for v in sums.values()) or 1
     rows = []
     for function, (flat, cumulative) in sorted(by_function(sums).items(), key=lambda item: (-abs(item[1][0]), -abs(item[1][1]), item[0]))[:most]:
-        rows.append((_amount(name, flat), f"{100 * flat / whole:.1f} %", _amount(name, cumulative), f"{100 * cumulative / whole:.1f} %", function))
-    yield from show.table(rows, ["flat", "", "with callees", "", "function"], left=(4,))
+        rows.append((_amount(name, flat), f"{100 * flat / whole:.1f} %", _doubt(name, flat, period), _amount(name, cumulative), f"{100 * cumulative / whole:.1f} %", function))
+    yield from show.table(rows, ["flat", "", "", "with callees", "", "function"], left=(5,))
 
 
 class _Node:

@@ -192,9 +192,10 @@ def find_program(words):
         raise Failure("no program given", 125)
     path = shutil.which(program[0])
     if path is None:
+        hint = f' (a file for --profile or --stats follows an "=": --profile={program[0]})' if program[1:] and shutil.which(program[1]) else ""
         if os.path.exists(program[0]):
-            raise Failure(f"{program[0]}: not a program that can be executed", 126)
-        raise Failure(f"{program[0]}: no such program", 127)
+            raise Failure(f"{program[0]}: not a program that can be executed{hint}", 126)
+        raise Failure(f"{program[0]}: no such program{hint}", 127)
     return program, path
 
 

@@ -71,7 +71,7 @@ def text(s):
         f"  cached / free blocks{caches:>10} / {show.mib(s['tiny_free'])} MiB",
         f"  free dirty slabs    {show.mib(s['dirty']):>10} MiB",
         f"  committed / reserved{show.mib(s['committed']):>10} / {show.mib(s['reserved'])} MiB",
-        f"  given back          {show.mib(s['returned']):>10} MiB in {s['purges']} steps",
+        f"  given back          {show.mib(s['returned']):>10} MiB so far; {s['purges']} steps of decay",
         f"  slabs: tiny / large / heaps {s['tiny_slabs']} / {s['large_slabs']} / {s['heap_slabs']}",
         f"  refills / spills    {s['refills']:>10} / {s['spills']}",
         f"  thread heaps        {s['heaps']:>10}, {s['free_heaps']} without a thread",

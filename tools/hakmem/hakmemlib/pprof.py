@@ -62,10 +62,11 @@ def _signed(number):
 
 
 class Profile:
-    """types: names of the values; samples: (stack from the outermost frame to the innermost, values)."""
+    """types: names of the values; samples: (stack from the outermost frame to the innermost, values); period: bytes
+    from sample to sample on average, 0 if the profile doesn't say."""
 
-    def __init__(self, types, samples):
-        self.types, self.samples = types, samples
+    def __init__(self, types, samples, period=0):
+        self.types, self.samples, self.period = types, samples, period
 
 
 def load(path):
@@ -110,7 +111,7 @@ def _folded(raw):
 
 
 def _proto(raw):
-    strings, types, samples, mappings, locations, functions = [], [], [], {}, {}, {}
+    strings, types, samples, mappings, locations, functions, period = [], [], [], {}, {}, {}, 0
     for number, value in fields(raw):
         if number == 6:
             strings.append(value.decode("utf-8", "replace"))
@@ -138,6 +139,8 @@ def _proto(raw):
         elif number == 5:
             f = dict(fields(value))
             functions[f.get(1, 0)] = f
+        elif number == 12 and isinstance(value, int):
+            period = _signed(value)
     if not types or not strings:
         raise ValueError("no sample types")
     if any(len(values) != len(types) for _, values in samples):
@@ -145,7 +148,7 @@ def _proto(raw):
     maps = {i: Mapping(f.get(2, 0), f.get(3, 0), f.get(4, 0), strings[f.get(5, 0)], strings[f.get(6, 0)]) for i, f in mappings.items()}
     names = _names(locations, functions, strings, maps)
     done = [(tuple(name for i in reversed(stack) for name in names[i]), values) for stack, values in samples]
-    return Profile([strings[t.get(1, 0)] for t in types], done)
+    return Profile([strings[t.get(1, 0)] for t in types], done, max(period, 0))
 
 
 def _names(locations, functions, strings, maps):
