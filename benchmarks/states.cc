@@ -64,8 +64,6 @@ constexpr double kMissesOverFresh = 2;
 constexpr double kOverBestRival = 1.5;
 constexpr double kLongestNs = 1e6;
 
-constexpr uint64_t kWarmMib = 1024; // above what a state that is not heavy takes
-
 struct Kind {
     const char *name, *title;
     double over_fresh; // 0: no bar
@@ -141,7 +139,8 @@ struct Cell {
 };
 
 struct Options {
-    uint64_t runs = 0, timed_runs = 0, window_ms = 0, settle_ms = 600, percent = 0, heap_mib = 0;
+    uint64_t runs = 0, timed_runs = 0, window_ms = 0, settle_ms = 600, percent = 0, heap_mib = 0,
+             warm_mib = 0;
 };
 
 class States {
@@ -211,7 +210,7 @@ void States::run_cell(size_t s, size_t a, bool timed) {
         {state.steps, "--percent=" + std::to_string(options_.percent),
          "--window-ms=" + std::to_string(options_.window_ms),
          "--settle-ms=" + std::to_string(options_.settle_ms), timed ? "--timed=1" : "--timed=0"},
-        allocator, &report, std::max(kWarmMib, state.heavy ? options_.heap_mib : 0));
+        allocator, &report, options_.warm_mib * (state.heavy ? 16 : 1));
     if (!outcome.error.empty()) {
         cell.missing = "failed: " + outcome.error;
     } else if (report.count("skip") != 0) {
@@ -557,6 +556,7 @@ int main(int argc, char **argv) {
     number(&options.heap_mib, default_heap_mib(), 64);
     number(&options.percent, 100, 5);
     options.settle_ms = quick ? 5 : 600;
+    options.warm_mib = quick ? 0 : 1024; // above what a state takes that is not heavy
     const std::vector<Allocator> allocators = chosen_allocators(flags, names);
     const std::vector<State> chosen = flags.choose(chosen_names, kStates);
     out = flags.make_directory(out);

@@ -204,6 +204,16 @@ TEST(Run, DoesNotChargeAProgramForTheDriver) {
     EXPECT_EQ(large[kBytes / 2], 1);
 }
 
+TEST(Run, WarmsMemoryThatIsNotThePrograms) {
+    Command command = shell("exit 0");
+    command.warm_mib = 64;
+    const Outcome outcome = run(command, {});
+    EXPECT_EQ(outcome.error, "");
+    EXPECT_LT(outcome.rss_kib, 64 << 10);
+    EXPECT_GT(meminfo_mib("MemAvailable"), 0U);
+    EXPECT_EQ(meminfo_mib("NoSuchLine"), 0U);
+}
+
 TEST(OrderOfRound, PutsEachAfterEachOtherAndAtEachPlaceEquallyOften) {
     for (size_t count = 1; count < 10; count++) {
         const uint64_t rounds = count % 2 == 0 ? count : 2 * count;

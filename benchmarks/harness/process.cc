@@ -144,7 +144,7 @@ uint64_t meminfo_mib(const std::string &key) {
 
 void warm_memory(uint64_t mib) {
     constexpr size_t kHuge = size_t{2} << 20;
-    const size_t bytes = std::min(mib, meminfo_mib("MemAvailable") / 2) << 20;
+    const size_t bytes = std::min(mib, meminfo_mib("MemAvailable") / 4 * 3) << 20;
     void *start =
         mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (start == MAP_FAILED) {

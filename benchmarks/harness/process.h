@@ -35,7 +35,8 @@ struct Outcome {
 
 // Touches that much memory and gives it back. A virtual machine's host may take away memory that is
 // free for seconds (free page reporting of virtio's balloon): the next touch of 2 MiB then takes up
-// to 7 ms, which a program would pay or not, as chance has it. At most half of what is available.
+// to 7 ms, which a program would pay or not, as chance has it. At most three quarters of what is
+// available.
 void warm_memory(uint64_t mib);
 
 // The program's LD_PRELOAD is the allocator's, whatever the driver's is.
