@@ -208,8 +208,6 @@ struct MetricInfo {
     double scale; // from what is kept to the unit
     const char *pattern;
 };
-constexpr uint64_t kWarmMib = 1024; // above what most programs take
-
 constexpr MetricInfo kInfo[kMetrics] = {
     {"time", "Time", "s", 1, "%.3f"},
     {"cpu", "CPU time, user and system", "s", 1, "%.3f"},

@@ -64,6 +64,9 @@ constexpr double kMissesOverFresh = 2;
 constexpr double kOverBestRival = 1.5;
 constexpr double kLongestNs = 1e6;
 
+// Heavy states take so many times the memory of others, about.
+constexpr uint64_t kHeavyWarm = 16;
+
 struct Kind {
     const char *name, *title;
     double over_fresh; // 0: no bar
@@ -210,7 +213,7 @@ void States::run_cell(size_t s, size_t a, bool timed) {
         {state.steps, "--percent=" + std::to_string(options_.percent),
          "--window-ms=" + std::to_string(options_.window_ms),
          "--settle-ms=" + std::to_string(options_.settle_ms), timed ? "--timed=1" : "--timed=0"},
-        allocator, &report, options_.warm_mib * (state.heavy ? 16 : 1));
+        allocator, &report, options_.warm_mib * (state.heavy ? kHeavyWarm : 1));
     if (!outcome.error.empty()) {
         cell.missing = "failed: " + outcome.error;
     } else if (report.count("skip") != 0) {
@@ -556,7 +559,7 @@ int main(int argc, char **argv) {
     number(&options.heap_mib, default_heap_mib(), 64);
     number(&options.percent, 100, 5);
     options.settle_ms = quick ? 5 : 600;
-    options.warm_mib = quick ? 0 : 1024; // above what a state takes that is not heavy
+    options.warm_mib = quick ? 0 : kWarmMib;
     const std::vector<Allocator> allocators = chosen_allocators(flags, names);
     const std::vector<State> chosen = flags.choose(chosen_names, kStates);
     out = flags.make_directory(out);

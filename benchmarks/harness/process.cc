@@ -142,6 +142,9 @@ uint64_t meminfo_mib(const std::string &key) {
     return kib / 1024;
 }
 
+namespace {
+
+// Touches memory and gives it back; at most three quarters of what is available.
 void warm_memory(uint64_t mib) {
     constexpr size_t kHuge = size_t{2} << 20;
     const size_t bytes = std::min(mib, meminfo_mib("MemAvailable") / 4 * 3) << 20;
@@ -154,6 +157,8 @@ void warm_memory(uint64_t mib) {
     memset(start, 1, bytes);
     munmap(start, bytes + kHuge);
 }
+
+} // namespace
 
 Outcome run(const Command &command, const Allocator &allocator) {
     constexpr int kUsageFd = 100; // out of the way of what the driver has open

@@ -20,9 +20,14 @@ struct Command {
     uint64_t address_space = 0;           // RLIMIT_AS in bytes; 0: as it is
     uint64_t memory_left_mib = 0;         // killed once the machine has less available; 0: never
     uint64_t memory_most_mib = 0;         // killed once it has more resident; 0: never
-    uint64_t warm_mib = 0;                // to warm_memory() before it runs
+    uint64_t warm_mib = 0;                // touched and given back before it runs
     double timeout_s = 600;
 };
+
+// Command::warm_mib for measured runs: above what most programs take. A virtual machine's host may
+// take away memory that is free for seconds (free page reporting of virtio's balloon). The next
+// touch of 2 MiB then takes 4 to 13 ms, which a program would pay or not, as chance has it.
+constexpr uint64_t kWarmMib = 1024;
 
 struct Outcome {
     std::string error; // empty: it ran and exited with 0
@@ -32,12 +37,6 @@ struct Outcome {
     long rss_kib = 0; // peak, of the largest of its processes
     long faults = 0;  // of all its processes
 };
-
-// Touches that much memory and gives it back. A virtual machine's host may take away memory that is
-// free for seconds (free page reporting of virtio's balloon): the next touch of 2 MiB then takes up
-// to 7 ms, which a program would pay or not, as chance has it. At most three quarters of what is
-// available.
-void warm_memory(uint64_t mib);
 
 // The program's LD_PRELOAD is the allocator's, whatever the driver's is.
 Outcome run(const Command &command, const Allocator &allocator);

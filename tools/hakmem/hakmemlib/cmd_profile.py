@@ -83,7 +83,7 @@ def _doubt(name, value, period):
     return f"± {min(100, 100 * math.sqrt(period / value)):.0f} %"
 
 
-def top(name, sums, most, period=0):
+def top(name, sums, most, period):
     total = sum(sums.values())
     doubt = _doubt(name, total, period)
     sampled = f", sampled every {show.size(period)}: {doubt} at most" if doubt else ""

@@ -185,14 +185,20 @@ def environment(args, library):
     return env
 
 
-def find_program(words):
+def _hint(args):
+    """For `--profile FILE PROGRAM`, in which FILE is taken for the program."""
+    option = "--profile" if args.profile == _PROFILE else "--stats" if args.stats == "1" else None
+    words = args.program
+    return f" (a file follows an equals sign: {option}={words[0]})" if option and words[1:] and shutil.which(words[1]) else ""
+
+
+def find_program(words, hint=""):
     """(command line, path) of the program that the rest of the arguments name."""
     program = words[1:] if words[:1] == ["--"] else words
     if not program:
         raise Failure("no program given", 125)
     path = shutil.which(program[0])
     if path is None:
-        hint = f' (a file for --profile or --stats follows an "=": --profile={program[0]})' if program[1:] and shutil.which(program[1]) else ""
         if os.path.exists(program[0]):
             raise Failure(f"{program[0]}: not a program that can be executed{hint}", 126)
         raise Failure(f"{program[0]}: no such program{hint}", 127)
@@ -200,7 +206,7 @@ def find_program(words):
 
 
 def run(args):
-    program, path = find_program(args.program)
+    program, path = find_program(args.program, _hint(args))
     library = find_library(args.library)
     problems, remarks = check(path)
     for remark in remarks:
